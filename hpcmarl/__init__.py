@@ -1,7 +1,6 @@
-"""hpcmarl trains multi-agent reinforcement-learning policies on Slurm clusters and on one machine, with MPI
-as its wire.
+"""hpcmarl trains multi-agent reinforcement-learning policies on one machine and on Slurm clusters over MPI.
 
-Importing the package loads nothing heavy: neither MPI nor torch. The commands are in `hpcmarl.cli.main`.
+Importing the package loads neither MPI nor torch. The commands are in `hpcmarl.cli.main`.
 """
 
 __version__ = "0.1.0"

@@ -1,4 +1,7 @@
-"""`python -m hpcmarl` is `hpcmarl`: how ranks are started where the console script may not be on PATH."""
+"""Run `hpcmarl` as `python -m hpcmarl`.
+
+Launchers start ranks this way, because the console script may not be on PATH.
+"""
 
 from hpcmarl.cli.main import main
 

@@ -1,4 +1,4 @@
-"""`hpcmarl eval`: judges the policies of a checkpoint in this process, without a world."""
+"""Evaluate the policies of a checkpoint in this process, without an MPI world (`hpcmarl eval`)."""
 
 from __future__ import annotations
 
@@ -28,13 +28,25 @@ def evaluate_checkpoint(
     seed: int | None = None,
     random_agents: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """Figures as of `evaluator.summarise`, with the checkpoint's path and version; None takes the run's own
-    setting.
+    """Play evaluation episodes with the policies of a checkpoint.
 
-    `agents` adds each agent's own return_mean and the shares of episodes in which it was positive (won), zero
-    or negative; `random_agents` play at random. Groups that had environments of their own are each judged on
-    theirs, and every figure weighs each group the same. Raises ConfigError for a path that does not exist,
-    FormatError for one without a checkpoint that verifies."""
+    Each environment of the run's groups is evaluated. Every figure weighs each group equally.
+
+    Args:
+        path: Run directory or checkpoint file.
+        episodes: Episodes of each environment; None: eval.episodes of the run, or 100 if that is 0.
+        greedy: Whether agents act greedily instead of sampling; None: eval.greedy of the run.
+        seed: Seed of the episodes; None: eval.seed of the run.
+        random_agents: Names of agents that take random actions.
+
+    Returns:
+        The figures of `evaluator.summarise`, with `checkpoint` (path) and `version`. `agents` holds each
+        agent's return_mean and its shares of episodes with a positive, zero and negative return.
+
+    Raises:
+        ConfigError: The path does not exist, or the checkpoint is of a league.
+        FormatError: No checkpoint verifies, or it does not fit its own configuration.
+    """
     if not Path(path).exists():
         raise ConfigError(f"{path}: no such file or directory; allowed: a run directory or a checkpoint file")
     found = find_checkpoint(path)
@@ -45,13 +57,15 @@ def evaluate_checkpoint(
     state, attributes = load_checkpoint(found)
     if "league" in state:
         raise ConfigError(
-            f"{found}: the checkpoint is of a league, whose policies are judged against each other; use "
+            f"{found}: the checkpoint is of a league, whose policies play against each other; use "
             "hpcmarl league match or show"
         )
     text = attributes.get("config")
     if not isinstance(text, str):
-        raise FormatError(f"{found}: its attribute config is no text; the file is damaged or foreign")
-    # the line break makes it YAML whatever it holds: one line would be taken for a file's name
+        raise FormatError(
+            f"{found}: its attribute config is not a text; the file is damaged, or not from hpcmarl"
+        )
+    # load_config takes a text with a line break as YAML, and a single line as the name of a file.
     config = load_config(text + "\n")
     check_environments_of(found, config)
     spec = describe(config.env, config.policies)
@@ -59,8 +73,8 @@ def evaluate_checkpoint(
     parameters = np.asarray(state["engine"]["optimizer"]["parameters"], np.float32)
     if parameters.size != algorithm.size:
         raise FormatError(
-            f"{found}: {parameters.size} parameters where the configuration in it makes {algorithm.size}; "
-            "was the environment changed?"
+            f"{found} holds {parameters.size} parameters where its configuration makes {algorithm.size}; "
+            "use the version of the environment that the run was trained with"
         )
     algorithm.set_weight_format(inference_form(config, repeatable=True))
     algorithm.load_parameters(parameters)
@@ -81,7 +95,7 @@ def _judge(
     spec: EnvironmentSpec,
     random_agents: Sequence[str],
 ) -> dict[str, Any]:
-    """Play the episodes of every environment that groups have, and summarise them."""
+    """Play the episodes of each distinct environment of the groups and summarise them."""
     environments = [group_environment(config, group) for group in range(len(config.topology.group_list))]
     different = [
         environment

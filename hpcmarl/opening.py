@@ -1,8 +1,8 @@
-"""How a run directory is opened: locked, checked, and given the record of one more start. Called by
-train.prepare, on rank 0 alone.
+"""Open a run directory: lock it, check it, and record this start.
 
-Everything that can be refused is refused before a file changes. What a start goes on from, and what differs
-from the start before, is collected in `remarks` and logged when logging begins.
+Rank 0 alone runs this code. Every check that can refuse the run comes before the first file changes. The log
+does not exist yet at this point. Lines about the checkpoint and about changed settings are therefore
+collected in `OpenedRun.remarks` and logged later.
 """
 
 from __future__ import annotations
@@ -36,14 +36,21 @@ from hpcmarl.roles.state_checks import check_fits, check_same_actors
 
 logger = logging.getLogger(__name__)
 SHOWN_DIFFERENCES = 20
-# another value of these is another experiment: refused in the same directory unless --accept-changes is given
-NOT_MEANT = ("env.id",)
-OWN_NAME = "name"
+# A run with another value of these keys is another experiment. It may not resume the checkpoint unless
+# --accept-changes is given.
+EXPERIMENT_KEYS = ("env.id",)
+NAME_KEY = "name"
 
 
 @dataclass(frozen=True)
 class Request:
-    """What the user asked for: --run-dir, --resume and --accept-changes."""
+    """The user's options --run-dir, --resume and --accept-changes.
+
+    Attributes:
+        run_dir: Run directory; None: a new one below runs/, or the directory of the resumed run.
+        resume: "auto", a run directory or a checkpoint file; None: a new run.
+        accept_changes: Whether a checkpoint of another environment or another run is accepted.
+    """
 
     run_dir: str | None = None
     resume: str | None = None
@@ -52,7 +59,13 @@ class Request:
 
 @dataclass(frozen=True)
 class Loaded:
-    """A checkpoint."""
+    """A checkpoint in memory.
+
+    Attributes:
+        path: The file.
+        state: State of the run.
+        attributes: Root attributes of the HDF5 file.
+    """
 
     path: Path
     state: dict[str, Any]
@@ -61,11 +74,14 @@ class Loaded:
 
 @dataclass(frozen=True)
 class OpenedRun:
-    """A run directory that this start may write to.
+    """A locked run directory that this start may write to.
 
     Attributes:
-        state: what it goes on from; None: from nothing.
-        remarks: lines for the log: what it goes on from, and what differs.
+        directory: The run directory.
+        state: State of the checkpoint that the run resumes from, with its `path`; None for a new run.
+        lock: The lock on the directory.
+        start: Record of this start.
+        remarks: Lines for the log: the checkpoint that the run resumes from, and settings that differ.
     """
 
     directory: Path
@@ -76,30 +92,30 @@ class OpenedRun:
 
 
 def open_run(config: Config, request: Request, topology: Topology, library: str) -> OpenedRun:
-    """Make the run directory, or go on in an existing one.
+    """Create a run directory, or resume an existing run.
 
     Args:
-        config: the present configuration.
-        request: where to write and what to go on from.
-        topology: the roles of this start's ranks.
-        library: the MPI library, in words.
+        config: Configuration of this start.
+        request: Output directory and checkpoint that the user named.
+        topology: Roles of this start's ranks.
+        library: Description of the MPI library, for the record of the start.
 
     Returns:
-        The locked directory and the state to go on from.
+        The locked directory and the state to resume from.
 
     Raises:
-        ConfigError: the directory is in use, is not empty, or belongs to another run; the checkpoint does not
-            fit.
-        FormatError: no checkpoint verifies where one was named.
-        StorageError: the disk fails.
+        ConfigError: The directory is in use, is not empty, or belongs to another run; or the checkpoint does
+            not fit the configuration.
+        FormatError: The named file or directory holds no checkpoint that verifies.
+        StorageError: The disk fails.
     """
     if request.resume is None:
-        return _opened(config, request, topology, library, _new_directory(config, request.run_dir), None)
+        return _open_locked(config, request, topology, library, _new_directory(config, request.run_dir), None)
     if request.resume == "auto" and request.run_dir is None:
         home = newest_run(config.name)
         if home is None:
-            return _opened(config, request, topology, library, _new_directory(config, None), None)
-        return _opened(config, request, topology, library, home, home)
+            return _open_locked(config, request, topology, library, _new_directory(config, None), None)
+        return _open_locked(config, request, topology, library, home, home)
     source = Path(request.run_dir or "") if request.resume == "auto" else Path(request.resume)
     if request.resume != "auto" and not source.exists():
         raise ConfigError(
@@ -111,16 +127,25 @@ def open_run(config: Config, request: Request, topology: Topology, library: str)
         RunDirectory(source).check(resuming=True)
     if target is None:
         raise ConfigError(
-            f"--resume {source}: the file lies in no run's checkpoints/; say with --run-dir where the run is "
-            "to go on"
+            f"--resume {source}: the file is in no run's checkpoints/; name the directory of the resumed run "
+            "with --run-dir"
         )
-    return _opened(config, request, topology, library, target, source)
+    return _open_locked(config, request, topology, library, target, source)
 
 
-def _opened(
+def _open_locked(
     config: Config, request: Request, topology: Topology, library: str, target: Path, source: Path | None
 ) -> OpenedRun:
-    """Lock `target` and go on there from `source`, which may be the same directory; None: begin there."""
+    """Lock `target` and prepare it for this start.
+
+    Args:
+        config: Configuration of this start.
+        request: The user's options.
+        topology: Roles of this start's ranks.
+        library: Description of the MPI library.
+        target: Run directory to write to.
+        source: Checkpoint or directory to resume from; it may be `target` itself. None: a new run.
+    """
     directory = RunDirectory(target)
     home = None if source is None else home_of(source)
     inside = home is not None and home.resolve() == target.resolve()
@@ -132,7 +157,8 @@ def _opened(
         lock = acquire(
             target, this_owner(os.environ), lambda owner: is_gone(owner, os.environ), logger.warning
         )
-        directory.check(resuming=inside)  # another job may have been quicker
+        # Another job may have written to the directory before the lock was acquired.
+        directory.check(resuming=inside)
         if source is not None and inside:
             loaded, changes = _load(config, request, topology, source, inside=True)
         start = _next_start(target, loaded, _facts(topology, library))
@@ -141,7 +167,7 @@ def _opened(
             dump_config(config), keep=f"start-{start.number - 1:04d}" if start.number > 1 else None
         )
         if source is not None:
-            remarks += _clear_the_way(directory, loaded, start)
+            remarks += _set_aside_superseded(directory, loaded, start)
         write_start(target, start)
     except BaseException:
         if lock is not None:
@@ -162,8 +188,10 @@ def _new_directory(config: Config, run_dir: str | None) -> Path:
 
 
 def newest_run(name: str) -> Path | None:
-    """Return the newest directory under runs/ of a run of this very name that has a checkpoint; None where
-    there is none."""
+    """Return the newest run of this name below runs/ that has a valid checkpoint; None if none exists.
+
+    The name must match exactly: `runs/NAME-DATE-TIME`, with an optional number behind it.
+    """
     pattern = re.compile(re.escape(name) + r"-\d{8}-\d{6}(-\d+)?")
     runs = sorted(Path("runs").iterdir(), reverse=True) if Path("runs").is_dir() else []
     for run in runs:
@@ -189,18 +217,22 @@ def _load(
     *,
     inside: bool = False,
 ) -> tuple[Loaded | None, list[Difference]]:
-    """Load a checkpoint, or the newest of a directory that verifies.
+    """Load a checkpoint file, or the newest valid checkpoint of a directory.
 
     Args:
-        inside: the run goes on in the checkpoint's own directory.
+        config: Configuration of this start.
+        request: The user's options.
+        topology: Roles of this start's ranks.
+        source: Checkpoint file, run directory or directory of checkpoints.
+        inside: Whether the run continues in the checkpoint's own run directory.
 
     Returns:
-        The checkpoint and how its configuration differs from the present one; None where `--resume auto`
-        finds none.
+        The checkpoint, and the differences between its configuration and the current one. (None, []) if
+        `--resume auto` finds no valid checkpoint.
 
     Raises:
-        ConfigError: the checkpoint does not fit.
-        FormatError: it does not verify, or a named directory has none that does.
+        ConfigError: The checkpoint does not fit the configuration.
+        FormatError: The file does not verify, or the named directory holds no checkpoint that verifies.
     """
     if source.is_file():
         loaded = Loaded(source, *load_checkpoint(source))
@@ -220,7 +252,15 @@ def _load(
 def _check(
     config: Config, request: Request, topology: Topology, loaded: Loaded, *, inside: bool
 ) -> list[Difference]:
-    """Refuse a checkpoint that does not fit; returns how its configuration differs from the present one."""
+    """Refuse a checkpoint that does not fit the configuration.
+
+    Returns:
+        The differences between the checkpoint's configuration and the current one.
+
+    Raises:
+        ConfigError: The checkpoint does not fit the configuration. Also without --accept-changes if a key of
+            EXPERIMENT_KEYS differs, or, in the checkpoint's own directory, the name of the run.
+    """
     if config.league is not None:
         from hpcmarl.league.runtime.startup import check_league_state
 
@@ -232,20 +272,22 @@ def _check(
         check_same_actors(config, topology, loaded.state, loaded.path)
     before = loaded.attributes.get("config")
     changes = differences(before, config) if isinstance(before, str) and before else []
-    refused = (*NOT_MEANT, OWN_NAME) if inside else NOT_MEANT
-    found = next((change for change in changes if change.key in refused), None)
-    if found is None or request.accept_changes:
+    refused = (*EXPERIMENT_KEYS, NAME_KEY) if inside else EXPERIMENT_KEYS
+    conflict = next((change for change in changes if change.key in refused), None)
+    if conflict is None or request.accept_changes:
         return changes
-    what = "is of another environment" if found.key != OWN_NAME else "belongs to another run"
+    problem = "is of another environment" if conflict.key != NAME_KEY else "belongs to another run"
     raise ConfigError(
-        f"--resume {loaded.path}: the checkpoint {what} ({found}); use its configuration (config.yaml in its "
-        "run directory), another --run-dir, or say --accept-changes"
+        f"--resume {loaded.path}: the checkpoint {problem} ({conflict}); use its configuration (config.yaml "
+        "in its run directory), another --run-dir, or --accept-changes"
     )
 
 
 def _next_start(target: Path, loaded: Loaded | None, facts: Mapping[str, Any]) -> Start:
-    """Describe this start; its parent is the start that wrote the checkpoint, if that was in this
-    directory."""
+    """Describe this start.
+
+    Its parent is the start that wrote the checkpoint, if that start belongs to the same run directory.
+    """
     starts = read_starts(target)
     newest = starts[max(starts)] if starts else None
     start = Start(
@@ -265,7 +307,7 @@ def _next_start(target: Path, loaded: Loaded | None, facts: Mapping[str, Any]) -
 
 
 def _facts(topology: Topology, library: str) -> dict[str, Any]:
-    """Where, when and with what this start runs."""
+    """Return the date, host, process, job, number of ranks, MPI library and version of this start."""
     own = this_owner(os.environ)
     return {
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -279,37 +321,42 @@ def _facts(topology: Topology, library: str) -> dict[str, Any]:
 
 
 def _remarks(config: Config, start: Start, loaded: Loaded | None, changes: list[Difference]) -> list[str]:
-    """Lines for the log: what this start goes on from, what is missing there and what differs."""
+    """Return lines for the log: the checkpoint, roles whose state is missing in it, and changed settings."""
     facts = start.facts
     job = f"job {facts['job']}, " if facts["job"] else ""
     place = f"{job}process {facts['process']} on {facts['host']}, {facts['library']}"
     if loaded is None:
         again = (
-            "no checkpoint to go on from, so it begins at version 0; what earlier starts recorded is "
+            "no checkpoint to resume from, so it begins at version 0; trajectories of earlier starts are "
             "superseded"
         )
         return [f"start {start.number} of {config.name} ({place}): {again}"] if start.number > 1 else []
     lines = [
         (
-            f"start {start.number} of {config.name} ({place}): going on from version {start.version}, "
+            f"start {start.number} of {config.name} ({place}): resuming from version {start.version}, "
             f"{loaded.path}"
         )
     ]
     if missing := loaded.state.get("missing"):
         lines.append(
-            f"{loaded.path} was written without the state of {', '.join(missing)}: those begin with fresh "
+            f"{loaded.path} was written without the state of {', '.join(missing)}: these begin with new "
             "random numbers"
         )
-    shown = [change for change in changes if change.key != OWN_NAME or start.parent is not None]
+    shown = [change for change in changes if change.key != NAME_KEY or start.parent is not None]
     lines += [f"changed since that checkpoint: {change}" for change in shown[:SHOWN_DIFFERENCES]]
     if len(shown) > SHOWN_DIFFERENCES:
         lines.append(f"changed since that checkpoint: {len(shown) - SHOWN_DIFFERENCES} more keys")
     return lines
 
 
-def _clear_the_way(directory: RunDirectory, loaded: Loaded | None, start: Start) -> list[str]:
-    """Move checkpoints that this start does not go on from aside, and have its own among the others. Returns
-    lines for the log."""
+def _set_aside_superseded(directory: RunDirectory, loaded: Loaded | None, start: Start) -> list[str]:
+    """Move superseded checkpoints aside, and copy the loaded checkpoint into this run directory.
+
+    A checkpoint that is already in this directory stays where it is.
+
+    Returns:
+        Lines for the log.
+    """
     label = f"start-{start.number:04d}"
     own = None if loaded is None else directory.checkpoints / loaded.path.name
     inside = own is not None and loaded is not None and own.exists() and own.samefile(loaded.path)
@@ -320,4 +367,4 @@ def _clear_the_way(directory: RunDirectory, loaded: Loaded | None, start: Start)
         write_atomically(own, lambda partial: shutil.copyfile(loaded.path, partial))
     if not moved:
         return []
-    return [f"{len(moved)} checkpoints that are not gone on from are in {moved[0].parent}"]
+    return [f"moved {len(moved)} superseded checkpoints to {moved[0].parent}"]

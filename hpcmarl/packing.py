@@ -1,16 +1,14 @@
-"""Nested dictionaries of arrays and plain values as one bytes buffer, without pickle, and a checksum over
-them.
+"""Packing of nested dictionaries of arrays and plain values into one buffer, and a checksum over them.
 
-`comm` sends control messages with it, `io` takes its rules of what a tree may hold and its checksum from it.
-Knows no transport and no file. A tree is a dict, list, array, str, int (up to 128 bits), float, bool or None;
-tuples become lists and numpy scalars plain numbers. Layout of a buffer, little-endian:
+No pickle is involved. A tree is a dict, list, array, str, int (up to 128 bits), float, bool or None. Tuples
+become lists, and numpy scalars become plain numbers. Layout of a buffer, little-endian:
 
-    8 bytes magic | uint64 length of the header | header: JSON | the arrays in the header's order, each at a
-    multiple of 16
+    8 bytes magic | uint64 length of the header | header: JSON | the arrays in the order of the header,
+    each at an offset that is a multiple of 16
 
-In the header a dict is ["d", {key: node}], a list ["l", [nodes]], an array ["a", dtype, shape]; plain values
-stand for themselves. Arrays follow each other and cannot overlap, so unpacking never needs more memory than a
-few times the buffer.
+In the header a dict is ["d", {key: node}], a list ["l", [nodes]] and an array ["a", dtype, shape]. Plain
+values stand for themselves. Arrays follow each other and cannot overlap, so unpacking never needs more memory
+than a few times the size of the buffer.
 """
 
 from __future__ import annotations
@@ -40,8 +38,13 @@ Buffer = bytes | bytearray | memoryview | NDArray[np.uint8]
 
 
 def plain(value: Tree) -> Tree:
-    """The value with numpy scalars turned into plain numbers; TypeError for what a tree cannot hold (arrays
-    and containers pass)."""
+    """Turn a numpy scalar into a plain number; return other values unchanged.
+
+    Only the value itself is checked: the items of a container are not.
+
+    Raises:
+        TypeError: If a tree cannot hold the value.
+    """
     if isinstance(value, np.generic):
         value = value.item()
     if value is None or isinstance(value, (bool, float, str, dict, list, tuple)):
@@ -87,8 +90,11 @@ def _aligned(offset: int) -> int:
 
 
 def pack(tree: Tree) -> bytearray:
-    """The tree as one buffer, with a single copy of each array. Raises TypeError for what a tree cannot
-    hold."""
+    """Pack a tree into one buffer, with a single copy of each array.
+
+    Raises:
+        TypeError: If a tree cannot hold one of the values.
+    """
     arrays: list[NDArray[Any]] = []
     header = json.dumps(_flatten(tree, arrays), separators=(",", ":")).encode("ascii")
     end = _PREFIX.size + len(header)
@@ -107,7 +113,7 @@ def pack(tree: Tree) -> bytearray:
 
 
 class _Reader:
-    """Rebuilds a tree from the header's nodes, taking arrays from the buffer in order."""
+    """Rebuilds a tree from the nodes of the header and takes its arrays from the buffer in order."""
 
     def __init__(self, data: memoryview, offset: int, copy: bool) -> None:
         self.data, self.offset, self.copy = data, offset, copy
@@ -153,10 +159,16 @@ class _Reader:
 
 
 def unpack(buffer: Buffer, *, copy: bool = True) -> Tree:
-    """The tree that `pack` was given. With copy=False the arrays are views into the buffer (read-only if it
-    is).
+    """Return the tree that was packed into a buffer.
 
-    Raises ProtocolError for a buffer that is truncated, damaged or not from `pack`; never reads past it.
+    Nothing outside the buffer is read, even if the buffer is damaged.
+
+    Args:
+        buffer: Result of `pack`.
+        copy: Whether to copy the arrays. Otherwise they are views into the buffer, read-only if it is.
+
+    Raises:
+        ProtocolError: If the buffer is truncated, damaged or does not come from `pack`.
     """
     data: memoryview = buffer.data if isinstance(buffer, np.ndarray) else memoryview(buffer)
     if data.nbytes < _PREFIX.size:
@@ -178,8 +190,13 @@ def unpack(buffer: Buffer, *, copy: bool = True) -> Tree:
 
 
 def digest(tree: Tree) -> str:
-    """A BLAKE2b checksum (hexadecimal, 256 bits) over names, values, types, shapes and bytes; the order of
-    keys does not matter."""
+    """Return the BLAKE2b checksum of a tree: 256 bits, in hexadecimal.
+
+    It covers names, values, types, shapes and bytes. The order of keys does not matter.
+
+    Raises:
+        TypeError: If a tree cannot hold one of the values.
+    """
     arrays: list[NDArray[Any]] = []
     structure = _flatten(tree, arrays, ordered=True)
     hasher = hashlib.blake2b(json.dumps(structure).encode("ascii"), digest_size=32)

@@ -12,7 +12,6 @@ import faulthandler
 import logging
 import os
 from pathlib import Path
-from typing import Any
 
 from hpcmarl.comm.topology import assign_roles
 from hpcmarl.comm.transport import PeerFailure, Transport
@@ -21,8 +20,8 @@ from hpcmarl.envs import describe
 from hpcmarl.envs.trust import trust
 from hpcmarl.launch.processes import started_at
 from hpcmarl.launch.signals import StopSignals
-from hpcmarl.packing import unpack
 from hpcmarl.roles.base import Context
+from hpcmarl.runtime.payloads import RespawnedStart
 from hpcmarl.runtime.rank import AbortHook, Rank, serve
 from hpcmarl.train import start_logging
 
@@ -30,23 +29,23 @@ logger = logging.getLogger(__name__)
 MPI_START_SECONDS = 60.0
 
 
-def context_of(transport: Transport, start_message: dict[str, Any]) -> Context:
-    """What the dead rank was given at the start of the run."""
-    trust(start_message["trusted"])  # what the launcher starts has the launcher's variables, not the ranks'
-    config = load_config(start_message["config"])
-    topology = assign_roles(len(start_message["hosts"]), start_message["hosts"], config.topology)
-    processes = {topology.server: tuple(start_message["server"])} if start_message["server"] else {}
-    spec = describe(config.env, config.policies)
+def context_of(transport: Transport, start: RespawnedStart) -> Context:
+    """Build the context that the dead rank had."""
+    trust(start.trusted)  # this process has the launcher's environment variables, not the ranks'
+    config = load_config(start.config)
+    topology = assign_roles(len(start.hosts), start.hosts, config.topology)
+    processes = {topology.server: (start.server[0], start.server[1])} if start.server else {}
     return Context(
         config,
         topology,
         transport,
-        Path(start_message["run_directory"]),
-        spec,
-        None,
-        start_message["job_end"],
-        processes,
-        **start_message["start"],
+        Path(start.run_directory),
+        describe(config.env, config.policies),
+        job_end=start.job_end,
+        processes=processes,
+        start_number=start.start_number,
+        start_version=start.start_version,
+        run_id=start.run_id,
     )
 
 
@@ -59,10 +58,10 @@ def main() -> None:
 
     transport = ReplacementTransport((os.getpid(), started_at(os.getpid())))
     faulthandler.cancel_dump_traceback_later()
-    start_message = unpack(transport.payload)
+    start = RespawnedStart.unpack(transport.payload)
     hook = AbortHook(transport)
     try:
-        context = context_of(transport, start_message)
+        context = context_of(transport, start)
         transport.join(context.topology.size, context.topology.group_of(context.rank).learner)
         start_logging(context)
         hook.rank = rank = Rank(context)

@@ -1,8 +1,8 @@
-"""`train`: what every rank of a run calls. Joins the world, lets rank 0 prepare, builds the rank and serves
-until the end.
+"""Train one run as one rank of an MPI world.
 
-Rank 0 alone reads checkpoints and makes the run directory; whatever is wrong is known everywhere before a
-role is built, so that a bad configuration ends a thousand ranks with one line.
+Each rank joins the world, waits for rank 0 to prepare the run, builds its roles, and serves until the end.
+Rank 0 alone reads checkpoints and creates the run directory. Every error of that phase reaches all ranks
+before a role is built. A bad configuration therefore ends a thousand ranks with one line.
 """
 
 from __future__ import annotations
@@ -42,24 +42,28 @@ if TYPE_CHECKING:
     from hpcmarl.opening import OpenedRun
 
 logger = logging.getLogger(__name__)
-LEAVING_SECONDS = 20.0  # for the last of the others to be done
-FINISHING_SECONDS = 3600.0  # the same where the server's rank has something to do at the end
+# Time limits for the other ranks to finish before this rank leaves the MPI world.
+LEAVING_SECONDS = 20.0
+FINISHING_SECONDS = 3600.0  # if the server's rank runs a `finish` function at the end
 PROBLEM_BYTES = 1000
-# what these say of every term, the league's server says of them all
+# These modules log each training assignment of a league. The league's server logs a summary instead, so their
+# lines below warnings are hidden.
 TOLD_BY_THE_LEAGUE = (
     "hpcmarl.roles.server.server",
     "hpcmarl.roles.server.recorder",
     "hpcmarl.roles.server.progress",
 )
-# configuration and run directory, the same on every rank
+# Returns the configuration and the run directory; both are equal on every rank.
 Plan = Callable[[Transport], tuple[Config, str | None]]
 Finish = Callable[[Path], None]
 
 
 def join_world() -> Transport:
-    """This process's place in the MPI world, or a world of its own where no launcher has started it.
+    """Join the MPI world of this process; without a launcher return a world of one rank.
 
-    Raises LaunchError when the launcher meant another world than MPI found (silent singletons)."""
+    Raises:
+        LaunchError: The launcher started another number of ranks than MPI found (silent singletons).
+    """
     if enter_world() == 1:
         return LocalWorld(1).transports[0]
     from hpcmarl.comm.mpi import mpi_transport as mpi
@@ -75,13 +79,23 @@ def train(
     accept_changes: bool = False,
     signals: StopSignals | None = None,
 ) -> int:
-    """Train as this process's rank; returns the exit code (0, or 75 when a signal stopped the run after a
-    good checkpoint).
+    """Train as the rank of this process.
 
-    `run_dir`: where to write (default runs/<name>-<time>); `resume`: "auto", a run directory or a checkpoint
-    file; `accept_changes`: go on even from another environment's checkpoint, or in another run's directory;
-    `signals`: which may have come already. Raises HpcmarlError subclasses; a failure after the start aborts
-    the whole world instead."""
+    Args:
+        config: Configuration of the run; used on every rank.
+        run_dir: Output directory; None: runs/<name>-<time>.
+        resume: "auto", a run directory or a checkpoint file; None: a new run.
+        accept_changes: Whether to resume from a checkpoint of another environment, or in the directory of
+            another run.
+        signals: Handler of stop signals, which may have received one already; None: a new handler.
+
+    Returns:
+        The exit code: 0, or 75 if a signal stopped the run after a good checkpoint.
+
+    Raises:
+        HpcmarlError: The run cannot start. In a world of several ranks, a later failure aborts the whole
+            world.
+    """
     return train_planned(lambda _: (config, run_dir), resume, accept_changes=accept_changes, signals=signals)
 
 
@@ -93,9 +107,21 @@ def train_planned(
     accept_changes: bool = False,
     signals: StopSignals | None = None,
 ) -> int:
-    """The same where what is trained, and where it is written, is found out by the world (`plan`, called on
-    every rank). finish: called on the server's rank with the run's directory when the run is done and whole,
-    while the others wait."""
+    """Train a run whose configuration and directory are determined inside the world.
+
+    Args:
+        plan: Returns the configuration and the run directory; called on every rank.
+        resume: As in `train`.
+        finish: Called with the run directory on the server's rank after a complete run; other ranks wait.
+        accept_changes: As in `train`.
+        signals: As in `train`.
+
+    Returns:
+        The exit code: 0, or 75 if a signal stopped the run after a good checkpoint.
+
+    Raises:
+        HpcmarlError: As in `train`.
+    """
     signals = (signals or StopSignals()).install()
     end = job_end(os.environ)
     transport = join_world()
@@ -105,7 +131,8 @@ def train_planned(
         context = prepare(transport, config, run_dir, resume, end, accept_changes=accept_changes)
         start_logging(context)
         hook.rank = rank = make_rank(context)
-        gc.freeze()  # what is there by now stays: no collection needs to look at it again
+        # Objects that exist now stay until the end: garbage collections need not visit them.
+        gc.freeze()
         code = serve(rank, signals)
         rank.close()
         seconds = LEAVING_SECONDS if finish is None else FINISHING_SECONDS
@@ -126,7 +153,7 @@ def train_planned(
         if hook.rank is None and error.everywhere:
             transport.close()
             if transport.rank != 0:
-                sys.exit(error.exit_code)  # rank 0 tells
+                sys.exit(error.exit_code)  # rank 0 prints the error
             raise
         if transport.size == 1:
             _close(hook)
@@ -142,7 +169,7 @@ def train_planned(
 
 
 def make_rank(context: Context) -> Rank:
-    """This process's part in the run, or in the league."""
+    """Return this process's rank of the run, or of the league."""
     if context.config.league is None:
         return Rank(context)
     from hpcmarl.league.runtime.league_rank import LeagueRank
@@ -151,8 +178,10 @@ def make_rank(context: Context) -> Rank:
 
 
 def _close(hook: AbortHook) -> None:
-    """After a failure in a world of one rank: what is written stays readable, and no thread writes while
-    Python ends."""
+    """Close the rank after a failure in a world of one rank.
+
+    Written files stay readable, and no thread writes while Python shuts down.
+    """
     if hook.rank is not None:
         hook.rank.close()
 
@@ -166,13 +195,27 @@ def prepare(
     *,
     accept_changes: bool = False,
 ) -> Context:
-    """Rank 0 checks everything and makes the run directory; all ranks get the outcome. Raises what rank 0
-    raised, on every rank."""
+    """Check the run and open its directory on rank 0; send the outcome to all ranks. Collective.
+
+    Args:
+        transport: The world.
+        config: Configuration of the run.
+        run_dir: Output directory; None: the default.
+        resume: "auto", a run directory or a checkpoint file; None: a new run.
+        end: End of the Slurm job, seconds since 1970; None: unknown.
+        accept_changes: Whether a checkpoint of another environment or run is accepted.
+
+    Returns:
+        The context of this rank.
+
+    Raises:
+        HpcmarlError: The error of rank 0, raised on every rank.
+    """
     hosts = transport.gather_hosts()
     try:
         topology = assign_roles(transport.size, hosts, config.topology)
     except HpcmarlError as error:
-        error.everywhere = True  # all ranks know the same
+        error.everywhere = True  # every rank raises the same error
         raise
     opened: list[OpenedRun] = []
     problem = form_reduction_group(transport, config, topology)
@@ -182,7 +225,8 @@ def prepare(
         if problem:
             raise UsageError(problem)
         spec = check_environments(config)
-        from hpcmarl.opening import Request, open_run  # HDF5 is loaded where checkpoints are read
+        # Only the rank that reads checkpoints loads HDF5.
+        from hpcmarl.opening import Request, open_run
 
         opened.append(open_run(config, Request(run_dir, resume, accept_changes), topology, transport.library))
         report_run_directory(opened[0].directory, os.environ)
@@ -196,7 +240,8 @@ def prepare(
         return facts | {"spec": spec.tree(), "server": list(processes.get(topology.server, ()))}
 
     found = run_on_root_and_broadcast(transport, check_and_open)
-    spec = EnvironmentSpec.of_tree(found["spec"])  # ranks that play no environment need not import it
+    # Ranks without environments need not import the environment's package.
+    spec = EnvironmentSpec.of_tree(found["spec"])
     context = Context(config, topology, transport, Path(found["directory"]), spec, None, end)
     context = replace(
         context, start_number=found["start"], start_version=found["version"], run_id=found["run"]
@@ -213,8 +258,12 @@ def prepare(
 
 
 def form_reduction_group(transport: Transport, config: Config, topology: Topology) -> str:
-    """Bring the learners together that will sum among themselves; on rank 0 why that cannot be done, in one
-    line, or nothing. Collective."""
+    """Form the group of learners that sum gradients among themselves. Collective.
+
+    Returns:
+        On rank 0 the reason why the group cannot be formed, in one line; empty on success, with
+        `rounds.reduce: server`, and on other ranks.
+    """
     if not config.rounds.collective:
         return ""
     own = ""
@@ -229,8 +278,12 @@ def form_reduction_group(transport: Transport, config: Config, topology: Topolog
 
 
 def _processes(transport: Transport) -> tuple[dict[int, tuple[int, int]], list[MemoryFacts]]:
-    """On rank 0 each rank's process, so that a frozen one can be ended, and its memory; no processes where
-    the ranks are virtual. Collective."""
+    """Collect the process and the memory of each rank on rank 0. Collective.
+
+    Returns:
+        Rank -> process number and start time, used to end a frozen process; empty for virtual ranks. Then
+        memory use and available memory of each rank.
+    """
     available = available_memory()
     own = np.array(
         [
@@ -251,8 +304,14 @@ def _processes(transport: Transport) -> tuple[dict[int, tuple[int, int]], list[M
 
 
 def check_environments(config: Config) -> EnvironmentSpec:
-    """Return what the environments of all groups look like to the policies. Raises ConfigError where they
-    differ or do not suit the algorithm."""
+    """Check that the environments of all groups suit the algorithm and each other.
+
+    Returns:
+        Specification of the environments.
+
+    Raises:
+        ConfigError: A group's spaces differ from the others', or the environment does not suit the algorithm.
+    """
     from hpcmarl.algos.design import make_design
 
     spec = describe(config.env, config.policies)
@@ -267,7 +326,7 @@ def check_environments(config: Config) -> EnvironmentSpec:
             ):
                 raise ConfigError(
                     f"topology.groups.{group}.env changes the observation, action or state spaces of "
-                    f"{spec.id}; groups may differ in rewards and dynamics only, since they train the same "
+                    f"{spec.id}; groups may differ in rewards and dynamics only, because they train the same "
                     "policies"
                 )
     if config.league is not None:
@@ -280,8 +339,10 @@ def check_environments(config: Config) -> EnvironmentSpec:
 
 
 def start_logging(context: Context) -> None:
-    """Every rank to logs/rank-NNNN.log; the server's rank to standard error as well, beginning with what to
-    know about the environment."""
+    """Start logging to logs/rank-NNNN.log, and on the server's rank to standard error as well.
+
+    The server's rank first logs remarks about the environment, warnings and the remarks of the opened run.
+    """
     level = context.config.logging.level.upper()
     handlers: list[logging.Handler] = [LogFile(RunDirectory(context.run_directory).log_path(context.rank))]
     if context.rank == context.topology.server:
@@ -299,7 +360,7 @@ def start_logging(context: Context) -> None:
     logging.basicConfig(level=level, handlers=handlers, force=True)
     roles = "+".join(context.topology.roles_of(context.rank))
     if context.rank == context.topology.server and (remark := image_remark(context.spec)):
-        logging.getLogger(__name__).warning("%s (hpcmarl doctor says what helps)", remark)
+        logging.getLogger(__name__).warning("%s (hpcmarl doctor names a remedy)", remark)
     if context.rank == context.topology.server and (remark := batching_remark(context.config.env)):
         logging.getLogger(__name__).info("%s", remark)
     for warning in context.warnings:

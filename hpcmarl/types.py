@@ -1,13 +1,12 @@
-"""The batch vocabulary: what the environments show, what the policies do, what travels between roles. Shapes
-stand here, once.
+"""Data types of the batch interface: observations, decisions, outcomes, rollouts and gradients.
 
-Every other package imports this one; it imports numpy alone and knows no transport, file, network or
-environment library.
+The shapes of all arrays are defined in this module. It imports numpy only. Letters in the shapes:
 
-Letters in the shapes:
-    T  steps of an unroll              E  environment slots stepped together
-    N  agents of one policy            A  number of actions (the sum over components for multi-discrete ones)
-    S  size of the environment state   H  size of an acting policy's memory      P  number of parameters
+    T  steps of an unroll              E  environment slots that are stepped together
+    N  agents of one policy            A  number of actions (the sum over components if multi-discrete)
+    S  size of the environment state   H  size of the memory of an acting policy
+    K  truncated episodes in a rollout U  units with a value: 1 (a team) or N (agents)
+    P  number of parameters
 """
 
 from __future__ import annotations
@@ -30,11 +29,14 @@ UNNUMBERED = -1
 
 @dataclass(frozen=True)
 class ActionSpace:
-    """What an agent may do.
+    """Action space of one agent.
 
-    `sizes` is (A,) for discrete actions, one number a component for multi-discrete ones, (D,) for continuous
-    ones. `low` and `high` are tuples of D finite floats for continuous actions (dimensions flattened), empty
-    otherwise.
+    Attributes:
+        kind: Kind of the space.
+        sizes: (A,) for discrete actions; one number for each component for multi-discrete ones; (D,) for
+            continuous ones, dimensions flattened.
+        low: Least value of each dimension, D finite floats, for continuous actions; else empty.
+        high: Largest value of each dimension, as `low`.
     """
 
     kind: Literal["discrete", "multi_discrete", "continuous"]
@@ -44,46 +46,60 @@ class ActionSpace:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Shape of one agent's action: () for discrete actions, (components,) or (D,) otherwise."""
+        """Shape of one agent's action: () if discrete, (components,) if multi-discrete, else (D,)."""
         if self.kind == "discrete":
             return ()
         return (len(self.sizes),) if self.kind == "multi_discrete" else (self.sizes[0],)
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        """int64 for discrete and multi-discrete actions, float32 for continuous ones."""
+        """Data type of actions: int64 for discrete and multi-discrete ones, float32 for continuous ones."""
         return np.dtype(np.float32) if self.kind == "continuous" else np.dtype(np.int64)
 
     @property
     def mask_size(self) -> int:
-        """Length of an action mask: A for discrete actions, the sum of the components for multi-discrete
-        ones, else 0."""
+        """Length of an action mask: A for (multi-)discrete actions, 0 for continuous ones."""
         return 0 if self.kind == "continuous" else sum(self.sizes)
 
 
 @dataclass(frozen=True)
 class PolicySpec:
-    """One policy group: agents that share observation and action spaces and one set of parameters."""
+    """Agents that share one set of parameters and the same observation and action spaces.
+
+    Attributes:
+        name: Name of the policy.
+        agents: Names of its agents.
+        observation_shape: Shape of the float32 observation of one agent. The environment adapter one-hot
+            encodes observations of a Discrete space.
+        action: Action space of each agent.
+        has_mask: Whether the environment gives action masks.
+    """
 
     name: str
     agents: tuple[str, ...]
-    observation_shape: tuple[int, ...]  # float32; Discrete observations are one-hot encoded by the adapter
+    observation_shape: tuple[int, ...]
     action: ActionSpace
     has_mask: bool = False
 
     @property
     def observation_size(self) -> int:
+        """Number of values in one observation."""
         return int(np.prod(self.observation_shape, dtype=np.int64))
 
 
 @dataclass(frozen=True)
 class EnvironmentSpec:
-    """What an environment is, seen from the policies. `state_size` is None where the environment has no
-    state.
+    """Policies, state and reward structure of an environment.
 
-    constant_sum: all agents' rewards together are known to be the same in every episode, as in zero-sum
-    games. teams: policies whose agents are known to have one reward, together; a policy that is in none may
-    have rewards of its own.
+    Attributes:
+        id: Name of the environment.
+        policies: Policies that act in it.
+        state_size: S; None if the environment has no state.
+        turn_based: Whether agents act one after another.
+        constant_sum: Whether the sum of the rewards of all agents is known to be the same in every episode,
+            as in zero-sum games.
+        teams: Groups of policies whose agents are known to share one reward. A policy outside all teams may
+            have separate rewards.
     """
 
     id: str
@@ -94,15 +110,16 @@ class EnvironmentSpec:
     teams: tuple[tuple[str, ...], ...] = ()
 
     def policy(self, name: str) -> PolicySpec:
+        """Return the policy with this name."""
         return next(policy for policy in self.policies if policy.name == name)
 
     def tree(self) -> dict[str, Any]:
-        """Return the specification as plain values, for other ranks."""
+        """Return the specification as plain values, to send to other ranks."""
         return asdict(self)
 
     @classmethod
     def of_tree(cls, tree: dict[str, Any]) -> EnvironmentSpec:
-        """Return the specification that `tree` was made of; lists may stand for its tuples."""
+        """Return the specification that `tree` was made from; lists may stand in place of tuples."""
         policies = []
         for policy in tree["policies"]:
             action = policy["action"]
@@ -125,11 +142,15 @@ class EnvironmentSpec:
 
 @dataclass
 class PolicyFrame:
-    """What one policy's agents see before a step. Views into a rollout: the environment writes them in place.
+    """Observations of the agents of one policy before a step.
 
-    obs [E, N, *observation_shape] float32: valid for every living agent, zeros for dead or absent ones; alive
-    [E, N] bool: the agent takes an action at this step (in a turn-based game: it is its turn); action_mask
-    [E, N, A] bool, or None: allowed actions; all true where the environment gives none for an acting agent.
+    The arrays are views into a rollout, which the environment writes in place.
+
+    Attributes:
+        obs: [E, N, *observation_shape] float32; valid for every living agent, zero for dead or absent ones.
+        alive: [E, N] bool; whether the agent acts at this step. In a turn-based game: whether it is its turn.
+        action_mask: [E, N, A] bool, allowed actions, or None. All true for an acting agent if the environment
+            gives no mask for it.
     """
 
     obs: FloatArray
@@ -139,9 +160,12 @@ class PolicyFrame:
 
 @dataclass
 class Frame:
-    """What all policies see before a step.
+    """Observations of all policies before a step.
 
-    state [E, S] float32 or None; episode_start [E] bool: this is the first step of an episode.
+    Attributes:
+        policies: Observations by policy.
+        state: [E, S] float32, or None.
+        episode_start: [E] bool; whether this is the first step of an episode.
     """
 
     policies: dict[str, PolicyFrame]
@@ -151,11 +175,16 @@ class Frame:
 
 @dataclass
 class PolicyOutcome:
-    """What came of one policy's actions: reward [E, N] float32, terminated and truncated [E, N] bool.
+    """Rewards and endings of the agents of one policy after a step.
 
-    In a turn-based game every agent's reward is written at the step in which it was earned, acting or not. An
-    agent that ever acted in an episode gets `terminated` or `truncated` at the step where it died, or at the
-    last of the episode.
+    In a turn-based game the reward of an agent is written at the step that earned it, even if the agent did
+    not act.
+
+    Attributes:
+        reward: [E, N] float32.
+        terminated: [E, N] bool. An agent that acted in the episode is marked as terminated or truncated when
+            it dies, or else at the last step.
+        truncated: [E, N] bool; as `terminated`.
     """
 
     reward: FloatArray
@@ -165,10 +194,14 @@ class PolicyOutcome:
 
 @dataclass
 class FinalFrame:
-    """The last observations of an episode that was truncated, before the slot was reset: values are
-    bootstrapped from them.
+    """Last observations of a truncated episode, taken before its slot was reset.
 
-    obs: policy -> [N, *observation_shape] float32; state [S] float32 or None.
+    Values are bootstrapped from them.
+
+    Attributes:
+        slot: Index of the slot.
+        obs: Policy -> [N, *observation_shape] float32.
+        state: [S] float32, or None.
     """
 
     slot: int
@@ -178,9 +211,17 @@ class FinalFrame:
 
 @dataclass
 class Episode:
-    """One finished episode. `returns` maps a policy to the sum over steps of the mean over its agents of the
-    reward; `return_mean` is the same over all agents. `outcome` holds numbers the environment gave (for
-    instance "win")."""
+    """One finished episode.
+
+    Attributes:
+        slot: Slot in which it ran.
+        index: Index of the episode in its slot.
+        length: Number of steps.
+        return_mean: Sum over steps of the mean reward over all agents.
+        returns: Policy -> sum over steps of the mean reward over its agents.
+        terminated: Whether it terminated; else it was truncated.
+        outcome: Numbers that the environment reported, such as "win".
+    """
 
     slot: int
     index: int
@@ -193,9 +234,13 @@ class Episode:
 
 @dataclass
 class Outcome:
-    """What came of one step of all slots. episode_end [E] uint8: 0 goes on, 1 terminated, 2 truncated.
+    """Results of one step of all slots.
 
-    `finals` and `episodes` are filled anew at each step.
+    Attributes:
+        policies: Rewards and endings by policy.
+        episode_end: [E] uint8: 0 the episode continues, 1 it terminated, 2 it was truncated.
+        finals: Last observations of the episodes that were truncated in this step.
+        episodes: Episodes that ended in this step. Like `finals`, cleared and filled again at each step.
     """
 
     policies: dict[str, PolicyOutcome]
@@ -206,8 +251,13 @@ class Outcome:
 
 @dataclass
 class Decision:
-    """What one policy does: action [E, N, *action.shape], logp [E, N] float32 or None (0 where not alive),
-    memory [E, N, H] or None."""
+    """Actions of one policy for all slots.
+
+    Attributes:
+        action: [E, N, *action.shape].
+        logp: [E, N] float32, log probabilities of the actions, 0 for agents that do not act; or None.
+        memory: [E, N, H], recurrent memory after the decision; or None.
+    """
 
     action: Array
     logp: FloatArray | None
@@ -216,17 +266,24 @@ class Decision:
 
 @dataclass
 class PolicyRollout:
-    """One policy's share of a rollout; the last row of obs, alive and action_mask is where the next unroll
-    begins.
+    """Data of one policy in a rollout.
 
-    obs [T+1, E, N, *observation_shape] float32    action [T, E, N, *action.shape]    logp [T, E, N] float32
-        (behaviour)
-    reward, terminated, truncated [T, E, N]        alive [T+1, E, N] bool             action_mask [T+1, E, N,
-        A] bool or None
-    final_obs [K, N, *observation_shape] float32: last observations of truncated episodes, placed by
-    Rollout.final_index memory [E, N, H] float32 or None: what the policy remembers before step 0
-    (nets/policy.py) critic_memory [E, U, H'] float32 or None: that of a recurrent critic, which the learner
-    adds (U units with a value: 1 or N); never sent
+    The last row of `obs`, `alive` and `action_mask` is the first step of the next unroll.
+
+    Attributes:
+        obs: [T+1, E, N, *observation_shape] float32.
+        alive: [T+1, E, N] bool.
+        action: [T, E, N, *action.shape].
+        logp: [T, E, N] float32, log probabilities under the behaviour policy.
+        reward: [T, E, N] float32.
+        terminated: [T, E, N] bool.
+        truncated: [T, E, N] bool.
+        final_obs: [K, N, *observation_shape] float32, last observations of truncated episodes, in the order
+            of `Rollout.final_index`.
+        action_mask: [T+1, E, N, A] bool, or None.
+        memory: [E, N, H] float32, recurrent memory of the policy before step 0 (nets/policy.py); or None.
+        critic_memory: [E, U, H'] float32, memory of a recurrent critic before step 0; or None. The learner
+            adds it; it is never sent.
     """
 
     obs: FloatArray
@@ -244,13 +301,13 @@ class PolicyRollout:
 
 @dataclass
 class CriticRecord:
-    """What a policy's critic said of a rollout when a batch that is gone through several times began.
+    """Outputs of a critic for a rollout, recorded at the start of a batch that is used for several passes.
 
-    outputs [T, E, U] float32, zero in rows without a value    (U units with a value: 1 for a team, or N
-        agents)
-    targets, counted [T, E, U] float32: of the values, and 1 in rows that are learned from, else 0; None where
-    each gradient makes its own advantages [T, E, N] float32: of the agents, zero where they do not act; None
-    likewise
+    Attributes:
+        outputs: [T, E, U] float32; 0 in rows without a value.
+        targets: [T, E, U] float32, targets of the values; None if each gradient computes its own.
+        counted: [T, E, U] float32; 1 in rows that are used for learning, else 0; None as `targets`.
+        advantages: [T, E, N] float32; 0 where the agent does not act; None as `targets`.
     """
 
     outputs: FloatArray
@@ -261,19 +318,27 @@ class CriticRecord:
 
 @dataclass
 class Rollout:
-    """E unrolls of T steps, sampled together by one actor under the parameters `version`.
+    """E unrolls of T steps that one actor sampled together under one version of the parameters.
 
-    state [T+1, E, S] float32 or None          episode_start [T+1, E] bool         episode_end [T, E] uint8
-        (0, 1, 2)
-    final_index [K, 2] int32: (step, slot) of each truncated episode's last step    final_state [K, S] float32
-        or None
-    first_step [E] int64: index in its episode of each slot's step 0               episode [E] int64: that
-        episode's index
-    slots [E] int64: the slots' numbers in their rank records: by policy, where the algorithm keeps them for a
-    batch (Algorithm.begin_batch); never sent number: place of a whole episode in the order in which its
-    actor's episodes of `version` began; UNNUMBERED where that does not matter
+    An algorithm that counts whole episodes gets rollouts with E = 1 and T = the length of the episode.
 
-    An algorithm that counts whole episodes gets rollouts of E = 1 and T = the episode's length.
+    Attributes:
+        policies: Data by policy.
+        episode_start: [T+1, E] bool.
+        episode_end: [T, E] uint8: 0 the episode continues, 1 it terminated, 2 it was truncated.
+        final_index: [K, 2] int32; (step, slot) of the last step of each truncated episode.
+        first_step: [E] int64; index, within its episode, of step 0 of each slot.
+        episode: [E] int64; index of the episode to which step 0 belongs.
+        slots: [E] int64; numbers of the slots on their rank.
+        version: Version of the parameters.
+        actor: Number of the actor.
+        state: [T+1, E, S] float32, or None.
+        final_state: [K, S] float32, or None.
+        episodes: Episodes that ended in the rollout.
+        number: Place of a whole episode in the order in which the episodes of its actor began under
+            `version`; UNNUMBERED if that order does not matter.
+        records: Critic outputs by policy, if the algorithm keeps them for a batch (`Algorithm.begin_batch`);
+            never sent.
     """
 
     policies: dict[str, PolicyRollout]
@@ -293,18 +358,23 @@ class Rollout:
 
     @property
     def steps(self) -> int:
-        """T."""
+        """Number of steps, T."""
         return int(self.episode_end.shape[0])
 
     @property
     def count(self) -> int:
-        """E, the number of trajectories in a round's batch that this rollout stands for."""
+        """Number of trajectories, E, that the rollout adds to the batch of a round."""
         return int(self.episode_end.shape[1])
 
 
 @dataclass(frozen=True)
 class Layer:
-    """A matrix of weights in the parameter vector: its slice, and its shape (outputs, inputs)."""
+    """Place of a weight matrix in the parameter vector.
+
+    Attributes:
+        place: Slice of the parameter vector.
+        shape: (outputs, inputs).
+    """
 
     place: slice
     shape: tuple[int, int]
@@ -312,10 +382,13 @@ class Layer:
 
 @dataclass(frozen=True)
 class Part:
-    """A slice of the parameter vector that is optimised apart from the others (optim/base.py).
+    """A slice of the parameter vector that is optimised separately from the others (optim/base.py).
 
-    kind: actor, what acts, with everything that one loss trains together with it (mixers); critic; cost, a
-    learned entropy cost. policy: the name of the policy that it belongs to.
+    Attributes:
+        policy: Name of the policy to which it belongs.
+        kind: `actor`: the acting network and everything that is trained with it by one loss (mixers);
+            `critic`; `cost`: a learned entropy cost.
+        place: Slice of the parameter vector.
     """
 
     policy: str
@@ -325,12 +398,19 @@ class Part:
 
 @dataclass
 class Gradient:
-    """The sum over `count` trajectories of an ascent direction at the parameters `version`. vector [P]
-    float32.
+    """Sum of an ascent direction over some trajectories.
 
-    `vector` is None where only the count travels (AllReduce); `summed`: the learner adds it to its part of
-    that round's sum. `env_steps` and `agent_steps` were used for it; `staleness` is the summed age in
-    versions of its rollouts (for a mean, divide by count).
+    Attributes:
+        group: Group that computed it.
+        version: Version of the parameters at which it was taken.
+        count: Number of trajectories in the sum.
+        vector: [P] float32; None if only the count is sent (AllReduce).
+        env_steps: Environment steps that were used for it.
+        agent_steps: Agent steps that were used for it.
+        staleness: Sum of the ages of its trajectories in versions; divide by `count` for the mean.
+        statistics: Numbers that the algorithm reports, by name.
+        summed: Whether the learner has already added the vector to its share of the sum of that round
+            (AllReduce).
     """
 
     group: int

@@ -1,16 +1,23 @@
-"""Lanes of the test suite, and which tests may run beside each other (tools/test: `pytest -n 3 --dist
-loadscope`).
+"""Lanes of the test suite, and groups of tests that must not run in parallel.
 
-Folders say what a test needs:
+The folder of a test shows its needs:
 
-- unit: no process and no run; enforced here.
-- runs: whole runs on virtual ranks, in the test's own process.
+- unit: no other process and no run; enforced here.
+- runs: whole runs on virtual ranks, in the process of the test.
 - process: other processes, but no MPI ranks.
-- mpi: real ranks. slurm: a throw-away Slurm cluster. faults: killed and frozen ranks. learning: runs that
-    must learn.
+- mpi: real ranks.
+- slurm: a throw-away Slurm cluster.
+- faults: killed and frozen ranks.
+- learning: runs that must learn.
 
-Lanes (`--lane`) say what is run: `quick` only tests/unit; `default` everything but tests/slurm and tests
-marked `long`; `ci` tests/slurm, too; `all` everything.
+The lane (`--lane`) selects tests:
+
+- quick: only tests/unit.
+- default: everything except tests/slurm and tests marked `long`.
+- ci: also tests/slurm.
+- all: everything.
+
+tools/test runs pytest with `-n N --dist loadscope`.
 """
 
 import functools
@@ -27,14 +34,16 @@ from hpcmarl.launch.threads import VARIABLES
 
 pytest_plugins = ["tests.support.fixtures"]
 
-# For MPI's ranks and for virtual ones, which live in the tests' own process, whatever the user has set: so
-# they add up in the same order.
+# One thread for MPI ranks and for virtual ranks, which live in the process of the test. Settings of the user
+# are overridden, so that sums are always added in the same order.
 os.environ.update(dict.fromkeys(VARIABLES, "1"))
 
 LANES = ("quick", "default", "ci", "all")
 QUICK = ("unit", "test_layers.py")
-ORDER = ("slurm", "faults", "mpi", "learning", "process", "runs", "unit")  # what waits most begins first
-SLOW_SECONDS = 10.0  # a test of the default lane that takes longer says why: @pytest.mark.slow("reason")
+# folders in the order of their start: tests that mostly wait begin first
+ORDER = ("slurm", "faults", "mpi", "learning", "process", "runs", "unit")
+# a longer test of the default lane must give a reason: @pytest.mark.slow("reason")
+SLOW_SECONDS = 10.0
 STARTS_PROCESS = (
     "subprocess.Popen",
     "os.fork",
@@ -45,25 +54,28 @@ STARTS_PROCESS = (
     "pty.spawn",
 )
 
-_guarded: list[str] = []  # the unit test that is running
+_guarded: list[str] = []  # node id of the running unit test
 
 
 def folder_of(nodeid: str) -> str:
-    """The folder, or file, below tests/ of a test."""
+    """Return the folder, or the file, below tests/ that contains a test."""
     return PurePosixPath(nodeid.partition("::")[0]).parts[1]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add the option --lane."""
     about = (
-        "quick: tests/unit; default: all but tests/slurm and tests marked long; ci: tests/slurm, too; "
-        "all: everything"
+        "quick: only tests/unit; default: all except tests/slurm and tests marked long; "
+        "ci: also tests/slurm; all: everything"
     )
     parser.addoption("--lane", choices=LANES, default="default", help=about)
 
 
 def is_chosen(item: pytest.Item, lane: str, named: Sequence[str]) -> bool:
-    """Whether a test belongs to a lane, or is named on the command line: by itself, or tests/slurm by its
-    folder."""
+    """Return whether a test belongs to a lane or is named on the command line.
+
+    A test can be named by its node id, and the tests of tests/slurm also by their folder.
+    """
     folder = folder_of(item.nodeid)
     if lane == "all" or any("::" in name or (folder == "slurm" and "tests/slurm" in name) for name in named):
         return True
@@ -73,7 +85,7 @@ def is_chosen(item: pytest.Item, lane: str, named: Sequence[str]) -> bool:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Choose the lane's tests, and begin with those that wait most."""
+    """Select the tests of the lane and sort those that mostly wait to the front."""
     lane = config.getoption("--lane")
     kept: list[pytest.Item] = []
     dropped: list[pytest.Item] = []
@@ -82,7 +94,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             marker = item.get_closest_marker(name)
             if marker is not None and not (marker.args and isinstance(marker.args[0], str)):
                 raise pytest.UsageError(
-                    f"{item.nodeid}: @pytest.mark.{name} needs its reason: @pytest.mark.{name}('why')"
+                    f"{item.nodeid}: @pytest.mark.{name} needs a reason: @pytest.mark.{name}('reason')"
                 )
         (kept if is_chosen(item, lane, config.args) else dropped).append(item)
     if dropped:
@@ -92,29 +104,34 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def group_of(nodeid: str) -> str:
-    """The group of a test, whose tests one worker runs one after the other; most tests are alone in theirs.
+    """Return the group of a test; one worker runs the tests of a group in sequence.
 
-    tests/slurm shares a cluster, the checks of a library share a world, faults are noticed after seconds of
-    silence, and a file whose fixture lasts for the module would make it again in every worker.
+    Most tests have their own group. The exceptions:
+
+    - tests/slurm: all tests share a cluster.
+    - tests/faults: failures are detected by seconds of silence.
+    - test_shared_ranks.py: the checks of one MPI library share a world.
+    - Files with module fixtures: every worker would make the fixture again.
     """
     path = nodeid.partition("::")[0]
     if folder_of(nodeid) in ("slurm", "faults"):
         return folder_of(nodeid)
     if path.endswith("/test_shared_ranks.py"):
         return nodeid.partition("[")[2].partition("-")[0] or nodeid
-    return path if _lasts_for_the_module(path) else nodeid
+    return path if _has_module_fixture(path) else nodeid
 
 
 @functools.cache
-def _lasts_for_the_module(path: str) -> bool:
+def _has_module_fixture(path: str) -> bool:
     return 'scope="module"' in (Path(__file__).parents[1] / path).read_text()
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """Hand out one test, or group, at a time, in order, to whichever worker is free.
+    """Give one group of tests at a time, in order, to the next free worker.
 
-    Not by marks of xdist's loadgroup: it writes groups into node ids, which pytest 9.2 no longer reads.
+    The marks of xdist's loadgroup are no alternative: they are written into node ids, which pytest 9.2 does
+    not read any more.
     """
     from xdist.scheduler import LoadScopeScheduling
 
@@ -129,8 +146,11 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
 
 def _importing() -> bool:
-    """Whether a package is being imported: one of ours needs a package that asks another interpreter which
-    library it would find."""
+    """Return whether an import is in progress.
+
+    While it is imported, a dependency of the package runs another interpreter to find a library. This is
+    allowed.
+    """
     frame = inspect.currentframe()
     while frame is not None and frame.f_code.co_filename != "<frozen importlib._bootstrap>":
         frame = frame.f_back
@@ -140,7 +160,7 @@ def _importing() -> bool:
 def _refuse_processes(event: str, arguments: Any) -> None:
     if _guarded and event in STARTS_PROCESS and not _importing():
         raise AssertionError(
-            f"{_guarded[0]} starts a process ({event}: {arguments[0]!r}); it belongs into tests/process"
+            f"{_guarded[0]} starts a process ({event}: {arguments[0]!r}); move it to tests/process"
         )
 
 
@@ -149,7 +169,7 @@ sys.addaudithook(_refuse_processes)
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
-    """Watch a unit test, its fixtures included."""
+    """Watch a unit test, including its fixtures."""
     if folder_of(item.nodeid) == "unit":
         _guarded.append(item.nodeid)
     try:
@@ -160,18 +180,20 @@ def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> Iterator[None]:
-    """Let go of the watch where fixtures of the whole session end with the last test, whichever that is: a
-    Slurm cluster is stopped by a program."""
+    """Stop watching before session fixtures end.
+
+    They end with the last test, of whatever folder, and a Slurm cluster is stopped by a program.
+    """
     if nextitem is None:
         _guarded.clear()
     return (yield)
 
 
-# ---- slow tests say why
+# ---- slow tests must give a reason
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
-    """Name the tests that took longer than SLOW_SECONDS without a reason."""
+    """List the tests that took longer than SLOW_SECONDS without a reason."""
     seconds: dict[str, float] = {}
     explained = set()
     for reports in terminalreporter.stats.values():
@@ -185,6 +207,6 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
         key=seconds.__getitem__,
     )
     if unexplained:
-        terminalreporter.section(f"tests over {SLOW_SECONDS:g} s that do not say why (@pytest.mark.slow)")
+        terminalreporter.section(f"tests over {SLOW_SECONDS:g} s without a reason (@pytest.mark.slow)")
         for name in reversed(unexplained):
             terminalreporter.write_line(f"{seconds[name]:6.1f} s  {name}")

@@ -1,5 +1,4 @@
-"""The house rules, read from the source: who may import whom, how long files and functions may be, that every
-module says what it is."""
+"""Rules for the source of the package: imports between layers, lengths of files and functions, docstrings."""
 
 import ast
 import graphlib
@@ -23,13 +22,13 @@ BASIS = {
     "hpcmarl",
 }
 EVERYTHING = {"*"}
-# what the ranks of a run are made of
+# layers of which the ranks of a run consist
 RUNS = (
     BASIS
     | {"maths", "nets", "algos", "optim", "envs", "io", "comm", "launch", "rollouts"}
     | {f"config.{name}" for name in ("file", "differences", "plain")}
 )
-# room -> the rooms it may import besides itself; a new room without a line here fails the test
+# room (a package or module) -> rooms that it may import besides itself; a new room needs a line here
 ALLOWED = {
     "errors": set(),
     "types": set(),
@@ -37,13 +36,21 @@ ALLOWED = {
     "config.base": set(),
     "config.run": {"config.base"},
     "config.slurm": {"config.base"},
-    "config.algos": {"config.base"},
-    "config.algo_checks": {"config.algos"},
+    "config.networks": {"config.base"},
+    "config.algo_base": {"config.base", "config.networks"},
+    "config.actor_critics": {"config.base", "config.networks", "config.algo_base"},
+    "config.value_based": {"config.base", "config.networks", "config.algo_base"},
+    "config.algos": {"config.actor_critics", "config.value_based"},
+    "config.algo_checks": {"config.algo_base", "config.actor_critics", "config.value_based"},
     "config.environment": {"config.base"},
     "config.topology": {"config.base", "config.environment"},
     "config.league": {"config.base"},
     "config.members": {"config.base", "config.league"},
     "config.league_checks": {
+        "config.algo_base",
+        "config.actor_critics",
+        "config.value_based",
+        "config.networks",
         "config.algos",
         "config.algo_checks",
         "config.environment",
@@ -61,6 +68,10 @@ ALLOWED = {
         "errors",
         "config.base",
         "config.algo_checks",
+        "config.algo_base",
+        "config.actor_critics",
+        "config.value_based",
+        "config.networks",
         "config.algos",
         "config.environment",
         "config.league_checks",
@@ -73,6 +84,10 @@ ALLOWED = {
     },
     "config": {
         "config.algo_checks",
+        "config.algo_base",
+        "config.actor_critics",
+        "config.value_based",
+        "config.networks",
         "config.algos",
         "config.environment",
         "config.rounds",
@@ -117,7 +132,7 @@ ALLOWED = {
     "train": RUNS | {"roles", "runtime", "league.runtime", "opening"},
     "evaluate": RUNS | {"roles"},
     "respawned_actor": RUNS | {"roles", "runtime", "train"},
-    # sampled.py and playing.py alone play episodes
+    # only sampled.py and playing.py play episodes
     "sim": BASIS | {"optim", "maths", "config.sweep", "config.file", "nets", "algos", "envs"},
     "analysis": BASIS | {"io", "maths", "config.file", "config.presets", "config.yaml_text"},
     "doctor": EVERYTHING,
@@ -126,7 +141,7 @@ ALLOWED = {
     "__main__": {"cli"},
     "hpcmarl": set(),
 }
-# package -> where alone it may be imported
+# external package -> the only places that may import it
 CONFINED = {
     "mpi4py": ("comm/mpi/", "comm/reductions/mpi_allreduce", "comm/reductions/torch_store"),
     "horovod": ("comm/reductions/horovod_allreduce",),
@@ -145,10 +160,12 @@ CONFINED = {
 
 
 def parse(path):
+    """Return the syntax tree of a file."""
     return ast.parse(path.read_text())
 
 
 def room_of(path):
+    """Return the room of a file."""
     parts = path.relative_to(PACKAGE).with_suffix("").parts
     return (
         "hpcmarl"
@@ -158,8 +175,11 @@ def room_of(path):
 
 
 def room_of_module(parts):
-    """Of a name's parts below the package. The models of the configuration are for everyone, the files beside
-    them are not; what a league decides knows less than what runs it."""
+    """Return the room of a module, given the parts of its name below the package.
+
+    The config package is divided into modules, because all layers may import its models but not its files.
+    The league package is divided, because its core may import less than its runtime.
+    """
     divided = parts[0] == "config" or (
         len(parts) > 1 and (PACKAGE / "league" / parts[1]).is_dir() and parts[0] == "league"
     )
@@ -167,11 +187,13 @@ def room_of_module(parts):
 
 
 def is_module(name):
+    """Return whether a dotted name is a module or a package of hpcmarl."""
     path = PACKAGE.parent.joinpath(*name.split("."))
     return path.is_dir() or path.with_suffix(".py").is_file()
 
 
 def imports_of(tree):
+    """Yield the dotted names of all imported modules."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -186,11 +208,12 @@ def imports_of(tree):
 
 
 def each_file(test):
+    """Parametrize a test over all files of the package."""
     return pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))(test)
 
 
-def test_rooms_depend_on_each_other_in_no_circle():
-    """Of the rooms whose imports are listed, imports for type checking included."""
+def test_rooms_have_no_import_cycles():
+    """Covers all rooms with listed imports, including imports for type checking."""
     listed = {room: allowed for room, allowed in ALLOWED.items() if not allowed >= EVERYTHING}
     order = graphlib.TopologicalSorter(
         {room: {other for other in allowed if other in listed} for room, allowed in listed.items()}
@@ -200,20 +223,22 @@ def test_rooms_depend_on_each_other_in_no_circle():
 
 @each_file
 def test_imports_follow_the_layer_order(path):
+    """Each file imports only from its own room and from the rooms in ALLOWED."""
     room = room_of(path)
-    assert room in ALLOWED, f"{room} is a new room: say in ALLOWED whom it may import"
+    assert room in ALLOWED, f"{room} is a new room: add the rooms that it may import to ALLOWED"
     allowed = ALLOWED[room] | {room}
     rooms = {
         room_of_module(name.split(".")[1:] or [name])
         for name in imports_of(parse(path))
         if name.split(".")[0] == "hpcmarl"
     }
-    rooms -= {"hpcmarl"}  # the version
+    rooms -= {"hpcmarl"}  # every room may import the version
     assert allowed >= EVERYTHING or rooms <= allowed, f"{path} may not import {sorted(rooms - allowed)}"
 
 
 @each_file
 def test_third_party_imports_stay_in_allowed_modules(path):
+    """External packages in CONFINED are imported only in their places."""
     place = path.relative_to(PACKAGE).as_posix()
     for name in imports_of(parse(path)):
         homes = CONFINED.get(name.split(".")[0])
@@ -222,21 +247,28 @@ def test_third_party_imports_stay_in_allowed_modules(path):
 
 @each_file
 def test_files_and_functions_obey_length_and_docstring_rules(path):
+    """Modules have docstrings; longer files and functions explain why they are longer.
+
+    The limits are 500 lines for a file and 60 for a function.
+    """
     source, tree = path.read_text(), parse(path)
     assert ast.get_docstring(tree), f"{path} has no docstring"
     assert len(source.splitlines()) <= 500 or "longer than" in ast.get_docstring(tree), (
-        f"{path} is too long and does not say why"
+        f'{path} is too long, and its docstring gives no reason ("longer than …")'
     )
     for node in ast.walk(tree):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            # the signature and the docstring do not count
             described = ast.get_docstring(node) is not None and len(node.body) > 1
-            lines = node.end_lineno - node.body[described].lineno + 1  # without signature and docstring
+            lines = node.end_lineno - node.body[described].lineno + 1
             assert lines <= 60 or "longer than" in (ast.get_docstring(node) or ""), (
-                f"{path}:{node.lineno} {node.name} has {lines} lines and does not say why"
+                f"{path}:{node.lineno} {node.name} has {lines} lines, "
+                'and its docstring gives no reason ("longer than …")'
             )
 
 
 def test_relative_imports_are_not_used():
+    """No file has a relative import."""
     relative = [
         f"{path}:{node.lineno}"
         for path in FILES

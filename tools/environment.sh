@@ -1,8 +1,9 @@
-# Shared by tools/quickstart and tools/test: the virtual environment .venv in the repository. Sourced, with the root as working directory.
+# Functions that make the virtual environment .venv in the repository. Source this file with the root of the
+# repository as working directory.
 
 say() { printf '%s\n' "$*" >&2; }
 
-# The first Python that is new enough, or a clear end.
+# find_python: print the first interpreter that is new enough; return 2 with a message if none is.
 find_python() {
     local candidate
     for candidate in "${PYTHON:-}" python3.11 python3.12 python3.13 python3; do
@@ -12,18 +13,19 @@ find_python() {
             return 0
         fi
     done
-    say "No Python 3.11 or newer (with venv) was found. Load or install one (on a cluster: module load python), or name it: PYTHON=/path/to/python3 $0"
+    say "No Python 3.11 or newer (with venv) was found. Load or install one (on a cluster: module load python), or set PYTHON=/path/to/python3"
     return 2
 }
 
-# prepare_environment EXTRA,EXTRA: make .venv and install hpcmarl with these extras; does nothing where it has been done.
+# prepare_environment EXTRA,EXTRA: make .venv and install hpcmarl with these extras, unless this was done
+# before.
 prepare_environment() {
     local extras=$1 python stamp wanted
     stamp=.venv/.hpcmarl-$(printf '%s' "$extras" | tr -c 'a-z' '-')
     if [ ! -x .venv/bin/python ]; then
         python=$(find_python) || return
         say "making .venv with $python"
-        "$python" -m venv .venv || { say "$python -m venv failed; on Debian and Ubuntu its package is python3-venv"; return 1; }
+        "$python" -m venv .venv || { say "$python -m venv failed; on Debian and Ubuntu install the package python3-venv"; return 1; }
     fi
     wanted=$(cat tools/constraints.txt setup.py pyproject.toml | cksum)
     if [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$wanted" ]; then
@@ -37,7 +39,8 @@ prepare_environment() {
     printf '%s\n' "$wanted" >"$stamp"
 }
 
-# A second, small environment for MPICH: both MPI wheels install bin/mpiexec, so they cannot share one. Everything else comes from .venv.
+# prepare_mpich_environment: make .venv-mpich. The wheels of Open MPI and MPICH both install bin/mpiexec, so
+# they cannot share an environment. All other packages come from .venv.
 prepare_mpich_environment() {
     local wanted
     wanted=$(cksum <tools/constraints.txt)
@@ -47,7 +50,7 @@ prepare_mpich_environment() {
     say "making .venv-mpich"
     .venv/bin/python -m venv --clear .venv-mpich || return
     .venv-mpich/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -c tools/constraints.txt mpich mpi4py || return
-    # addsitedir, unlike a bare path, also runs the other environment's .pth files: hpcmarl itself is one of them
+    # addsitedir, unlike a bare path, also processes the .pth files of .venv, one of which provides hpcmarl
     printf 'import site; site.addsitedir("%s")\n' "$(.venv/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')" \
         >"$(.venv-mpich/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/hpcmarl-shared.pth"
     printf '%s\n' "$wanted" >.venv-mpich/.hpcmarl

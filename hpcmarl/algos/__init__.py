@@ -1,7 +1,13 @@
-"""Algorithms by name. Adding one: a section in config/algos.py, a function in design.py, a file with a
-subclass of base.Algorithm, a line here.
+"""Algorithms by name.
 
-torch is imported where an algorithm is made that learns, and not by a model that acts.
+A new algorithm needs
+
+- a configuration section in config/algos.py,
+- a function in design.py,
+- a subclass of base.Algorithm in its own file, and
+- a line in ALGORITHMS.
+
+`make_algorithm` imports torch, because the result learns. `make_model` works without torch.
 """
 
 from __future__ import annotations
@@ -33,26 +39,26 @@ ALGORITHMS = {
 
 
 def make_model(spec: EnvironmentSpec, config: AlgoConfig, seed: int | None) -> Model:
-    """The networks of the algorithm that `algo.name` asks for, without torch; equal arguments give equal
-    initial parameters.
+    """Create the networks of the algorithm `algo.name` without torch.
+
+    Equal arguments give equal initial parameters.
 
     Args:
         spec: The environment.
-        config: The algorithm's configuration.
-        seed: Of the initial parameters; None: zeros, for who gets parameters before it acts.
+        config: Configuration of the algorithm.
+        seed: Seed of the initial parameters; None: zeros, for ranks that receive parameters before they act.
 
     Raises:
-        ConfigError: For an unknown name, or where the environment does not fit the configuration.
-        UsageError: For unbounded actions.
+        ConfigError: If the name is unknown, or if the environment does not fit the configuration.
+        UsageError: If actions are unbounded.
     """
     return Model(make_design(spec, config), seed)
 
 
 def make_algorithm(spec: EnvironmentSpec, config: AlgoConfig, seed: int) -> Algorithm:
-    """The same model, which can also learn. Imports torch. Raises as make_model does."""
-    name = getattr(config, "name", None)
-    if name not in ALGORITHMS:
-        raise ConfigError(f"algo.name: {name} is not known; allowed: {', '.join(ALGORITHMS)}")
-    module, own = ALGORITHMS[name]
+    """Create the same model with the ability to learn. Imports torch; raises as `make_model`."""
+    if config.name not in ALGORITHMS:
+        raise ConfigError(f"algo.name: {config.name} is not known; allowed: {', '.join(ALGORITHMS)}")
+    module, own = ALGORITHMS[config.name]
     algorithm: Algorithm = getattr(import_module(module), own)(spec, config, seed)
     return algorithm

@@ -1,23 +1,35 @@
-"""What the actor-critics share: a critic beside each policy, the columns that their recursions run on, the
-entropy cost. Unrolls of T steps.
+"""Common parts of the actor-critics: critics, the columns of the recursions, and the entropy cost.
 
-    loss = (1/T) sum_t [ - gain_t + value_cost L(v_t - V_t) - c_ent sum_k H_k ]        for one unroll; L(e) =
-        e^2 or Huber's (value_loss.py)
+The loss of one unroll of T steps is
 
-k runs over the agents of a policy that act in row t. Subclasses say what V is a value of: of rows
-(value_critic.py), of actions (coma.py). Rewards and flags (algo.critic): with obs or full, critics on all
-agents' observations or on the state, r is the mean over the policy's agents, absent ones 0, and an end is the
-episode's; with independent critics they are each agent's own. Time: with joint_observation or state every row
-of the game counts (batch.game_rows): it is discounted, valued and learned from by every policy's critic,
-whoever of its agents has died; the policy's gain has the rows in which an agent acts. With independent
-critics an agent's time ends with its death. In turn-based games time is counted in a policy's own decisions,
-with the rewards of the turns between them added up. With normalise_advantages those of one gradient have mean
-0, weighed by their ratios, and deviation 1 (maths/vtrace.py). With normalise_values V is in units of the
-spread of its targets in L alone (nets/moments.py). The entropy cost is fixed, or falls linearly with the
-run's environment steps, or is learned as exp(log c) with gradient entropy_cost_rate (target - H) in log c.
+    loss = (1/T) sum_t [ - gain_t + value_cost L(v_t - V_t) - c_ent sum_k H_k ]
 
-    symbol -> variable, shape:  r reward [T, B, U]   V value [T, B, U]   v targets   H entropy [n]   (U units
-        with a value: 1 or N agents)
+where L(e) is e^2 or the Huber loss (value_loss.py), and k runs over the agents of a policy that act in row t.
+Subclasses define V: a value of rows (value_critic.py) or of actions (coma.py).
+
+Rewards and ends depend on algo.critic. With `joint_observation` or `state`, a central critic sees all agents'
+observations or the state. Its reward r is the mean over the policy's agents, with 0 for absent ones, and its
+ends are those of the episode. With `independent`, every agent has its own rewards and ends.
+
+With a central critic, every row of the game counts (batch.game_rows). The critic of each policy discounts,
+evaluates and learns from all of them, even after the death of some agents. The gain of the policy covers only
+the rows in which an agent acts. With independent critics, an agent's time ends with its death. In turn-based
+games, time counts a policy's own decisions, and the rewards of the turns between them are added up.
+
+With normalise_advantages, the advantages of one gradient are shifted to mean 0, weighted by their ratios, and
+scaled to standard deviation 1 (maths/vtrace.py). With normalise_values, V is in units of the spread of its
+targets inside L alone (nets/moments.py).
+
+The entropy cost c_ent is constant, or falls linearly with the environment steps of the run, or is learned. A
+learned cost is c = exp(log c), and log c has the gradient entropy_cost_rate (target - H).
+
+    symbol    variable    shape
+    r         reward      [T, B, U]
+    V         value       [T, B, U]
+    v         targets     [T, B, U]
+    H         entropy     [n]
+
+Here U is the number of units with a value: 1, or the N agents of a policy.
 """
 
 from __future__ import annotations
@@ -53,7 +65,17 @@ from hpcmarl.types import Array, BoolArray, EnvironmentSpec, FloatArray, PolicyS
 
 @dataclass
 class Columns:
-    """What the recursion runs on, [T, B, C] each; `last` [B, C]: the values after the last row."""
+    """Arrays of a recursion over C columns.
+
+    Attributes:
+        value: Values, shape [T, B, C].
+        last: Values after the last row, shape [B, C].
+        final: Values of the last observations, shape [T, B, C]; used in truncated rows.
+        reward: Rewards, shape [T, B, C].
+        active: Rows that have a value, shape [T, B, C].
+        terminated: Rows that terminate, shape [T, B, C].
+        truncated: Rows that are truncated, shape [T, B, C].
+    """
 
     value: FloatArray
     last: FloatArray
@@ -66,12 +88,12 @@ class Columns:
 
 @dataclass
 class Shared:
-    """Inputs of one gradient that all policies' shares of it have in common.
+    """Inputs of one gradient that the computations of all policies share.
 
     Attributes:
-        evaluations: By policy.
-        central_input: Of central critics, as `_central_input` gives it.
-        game: The rows of all critics, as `_game` gives them; None where each policy has its own.
+        evaluations: Evaluations by policy.
+        central_input: Inputs of central critics from `_central_input`; None with independent critics.
+        game: The rows of all critics from `_game`; None if each policy has its own.
     """
 
     evaluations: dict[str, Evaluation]
@@ -80,7 +102,7 @@ class Shared:
 
 
 class ActorCritic(Algorithm):
-    """See the module's docstring for the loss, the critics and symbols."""
+    """Base of the actor-critics; the module's docstring has the loss, the critics and the symbols."""
 
     _config: ActorCriticConfig
 
@@ -100,12 +122,15 @@ class ActorCritic(Algorithm):
             )
 
     def gradient(self, rollouts: Sequence[Rollout]) -> tuple[FloatArray, dict[str, float]]:
-        """Sum over unrolls of minus the gradient of the loss. With normalise_advantages it depends on what is
-        in one call.
+        """Return minus the gradient of the loss, summed over unrolls.
 
-        Statistics, averaged over rows and policies: policy_loss, value_loss, entropy, entropy_cost, mean_rho,
-        mean_c, explained_variance, value, gradient_norm; with several policies each also as <name>_<policy>.
-        And value_limit.
+        With normalise_advantages the result is not additive: it depends on the rollouts of one call.
+
+        Returns:
+            The direction, shape [P], and statistics averaged over rows and policies: policy_loss, value_loss,
+            entropy, entropy_cost, mean_rho, mean_c, explained_variance, value and gradient_norm. With several
+            policies, each but gradient_norm also comes as <name>_<policy>. The statistic value_limit is added
+            (value_limit.py).
         """
         self._flat.zero_gradient()
         collected: dict[str, float] = {}
@@ -123,10 +148,15 @@ class ActorCritic(Algorithm):
 
     @abstractmethod
     def _learn(self, policy: PolicySpec, batch: Batch, shared: Shared) -> dict[str, float]:
-        """Add one policy's share to the flat gradient; return its statistics."""
+        """Add one policy's share to the flat gradient and return its statistics."""
 
     def _shared(self, batch: Batch, *, evaluated: bool = True) -> Shared:
-        """evaluated: whether the policies are asked, too."""
+        """Compute the shared inputs of a batch.
+
+        Args:
+            batch: The batch.
+            evaluated: Whether to evaluate the policies, too.
+        """
         policies = self._policies.items() if evaluated else ()
         evaluations = {
             name: evaluate(policy, batch.policies[name], batch.episode_start) for name, policy in policies
@@ -134,11 +164,14 @@ class ActorCritic(Algorithm):
         return Shared(evaluations, self._central_input(batch) if self._central else None, self._game(batch))
 
     def _game(self, batch: Batch) -> UnitRows | None:
-        """The rows that all policies' central critics share, where all agents act at once."""
+        """Return the rows that all central critics share.
+
+        The result is None with independent critics and in turn-based games.
+        """
         return game_rows(batch) if self._central and not self.spec.turn_based else None
 
     def _rows(self, policy: PolicySpec, batch: Batch, game: UnitRows | None) -> UnitRows:
-        """The rows of a policy's units, [T, B, U]."""
+        """Return the rows of a policy's units, shape [T, B, U]."""
         if game is not None:
             return game
         part = batch.policies[policy.name]
@@ -149,16 +182,22 @@ class ActorCritic(Algorithm):
         return UnitRows(anybody([active]), (batch.episode_end > 0)[:, :, None] & ~truncated, truncated)
 
     def _agent_rows(self, policy: PolicySpec, batch: Batch, game: UnitRows | None) -> UnitRows:
-        """The rows in which each agent has a value, [T, B, N]: the game's, or in turn-based games those of
-        its policy's only agent."""
+        """Return the rows in which each agent has a value, shape [T, B, N].
+
+        These are the rows of the game. In turn-based games they are the rows of the policy's only agent.
+        """
         rows, shape = self._rows(policy, batch, game), batch.policies[policy.name].reward.shape
         return UnitRows(
             *(np.broadcast_to(array, shape) for array in (rows.active, rows.terminated, rows.truncated))
         )
 
     def _normalised(self, advantages: FloatArray, rho: FloatArray) -> FloatArray:
-        """The advantages [n] of one call, which hold their ratios rho [n]; normalised where
-        algo.normalise_advantages asks for it."""
+        """Normalise the advantages of one call if algo.normalise_advantages is set.
+
+        Args:
+            advantages: Advantages, multiplied by their ratios, shape [n].
+            rho: Ratios, shape [n].
+        """
         return normalised_advantages(advantages, rho) if self._config.normalise_advantages else advantages
 
     def _columns(
@@ -170,11 +209,19 @@ class ActorCritic(Algorithm):
         last: FloatArray,
         final: FloatArray,
     ) -> Columns:
-        """The unit columns [T, B, U]. `final` [K, U] are the values of truncated episodes' last
-        observations."""
+        """Build the columns of the units, shape [T, B, U].
+
+        Args:
+            batch: The batch.
+            part: The policy's arrays.
+            rows: Rows of the units.
+            value: Values, shape [T, B, U].
+            last: Values after the last row, shape [B, U].
+            final: Values of the last observations of truncated episodes, shape [K, U].
+        """
         reward = part.reward.mean(-1, keepdims=True) if self._central else part.reward
-        # An agent cut off where no last observation is known (in mid-episode) is worth what it was worth a
-        # step before.
+        # An agent that is truncated in mid-episode has no last observation. The value of its last row stands
+        # in.
         final_value = value.copy()
         final_value[batch.final_step, batch.final_slot] = final
         reward = reward * np.float32(self._config.reward_scale)
@@ -188,8 +235,14 @@ class ActorCritic(Algorithm):
         evaluation: Evaluation,
         learned: tuple[torch.Tensor, torch.Tensor, torch.Tensor],
     ) -> None:
-        """Gather what the moments are averages of. learned: the critic's inputs [n, D], targets [n], and
-        which of these rows count [n] bool."""
+        """Add observations and targets to the running moments.
+
+        Args:
+            policy: The policy.
+            part: The policy's arrays.
+            evaluation: The policy's active rows.
+            learned: Inputs of the critic [n, D], targets [n], and the rows that count [n] bool.
+        """
         if not (self._config.normalise_observations or self._config.normalise_values):
             return
         inputs, targets, counts = learned
@@ -199,8 +252,10 @@ class ActorCritic(Algorithm):
         network.observe(tensor(evaluation.rows.pick(seen_by(network, part))), 1.0 / steps)
 
     def _entropy_terms(self, policy: PolicySpec, evaluation: Evaluation) -> tuple[torch.Tensor, float]:
-        """What the entropy adds to the objective (times T), and the cost. The bonus does not move the cost,
-        nor the rule the policy."""
+        """Return the contribution of the entropy to the objective (times T), and the entropy cost.
+
+        The entropy bonus does not change the cost, and the rule of the cost does not change the policy.
+        """
         entropy = evaluation.entropy.sum()
         if self._config.target_entropy is None:
             return self._entropy_cost * entropy, self._entropy_cost
@@ -213,7 +268,14 @@ class ActorCritic(Algorithm):
         return cost * entropy + self._config.entropy_cost_rate * logarithm * missing, cost
 
     def _central_input(self, batch: Batch) -> tuple[Array, Array]:
-        """The central critics' input [T+1, B, 1, D], and that of truncated episodes' ends [K, 1, D]."""
+        """Return the inputs of central critics.
+
+        Returns:
+            Inputs of all rows, shape [T+1, B, 1, D], and of the ends of truncated episodes, shape [K, 1, D].
+
+        Raises:
+            ValueError: If algo.critic is `state` and a rollout carries no state.
+        """
         if self._config.critic == "state":
             if batch.state is None or batch.final_state is None:
                 raise ValueError("algo.critic is state, but a rollout carries no state")
@@ -230,15 +292,22 @@ class ActorCritic(Algorithm):
 
 
 def critics_of(modules: Mapping[str, nn.Module]) -> dict[str, Critic]:
-    """Return the critics among the modules of each policy."""
+    """Return the critic of each policy from the policies' modules."""
     critics = {name: module.get_submodule("critic") for name, module in modules.items()}
     return {name: critic for name, critic in critics.items() if isinstance(critic, Critic)}
 
 
 def close_at_last_decision(columns: Columns, acts_next: BoolArray) -> None:
-    """Columns that end in a gap: their value after the last row is of an observation they did not act on, so
-    never trained. The last decision's own value is known; it closes the column, and that decision itself is
-    left out."""
+    """Close columns that end in a gap at their last decision, in place.
+
+    The row after such a column shows an observation on which the unit did not act. The critic is never
+    trained on such observations, so it gives no usable value there. The value of the last decision is known.
+    It closes the column, and that decision itself is not learned from.
+
+    Args:
+        columns: The columns, shape [T, B, C].
+        acts_next: Columns that act in the row after the unroll, shape [B, C].
+    """
     steps = len(columns.active)
     rows = np.arange(steps).reshape(-1, 1, 1)
     last_act = np.where(columns.active, rows, -1).max(0)
@@ -254,6 +323,6 @@ def close_at_last_decision(columns: Columns, acts_next: BoolArray) -> None:
 
 
 def explained_variance(targets: FloatArray, values: FloatArray) -> float:
-    """1 - Var(target - V) / Var(target); 0 where the targets do not vary."""
+    """Return 1 - Var(target - V) / Var(target), or 0 if the targets do not vary."""
     variance = float(targets.var()) if targets.size else 0.0
     return 1.0 - float((targets - values).var()) / variance if variance > 0 else 0.0

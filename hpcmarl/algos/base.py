@@ -1,8 +1,8 @@
-"""What every algorithm is to a learner: a Model (model.py) with torch modules on the same parameters, and
-gradients of rollouts.
+"""The interface of all algorithms: a Model with torch modules and gradients of rollouts.
 
-Make one with `hpcmarl.algos.make_algorithm`. An algorithm knows no rank, message, file or environment. Adding
-one: a function in design.py, a subclass with `gradient`, a line in ALGORITHMS.
+The torch modules share the parameters of the Model (model.py). Use `hpcmarl.algos.make_algorithm` to create
+an algorithm. A new algorithm needs a function in design.py, a subclass that implements `gradient`, and a line
+in ALGORITHMS.
 """
 
 from __future__ import annotations
@@ -23,7 +23,13 @@ from hpcmarl.types import BoolArray, EnvironmentSpec, FloatArray, Rollout
 
 
 class Algorithm(Model, ABC):
-    """A model with the ascent direction that rollouts give."""
+    """A model that computes ascent directions from rollouts.
+
+    Args:
+        spec: The environment.
+        config: Configuration of the algorithm.
+        seed: Seed of the initial parameters.
+    """
 
     def __init__(self, spec: EnvironmentSpec, config: AlgoConfig, seed: int) -> None:
         super().__init__(make_design(spec, config), seed)
@@ -32,59 +38,77 @@ class Algorithm(Model, ABC):
         self._policies = {name: _policy_at(self._modules, prefix) for name, prefix in self._prefixes.items()}
 
     def on_version(self, version: int) -> None:
-        """The parameters now loaded are those of `version`. Called on learners, for every version that they
-        adopt; the same one may come twice."""
+        """Take note that the loaded parameters are those of `version`.
+
+        A learner calls this for every version that it adopts. The same version may come twice.
+        """
 
     def set_gradient_mask(self, mask: BoolArray | None) -> None:
-        """The coming gradients must be right where mask [P] is true, and no parameter is other than zero
-        elsewhere; None: right everywhere.
+        """Announce the entries that the next gradients must contain.
 
-        Called on learners before each gradient; an algorithm may use it to compute less."""
+        A learner calls this before each gradient. An algorithm may use it to compute less.
+
+        Args:
+            mask: Entries that must be correct, shape [P]. Parameters outside the mask are zero. None: all
+                entries must be correct.
+        """
 
     def critic_memory(self, rollout: Rollout) -> dict[str, FloatArray]:
-        """Return what recurrent critics remember after an unroll, at the present parameters.
+        """Return the memory of recurrent critics after an unroll, at the present parameters.
+
+        Args:
+            rollout: Unrolls, with the critics' memory before them.
 
         Returns:
-            Policy -> [E, U, H], zero where the next row begins an episode; empty where critics have no
-            memory.
+            For each policy the memory [E, U, H], zero where the next row begins an episode. Empty if critics
+            have no memory.
         """
         return {}
 
     def begin_batch(self, rollouts: Sequence[Rollout]) -> list[Rollout]:
-        """Note what the gradients of a batch that is gone through several times need from its beginning.
+        """Record values at the beginning of a batch that is gone through several times.
+
+        Args:
+            rollouts: The rollouts of the batch.
 
         Returns:
-            The rollouts that parts are to be taken of, in the same order: these, or copies with `records`
-                that share the arrays.
+            Rollouts in the same order, from which the minibatches are taken. They are the given ones, or
+            copies that share their arrays and have `records`.
         """
         return list(rollouts)
 
     def ends_batch(self, statistics: Mapping[str, float]) -> bool:
-        """Say by a gradient's statistics whether its batch has been gone through often enough."""
+        """Return whether the statistics of a gradient show that its batch has been used enough."""
         return False
 
     @abstractmethod
     def gradient(self, rollouts: Sequence[Rollout]) -> tuple[FloatArray, dict[str, float]]:
-        """The ascent direction [P] summed over all trajectories (types.Rollout.count of each rollout), and
-        statistics: averages.
+        """Compute the ascent direction, summed over all trajectories of the rollouts.
 
-        Additive: calls on parts of the rollouts give parts of the sum. Rollouts are not changed.
+        The direction is additive: the directions of parts of the rollouts add up to that of the whole.
+        Exceptions are documented in the subclasses. Rollouts are not changed.
+
+        Args:
+            rollouts: At least one rollout; each holds `count` trajectories.
+
+        Returns:
+            The direction, shape [P], and statistics, which are averages.
         """
 
     def _ascent(self, statistics: dict[str, float]) -> tuple[FloatArray, dict[str, float]]:
-        """What `gradient` returns once backward passes have filled the flat gradient."""
+        """Return the result of `gradient` after the backward passes have filled the flat gradient."""
         vector = self._flat.gradient.copy()
         trained = vector[: self.averages.start]
         return vector, statistics | {"gradient_norm": float(np.sqrt(np.dot(trained, trained)))}
 
 
 def build_modules(design: Design) -> dict[str, nn.Module]:
-    """Return the torch modules of a design; their weights are still to be set."""
+    """Build the torch modules of a design, with uninitialised weights."""
     return {name: build(shape) for name, shape in design.modules.items()}
 
 
 def _policy_at(modules: Mapping[str, nn.Module], prefix: str) -> Policy:
     module, _, inner = prefix.rstrip(".").partition(".")
-    found = modules[module].get_submodule(inner)
-    assert isinstance(found, Policy)
-    return found
+    policy = modules[module].get_submodule(inner)
+    assert isinstance(policy, Policy)
+    return policy

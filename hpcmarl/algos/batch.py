@@ -1,11 +1,13 @@
-"""Rollouts side by side: the arrays of several rollouts as one, and the acting rows of a policy evaluated
-under its network.
+"""Rollouts joined into one batch, and a policy evaluated in the active rows of a batch.
 
-Used by the algorithms; knows none of them. Rollouts of equal length are joined along the slots (a single one
-is not copied); of differing lengths they are padded with rows in which nobody acts.
+Rollouts of equal length are joined along the slots; a single rollout is not copied. Rollouts of different
+lengths are padded with rows in which no agent acts.
 
-    T the longest rollout   B all slots of all rollouts   N agents   K finals   n acting rows: (t, b, agent)
-        in C order
+    T    steps of the longest rollout
+    B    slots of all rollouts
+    N    agents of a policy
+    K    truncated episodes, which have a last observation
+    n    active rows: (step, slot, agent) in which the agent acts, in C order
 """
 
 from __future__ import annotations
@@ -23,8 +25,10 @@ from hpcmarl.types import Array, BoolArray, CriticRecord, FloatArray, PolicyRoll
 
 @dataclass
 class PolicyBatch:
-    """One policy's arrays, as in types.PolicyRollout with B for E; the row T is zero where rollouts were
-    padded."""
+    """The arrays of one policy, as in types.PolicyRollout with B in place of E.
+
+    Row T is zero in padded rollouts.
+    """
 
     obs: FloatArray
     alive: BoolArray
@@ -41,8 +45,20 @@ class PolicyBatch:
 
 @dataclass
 class Batch:
-    """All policies' arrays, as in types.Rollout with B for E. final_step, final_slot [K] int64 point into [T,
-    B]."""
+    """The arrays of all policies, as in types.Rollout with B in place of E.
+
+    Attributes:
+        policies: Arrays of each policy.
+        episode_start: First rows of episodes, shape [T+1, B].
+        episode_end: Ends of episodes, shape [T, B]: 0 none, 1 terminated, 2 truncated.
+        first_step: Index in its episode of each slot's row 0, shape [B].
+        final_step: Last steps of the truncated episodes, shape [K] int64.
+        final_slot: Slots of the truncated episodes, shape [K] int64.
+        state: States of the environment, shape [T+1, B, S], or None.
+        final_state: States after truncated episodes, shape [K, S], or None.
+        inside: Rows that are not padding, shape [T, B].
+        records: Records of the critics by policy; None if any rollout has none.
+    """
 
     policies: dict[str, PolicyBatch]
     episode_start: BoolArray
@@ -52,20 +68,22 @@ class Batch:
     final_slot: Array
     state: FloatArray | None
     final_state: FloatArray | None
-    inside: BoolArray  # [T, B]: false on padding
+    inside: BoolArray
     records: dict[str, CriticRecord] | None = None
 
     @property
     def steps(self) -> int:
+        """Number of steps, T."""
         return int(self.episode_end.shape[0])
 
     @property
     def slots(self) -> int:
+        """Number of slots, B."""
         return int(self.episode_end.shape[1])
 
 
 def join(rollouts: Sequence[Rollout]) -> Batch:
-    """One batch of at least one rollout."""
+    """Join one or more rollouts into a batch."""
     steps = max(rollout.steps for rollout in rollouts)
     first_slot = np.cumsum([0, *(rollout.count for rollout in rollouts)])
     inside = np.zeros((steps, int(first_slot[-1])), bool)
@@ -93,8 +111,15 @@ def join(rollouts: Sequence[Rollout]) -> Batch:
 
 
 def select(rollout: Rollout, slots: Array) -> Rollout:
-    """The trajectories `slots` (increasing) of a rollout, as a rollout of their own; its arrays are copies.
-    Episodes that ended are not in it."""
+    """Copy some trajectories of a rollout into a new rollout.
+
+    Args:
+        rollout: The rollout.
+        slots: Numbers of the trajectories, in increasing order.
+
+    Returns:
+        A rollout of these trajectories. Its list of finished episodes is empty.
+    """
     place = np.full(rollout.count, -1, np.int64)
     place[slots] = np.arange(len(slots))
     kept = np.flatnonzero(place[rollout.final_index[:, 1]] >= 0)
@@ -120,8 +145,15 @@ def select(rollout: Rollout, slots: Array) -> Rollout:
 
 @dataclass(frozen=True)
 class UnitRows:
-    """In which rows the units of a critic stand for something, and how these end, [T, B, U] bool each: U is 1
-    for a team, N for single agents."""
+    """Rows in which a critic's units have a value, and the ends of these rows.
+
+    A unit is a team (U = 1) or a single agent (U = N). All arrays have the shape [T, B, U].
+
+    Attributes:
+        active: Rows with a value.
+        terminated: Rows that end without a successor value.
+        truncated: Rows after which the value of the last observation counts.
+    """
 
     active: BoolArray
     terminated: BoolArray
@@ -129,34 +161,45 @@ class UnitRows:
 
 
 def game_rows(batch: Batch) -> UnitRows:
-    """Find the rows of a game in which all act at once, as all of its policies see it together.
+    """Return the rows of a simultaneous-move game that all of its policies share.
 
-    Every step of an episode is a row of the game, also one in which this or that policy has nobody left.
-    Steps without any agent are, too: others may play on (a league shows one side alone). Only a slot that
-    rests, without an agent and without an end until the unroll's last row, has none. An episode that was cut
-    off ends with a value where any agent lived until then, else with nothing.
+    Every step of an episode is a row of the game, even if some policy has no living agent. Steps without any
+    living agent are rows, too: the agents of other sides may continue, since a league shows one side alone.
+    The exception is a resting slot. Its rows after the last end are no rows if no agent acts in any of them.
+
+    A truncated episode keeps the value of its last observation only if some agent lived until then. Otherwise
+    it counts as terminated.
 
     Returns:
-        Rows [T, B, 1].
+        Rows of shape [T, B, 1].
     """
     parts = batch.policies.values()
     active = anybody([part.alive[: batch.steps] for part in parts])
     ends = (batch.episode_end > 0)[:, :, None]
     if not active.all():
-        ended = np.flip(np.logical_or.accumulate(np.flip(ends, 0), 0), 0)  # here or later
+        # an episode ends in this row or later
+        ended = np.flip(np.logical_or.accumulate(np.flip(ends, 0), 0), 0)
         active = (ended | (active & ~ended).any(0)) & batch.inside[:, :, None]
     truncated = (batch.episode_end == 2)[:, :, None] & anybody([part.truncated for part in parts])
     return UnitRows(active, ends & ~truncated, truncated)
 
 
 def anybody(parts: Sequence[BoolArray]) -> BoolArray:
-    """Say whether any agent of any policy acts, from arrays [..., N], one a policy: [..., 1]. (numpy reduces
-    few numbers at a time slowly.)"""
+    """Return whether any agent of any policy is active.
+
+    The loop replaces a numpy reduction, which is slow over an axis of few entries.
+
+    Args:
+        parts: One array [..., N] per policy.
+
+    Returns:
+        An array [..., 1].
+    """
     active = [part[..., agent] for part in parts for agent in range(part.shape[-1])]
-    found = active[0].copy()
+    result = active[0].copy()
     for each in active[1:]:
-        found |= each
-    return found[..., None]
+        result |= each
+    return result[..., None]
 
 
 def _select_policy(part: PolicyRollout, slots: Array, finals: Array) -> PolicyRollout:
@@ -188,7 +231,7 @@ def _select_record(record: CriticRecord, slots: Array) -> CriticRecord:
 def _join_records(
     records: Sequence[dict[str, CriticRecord] | None], steps: int
 ) -> dict[str, CriticRecord] | None:
-    """None where a rollout has none."""
+    """Join the records of the critics; None if any rollout has none."""
     present = [record for record in records if record is not None]
     if len(present) < len(records):
         return None
@@ -235,8 +278,10 @@ def _along(arrays: list[Array]) -> Array:
 
 
 def _side_by_side(arrays: list[Array], steps: int, extra: int) -> Array:
-    """Join [T_i + extra, E_i, ...] along the slots. Padded to T + extra rows where lengths differ: the extra
-    row is left out then."""
+    """Join arrays [T_i + extra, E_i, ...] along the slots.
+
+    Arrays of different lengths are padded to T + extra rows. In that case their extra row is left out.
+    """
     if all(len(array) == steps + extra for array in arrays):
         return arrays[0] if len(arrays) == 1 else np.concatenate(arrays, axis=1)
     joined = np.zeros(
@@ -251,8 +296,11 @@ def _side_by_side(arrays: list[Array], steps: int, extra: int) -> Array:
 
 
 class Rows:
-    """The acting rows of one policy: moves arrays between the dense shape [T, B, N, ...] and the rows [n,
-    ...]."""
+    """The active rows of one policy, to convert between dense arrays [T, B, N, ...] and rows [n, ...].
+
+    Args:
+        acting: Active rows, shape [T, B, N].
+    """
 
     def __init__(self, acting: BoolArray) -> None:
         self.shape = acting.shape
@@ -260,12 +308,12 @@ class Rows:
         self.count = acting.size if self._index is None else len(self._index)
 
     def pick(self, dense: Array) -> Array:
-        """[T, B, N, ...] -> [n, ...]; a view where everybody acts."""
+        """Take the active rows [n, ...] out of an array [T, B, N, ...]; a view if all rows are active."""
         flat = dense.reshape(-1, *dense.shape[3:])
         return flat if self._index is None else flat[self._index]
 
     def spread(self, rows: FloatArray) -> FloatArray:
-        """[n] -> [T, B, N], zero where nobody acts."""
+        """Place rows [n] in an array [T, B, N] of zeros."""
         if self._index is None:
             return rows.reshape(self.shape)
         dense = np.zeros(int(np.prod(self.shape)), rows.dtype)
@@ -275,8 +323,15 @@ class Rows:
 
 @dataclass
 class Evaluation:
-    """A policy's acting rows under its present parameters: its outputs `raw` [n, K], logp and entropy [n],
-    all differentiable."""
+    """A policy's active rows at its present parameters; the tensors are differentiable.
+
+    Attributes:
+        rows: The n active rows.
+        raw: Raw outputs, shape [n, K].
+        logp: Log-probabilities of the actions taken, shape [n].
+        entropy: Entropies of the action distributions, shape [n].
+        mask: Allowed actions, shape [n, A]; None: all actions are allowed.
+    """
 
     rows: Rows
     raw: torch.Tensor
@@ -286,7 +341,16 @@ class Evaluation:
 
 
 def evaluate(policy: Policy, part: PolicyBatch, episode_start: BoolArray) -> Evaluation:
-    """Log-probabilities of the actions taken, and entropies, in the acting rows of a batch."""
+    """Compute log-probabilities of the actions taken, and entropies, in the active rows of a batch.
+
+    Args:
+        policy: The policy's network.
+        part: The policy's arrays.
+        episode_start: First rows of episodes, shape [T+1, B].
+
+    Raises:
+        ValueError: If the policy is recurrent and the rollouts carry no memory.
+    """
     steps = len(part.action)
     alive = part.alive[:steps]
     rows = Rows(alive)
@@ -306,14 +370,16 @@ def evaluate(policy: Policy, part: PolicyBatch, episode_start: BoolArray) -> Eva
 
 
 def seen_by(policy: Policy, part: PolicyBatch) -> FloatArray:
-    """The inputs of a policy's network in all rows but the last, [T, B, N, D]."""
+    """Return the inputs of a policy's network in all rows but the last, shape [T, B, N, D]."""
     obs = part.obs[: len(part.action)].reshape(*part.reward.shape, -1)
     return numbered(obs) if policy.agent_id else obs
 
 
 def tensor(array: Array) -> torch.Tensor:
-    """A tensor of the array's own memory, or of a copy where the memory may not be written (torch would
-    warn)."""
+    """Return a tensor that shares the array's memory.
+
+    A read-only or non-contiguous array is copied, since torch warns about tensors of read-only memory.
+    """
     return torch.from_numpy(
         array if array.flags.writeable and array.flags.c_contiguous else np.array(array, order="C")
     )

@@ -1,31 +1,41 @@
-"""COMA (arXiv 1705.08926): each agent's action is judged against what its others would have been worth, all
-else being equal.
+"""COMA (arXiv 1705.08926): counterfactual advantages.
 
-    Q_t^k(u) = Q(s, u_{-k}, u)                               one critic pass gives all actions u of agent k,
-        the others' being those taken
-    A_t^k    = Q_t^k(u_k) - sum_u pi(u|o_k) Q_t^k(u)         counterfactual advantage (eq. 4)
-    y_t^k    = r_t + gamma [ (1 - lambda) Q̄_{t+1}^k(u_k) + lambda y_{t+1}^k ]      TD(lambda), Q̄: the target
-        network
-    gain_t   = sum_k min(rho_max, w_t^k) log pi(u_k|o_k) A_t^k        w = pi(u_k|o_k) / mu(u_k|o_k): 1 on
-        policy, less harm from older rollouts
-    value error: L(y_t^k - Q_t^k(u_k)) (value_loss.py), averaged over the policy's agents
+The advantage of an agent's action compares it with the agent's other actions, while all else stays equal.
 
-s is what algo.critic names (obs: all observations, full: the state and agent k's observation); the critic is
-also told which of its policy's agents k is, and the actions of all agents of all policies but its own, zeros
-for those that do not act. r is the mean over the policy's agents, and ends are the episode's.
+    Q_t^k(u) = Q(s, u_{-k}, u)
+    A_t^k    = Q_t^k(u_k) - sum_u pi(u|o_k) Q_t^k(u)                                  (eq. 4)
+    y_t^k    = r_t + gamma [ (1 - lambda) Q̄_{t+1}^k(u_k) + lambda y_{t+1}^k ]         TD(lambda)
+    gain_t   = sum_k min(rho_max, w_t^k) log pi(u_k|o_k) A_t^k
+    w_t^k    = pi(u_k|o_k) / mu(u_k|o_k)
+    error    = mean over the policy's agents of L(y_t^k - Q_t^k(u_k))                 (value_loss.py)
 
-Every agent has a value in every row of the game (actor_critic.py), the dead, too: u_k is then "nothing",
-which has an output of its own, the last. So a death is worth the team's return from there on, discounted as
-for the living, and beyond an unroll's border the critic says what follows it. The gain has the rows in which
-an agent acts.
+One pass of the critic yields Q_t^k(u) for all actions u of agent k, given the actions that the other agents
+took. Q̄ is the target network. The ratio w is 1 on-policy and limits the harm of older rollouts.
 
-An unroll ends where nobody has yet acted on what is seen: the last row closes each agent's column with its Q̄
-and is not learned from; where an episode was truncated r + gamma Q̄ of the last row stands for the unknown.
-In turn-based games an agent has the rows of its own turns. The rest of the loss: actor_critic.py.
+The inputs of the critic are s, the agent's one-hot number in its policy, and the actions of all other agents
+of all policies. Agents that do not act have zeros there. s depends on algo.critic. With `joint_observation`
+it holds all observations; with `state` it holds the state and agent k's observation. r is the mean over the
+policy's agents, and ends are those of the episode.
 
-    symbol -> variable, shape:  gamma discount   lambda trace_lambda   Q outputs [m, A+1]   Q̄ later [m]   r
-        reward [T, B, N]   y targets [m]
-    A advantages [n]   pi action_probs [n, A]     (m rows with a value, n of them with an action)
+Every agent has a value in every row of the game (actor_critic.py), even after its death. The action u_k is
+then "nothing", which has its own output, the last. A death is thus valued by the team's later return, with
+the same discount as for the living. Beyond the border of an unroll, the critic estimates that return. The
+gain covers the rows in which an agent acts.
+
+No agent has acted on the observation after an unroll. The last row therefore closes each agent's column with
+its Q̄ and is not learned from. In a truncated row, Q̄ of that row also stands for the unknown value of the
+last observation. In turn-based games, an agent has only the rows of its own turns. The rest of the loss is in
+actor_critic.py.
+
+    symbol    variable        shape, for m rows with a value, n of them with an action
+    gamma     discount
+    lambda    trace_lambda
+    Q         outputs         [m, A+1]
+    Q̄         later           [m]
+    r         reward          [T, B, N]
+    y         targets         [m]
+    A         advantages      [n]
+    pi        action_probs    [n, A]
 """
 
 from __future__ import annotations
@@ -53,15 +63,15 @@ from hpcmarl.types import Array, EnvironmentSpec, FloatArray, PolicySpec
 
 
 class COMA(ActorCritic):
-    """See the module's docstring."""
+    """Actor-critic with counterfactual advantages; the module's docstring has the equations."""
 
     _config: COMAConfig
 
     def __init__(self, spec: EnvironmentSpec, config: COMAConfig, seed: int) -> None:
         super().__init__(spec, config, seed)
-        twins = build_modules(self.design)
-        FlatParameters(self.layout, twins, self.target.parameters)
-        self._target_critics = critics_of(twins)
+        target_modules = build_modules(self.design)
+        FlatParameters(self.layout, target_modules, self.target.parameters)
+        self._target_critics = critics_of(target_modules)
 
     def on_version(self, version: int) -> None:
         self.target.on_version(version, self.parameters)
@@ -74,7 +84,7 @@ class COMA(ActorCritic):
             batch.steps,
             shared.evaluations[policy.name],
         )
-        critic, target, nothing = (
+        critic, target, no_action = (
             self._critics[policy.name],
             self._target_critics[policy.name],
             policy.action.sizes[0],
@@ -82,15 +92,17 @@ class COMA(ActorCritic):
         alive, game = part.alive[:steps], self._agent_rows(policy, batch, shared.game)
         rows = Rows(game.active)
         critic_inputs = tensor(self._inputs(policy, batch, shared.central_input[0], rows))
-        done = tensor(rows.pick(np.where(alive, part.action, nothing))).unsqueeze(-1)
+        taken = tensor(rows.pick(np.where(alive, part.action, no_action))).unsqueeze(-1)
         acting = tensor(rows.pick(alive))
         outputs = critic(critic_inputs)
-        chosen = outputs.gather(-1, done).squeeze(-1)
+        chosen = outputs.gather(-1, taken).squeeze(-1)
         with torch.no_grad():
-            later = target.values(target(critic_inputs)).gather(-1, done).squeeze(-1).numpy()
-            worth = critic.values(chosen.detach())
+            later = target.values(target(critic_inputs)).gather(-1, taken).squeeze(-1).numpy()
+            chosen_values = critic.values(chosen.detach())
             action_probs = self._policies[policy.name].head.probabilities(evaluation.raw, evaluation.mask)
-            advantages = worth[acting] - (action_probs * critic.values(outputs[acting, :nothing])).sum(-1)
+            advantages = chosen_values[acting] - (
+                action_probs * critic.values(outputs[acting, :no_action])
+            ).sum(-1)
             ratio = (
                 (evaluation.logp - tensor(evaluation.rows.pick(part.logp))).exp().clamp(max=config.rho_max)
             )
@@ -101,8 +113,8 @@ class COMA(ActorCritic):
             policy.agents
         )
         gain = (evaluation.logp * tensor(self._normalised((ratio * advantages).numpy(), ratio.numpy()))).sum()
-        spread, cost = self._entropy_terms(policy, evaluation)
-        objective = (gain - config.value_cost * error + spread) / steps
+        bonus, cost = self._entropy_terms(policy, evaluation)
+        objective = (gain - config.value_cost * error + bonus) / steps
         objective.backward()  # type: ignore[no-untyped-call]
         self._observe(policy, part, evaluation, (critic_inputs, targets, tensor(counts)))
         acted = max(evaluation.rows.count, 1)
@@ -112,13 +124,19 @@ class COMA(ActorCritic):
             "entropy": float(evaluation.entropy.detach().sum()) / acted,
             "entropy_cost": cost,
             "mean_rho": float(ratio.mean()) if evaluation.rows.count else 1.0,
-            "value": float(worth.mean()) if rows.count else 0.0,
-            "explained_variance": explained_variance(target_values[counts], worth.numpy()[counts]),
+            "value": float(chosen_values.mean()) if rows.count else 0.0,
+            "explained_variance": explained_variance(target_values[counts], chosen_values.numpy()[counts]),
         }
 
     def _agent_columns(self, batch: Batch, part: PolicyBatch, rows: UnitRows, value: FloatArray) -> Columns:
-        """A column [T, B, N] for each agent, all of the team's rewards and ends; value: Q̄ of what was
-        done."""
+        """Return a column [T, B, N] for each agent, with the rewards and ends of the team.
+
+        Args:
+            batch: The batch.
+            part: The policy's arrays.
+            rows: Rows in which each agent has a value.
+            value: Q̄ of the actions taken, shape [T, B, N].
+        """
         columns = self._columns(
             batch, part, rows, value, np.zeros_like(value[0]), value[batch.final_step, batch.final_slot]
         )
@@ -127,7 +145,7 @@ class COMA(ActorCritic):
         return columns
 
     def _targets(self, columns: Columns) -> FloatArray:
-        """y [T, B, N]: what V-trace's recursion gives where all ratios are 1."""
+        """Return y [T, B, N], the result of V-trace's recursion if all ratios are 1."""
         return trace_targets(
             columns.value,
             columns.last,
@@ -141,10 +159,20 @@ class COMA(ActorCritic):
         )
 
     def _inputs(self, policy: PolicySpec, batch: Batch, central: Array, rows: Rows) -> FloatArray:
-        """The critic's input [m, D] in these rows of the policy's agents; central [T+1, B, 1, S]."""
+        """Return the critic's inputs in the given rows of the policy's agents.
+
+        Args:
+            policy: The policy.
+            batch: The batch.
+            central: Observations or state, shape [T+1, B, 1, S].
+            rows: The m rows with a value.
+
+        Returns:
+            Inputs, shape [m, D].
+        """
         steps, agents = batch.steps, len(policy.agents)
         joint = np.concatenate(
-            [_done(each, batch.policies[each.name], steps) for each in self.spec.policies], -1
+            [_one_hot_actions(each, batch.policies[each.name], steps) for each in self.spec.policies], -1
         )
         first = sum(
             len(each.agents) * each.action.sizes[0]
@@ -161,7 +189,7 @@ class COMA(ActorCritic):
         return np.concatenate([rows.pick(np.ascontiguousarray(array)) for array in parts], -1)
 
 
-def _done(policy: PolicySpec, part: PolicyBatch, steps: int) -> FloatArray:
-    """The actions of a policy's agents, one-hot, zeros where they do not act: [T, B, N A]."""
+def _one_hot_actions(policy: PolicySpec, part: PolicyBatch, steps: int) -> FloatArray:
+    """Return the one-hot actions of a policy's agents, zero for agents that do not act: [T, B, N A]."""
     hot = np.eye(policy.action.sizes[0], dtype=np.float32)[part.action] * part.alive[:steps, :, :, None]
     return np.asarray(hot.reshape(*hot.shape[:2], -1), np.float32)

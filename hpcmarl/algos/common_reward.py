@@ -1,9 +1,8 @@
-"""Rewards that agents have in common: which agents learn from their mean, and whether that mean says
-anything.
+"""Checks of rewards that several agents share.
 
-Algorithms with a central critic, mixers and REINFORCE learn from the mean reward of several agents. Where
-these are opponents their rewards may cancel, and nothing is learned. Known before the run:
-`check_common_reward`. Found out in its first episodes: `CancellingRewards`.
+Algorithms with a central critic, mixers and REINFORCE learn from the mean reward of several agents. If these
+agents are opponents, their rewards may cancel, and nothing can be learned. `check_common_reward` detects this
+before the run, `CancellingRewards` during its first episodes.
 """
 
 from __future__ import annotations
@@ -17,20 +16,22 @@ from hpcmarl.errors import ConfigError
 from hpcmarl.types import EnvironmentSpec, Rollout
 
 Team = tuple[str, ...]
-EPISODES = 100  # after which rewards that have always cancelled are reported
-ROUNDING = 1e-6  # of the summed sizes of float32 rewards
+# Number of first episodes after which rewards that always cancelled are reported.
+EPISODES = 100
+# Tolerance for a sum of float32 rewards, relative to their sizes.
+ROUNDING = 1e-6
 
 
 def teams_of(spec: EnvironmentSpec, algo: AlgoConfig) -> list[Team]:
-    """List the policies whose agents learn from their mean reward.
+    """List the teams of policies that learn from their mean reward.
 
     Args:
         spec: The environment.
-        algo: The algorithm's configuration.
+        algo: Configuration of the algorithm.
 
     Returns:
-        Names of policies, team by team. Agents of turn-based games learn from rewards of their own, and so
-        does a policy's only agent.
+        Names of policies, team by team. Agents of turn-based games learn from their own rewards and form no
+        team. Neither does the only agent of a policy.
     """
     if spec.turn_based or algo.common_reward == "none":
         return []
@@ -40,7 +41,7 @@ def teams_of(spec: EnvironmentSpec, algo: AlgoConfig) -> list[Team]:
 
 
 def check_common_reward(spec: EnvironmentSpec, algo: AlgoConfig) -> None:
-    """Refuse a team of all players of a constant-sum game.
+    """Reject a team of all players of a constant-sum game.
 
     Raises:
         ConfigError: One line that names the key and the remedy.
@@ -55,24 +56,28 @@ def check_common_reward(spec: EnvironmentSpec, algo: AlgoConfig) -> None:
 
 
 class CancellingRewards:
-    """Look at the first episodes of a learner for agents whose mean reward is always 0 while their own
-    rewards are not.
+    """Detects agents whose mean reward is always 0 although their own rewards are not.
+
+    It examines the first episodes of a learner.
 
     Attributes:
-        warnings: One line if such agents were found in the first EPISODES episodes; empty before and
-            otherwise.
+        warnings: One line if such agents were found in the first EPISODES episodes; otherwise, and until
+            then, empty.
     """
 
     def __init__(self, spec: EnvironmentSpec, algo: AlgoConfig) -> None:
         self.warnings: list[str] = []
         self._algo = algo
-        # team -> whether any agent had a reward; teams with a mean reward leave
+        # For each team: whether any agent had a reward. A team with a non-zero mean reward is removed.
         self._paid = dict.fromkeys(teams_of(spec, algo), False)
         self._episodes = 0
 
     def see(self, rollout: Rollout) -> None:
-        """Take a rollout in. Free after the first EPISODES episodes, and once every team had a mean
-        reward."""
+        """Examine a rollout.
+
+        The call costs nothing after the first EPISODES episodes, and once every team had a non-zero mean
+        reward.
+        """
         if not self._paid or self._episodes >= EPISODES:
             return
         for team, paid in list(self._paid.items()):
@@ -91,6 +96,6 @@ class CancellingRewards:
             key, remedy = common_reward_text(self._algo)
             agents = f"all agents of policy {' and '.join(policies)}"
             self.warnings.append(
-                f"{key} learns from the mean reward of {agents}; it was 0 in all of {EPISODES} episodes, "
-                f"their own rewards were not; {remedy}"
+                f"{key} learns from the mean reward of {agents}; it was 0 in all of {EPISODES} episodes "
+                f"although their own rewards were not; {remedy}"
             )

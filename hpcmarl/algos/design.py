@@ -1,9 +1,8 @@
-"""What an algorithm trains, described without torch: its networks, how its agents act, what other roles must
-know of it.
+"""Descriptions of algorithms without torch: networks, choosers, and facts that other roles need.
 
 `make_design` checks an environment against a configuration and describes the algorithm's networks. Every rank
-builds a Model from that (model.py), learners build torch modules of it as well (base.py). A new algorithm has
-a function here.
+builds a Model from the description (model.py). Learners also build torch modules (base.py). Each algorithm
+has a function in this file.
 """
 
 from __future__ import annotations
@@ -43,13 +42,21 @@ from hpcmarl.nets.shapes import (
 )
 from hpcmarl.types import EnvironmentSpec, PartKind, PolicySpec
 
-OTHERS = "(team)"  # name of what is trained besides the policies; no policy can have it
-MOMENTS = "moments of the state"  # name of what the mixers' inputs are normalised by
+# Name of the module of all networks besides the policies. No policy can have this name.
+OTHERS = "(team)"
+# Name of the moments that normalise the mixers' inputs.
+MOMENTS = "moments of the state"
 
 
 @dataclass(frozen=True)
 class TargetSchedule:
-    """How a target network follows: a copy every so many versions, or by a share of the way at each."""
+    """Schedule by which a target network follows the trained one.
+
+    Attributes:
+        every: Versions between two copies.
+        rate: Share of the distance that the target network moves at each version, instead of copies; None:
+            copies.
+    """
 
     every: int
     rate: float | None = None
@@ -60,17 +67,19 @@ class Design:
     """The networks of an algorithm.
 
     Attributes:
-        policies: The policies' own networks.
-        choosers: Policy -> how its agents act; they belong to one model.
-        modules: All that is trained, by policy, the policies' networks among it.
-        parts: What is optimised apart: name, kind, and what the names of its parameters begin with. Empty:
-            each module.
+        spec: The environment.
+        config: Configuration of the algorithm.
+        policies: Network of each policy.
+        choosers: Chooser of each policy's agents. Choosers belong to one model, since they have state.
+        modules: All trained networks by policy, including the policies' own networks.
+        parts: Parts that are optimised separately: name, kind, and prefix of the parameters' names. Empty:
+            each module is one part.
         needs_state: Whether rollouts must carry the environment's state.
-        known_critic_inputs: Whether critics see all observations, one, or the state alone, so that they can
-            be widened (transfer.py).
-        averaging_rate: Share of each update in what is averaged (nets/moments.py).
-        target: How a target network of everything follows; None: there is none.
-        counts_operations: Whether floating-point operations of a step are counted.
+        known_critic_inputs: Whether critics see all observations, one observation, or the state alone. Such
+            critics can be widened (transfer.py).
+        averaging_rate: Weight of each update in the running averages (nets/moments.py).
+        target: Schedule of a target network for everything trained; None: no target network.
+        counts_operations: Whether the floating-point operations of a step are counted.
     """
 
     spec: EnvironmentSpec
@@ -87,16 +96,20 @@ class Design:
 
 
 def make_design(spec: EnvironmentSpec, config: AlgoConfig) -> Design:
-    """Describe the networks of the algorithm that `algo.name` asks for.
+    """Describe the networks of the algorithm `algo.name`.
 
-    Raises ConfigError for an unknown name, or where the environment does not fit the configuration;
-    UsageError for unbounded actions.
+    Args:
+        spec: The environment.
+        config: Configuration of the algorithm.
+
+    Raises:
+        ConfigError: If the name is unknown, or if the environment does not fit the configuration.
+        UsageError: If actions are unbounded.
     """
-    name = getattr(config, "name", None)
-    if name not in DESIGNS:
-        raise ConfigError(f"algo.name: {name} is not known; allowed: {', '.join(DESIGNS)}")
+    if config.name not in DESIGNS:
+        raise ConfigError(f"algo.name: {config.name} is not known; allowed: {', '.join(DESIGNS)}")
     check_common_reward(spec, config)
-    return DESIGNS[name](spec, config)
+    return DESIGNS[config.name](spec, config)
 
 
 # ---- REINFORCE
@@ -116,7 +129,7 @@ def reinforce_design(spec: EnvironmentSpec, config: ReinforceConfig) -> Design:
 
 
 def value_critic_design(spec: EnvironmentSpec, config: ValueCriticConfig) -> Design:
-    """Describe policies with critics of what is seen (value_critic.py)."""
+    """Describe policies with critics of observations or states (value_critic.py)."""
     each = config.critic != "independent" and config.critic_input == "agent"
     if isinstance(config, MATraceConfig):
         if config.critic == "independent" and config.ratios == "joint":
@@ -189,7 +202,7 @@ def _critic_shape(
     more: int,
     outputs: int | None = None,
 ) -> CriticShape:
-    """A critic of a policy's rows; `more` inputs than those that algo.critic names."""
+    """Describe the critic of a policy, with `more` inputs beyond those of algo.critic."""
     if config.critic == "state":
         inputs = spec.state_size or 0
     elif config.critic == "independent":
@@ -203,7 +216,11 @@ def _critic_shape(
 
 
 def check_actor_critic(spec: EnvironmentSpec, config: ActorCriticConfig) -> None:
-    """Raises ConfigError where the environment does not fit the configuration."""
+    """Check that the environment fits the configuration.
+
+    Raises:
+        ConfigError: One line that names the key, the value and the remedy.
+    """
     if config.critic == "state" and spec.state_size is None:
         raise ConfigError(
             f"algo.critic: state needs the environment's state, and {spec.id} has none; use algo.critic: "
@@ -227,32 +244,35 @@ def check_actor_critic(spec: EnvironmentSpec, config: ActorCriticConfig) -> None
             )
         if config.entropy_cost == 0:
             raise ConfigError(
-                "algo.entropy_cost: 0 cannot be learned from; with algo.target_entropy it must be above 0, "
-                "for instance 0.01"
+                "algo.entropy_cost: 0 cannot start a learned cost; with algo.target_entropy it must be above "
+                "0, for instance 0.01"
             )
 
 
 def check_coma(spec: EnvironmentSpec, config: COMAConfig) -> None:
-    """Raises ConfigError where the environment does not fit the configuration."""
+    """Check that the environment fits COMA.
+
+    Raises:
+        ConfigError: One line that names the key, the value and the remedy.
+    """
     if spec.turn_based and any(len(policy.agents) > 1 for policy in spec.policies):
         raise ConfigError(
-            f"algo.name: coma judges what all agents of a policy do at once, and in {spec.id} they take "
+            f"algo.name: coma needs simultaneous actions of a policy's agents, but in {spec.id} they take "
             "turns; use algo.name: ppo or ma_trace with algo.critic: independent"
         )
     for policy in spec.policies:
         if policy.action.kind != "discrete":
             raise ConfigError(
-                f"algo.name: coma weighs every single discrete action, but policy {policy.name} of {spec.id} "
-                f"has {policy.action.kind} ones; use algo.name: ppo or ma_trace"
+                f"algo.name: coma needs discrete actions, but policy {policy.name} of "
+                f"{spec.id} has {policy.action.kind} ones; use algo.name: ppo or ma_trace"
             )
 
 
 def teammates(spec: EnvironmentSpec, config: MATraceConfig) -> dict[str, tuple[str, ...]]:
-    """Find the policies of each policy's team, itself among them.
+    """Return the policies of each policy's team, including itself.
 
     Raises:
-        ConfigError: If algo.teams names a policy that the environment does not have, or is set for a
-            turn-based game.
+        ConfigError: If algo.teams names an unknown policy, or is set for a turn-based game.
     """
     names = [policy.name for policy in spec.policies]
     given = spec.teams if config.teams == "auto" else config.teams
@@ -264,8 +284,7 @@ def teammates(spec: EnvironmentSpec, config: MATraceConfig) -> dict[str, tuple[s
             )
         if unknown := [name for team in given for name in team if name not in names]:
             raise ConfigError(
-                f"algo.teams names the policy {unknown[0]}, which {spec.id} has not; allowed: "
-                f"{', '.join(names)}"
+                f"algo.teams: {spec.id} has no policy {unknown[0]}; allowed: {', '.join(names)}"
             )
     mates: dict[str, tuple[str, ...]] = {name: (name,) for name in names}
     return mates if spec.turn_based else mates | {name: team for team in given for name in team}
@@ -275,17 +294,16 @@ def teammates(spec: EnvironmentSpec, config: MATraceConfig) -> dict[str, tuple[s
 
 
 def iql_design(spec: EnvironmentSpec, config: QLearningConfig) -> Design:
-    """Describe agents with action values of their own."""
+    """Describe agents with individual action values."""
     return _q_learning_design(spec, config, {})
 
 
 def mixed_design(spec: EnvironmentSpec, config: QLearningConfig) -> Design:
-    """Describe agents whose values are mixed into the team's (mixed.py)."""
+    """Describe agents with a mixer of their values (mixed.py)."""
     if spec.turn_based:
-        name = getattr(config, "name", "vdn")
         raise ConfigError(
-            f"algo.name: {name} mixes what all agents do at once, and in {spec.id} they take turns; use iql, "
-            "ma_trace or ppo"
+            f"algo.name: {config.name} needs simultaneous actions, but in {spec.id} agents take turns; "
+            "use iql, ma_trace or ppo"
         )
     seen = mixer_state(spec, config)
     size, agents = mixer_state_size(spec, seen), sum(len(policy.agents) for policy in spec.policies)
@@ -300,14 +318,18 @@ def mixed_design(spec: EnvironmentSpec, config: QLearningConfig) -> Design:
         others["central mixer"] = UnrestrictedMixerShape(agents, size, config.central_width)
         others |= {f"central {policy.name}": _agent_shape(policy, config) for policy in spec.policies}
     design = _q_learning_design(spec, config, others)
-    # one loss trains everything: clipping and normalising look at the whole gradient
+    # One loss trains everything, so clipping and normalisation apply to the whole gradient.
     return replace(design, parts=(("team", "actor", ""),), needs_state=seen == "state")
 
 
 def mixer_state(
     spec: EnvironmentSpec, config: QLearningConfig
 ) -> Literal["state", "joint_observation", "none"]:
-    """Return what the mixer sees. Raises ConfigError where the environment does not have it."""
+    """Return the kind of input that the mixer has.
+
+    Raises:
+        ConfigError: If the environment does not provide it.
+    """
     if not isinstance(config, MixingConfig):
         return "none"
     if config.mixer_state == "state" and spec.state_size is None:
@@ -321,7 +343,7 @@ def mixer_state(
 
 
 def mixer_state_size(spec: EnvironmentSpec, seen: Literal["state", "joint_observation", "none"]) -> int:
-    """Return S, the size of what the mixer sees."""
+    """Return S, the size of the mixer's input."""
     if seen == "state":
         return spec.state_size or 0
     return sum(len(policy.agents) * policy.observation_size for policy in spec.policies)
@@ -363,13 +385,16 @@ def _agent_shape(policy: PolicySpec, config: QLearningConfig) -> PolicyShape:
 
 
 def check_q_learning(spec: EnvironmentSpec, config: QLearningConfig) -> None:
-    """Raises ConfigError for actions without a table of values."""
-    name = getattr(config, "name", "iql")
+    """Check that all actions are discrete.
+
+    Raises:
+        ConfigError: One line that names the key, the value and the remedy.
+    """
     for policy in spec.policies:
         if policy.action.kind != "discrete":
             raise ConfigError(
-                f"algo.name: {name} values single discrete actions, but policy {policy.name} of {spec.id} "
-                f"has {policy.action.kind} ones; use ma_trace, ppo or reinforce"
+                f"algo.name: {config.name} needs discrete actions, but policy {policy.name} of "
+                f"{spec.id} has {policy.action.kind} ones; use ma_trace, ppo or reinforce"
             )
 
 

@@ -1,13 +1,15 @@
-"""Whole episodes as value-based algorithms read them: side by side, each closed by one more row, of its last
-observation.
+"""Whole episodes for value-based algorithms, side by side, each with a closing row for its last observation.
 
-Made from a batch.Batch of whole episodes of any lengths; knows no algorithm. The closing row of an episode is
-row L, its length: zeros and nobody alive where it terminated; where it was truncated the last observation, at
-which those act whose own end was a truncation (in a turn-based game, everyone). No mask comes with a last
-observation: the agent's last mask stands in for it.
+The closing row of an episode is row L, its length. If the episode terminated, the row is zero and no agent is
+alive in it. If the episode was truncated, the row holds the last observation, and the agents that were
+truncated themselves are alive in it. In a turn-based game these are all agents that were still in the game.
+Last observations carry no action mask, so the agent's last mask stands in.
 
-    T the longest episode   B episodes   N agents of a policy   S size of the state
-    D size of an observation (with the last action and the agent's number where they are seen)
+    T    steps of the longest episode
+    B    episodes
+    N    agents of a policy
+    S    size of the state
+    D    size of an observation, including the last action and the agent's number if they are inputs
 """
 
 from __future__ import annotations
@@ -26,10 +28,20 @@ from hpcmarl.types import Array, BoolArray, EnvironmentSpec, FloatArray
 
 @dataclass
 class PolicyEpisodes:
-    """One policy's arrays: obs [T+1, B, N, D], alive [T+1, B, N], mask [T+1, B, N, A] or None, action [T, B,
-    N]; reward, terminated, truncated [T, B, N] as in the batch. acts [T, B, N]: takes an action there
-    (closing rows are no steps). known [T+1, B, N]: the observation of the row was really made (it acts there,
-    or it is a closing row)."""
+    """The arrays of one policy.
+
+    Attributes:
+        obs: Inputs of the network, shape [T+1, B, N, D].
+        alive: Living agents, closing rows included, shape [T+1, B, N].
+        active: Rows in which an agent takes an action, shape [T, B, N]; closing rows are not steps.
+        mask: Allowed actions, shape [T+1, B, N, A]; None: all actions are allowed.
+        action: Actions, shape [T, B, N].
+        reward: Rewards, shape [T, B, N].
+        terminated: Ends of agents by termination, shape [T, B, N].
+        truncated: Ends of agents by truncation, shape [T, B, N].
+        known: Rows with a real observation, shape [T+1, B, N]. The agent acts there, or the row closes a
+            truncated episode.
+    """
 
     obs: torch.Tensor
     alive: torch.Tensor
@@ -44,8 +56,14 @@ class PolicyEpisodes:
 
 @dataclass
 class Episodes:
-    """parts: one a policy, in the specification's order. inside [T, B]: false on padding. end [T, B] uint8: 0
-    goes on, 1 terminated, 2 truncated. state [T+1, B, S] or None."""
+    """The episodes of a gradient.
+
+    Attributes:
+        parts: Arrays of each policy, in the order of the specification.
+        inside: Rows that are not padding, shape [T, B].
+        end: Ends of episodes, shape [T, B] uint8: 0 none, 1 terminated, 2 truncated.
+        state: States, shape [T+1, B, S], or None.
+    """
 
     parts: list[PolicyEpisodes]
     inside: BoolArray
@@ -54,18 +72,26 @@ class Episodes:
 
     @property
     def steps(self) -> int:
+        """Number of steps, T."""
         return len(self.inside)
 
     @property
     def count(self) -> int:
+        """Number of episodes, B."""
         return int(self.inside.shape[1])
 
 
 def episodes_of(
     batch: Batch, spec: EnvironmentSpec, *, agent_id: bool, last_action: bool = False
 ) -> Episodes:
-    """The batch's episodes. last_action: append to each observation the agent's last action, one-hot
-    (discrete actions); agent_id: append a one-hot number of the agent in its policy."""
+    """Convert a batch of whole episodes.
+
+    Args:
+        batch: Whole episodes, one per slot.
+        spec: The environment.
+        agent_id: Whether to append the agent's one-hot number in its policy to each observation.
+        last_action: Whether to append the agent's one-hot last action (discrete actions only).
+    """
     lengths = batch.inside.sum(0)
     sizes = [policy.action.sizes[0] if last_action else 0 for policy in spec.policies]
     parts = [
@@ -83,8 +109,11 @@ def episodes_of(
 
 
 def action_values(policy: Policy, part: PolicyEpisodes) -> torch.Tensor:
-    """[T+1, B, N, A]: the policy's outputs, recurrent ones from the episode's start; zeros where an agent is
-    not alive."""
+    """Compute a policy's action values; recurrent policies start at the first row of each episode.
+
+    Returns:
+        Values, shape [T+1, B, N, A]; zero where the agent is not alive.
+    """
     rows, slots, agents, _ = part.obs.shape
     if not policy.width:
         places = Places(part.alive)
@@ -96,20 +125,26 @@ def action_values(policy: Policy, part: PolicyEpisodes) -> torch.Tensor:
 
 
 class Places:
-    """The n rows where `chosen` [...] is true: takes them out of tensors, and puts what comes of them back
-    among zeros."""
+    """Selected rows of tensors, to convert between dense tensors [*shape, ...] and rows [n, ...].
+
+    Args:
+        chosen: The selection, any shape.
+    """
 
     def __init__(self, chosen: torch.Tensor) -> None:
         self.shape = chosen.shape
         self._numbers = None if chosen.all() else chosen.flatten().nonzero().squeeze(-1)
 
     def pick(self, dense: torch.Tensor) -> torch.Tensor:
-        """[*shape, ...] -> [n, ...] in C order; a view where all are chosen. Differentiable."""
+        """Take the selected rows [n, ...] out of a tensor [*shape, ...], in C order; differentiable.
+
+        The result is a view if all rows are selected.
+        """
         flat = dense.flatten(0, len(self.shape) - 1)
         return flat if self._numbers is None else flat.index_select(0, self._numbers)
 
     def spread(self, rows: torch.Tensor) -> torch.Tensor:
-        """[n, ...] -> [*shape, ...]. Differentiable."""
+        """Place rows [n, ...] in a tensor [*shape, ...] of zeros; differentiable."""
         if self._numbers is None:
             return rows.view(*self.shape, *rows.shape[1:])
         return spread(rows, self._numbers, self.shape)
@@ -118,7 +153,16 @@ class Places:
 def _part(
     batch: Batch, part: PolicyBatch, lengths: Array, agent_id: bool, actions: int, turn_based: bool
 ) -> PolicyEpisodes:
-    """actions: A where the last action is appended, else 0."""
+    """Convert one policy's arrays.
+
+    Args:
+        batch: The batch.
+        part: The policy's arrays.
+        lengths: Lengths of the episodes, shape [B].
+        agent_id: Whether to append the agent's number.
+        actions: Number of actions if the last action is appended, else 0.
+        turn_based: Whether agents take turns.
+    """
     slots = np.arange(batch.slots)
     alive = part.alive.copy()
     alive[lengths, slots] = part.truncated[lengths - 1, slots] & ~part.terminated[lengths - 1, slots]
@@ -138,9 +182,11 @@ def _part(
 def _seen(
     batch: Batch, part: PolicyBatch, lengths: Array, active: BoolArray, actions: int, agent_id: bool
 ) -> FloatArray:
-    """What the policy's network sees, [T+1, B, N, D]: observations, then last actions and numbers as
-    `episodes_of` says. Written once."""
-    # -1 would not do where there are no finals
+    """Return the inputs of the policy's network, shape [T+1, B, N, D].
+
+    They are observations, last actions and agent numbers, as in `episodes_of`. Each number is written once.
+    """
+    # the size is explicit, since numpy cannot infer a -1 if no episode was truncated
     size, agents = (
         int(np.prod(part.obs.shape[3:])),
         part.obs.shape[2],
@@ -158,8 +204,10 @@ def _seen(
 
 
 def _last_masks(part: PolicyBatch, mask: BoolArray, lengths: Array) -> BoolArray:
-    """Of each agent, where it acted last before its episode's end, [B, N, A]; all actions where it never
-    did."""
+    """Return each agent's mask at its last action of the episode, shape [B, N, A].
+
+    An agent that never acted gets all actions.
+    """
     rows = np.arange(len(part.action))[:, None, None]
     acted = part.alive[:-1] & (rows < lengths[:, None])
     last = np.where(acted, rows, -1).max(0)
@@ -168,8 +216,10 @@ def _last_masks(part: PolicyBatch, mask: BoolArray, lengths: Array) -> BoolArray
 
 
 def _close(closed: Array, batch: Batch, rows: Array, finals: Array, lengths: Array) -> Array:
-    """Fill `closed` with rows [T+1, B, ...] and the closing row of every episode: `finals` [K, ...] of
-    truncated ones, else zeros; return it."""
+    """Fill `closed` with rows [T+1, B, ...] and the closing row of every episode, and return it.
+
+    Truncated episodes are closed with their entry of `finals` [K, ...], the others with zeros.
+    """
     closed[...] = rows
     closed[lengths, np.arange(batch.slots)] = 0.0
     closed[batch.final_step + 1, batch.final_slot] = finals

@@ -1,13 +1,17 @@
-"""Independent Q-learning (Tan 1993; recurrent: DRQN, arXiv 1507.06527): every agent learns the value of its
-own actions from its own reward.
+"""Independent Q-learning (Tan 1993; recurrent: DRQN, arXiv 1507.06527).
 
-    loss = mean over acting agents of (Q_a(o, u_a) - R_a)²
+Every agent learns the value of its own actions from its own reward; the other agents are part of the
+environment.
 
-The other agents are part of the environment. Agents of a policy share parameters, told apart by
-algo.agent_id. In turn-based games a step of an agent lasts until its next decision: rewards in between count,
-undiscounted (maths/vtrace.py). The rest: q_learning.py.
+    loss = mean over active agents of (Q_a(o, u_a) - R_a)²
 
-    symbol -> variable, shape:  Q_a chosen [T, B, N]   R_a targets [T, B, N]
+The agents of a policy share parameters; algo.agent_id lets the network distinguish them. In turn-based games,
+a step of an agent lasts until its next decision. Rewards in between count without discount (maths/vtrace.py).
+Targets and the rest are in q_learning.py.
+
+    symbol    variable    shape
+    Q_a       chosen      [T, B, N]
+    R_a       targets     [T, B, N]
 """
 
 from __future__ import annotations
@@ -22,7 +26,7 @@ from hpcmarl.maths.qlearning import taken
 
 
 class IQL(QLearning):
-    """See the module's docstring."""
+    """Independent Q-learning; the module's docstring has the equations."""
 
     def _fit(self, episodes: Episodes, values: list[torch.Tensor], later: list[torch.Tensor]) -> Fit:
         steps = episodes.steps

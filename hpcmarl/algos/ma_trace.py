@@ -1,28 +1,40 @@
 """MA-Trace (arXiv 2111.11229): V-trace for many agents, off-policy within the clips, on unrolls of T steps.
 
-    w_t = exp( sum_k [log pi(a_k|o_k) - log mu(a_k|o_k)] )       rho_t = min(rho_max, w_t)     c_t = lambda
-        min(c_max, w_t)
-    v_t = V_t + delta_t + gamma c_t (v_{t+1} - V_{t+1})          delta_t = rho_t (r_t + gamma V_{t+1} - V_t)
-    A_t = rho_t (r_t + gamma v_{t+1} - V_t)                      gain_t = sum_k log pi(a_k|o_k) A_t
+    w_t     = exp( sum_k [log pi(a_k|o_k) - log mu(a_k|o_k)] )
+    rho_t   = min(rho_max, w_t),    c_t = lambda min(c_max, w_t)
+    delta_t = rho_t (r_t + gamma V_{t+1} - V_t)
+    v_t     = V_t + delta_t + gamma c_t (v_{t+1} - V_{t+1})
+    A_t     = rho_t (r_t + gamma v_{t+1} - V_t)
+    gain_t  = sum_k log pi(a_k|o_k) A_t
 
-The rest of the loss, the critics (algo.critic) and what k runs over: actor_critic.py. With critic
-joint_observation or state, algo.ratios:
-  joint   the equations above.   agent   w, A per agent (an agent that does not act has w = 1); v_t is the
-      mean of the acting agents' targets.
-With critic independent V, w, r, flags and A are per agent; with critic_input agent V and A are, each agent's
-v_t with its own V.
+The rest of the loss and the critics (algo.critic) are in actor_critic.py. Variants:
 
-The k of w runs over the acting agents of all policies of a team (algo.teams), the k of gain_t over one
-policy's: what a team's reward is worth depends on all who work for it, and all of them have changed since the
-rollout. `auto` takes as a team the policies that are known to be rewarded alike (EnvironmentSpec.teams:
-env.common_reward, what an environment says of itself, a league's side); any other policy is alone. It goes by
-what is declared and not by the rewards of a batch, so that all batches have the same estimator and opponents
-never enter a ratio. In turn-based games a ratio covers a policy's own decision.
+- critic joint_observation or state, ratios joint: the equations above.
+- critic joint_observation or state, ratios agent: w and A per agent, with w = 1 for an agent that does not
+  act. v_t is the mean of the active agents' targets.
+- critic joint_observation or state, critic_input agent: V and A per agent. Each agent's v_t uses its own V.
+- critic independent: V, w, r, ends and A per agent.
 
-    symbol -> variable, shape:  gamma discount  lambda trace_lambda  r reward [T, B, U]  V value [T, B, U]  A
-        advantages [T, B, C]
-    w exp(log_ratio) [T, B, C]  log pi logp [n]       (U units with a value: 1 or N; C columns with a ratio: 1
-        or N)
+In w, k runs over the active agents of all policies of a team (algo.teams). In gain_t, k runs over the agents
+of one policy. The value of a team's reward depends on all contributing agents. The policies of all of them
+have changed since the rollout.
+
+With `auto`, a team consists of the policies that are known to share a reward (EnvironmentSpec.teams). Sources
+of this knowledge are env.common_reward, the environment's own declaration, and a side of a league. Every
+other policy is a team alone. The rule uses declarations instead of the rewards of a batch. All batches thus
+have the same estimator, and opponents never enter a ratio. In turn-based games, a ratio covers a policy's own
+decision.
+
+    symbol    variable          shape
+    gamma     discount
+    lambda    trace_lambda
+    r         reward            [T, B, U]
+    V         value             [T, B, U]
+    A         advantages        [T, B, C]
+    w         exp(log_ratio)    [T, B, C]
+    log pi    logp              [n]
+
+U is the number of units with a value, C the number of columns with a ratio. Each is 1 or N.
 """
 
 from __future__ import annotations
@@ -42,7 +54,7 @@ from hpcmarl.types import EnvironmentSpec, FloatArray, PolicySpec
 
 
 class MATrace(ValueCritic):
-    """See the module's docstring for equations, variants and symbols."""
+    """Actor-critic with V-trace; the module's docstring has the equations, variants and symbols."""
 
     _config: MATraceConfig
 
@@ -72,7 +84,11 @@ class MATrace(ValueCritic):
     def _log_ratio(
         self, policy: PolicySpec, batch: Batch, evaluations: Mapping[str, Evaluation]
     ) -> FloatArray:
-        """log w: [T, B, 1] of the policy's team, or [T, B, N] of its agents; 0 where nobody acts."""
+        """Return log w, with 0 in rows without an action.
+
+        Returns:
+            The ratio of the policy's team, shape [T, B, 1], or of each of its agents, shape [T, B, N].
+        """
         if not self._config.importance_sampling:
             shape = evaluations[policy.name].rows.shape
             return np.zeros((*shape[:2], 1) if self._joint else shape, np.float32)
@@ -90,7 +106,7 @@ class MATrace(ValueCritic):
 
 
 def _log_ratios(batch: Batch, evaluations: Mapping[str, Evaluation], name: str) -> FloatArray:
-    """log pi - log mu of one policy's agents, [T, B, N]."""
+    """Return log pi - log mu of one policy's agents, shape [T, B, N]."""
     evaluation = evaluations[name]
     return evaluation.rows.spread(
         evaluation.logp.detach().numpy() - evaluation.rows.pick(batch.policies[name].logp)

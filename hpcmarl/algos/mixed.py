@@ -1,16 +1,23 @@
-"""What the algorithms with one value of the whole team share: utilities of all agents of all policies, mixed
-into Q_tot.
+"""Common parts of the algorithms with one value for the whole team.
 
-    loss = mean_t (Q_tot(s, u) - R)²       Q_tot = mixer(Q_1(o_1, u_1) ... Q_n(o_n, u_n); s)       r: the mean
-        over all agents of their rewards
+The utilities of all agents of all policies are mixed into Q_tot.
 
-Subclasses: vdn.py, qmix.py (the mixers), wqmix.py, res.py (other losses). An agent that does not act, dead or
-not there yet, enters with utility 0: it adds nothing and learns nothing (in PyMARL it has one action left,
-whose value is learned instead). s is the environment's state, or all observations joined (algo.mixer_state).
-Agents of several policies, of unlike spaces, share the one mixer.
+    loss  = mean_t (Q_tot(s, u) - R)²
+    Q_tot = mixer(Q_1(o_1, u_1) ... Q_n(o_n, u_n); s)
 
-    symbol -> variable, shape:  Q_a values [T+1, B, N, A] a policy   Q_tot total [T, B]   R targets [T, B]   s
-        state [T+1, B, S]   n all agents
+r is the mean reward over all agents. Subclasses define the mixer (vdn.py, qmix.py) or another loss (wqmix.py,
+res.py). One mixer serves agents of several policies, even if their spaces differ.
+
+An agent that does not act, because it is dead or not yet present, enters with utility 0. It adds nothing and
+learns nothing. PyMARL instead leaves such an agent one action and learns its value. s is the environment's
+state, or all observations joined (algo.mixer_state).
+
+    symbol    variable    shape
+    Q_a       values      [T+1, B, N, A] for each policy
+    Q_tot     total       [T, B]
+    R         targets     [T, B]
+    s         state       [T+1, B, S]
+    n         number of all agents
 """
 
 from __future__ import annotations
@@ -32,9 +39,18 @@ from hpcmarl.types import EnvironmentSpec
 
 @dataclass
 class Team:
-    """A gradient's episodes as the team sees them: state [T+1, B, S], counted [T, B] bool: somebody acts;
-    acting: where that is, in so many rows; present: among [T+1, B], where that is, or where somebody sees the
-    episode's end."""
+    """The episodes of a gradient from the team's point of view.
+
+    Attributes:
+        episodes: The episodes.
+        state: Inputs of the mixer, shape [T+1, B, S].
+        columns: Rewards and ends of the team.
+        counted: Rows in which any agent acts, shape [T, B] bool.
+        acting: The same rows as places.
+        rows: Their number, at least 1.
+        present: Places among [T+1, B] in which any agent is alive; unlike `acting`, they include the closing
+            rows of truncated episodes.
+    """
 
     episodes: Episodes
     state: torch.Tensor
@@ -45,13 +61,13 @@ class Team:
     present: Places
 
     def mean(self, rows: torch.Tensor) -> float:
-        """Of [T, B], over the rows that count."""
+        """Return the mean of `rows` [T, B] over the counted rows."""
         return float((rows.detach() * self.counted).sum()) / self.rows
 
     def fit(
         self, losses: torch.Tensor, total: torch.Tensor, targets: torch.Tensor, **statistics: float
     ) -> Fit:
-        """Of losses, values and targets, all [T, B]."""
+        """Assemble the fit from losses, values and targets, shape [T, B] each."""
         reported = {"value": self.mean(total), "target": self.mean(targets), **statistics}
         losses, errors, active = (
             rows.unsqueeze(-1)
@@ -61,7 +77,7 @@ class Team:
 
 
 class Mixed(QLearning):
-    """See the module's docstring."""
+    """Base of the algorithms with a mixer; the module's docstring has the equations."""
 
     def __init__(self, spec: EnvironmentSpec, config: QLearningConfig, seed: int) -> None:
         super().__init__(spec, config, seed)
@@ -76,11 +92,11 @@ class Mixed(QLearning):
         return team.fit(self._losses(team, total, targets), total, targets)
 
     def _future(self, team: Team, values: list[torch.Tensor], later: list[torch.Tensor]) -> torch.Tensor:
-        """V [T+1, B] under the target network."""
+        """Return V [T+1, B] under the target network."""
         return self._mix(self._target, team, self._utilities(team.episodes, values, later))
 
     def _losses(self, team: Team, total: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        """The loss of each row; all [T, B]."""
+        """Return the loss of each row; all arrays have the shape [T, B]."""
         return (total - targets).square()
 
     def _team(self, episodes: Episodes) -> Team:
@@ -99,7 +115,7 @@ class Mixed(QLearning):
     def _total(
         self, networks: Networks, team: Team, values: list[torch.Tensor], mixer: str = "mixer"
     ) -> torch.Tensor:
-        """Q_tot [T, B] of what was done."""
+        """Return Q_tot [T, B] of the actions taken."""
         steps = team.episodes.steps
         chosen = [
             taken(value[:steps], part.action) for value, part in zip(values, team.episodes.parts, strict=True)
@@ -109,8 +125,17 @@ class Mixed(QLearning):
     def _mix(
         self, networks: Networks, team: Team, utilities: list[torch.Tensor], mixer: str = "mixer"
     ) -> torch.Tensor:
-        """Each policy's utilities, in rows [T, B, N] or [T+1, B, N], mixed: [T, B] or [T+1, B]; 0 in rows in
-        which nobody is alive."""
+        """Mix the utilities of all policies.
+
+        Args:
+            networks: Networks that contain the mixer.
+            team: The episodes.
+            utilities: Utilities of each policy, shape [T, B, N] or [T+1, B, N].
+            mixer: Name of the mixer among the networks.
+
+        Returns:
+            Mixed values, shape [T, B] or [T+1, B]; 0 in rows without a living agent.
+        """
         steps = len(utilities[0])
         places = team.acting if steps == team.episodes.steps else team.present
         picked = [
@@ -118,16 +143,19 @@ class Mixed(QLearning):
             for own, part in zip(utilities, team.episodes.parts, strict=True)
         ]
         mixed: torch.Tensor = networks.others[mixer](
-            torch.cat(picked, -1).unsqueeze(-2), self._seen(networks, places.pick(team.state[:steps]))
+            torch.cat(picked, -1).unsqueeze(-2), self._mixer_inputs(networks, places.pick(team.state[:steps]))
         )
         return places.spread(mixed.squeeze(-1))
 
-    def _seen(self, networks: Networks, state: torch.Tensor) -> torch.Tensor:
-        """The rows [n, S] of the state as these networks' mixers see them."""
+    def _mixer_inputs(self, networks: Networks, state: torch.Tensor) -> torch.Tensor:
+        """Return rows [n, S] of the state as the mixers of these networks see them.
+
+        They are normalised if the networks have moments.
+        """
         if MOMENTS not in networks.others:
             return state
-        seen: torch.Tensor = networks.others[MOMENTS](state)
-        return seen
+        rows: torch.Tensor = networks.others[MOMENTS](state)
+        return rows
 
     def _observe(self, episodes: Episodes) -> None:
         super()._observe(episodes)
@@ -138,12 +166,16 @@ class Mixed(QLearning):
             moments.add(rows, episodes.count / max(1, len(rows)))
 
     def _states(self, episodes: Episodes) -> torch.Tensor:
-        """What the mixer sees, [T+1, B, S]; of size 0 where it sees nothing."""
+        """Return the inputs of the mixer, shape [T+1, B, S]; of size 0 for a mixer without inputs.
+
+        Raises:
+            ValueError: If the mixer uses the environment's state and a rollout carries none.
+        """
         if self._state == "none":
             return torch.zeros(episodes.steps + 1, episodes.count, 0)
         if self._state == "state":
             if episodes.state is None:
-                raise ValueError("the mixer sees the environment's state, but a rollout carries none")
+                raise ValueError("the mixer needs the environment's state, but a rollout carries none")
             return episodes.state
         sizes = [policy.observation_size for policy in self.spec.policies]
         observations = [
@@ -152,8 +184,11 @@ class Mixed(QLearning):
         return torch.cat(observations, -1)
 
     def _columns(self, episodes: Episodes) -> Columns:
-        """The team's rows. One with nobody left at the end of a truncated episode has no future to bootstrap
-        from."""
+        """Return the rewards and ends of the team.
+
+        A row without a living agent at the end of a truncated episode counts as terminated, since it has no
+        value to bootstrap from.
+        """
         active = anybody([part.active for part in episodes.parts])
         reward = np.concatenate([part.reward for part in episodes.parts], -1).mean(-1, keepdims=True)
         truncated = (episodes.end == 2)[..., None] & anybody(
@@ -163,5 +198,5 @@ class Mixed(QLearning):
 
 
 def _present(episodes: Episodes) -> Places:
-    """As in Team."""
+    """Return Team.present of these episodes."""
     return Places(tensor(anybody([part.alive.numpy() for part in episodes.parts])[..., 0]))

@@ -1,7 +1,7 @@
-"""The networks of an algorithm on arrays alone: parameters in one vector, actions for a frame. No torch.
+"""The networks of an algorithm as numpy arrays: one parameter vector, and actions for a frame. No torch.
 
-Actors, evaluators, matches and the server have a Model; a learner's Algorithm (base.py) is one that learns as
-well. Make one with `hpcmarl.algos.make_model`.
+Actors, evaluators, matches and the server use a Model. The Algorithm of a learner (base.py) is a Model that
+also learns. Use `hpcmarl.algos.make_model` to create one.
 """
 
 from __future__ import annotations
@@ -21,27 +21,46 @@ from hpcmarl.nets.parameters import ParameterLayout, aligned_zeros
 from hpcmarl.nets.shapes import PolicyShape
 from hpcmarl.types import BoolArray, Decision, FloatArray, Frame, Part
 
-PASSES_OF_LEARNING = 4  # target network, present network, backward (twice as much)
+# Forward pass of the target network, forward pass of the online network, and a backward pass that costs two.
+PASSES_OF_LEARNING = 4
 
 
 class Model:
-    """Policies of one environment, and how they act.
+    """Policies of one environment, with their parameters and their way of acting.
 
-    unit: what a round's batch counts: unrolls of `unroll` steps, or whole episodes (`unroll` is None).
-    on_policy: work sampled under older parameters is worthless.   needs_state: rollouts must carry the
-        environment's state.
-    epochs: how often a batch of rollouts is gone through, in so many `minibatches` each, before the next is
-    sampled; 0: each makes one gradient.
-    size: P.   segments: policy -> its slice of the parameter vector.   parts: slices that are optimised apart
-        (default: one a policy).
-    averages: the vector's end, which is averaged (nets/moments.py) by `averaging_rate` an update and not
-    trained; empty where nothing is. layers: the matrices of weights in the vector. known_critic_inputs:
-    whether critics see all observations, one, or the state alone, so that they can be widened (transfer.py).
-    parameters: [P], the living vector itself (do not keep it).
+    Attributes:
+        design: Description of the networks.
+        spec: The environment.
+        layout: Layout of the parameter vector.
+        parameters: The parameter vector in use, shape [P]. It changes in place, so copy it to keep its
+            values.
+        choosers: Chooser of each policy's agents.
+        size: Number of parameters, P.
+        segments: Slice of the parameter vector for each policy.
+        parts: Slices that are optimised separately; by default one per policy.
+        averages: Slice at the end of the vector that is averaged (nets/moments.py), not trained; it may be
+            empty.
+        averaging_rate: Weight of each update in these averages.
+        layers: Weight matrices in the vector.
+        unit: Trajectory that a round's batch counts: "unroll" (`unroll` steps) or "episode" (`unroll` is
+            None).
+        unroll: Steps of one unroll, T, or None.
+        on_policy: Whether rollouts sampled under older parameters are unusable.
+        minibatch_passes: Number of passes over a batch of rollouts before the next is sampled, and of parts
+            in each pass; None: each rollout is used when it arrives.
+        needs_state: Whether rollouts must carry the environment's state.
+        known_critic_inputs: Whether critics see all observations, one observation, or the state alone. Such
+            critics can be widened (transfer.py).
     """
 
     def __init__(self, design: Design, seed: int | None) -> None:
-        """seed: of the initial parameters; None: zeros, for who gets parameters before it acts."""
+        """Create the networks.
+
+        Args:
+            design: Description of the networks.
+            seed: Seed of the initial parameters; None: zeros, for ranks that receive parameters before they
+                act.
+        """
         config = design.config
         self.design, self.spec = design, design.spec
         self.layout = ParameterLayout(design.modules)
@@ -66,24 +85,27 @@ class Model:
         parts = design.parts or tuple((name, "actor", f"{name}.") for name in self.segments)
         self.parts = tuple(Part(name, kind, self.layout.extent(prefix)) for name, kind, prefix in parts)
         self.unit, self.on_policy = config.trajectory_unit, config.is_on_policy
-        self.unroll: int | None = getattr(config, "unroll", None)
-        self.epochs, self.minibatches = (
-            int(getattr(config, "epochs", 0)),
-            int(getattr(config, "minibatches", 1)),
-        )
+        self.unroll = config.unroll_steps
+        self.minibatch_passes = config.minibatch_passes
         self.needs_state, self.known_critic_inputs = design.needs_state, design.known_critic_inputs
         self.averaging_rate = design.averaging_rate
 
     def initial_parameters(self) -> FloatArray:
-        """Draw the parameters [P] that this object was made with: a function of specification, configuration
-        and seed."""
+        """Return the initial parameters of this model, shape [P].
+
+        They depend only on the specification, the configuration and the seed.
+        """
         assert self._seed is not None, "this model was made without a seed"
         initial = np.empty(self.size, np.float32)
         self.layout.draw(initial, self._seed)
         return initial
 
     def load_parameters(self, vector: FloatArray) -> None:
-        """Copy a vector [P] into the networks. Raises ValueError where the length differs."""
+        """Copy a vector [P] into the networks.
+
+        Raises:
+            ValueError: If the length differs.
+        """
         if vector.shape != self.parameters.shape:
             raise ValueError(f"parameters have shape {vector.shape}; these networks need ({self.size},)")
         np.copyto(self.parameters, vector)
@@ -93,18 +115,24 @@ class Model:
     # ---- acting
 
     def set_weight_format(self, form: InferenceForm) -> None:
-        """Which form of the weights `act` multiplies by: dense as long as this is not called, the non-zeros
-        (sparse), or what is quicker (auto).
+        """Choose the form of the weights that `act` multiplies by. Call it at most once.
 
-        Call it once at most; results differ by rounding. With auto the time decides. Products by non-zeros
-        are torch's."""
+        Results differ between the forms by rounding. With "auto" the form depends on measured times. Products
+        by non-zeros use torch.
+
+        Args:
+            form: "dense" (the default without a call), "sparse" (non-zeros only) or "auto" (the faster of
+                both).
+        """
         if form != "dense":
             for actor in self._actors.values():
                 actor.become_sparse(measured=form == "auto")
 
     def initial_memory(self, slots: int) -> dict[str, FloatArray]:
-        """Zero memory [E, N, H] for each policy that is recurrent or sees its last action
-        (nets/numpy_policy.py); others have none."""
+        """Return zero memory [E, N, H] for each policy that has one.
+
+        These are policies that are recurrent or see their last action (nets/numpy_policy.py).
+        """
         return {
             name: np.zeros((slots, shape.agents, shape.memory_size), np.float32)
             for name, shape in self.design.policies.items()
@@ -119,10 +147,19 @@ class Model:
         greedy: bool = False,
         with_logp: bool = True,
     ) -> dict[str, Decision]:
-        """One batched forward pass for every policy. memory: policy -> [E, N, H] before this step (policies
-        that have one only); the memory after it comes back in each Decision. Agents that are not alive get
-        action 0, logp 0 and keep their memory. with_logp: whether log-probabilities are wanted; who only
-        plays does without them.
+        """Choose actions with one batched forward pass per policy.
+
+        Agents that are not alive get action 0 and log-probability 0, and keep their memory.
+
+        Args:
+            frame: Observations of E slots.
+            memory: Memory before this step, shape [E, N, H], for each policy that has one.
+            generator: Source of the random numbers.
+            greedy: Whether to choose the most probable actions.
+            with_logp: Whether to compute log-probabilities; acting without learning does not need them.
+
+        Returns:
+            A decision for each policy, with the memory after this step.
         """
         starts = frame.episode_start
         return {
@@ -133,64 +170,92 @@ class Model:
     def action_probs(
         self, policy: str, obs: FloatArray, mask: BoolArray | None, agent: int = 0
     ) -> FloatArray:
-        """How likely `act`, when it is not greedy, chooses each action: [n, A] for observations [n, *shape]
-        of one policy's agents and masks [n, A]. agent: which of them sees all that, for policies that know
-        who acts.
+        """Return the probability with which a non-greedy `act` chooses each action.
 
-        Raises TypeError where the policy is recurrent or its actions are not discrete."""
+        Args:
+            policy: Name of the policy.
+            obs: Observations of one agent, shape [n, *shape].
+            mask: Allowed actions, shape [n, A]; None: all actions are allowed.
+            agent: Number of the agent in the policy, for policies that see it.
+
+        Returns:
+            Probabilities, shape [n, A].
+
+        Raises:
+            TypeError: If the policy is recurrent or sees its last action, or if its actions are not discrete.
+        """
         return self._actors[policy].action_probs(obs, mask, agent)
 
     def raw_outputs(self, policy: str, inputs: FloatArray) -> FloatArray:
-        """What a policy's network gives [n, K] for inputs [n, D], with an empty memory where it is recurrent,
-        and where all actions are allowed."""
+        """Return the raw outputs [n, K] of a policy's network for inputs [n, D].
+
+        Recurrent policies start from zero memory. All actions are allowed.
+        """
         return self._actors[policy].raw(inputs)[0]
 
     def on_progress(self, env_steps: int) -> None:
-        """The run has made so many environment steps, resumptions included. Called on learners and actors
-        whenever new parameters come."""
+        """Update schedules to the environment steps of the run, including those before a resumption.
+
+        Learners and actors call this whenever they receive new parameters.
+        """
         for chooser in self.choosers.values():
             chooser.on_progress(env_steps)
 
-    # ---- what the networks are
+    # ---- description of the networks
 
     def acting_inputs(self, policy: str) -> int:
-        """D, how many numbers a policy's network sees: its observation, then `acting_extras`."""
+        """Return the number of inputs of a policy's network, D: its observation, then `acting_extras`."""
         return self.design.policies[policy].inputs
 
     def acting_extras(self, policy: str) -> dict[str, int]:
-        """What a policy's network sees behind the observation, in this order: the last action, one number an
-        action, and who acts, one an agent."""
+        """Return the sizes of a policy's inputs after the observation, in order.
+
+        They are the one-hot last action (one number per action) and the one-hot number of the agent (one per
+        agent).
+        """
         own = self.design.policies[policy]
         return {"last action": own.actions, "number of the agent": own.agents if own.agent_id else 0}
 
     def acting_parameters(self, policy: str) -> list[str]:
-        """Which of `named_parameters` acting depends on."""
+        """Return the names in `named_parameters` that acting depends on."""
         return [name for name in self.layout.places if name.startswith(self._prefixes[policy])]
 
     def named_parameters(self) -> dict[str, FloatArray]:
-        """The parameters by policy, module and layer, in the order of the vector: views that stay valid.
-        Acting does not notice what is written into them until `load_parameters`."""
+        """Return the parameters by policy, module and layer, in the order of the vector.
+
+        The arrays are views that stay valid. After writing into them, call `load_parameters`; acting does not
+        notice the change before.
+        """
         return self.layout.named(self.parameters)
 
     def meanings(self) -> dict[str, str]:
-        """Policy -> what its raw outputs are (nets/choosers.py)."""
+        """Return a short description of each policy's raw outputs (nets/choosers.py)."""
         return {name: chooser.meaning for name, chooser in self.choosers.items()}
 
     def networks(self) -> dict[str, list[dict[str, str | None]]]:
-        """Policy -> what `act` computes, stage by stage (nets/shapes.py), with the names that
-        `named_parameters` has."""
+        """Return the stages of each policy's forward pass (nets/shapes.py).
+
+        The stages name their parameters as `named_parameters` does.
+        """
         return {name: shape.stages(self._prefixes[name]) for name, shape in self.design.policies.items()}
 
     def operations(self, densities: Sequence[float]) -> Operations | None:
-        """Count the floating-point operations of one environment step where `layers` have these densities;
-        None: this algorithm does not.
+        """Count the floating-point operations of one environment step.
 
-        Matrices only, as arXiv 2409.19391 counts: a forward pass acts; learning is one of the target network,
-        one of the present one, and a backward pass that takes twice as much. Every agent is a row of its
-        network, every step one of a mixer."""
+        The count covers matrices only, as in arXiv 2409.19391. Acting takes one forward pass. Learning takes
+        one forward pass of the target network, one of the online network, and a backward pass that costs two.
+        Every agent is a row of its network, and every step is a row of a mixer.
+
+        Args:
+            densities: Density of each matrix in `layers`.
+
+        Returns:
+            The operations, or None if the algorithm does not count them.
+        """
         if not self.design.counts_operations:
             return None
-        rows: list[tuple[int, bool]] = []  # of each layer: rows, and whether it acts
+        # for each layer: number of rows, and whether it acts
+        rows: list[tuple[int, bool]] = []
         inner = [
             found for module, shape in self.layout.modules.items() for found in shape.inner(f"{module}.")
         ]
@@ -208,21 +273,24 @@ class Model:
             acting, PASSES_OF_LEARNING * sum(costs), growing_flops(sum(costs), sum(dense), PASSES_OF_LEARNING)
         )
 
-    # ---- what a checkpoint keeps beside the parameters
+    # ---- state for checkpoints beside the parameters
 
     @cached_property
     def target(self) -> Target:
-        """The target network's parameters, where the algorithm has one; made when they are asked for."""
+        """The parameters of the target network, for algorithms that have one; created at the first use."""
         assert self.design.target is not None
         return Target(self.layout, self.design.target.every, self.design.target.rate)
 
     def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint must keep beside the parameters: arrays and plain values."""
+        """Return the state that a checkpoint must hold beside the parameters, as arrays and plain values."""
         return {} if self.design.target is None else self.target.state_dict()
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """The inverse of state_dict. Raises ValueError for entries that this algorithm does not have, or as
-        Target.load_state_dict does."""
+        """Restore the result of `state_dict`.
+
+        Raises:
+            ValueError: If the algorithm does not have such entries, or as in Target.load_state_dict.
+        """
         if self.design.target is not None:
             self.target.load_state_dict(state)
         elif state:

@@ -1,7 +1,7 @@
-"""REINFORCE's gradient (reinforce.py) in numpy, for the simulator: episodes are short, and torch takes longer
-to begin than numpy to end.
+"""REINFORCE's gradient (reinforce.py) in numpy, for the simulator.
 
-For policies of dense layers alone; others learn with torch.
+Its episodes are short, and the fixed cost of a torch call exceeds the whole computation in numpy. The
+policies must consist of dense layers alone; other policies learn with torch.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from hpcmarl.types import Array, EnvironmentSpec, FloatArray, PolicyRollout, Rol
 
 
 class NumpyReinforce(Model):
-    """A model with the trajectory gradient of whole episodes."""
+    """A model that computes the trajectory gradient of whole episodes."""
 
     def __init__(self, design: Design, config: ReinforceConfig, seed: int) -> None:
         super().__init__(design, seed)
@@ -39,12 +39,12 @@ class NumpyReinforce(Model):
 
     @classmethod
     def of(cls, spec: EnvironmentSpec, config: ReinforceConfig, seed: int) -> NumpyReinforce | None:
-        """Make one; None where a policy has more than dense layers. Raises as make_model() does."""
+        """Create a model, or return None if a policy has more than dense layers. Raises as make_model()."""
         design = make_design(spec, config)
         return cls(design, config, seed) if all(map(has_numpy_gradient, design.policies.values())) else None
 
     def stacked(self, points: FloatArray) -> StackedPolicies:
-        """The policies at several points [E, P], of which each slot acts with its own."""
+        """Return the policies at several points [E, P]; slot e acts with the parameters of point e."""
         policies = {
             name: (self._prefixes[name], shape, self.choosers[name])
             for name, shape in self.design.policies.items()
@@ -52,14 +52,14 @@ class NumpyReinforce(Model):
         return StackedPolicies(self.layout, policies, points)
 
     def weighted_gradient(self, rollouts: Sequence[Rollout], weights: Sequence[float]) -> FloatArray:
-        """Sum the gradients of episodes at the loaded parameters.
+        """Sum the weighted gradients of episodes at the loaded parameters.
 
         Args:
             rollouts: Whole episodes, each of one slot.
-            weights: What each one's gradient is multiplied by.
+            weights: Factor of each episode's gradient.
 
         Returns:
-            The ascent direction, [P].
+            The ascent direction, shape [P].
         """
         self._vector[:] = 0.0
         for name, score in self._scores.items():
@@ -75,21 +75,25 @@ class NumpyReinforce(Model):
     def _decisions(
         self, part: PolicyRollout, weight: float
     ) -> tuple[FloatArray, Array, Array | None, FloatArray]:
-        """The rows [n] in which an agent acted: what it saw [n, D], what it did, what it might have done, and
-        what that is worth."""
+        """Return the rows in which an agent acted.
+
+        Returns:
+            Observations [n, D], actions [n, ...], allowed actions [n, A] or None, and weights of the
+            log-probabilities [n].
+        """
         active = part.alive[:-1, 0]
-        seen = part.obs[:-1, 0][active]
+        observed = part.obs[:-1, 0][active]
         mask = None if part.action_mask is None else part.action_mask[:-1, 0][active]
-        worth = weight * self._to_go(part)[active]
+        weights = weight * self._to_go(part)[active]
         return (
-            seen.reshape(len(seen), math.prod(seen.shape[1:])),
+            observed.reshape(len(observed), math.prod(observed.shape[1:])),
             part.action[:, 0][active],
             mask,
-            worth.astype(np.float32),
+            weights.astype(np.float32),
         )
 
     def _to_go(self, part: PolicyRollout) -> Array:
-        """Discounted rewards to go of each agent's decision, [T, N]."""
+        """Return the discounted rewards to go of each agent's decision, shape [T, N]."""
         reward = part.reward[:, 0]
         if self.spec.turn_based:
             return rewards_to_go(reward, self._discount)

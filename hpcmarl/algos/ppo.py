@@ -1,29 +1,41 @@
-"""PPO (arXiv 1707.06347) for many agents: IPPO with a critic of each agent, MAPPO (arXiv 2103.01955) with a
-central one.
+"""PPO (arXiv 1707.06347) for many agents: IPPO, and MAPPO (arXiv 2103.01955) with a central critic.
 
-    w_t = exp( log pi(a_k|o_k) - log mu(a_k|o_k) )                     for each agent k, mu: the policy that
-        sampled
-    A_t = sum_{i>=t} (gamma lambda)^{i-t} (r_i + gamma V_{i+1} - V_i)   generalised advantage estimation
-        (arXiv 1506.02438, eq. 16)
-    v_t = A_t + V_t                                                     the critic's target
+    w_t    = exp( log pi(a_k|o_k) - log mu(a_k|o_k) )      for each agent k; mu: the policy that sampled
+    A_t    = sum_{i>=t} (gamma lambda)^{i-t} (r_i + gamma V_{i+1} - V_i)
+    v_t    = A_t + V_t                                     target of the critic
     gain_t = sum_k min( w_t A_t, clip(w_t, 1 - epsilon, 1 + epsilon) A_t )
 
-A batch is gone through `epochs` times in `minibatches` random parts, each a gradient and a step of its own
-(roles/learner/rollout_queue.py). V, and with it A and v, are of the parameters of each step (algo.advantages:
-each_pass): advantages of fresh values learn no worse than those of the batch's beginning (arXiv 2006.05990,
-section 3.5). With `once` A and v are made of the V of the batch's beginning, as MAPPO's authors do, and A is
-normalised over all that one learner has in its batch instead of over a gradient. Actors have no critic. With
-value_clip (value_loss.py) the learner records the critic's outputs when a batch begins, before its first
-gradient: those of MAPPO's authors are of the sampling, which is the same moment where sampling and learning
-take turns. With kl_target a batch ends with the first gradient that finds a larger KL(mu, pi), estimated by w
-- 1 - log w, mean over acting rows and policies. That gradient is still delivered, since its round may wait
-for it; the learner's next one is of its next batch. Each learner judges by its own part. Critics
-(algo.critic): independent is IPPO; joint_observation and state are MAPPO, where all agents of a policy share
-the team's A (with critic_input agent each has one of its own values). The rest of the loss: actor_critic.py.
+A_t is the generalised advantage estimate (arXiv 1506.02438, eq. 16). Settings in the section algo:
 
-    symbol -> variable, shape:  gamma discount   lambda trace_lambda   epsilon clip   r reward [T, B, U]   V
-        value [T, B, U]   A advantages [T, B, U]
-    v targets   log pi logp [n]   log mu PolicyBatch.logp [T, B, N]       (U units with a value: 1 or N)
+- critic: `independent` gives IPPO. `joint_observation` and `state` give MAPPO, where all agents of a policy
+  share the team's A. With critic_input `agent`, each agent has an A from its own values.
+- epochs, minibatches: a batch is gone through `epochs` times, each time in `minibatches` random parts. Each
+  part makes a gradient and a step (roles/learner/rollout_queue.py).
+- advantages: with `each_pass`, A and v follow from the V at the parameters of each step. Such advantages
+  learn no worse than those from the beginning of the batch (arXiv 2006.05990, section 3.5). With `once`, A
+  and v follow from the V at the beginning of the batch, as in the code of MAPPO's authors. A is then
+  normalised over all rollouts that one learner has in its batch, instead of over a gradient.
+- value_clip (value_loss.py): the learner records the critic's outputs at the beginning of a batch, before its
+  first gradient, since actors have no critic. MAPPO's authors record them during sampling. Both are the same
+  moment if sampling and learning take turns.
+- kl_target: a batch ends with the first gradient that finds a larger KL(mu, pi). The estimate is w - 1 - log
+  w, averaged over active rows and policies. That gradient is still delivered, since its round may wait for
+  it. The learner's next gradient uses its next batch. Each learner decides from its own part.
+
+The rest of the loss is in actor_critic.py.
+
+    symbol     variable            shape
+    gamma      discount
+    lambda     trace_lambda
+    epsilon    clip
+    r          reward              [T, B, U]
+    V          value               [T, B, U]
+    A          advantages          [T, B, U]
+    v          targets             [T, B, U]
+    log pi     logp                [n]
+    log mu     PolicyBatch.logp    [T, B, N]
+
+U is the number of units with a value: 1 or N.
 """
 
 from __future__ import annotations
@@ -44,7 +56,7 @@ from hpcmarl.types import CriticRecord, FloatArray, PolicySpec, Rollout
 
 
 class PPO(ValueCritic):
-    """See the module's docstring for equations, variants and symbols."""
+    """Proximal policy optimisation; the module's docstring has the equations, variants and symbols."""
 
     _config: PPOConfig
 
@@ -59,7 +71,7 @@ class PPO(ValueCritic):
 
     @torch.no_grad()
     def _recorded(self, rollout: Rollout) -> dict[str, CriticRecord]:
-        """What the critics say of a rollout at the present parameters."""
+        """Return the records of the critics for a rollout, at the present parameters."""
         batch = join([rollout])
         shared = self._shared(batch, evaluated=False)
         records = {}
@@ -106,7 +118,10 @@ class PPO(ValueCritic):
     def _trace(
         self, policy: PolicySpec, columns: Columns, batch: Batch, evaluations: Mapping[str, Evaluation]
     ) -> VTrace:
-        """V-trace with all ratios 1 has GAE's targets; the advantages are what these add to the values."""
+        """Return targets and advantages of generalised advantage estimation.
+
+        V-trace with all ratios 1 has the same targets. The advantages are targets minus values.
+        """
         arrays = (columns.reward, columns.active, columns.terminated, columns.truncated, columns.final)
         trace = vtrace(
             np.zeros_like(columns.value),
@@ -127,15 +142,21 @@ class PPO(ValueCritic):
         gain = torch.minimum(ratio * weight, ratio.clamp(1.0 - clip, 1.0 + clip) * weight).sum()
         with torch.no_grad():
             outside = float(((ratio - 1.0).abs() > clip).float().sum())
-            # KL(mu, pi), the estimator that is never negative
+            # estimator of KL(mu, pi) that is never negative
             divergence = float((ratio - 1.0 - log_ratio).sum())
         count = max(evaluation.rows.count, 1)
         return gain, {"clip_fraction": outside / count, "approximate_kl": divergence / count}
 
 
 def normalise_together(name: str, rollouts: Sequence[Rollout]) -> None:
-    """Give the recorded advantages of one policy mean 0 and deviation 1 over the acting rows of all
-    rollouts."""
+    """Normalise one policy's recorded advantages over the active rows of all rollouts, in place.
+
+    They get mean 0 and standard deviation 1.
+
+    Args:
+        name: Name of the policy.
+        rollouts: Rollouts with records.
+    """
     records = [rollout.records[name] for rollout in rollouts if rollout.records is not None]
     rows = [Rows(rollout.policies[name].alive[: rollout.steps]) for rollout in rollouts]
     advantages = [

@@ -1,23 +1,31 @@
-"""What the value-based algorithms share: epsilon-greedy agents, whole replayed episodes, targets of a target
-network, double Q-learning.
+"""Common parts of the value-based algorithms: replayed whole episodes, target network, double Q-learning.
 
-Subclasses (iql.py, mixed.py and the files of its mixers) say what is valued: each agent, or the team. One
-mean over all valued rows of a gradient:
+Agents act epsilon-greedily. Subclasses (iql.py, mixed.py and the files of its mixers) define the values: one
+per agent, or one for the team. The loss is one mean over all rows of a gradient that have a value.
 
-    loss = mean w (Q_t - R_t)²      R_t = r_t + gamma [ (1 - lambda) V_{t+1} + lambda R_{t+1} ]     V, R = 0
-        after a termination
-    V = Q'(argmax Q), Q' the target network (double_q: false: max Q'); after a truncation V is of the last
-    observation
+    loss = mean w (Q_t - R_t)²
+    R_t  = r_t + gamma [ (1 - lambda) V_{t+1} + lambda R_{t+1} ]      V, R = 0 after a termination
+    V    = Q'(argmax Q), or max Q' with double_q: false
 
-lambda is `trace_lambda` once the run has made `trace_from` environment steps, 0 before. With `n_step` above 1
-(and lambda 0) R is the n-step return instead (maths/n_step.py). Recurrent agents (DRQN) run over each episode
-from its first row. Replay (algo.replay, roles/learner/replay_buffer.py) says which episodes; their age does
-not matter to the equations. w is 1 unless the replay has priorities: then it is the importance weight of the
-row's episode.
+Q' is the target network. After a truncation, V is the value of the last observation.
 
-    symbol -> variable, shape:  gamma discount   lambda trace_lambda   Q values [T+1, B, N, A]   Q' later   V
-        future [T+1, B, U]
-    R targets [T, B, U]   r reward [T, B, U]        (U units with a value: 1, or the N agents of a policy)
+lambda is `trace_lambda` once the run has made `trace_from` environment steps, and 0 before. With `n_step`
+above 1 (and lambda 0), R is the n-step return instead (maths/n_step.py). Recurrent agents (DRQN) process each
+episode from its first row.
+
+The replay chooses the episodes (algo.replay, roles/learner/replay_buffer.py). Their age does not enter the
+equations. w is the importance weight of the row's episode if the replay has priorities, else 1.
+
+    symbol    variable        shape
+    gamma     discount
+    lambda    trace_lambda
+    Q         values          [T+1, B, N, A]
+    Q'        later           [T+1, B, N, A]
+    V         future          [T+1, B, U]
+    R         targets         [T, B, U]
+    r         reward          [T, B, U]
+
+U is the number of units with a value: 1, or the N agents of a policy.
 """
 
 from __future__ import annotations
@@ -47,8 +55,12 @@ from hpcmarl.types import Array, BoolArray, EnvironmentSpec, FloatArray, Rollout
 
 @dataclass
 class Networks:
-    """Everything that is trained, or its copy in the target network; `others`: what the subclass needs
-    besides the policies."""
+    """All trained networks, or their copies in the target network.
+
+    Attributes:
+        policies: Network of each policy.
+        others: Further networks of the subclass, by name.
+    """
 
     policies: dict[str, Policy]
     others: nn.ModuleDict
@@ -56,7 +68,14 @@ class Networks:
 
 @dataclass
 class Columns:
-    """Rows with a value, [T, B, U]: what is rewarded, who acts, how it ends."""
+    """Rewards and ends of the rows with a value, shape [T, B, U] each.
+
+    Attributes:
+        reward: Rewards.
+        active: Rows in which the unit acts.
+        terminated: Rows that terminate.
+        truncated: Rows that are truncated.
+    """
 
     reward: FloatArray
     active: BoolArray
@@ -66,10 +85,14 @@ class Columns:
 
 @dataclass
 class Fit:
-    """How far values are from their targets, [T, B, U]: the loss of each row, differentiable, 0 where nobody
-    acts; |Q - R|; who acts.
+    """Distances of values from their targets, shape [T, B, U] each.
 
-    statistics: averages over rows."""
+    Attributes:
+        losses: Loss of each row, differentiable; 0 in inactive rows.
+        errors: |Q - R|.
+        active: Rows in which the unit acts.
+        statistics: Averages over the active rows.
+    """
 
     losses: torch.Tensor
     errors: torch.Tensor
@@ -79,22 +102,25 @@ class Fit:
 
 @dataclass
 class EpisodeErrors:
-    """The largest and the mean |Q - R| of each episode, [B] float64: over its rows, and its agents where each
-    has a value. 0 where nobody acted."""
+    """Largest and mean |Q - R| of each episode, shape [B] float64 each.
+
+    Both cover the active rows of an episode, and all agents if each has a value. They are 0 without active
+    rows.
+    """
 
     largest: Array
     mean: Array
 
 
 class QLearning(Algorithm):
-    """See the module's docstring for the loss and symbols."""
+    """Base of the value-based algorithms; the module's docstring has the loss and symbols."""
 
     def __init__(self, spec: EnvironmentSpec, config: QLearningConfig, seed: int) -> None:
         super().__init__(spec, config, seed)
         self._config = config
-        twins = build_modules(self.design)
-        FlatParameters(self.layout, twins, self.target.parameters)
-        self._online, self._target = networks_of(self._modules), networks_of(twins)
+        target_modules = build_modules(self.design)
+        FlatParameters(self.layout, target_modules, self.target.parameters)
+        self._online, self._target = networks_of(self._modules), networks_of(target_modules)
         self._env_steps = 0
         self._limit = ValueLimit(spec, config.discount)
 
@@ -106,8 +132,11 @@ class QLearning(Algorithm):
         self.target.on_version(version, self.parameters)
 
     def set_gradient_mask(self, mask: BoolArray | None) -> None:
-        """As in Algorithm, where algo.sparse.training is sparse; the target network's weights may be those of
-        earlier masks."""
+        """Announce the entries that the next gradients must contain; see Algorithm.
+
+        It has an effect only with algo.sparse.training: sparse. The weights of the target network may follow
+        earlier masks, so its non-zeros are used.
+        """
         if self._config.sparse is None or self._config.sparse.training == "dense":
             return
         for policy, later in zip(self._online.policies.values(), self._target.policies.values(), strict=True):
@@ -128,27 +157,34 @@ class QLearning(Algorithm):
 
     @property
     def env_steps(self) -> int:
-        """Environment steps of the run, as `on_progress` told."""
+        """Environment steps of the run at the latest call of `on_progress`."""
         return self._env_steps
 
     def gradient(self, rollouts: Sequence[Rollout]) -> tuple[FloatArray, dict[str, float]]:
-        """Minus the gradient of the mean loss over the rows of these episodes, times their number: with
-        episodes of unequal lengths it depends on what is in one call. Statistics: loss, value and target
-        (means over rows), epsilon, gradient_norm; value_limit."""
+        """Return minus the gradient of the mean loss, times the number of episodes.
+
+        The mean is taken over the rows of these episodes. If their lengths differ, the result is not
+        additive: it depends on the episodes of one call.
+
+        Returns:
+            The direction, shape [P], and statistics: loss, value and target (means over rows), epsilon,
+            gradient_norm and value_limit.
+        """
         vector, statistics, _ = self._fitted(rollouts, None)
         return vector, statistics
 
     def weighed_gradient(
         self, rollouts: Sequence[Rollout], weights: FloatArray | None
     ) -> tuple[FloatArray, dict[str, float], EpisodeErrors]:
-        """The same with a weight for the losses of each episode.
+        """Compute the gradient with a weight for the losses of each episode.
 
         Args:
             rollouts: Whole episodes.
-            weights: Shape [B], in the order of the rollouts and of the slots in each. None: all 1.
+            weights: Shape [B], in the order of the rollouts and of the slots in each. None: all weights are
+                1.
 
         Returns:
-            The vector [P], statistics, and the errors of each episode before this gradient.
+            The direction [P], statistics, and the errors of each episode before this gradient.
         """
         vector, statistics, fit = self._fitted(rollouts, weights)
         return vector, statistics, _errors_of(fit)
@@ -156,7 +192,7 @@ class QLearning(Algorithm):
     def _fitted(
         self, rollouts: Sequence[Rollout], weights: FloatArray | None
     ) -> tuple[FloatArray, dict[str, float], Fit]:
-        """Return the vector [P], statistics, and how far values were from their targets."""
+        """Return the direction [P], statistics, and the distances of values from their targets."""
         self._flat.zero_gradient()
         episodes = self._episodes(rollouts)
         values = self._values(self._online, episodes)
@@ -180,7 +216,7 @@ class QLearning(Algorithm):
         return *self._ascent(statistics), fit
 
     def _episodes(self, rollouts: Sequence[Rollout]) -> Episodes:
-        """The rollouts' episodes side by side, with what the agents' networks see."""
+        """Return the episodes of the rollouts side by side, with the inputs of the agents' networks."""
         return episodes_of(
             join(rollouts),
             self.spec,
@@ -189,23 +225,34 @@ class QLearning(Algorithm):
         )
 
     def _observe(self, episodes: Episodes) -> None:
-        """Gather what the moments are averages of: like the loss, the mean over rows, times the number of
-        episodes."""
+        """Add observations to the running moments.
+
+        As in the loss, the contribution is the mean over rows, times the number of episodes.
+        """
         self._observe_alive(self._online.policies.values(), episodes)
 
     def _observe_alive(self, policies: Iterable[Policy], episodes: Episodes) -> None:
-        """What each of these networks, one a policy, sees."""
+        """Add the inputs of living agents to the moments of the given networks, one per policy."""
         for policy, part in zip(policies, episodes.parts, strict=True):
             rows = part.obs[part.alive]
             policy.observe(rows, episodes.count / max(1, len(rows)))
 
     def distance(self, rollouts: Sequence[Rollout]) -> float:
-        """Of the present policy from the one that played these episodes: the share of their actions that are
-        not the best ones now, 0 to 1. What was played at random counts like the rest. For
-        algo.replay.dynamic; RLx2 (arXiv 2205.15043) has the squared difference of continuous actions."""
+        """Return the distance of the present policy from the policy that sampled these episodes.
+
+        The distance serves algo.replay.dynamic. RLx2 (arXiv 2205.15043) uses the squared difference of
+        continuous actions instead.
+
+        Args:
+            rollouts: Whole episodes.
+
+        Returns:
+            Share of the episodes' actions that are not the best ones now, 0 to 1. Random actions count like
+            the others.
+        """
         episodes = self._episodes(rollouts)
         for policy in self._online.policies.values():
-            policy.unroll_where(None)  # the last gradient's weights may not be today's
+            policy.unroll_where(None)  # the last gradient's mask may be outdated
         with torch.no_grad():
             best = self._greedy(episodes, self._values(self._online, episodes))
         others = sum(
@@ -216,8 +263,13 @@ class QLearning(Algorithm):
 
     @abstractmethod
     def _fit(self, episodes: Episodes, values: list[torch.Tensor], later: list[torch.Tensor]) -> Fit:
-        """Compare values with targets; values, later: for each policy [T+1, B, N, A], of the present and the
-        target network."""
+        """Compare values with targets.
+
+        Args:
+            episodes: The episodes.
+            values: Action values of the online network, [T+1, B, N, A] for each policy.
+            later: The same of the target network.
+        """
 
     def _values(self, networks: Networks, episodes: Episodes) -> list[torch.Tensor]:
         return [
@@ -226,7 +278,7 @@ class QLearning(Algorithm):
         ]
 
     def _greedy(self, episodes: Episodes, values: list[torch.Tensor]) -> list[torch.Tensor]:
-        """Each agent's best allowed action [T+1, B, N]."""
+        """Return each agent's best allowed action, shape [T+1, B, N] for each policy."""
         return [
             greedy_actions(value.detach(), part.mask)
             for value, part in zip(values, episodes.parts, strict=True)
@@ -235,8 +287,15 @@ class QLearning(Algorithm):
     def _utilities(
         self, episodes: Episodes, values: list[torch.Tensor], later: list[torch.Tensor]
     ) -> list[torch.Tensor]:
-        """What each agent's next step is worth under the target network's values, [T+1, B, N], by
-        algo.operator."""
+        """Return the values of each agent's next step, shape [T+1, B, N] for each policy.
+
+        They use the target network and algo.operator.
+
+        Args:
+            episodes: The episodes.
+            values: Action values of the online network, [T+1, B, N, A] for each policy.
+            later: The same of the target network.
+        """
         config = self._config
         if isinstance(config, OperatorConfig) and config.operator == "mellowmax":
             shape = (config.mellowmax_omega, config.mellowmax_alpha)
@@ -249,7 +308,7 @@ class QLearning(Algorithm):
 
     @property
     def _lambda(self) -> float:
-        """lambda at this point of the run."""
+        """Value of lambda at this point of the run."""
         return self._config.trace_lambda if self._env_steps >= self._config.trace_from else 0.0
 
     def _targets(
@@ -259,13 +318,20 @@ class QLearning(Algorithm):
         known: BoolArray | None = None,
         trace_lambda: float | None = None,
     ) -> torch.Tensor:
-        """R [T, B, U], by algo.n_step and lambda, or by the `trace_lambda` given; future: V [T+1, B, U].
-        known [T+1, B, U]: an agent that is cut off where no observation is known is worth V_t still."""
+        """Return the targets R, shape [T, B, U].
+
+        Args:
+            columns: Rewards and ends.
+            future: V, shape [T+1, B, U].
+            known: Rows with a real observation, shape [T+1, B, U]. A unit that is truncated without a known
+                last observation keeps the value V_t. None: all last observations are known.
+            trace_lambda: lambda; None: by algo.n_step and the schedule of lambda.
+        """
         config, value = self._config, future.numpy()
         reward = columns.reward * np.float32(config.reward_scale)
         self._limit.see(reward, columns.active)
         final = value[1:] if known is None else np.where(known[1:], value[1:], value[:-1])
-        given = (
+        arrays = (
             value[:-1],
             np.zeros_like(value[0]),
             reward,
@@ -275,9 +341,9 @@ class QLearning(Algorithm):
             final,
         )
         if trace_lambda is None and config.n_step > 1:
-            return tensor(n_step_targets(*given, discount=config.discount, n_step=config.n_step))
-        chosen = self._lambda if trace_lambda is None else trace_lambda
-        return tensor(trace_targets(*given, discount=config.discount, trace_lambda=chosen))
+            return tensor(n_step_targets(*arrays, discount=config.discount, n_step=config.n_step))
+        lambda_now = self._lambda if trace_lambda is None else trace_lambda
+        return tensor(trace_targets(*arrays, discount=config.discount, trace_lambda=lambda_now))
 
 
 def _errors_of(fit: Fit) -> EpisodeErrors:
@@ -287,7 +353,7 @@ def _errors_of(fit: Fit) -> EpisodeErrors:
 
 
 def networks_of(modules: Mapping[str, nn.Module]) -> Networks:
-    """Sort the modules of a design."""
+    """Split the modules of a design into policies and other networks."""
     others = modules.get(OTHERS, nn.ModuleDict())
     assert isinstance(others, nn.ModuleDict)
     return Networks({name: module for name, module in modules.items() if isinstance(module, Policy)}, others)

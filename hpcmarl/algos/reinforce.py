@@ -1,14 +1,19 @@
-"""The trajectory gradient of asynchronous policy-gradient aggregation (arXiv 2509.24305): no baseline, whole
-episodes, on-policy.
+"""REINFORCE with whole episodes, on-policy and without a baseline.
+
+It computes the trajectory gradient of asynchronous policy-gradient aggregation (arXiv 2509.24305):
 
     g(tau, theta) = sum_{t<H} ( sum_{h=t}^{H-1} gamma^h r_h ) grad log pi_theta(a_t | s_t)
 
-For a team that shares a policy, pi is the joint policy (the sum of log pi over acting agents) and r the mean
-over the policy's agents (absent ones count 0). In a turn-based game every agent has its own rewards to go. h
-counts environment rows.
+For a team that shares a policy, pi is the joint policy: log pi is summed over the active agents. r is then
+the mean over the policy's agents, with 0 for absent ones. In a turn-based game, every agent has its own
+rewards to go. h counts environment rows.
 
-    symbol -> variable, shape:  gamma discount   r reward [T, B]   sum_{h>=t} weight [T, B, N]   log pi logp
-        [n]   g vector [P]
+    symbol        variable    shape
+    gamma         discount
+    r             reward      [T, B]
+    sum_{h>=t}    weight      [T, B, N]
+    log pi        logp        [n]
+    g             vector      [P]
 """
 
 from __future__ import annotations
@@ -25,15 +30,21 @@ from hpcmarl.types import EnvironmentSpec, FloatArray, Rollout
 
 
 class Reinforce(Algorithm):
-    """See the module's docstring for equation and symbols."""
+    """REINFORCE; the module's docstring has the equation and symbols."""
 
     def __init__(self, spec: EnvironmentSpec, config: ReinforceConfig, seed: int) -> None:
         super().__init__(spec, config, seed)
         self._discount = config.discount
 
     def gradient(self, rollouts: Sequence[Rollout]) -> tuple[FloatArray, dict[str, float]]:
-        """Sum over episodes of g. Each rollout is whole episodes, one a slot. Statistics: policy_loss,
-        entropy, gradient_norm."""
+        """Sum g over episodes.
+
+        Args:
+            rollouts: Whole episodes, one per slot.
+
+        Returns:
+            The direction, shape [P], and the statistics policy_loss, entropy and gradient_norm.
+        """
         self._flat.zero_gradient()
         batch = join(rollouts)
         objective, entropy = 0.0, 0.0
@@ -49,7 +60,7 @@ class Reinforce(Algorithm):
         return self._ascent(statistics)
 
     def _weight(self, batch: Batch, name: str) -> FloatArray:
-        """Discounted rewards to go of each agent's decision, [T, B, N]."""
+        """Return the discounted rewards to go of each agent's decision, shape [T, B, N]."""
         part = batch.policies[name]
         if self.spec.turn_based:
             return rewards_to_go(

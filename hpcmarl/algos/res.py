@@ -1,25 +1,29 @@
-"""RES (arXiv 2103.11883): QMIX whose targets take a softmax instead of a maximum, and whose value is drawn
-towards the return that was seen.
+"""RES (arXiv 2103.11883): QMIX with softmax targets and a regularisation towards observed returns.
 
-    V = sum_{u in U} softmax_U(beta Q_tot(s, .))_u Q_tot'(s, u)         U: the greedy joint action û and all
-        that differ from it in one agent
-    loss = mean_t [ (Q_tot - R)² + lambda (Q_tot - b)² ]                 b_t = r_t + gamma b_{t+1}, the
-        discounted return of the episode
+    V    = sum_{u in U} softmax_U(beta Q_tot(s, .))_u Q_tot'(s, u)
+    loss = mean_t [ (Q_tot - R)² + lambda (Q_tot - b)² ]
+    b_t  = r_t + gamma b_{t+1}                                     discounted return of the episode
 
-Both work against overestimation. The present network makes û and the weights, the target network (Q_tot') the
-values, as in the authors' code: a double estimator, whose noise does not choose what it is itself weighed by.
-With double_q false the target network makes all three, and V overestimates more than the maximum of double
-Q-learning where beta is large. The authors count û once an agent in U; here it counts once.
+U contains the greedy joint action û and all joint actions that differ from it in one agent. Both changes work
+against overestimation.
 
-beta has the unit 1/return: joint actions whose values differ by 1/beta weigh 1 to e. With the authors' 0.05
-these are 20 apart, so that V is nearly the mean over U where returns are small; they need a larger beta.
+The online network determines û and the weights, and the target network (Q_tot') the values, as in the
+authors' code. In this double estimator, the noise of the values does not select their weights. With double_q:
+false, the target network determines all three. If beta is large, V then overestimates more than the maximum
+of double Q-learning. The authors count û once per agent in U; here it counts once.
 
-b ends with the episode, also where that was cut off (truncated): with a bootstrapped end it would rise with
-the values that it shall hold. R and the rest: mixed.py, q_learning.py.
+beta has the unit 1/return. The weights of two joint actions have the ratio e if their values differ by
+1/beta. For the authors' 0.05 that difference is 20. If returns are small, V is then nearly the mean over U,
+and beta should be larger.
 
-    symbol -> variable, shape:  beta softmax_beta   lambda regularisation   U joint utilities [R, K, n]   b
-        returns [T, B]
-    (R rows of [T+1, B]: those in which somebody is alive)
+b ends with the episode, even if the episode was truncated. With a bootstrapped end, b would rise with the
+values that it should restrain. R and the rest are in mixed.py and q_learning.py.
+
+    symbol    variable           shape, for m rows of [T+1, B] with a living agent
+    beta      softmax_beta
+    lambda    regularisation
+    U         joint utilities    [m, K, n]
+    b         returns            [T, B]
 """
 
 from __future__ import annotations
@@ -36,7 +40,7 @@ from hpcmarl.maths.qlearning import near_greedy, softmax_value
 
 
 class RES(Mixed):
-    """See the module's docstring."""
+    """Regularised softmax QMIX; the module's docstring has the equations."""
 
     _config: RESConfig
 
@@ -50,7 +54,17 @@ class RES(Mixed):
     def _near_greedy(
         self, networks: Networks, team: Team, values: list[torch.Tensor], greedy: list[torch.Tensor]
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Mix each joint action of U. Returns the networks' Q_tot [R, K] and which of them exist [R, K]."""
+        """Mix each joint action of U.
+
+        Args:
+            networks: Networks that contain the mixer.
+            team: The episodes.
+            values: Action values of each policy's agents, [T+1, B, N, A] for each policy.
+            greedy: Greedy actions, [T+1, B, N] for each policy.
+
+        Returns:
+            Q_tot [m, K] of the joint actions, and whether each of them exists [m, K].
+        """
         present, parts = team.present, team.episodes.parts
         masks = [None if part.mask is None else present.pick(part.mask) for part in parts]
         active = [present.pick(part.alive) for part in parts]
@@ -60,7 +74,9 @@ class RES(Mixed):
             active,
             [present.pick(action) for action in greedy],
         )
-        totals: torch.Tensor = networks.others["mixer"](joint, self._seen(networks, present.pick(team.state)))
+        totals: torch.Tensor = networks.others["mixer"](
+            joint, self._mixer_inputs(networks, present.pick(team.state))
+        )
         return totals, exists
 
     def _losses(self, team: Team, total: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:

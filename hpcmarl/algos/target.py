@@ -1,5 +1,4 @@
-"""A target network: a twin of everything trained that follows it slowly. Used by the algorithms that learn
-from their own estimates."""
+"""Target networks: copies of all trained parameters that follow them slowly."""
 
 from __future__ import annotations
 
@@ -13,42 +12,61 @@ from hpcmarl.types import FloatArray
 
 
 class Target:
-    """The parameters of the twins. They become a copy every `every` versions, or, where `rate` is given, move
-    by this share of the way at each. The first version is copied, and the first that knows moments
-    (nets/moments.py): a twin that knew none would see its inputs in other units than the network has that
-    learns from it.
+    """Parameters of the target network.
+
+    They become a copy every `every` versions. With `rate` they instead move by this share of the distance at
+    each version.
+
+    The first version is copied. The first version with moments (nets/moments.py) is copied, too. A target
+    network without moments would see its inputs in other units than the network that learns from it.
+
+    Args:
+        layout: Layout of the parameter vector.
+        every: Versions between two copies.
+        rate: Share of the distance per version; None: copies.
 
     Attributes:
-        parameters: [P], the array itself, of which twins in torch are views.
+        parameters: The target network's parameters, shape [P]. The modules of the target network are views of
+            this array.
     """
 
     def __init__(self, layout: ParameterLayout, every: int, rate: float | None = None) -> None:
         self.parameters = aligned_zeros(layout.size)
         self._averages = layout.averages
         self._every, self._rate = every, rate
-        self._version, self._copied = -1, -1  # the newest version, and that of the last copy
+        # newest version, and version of the last copy
+        self._version, self._copied = -1, -1
 
     def on_version(self, version: int, parameters: FloatArray) -> None:
-        """The trained parameters [P] are those of `version`; an older one, or the same again, changes
-        nothing."""
+        """Follow the trained parameters.
+
+        Args:
+            version: Version of the parameters. A version that is not newer than all before changes nothing.
+            parameters: The trained parameters, shape [P].
+        """
         if version <= self._version:
             return
-        anew, self._version = self._version < 0 or self._learns_of_moments(parameters), version
-        if anew or (self._rate is None and version - self._copied >= self._every):
+        copy_now, self._version = self._version < 0 or self._has_first_moments(parameters), version
+        if copy_now or (self._rate is None and version - self._copied >= self._every):
             np.copyto(self.parameters, parameters)
             self._copied = version
         elif self._rate is not None:
             self.parameters[:] += np.float32(self._rate) * (parameters - self.parameters)
 
-    def _learns_of_moments(self, parameters: FloatArray) -> bool:
+    def _has_first_moments(self, parameters: FloatArray) -> bool:
         return bool(parameters[self._averages].any()) and not self.parameters[self._averages].any()
 
     def state_dict(self) -> dict[str, Any]:
+        """Return the state for a checkpoint, as arrays and plain values."""
         return {"target": self.parameters.copy(), "version": self._version, "copied": self._copied}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Raises ValueError where the vector is of another size or holds numbers that are not finite;
-        KeyError where there is none."""
+        """Restore the result of `state_dict`.
+
+        Raises:
+            ValueError: If the vector has the wrong size or contains non-finite numbers.
+            KeyError: If an entry is missing.
+        """
         vector = np.asarray(state["target"], np.float32)
         if not np.isfinite(vector).all():
             raise ValueError("the target network's parameters are not finite")

@@ -1,10 +1,11 @@
-"""Carrying trained networks over to changed observations: function-preserving surgery (as OpenAI Five's,
-arXiv 1912.06680, section 3.3).
+"""Transfer of trained networks to changed observations, without a change of their outputs.
 
-A feature that was seen before keeps its weights, a new one begins with weights of zero, so that every output
-stays what it was whatever the new feature shows; learning can use it from there. A critic of all agents'
-observations is widened agent by agent; one of the environment's state stays as it is where the state does.
-Called by league/commands/transfer.py; knows arrays and algorithms, no file.
+The method is the function-preserving surgery of OpenAI Five (arXiv 1912.06680, section 3.3). A feature that
+existed before keeps its weights. A new feature starts with zero weights, so every output stays the same for
+any value of the new feature. Training can use the feature from there.
+
+A critic of all agents' observations is widened agent by agent. A critic of the environment's state stays as
+it is if the state does.
 """
 
 from __future__ import annotations
@@ -18,22 +19,30 @@ from hpcmarl.algos.model import Model
 from hpcmarl.errors import ConfigError
 from hpcmarl.types import FloatArray, IntArray, PolicySpec
 
-NEW = -1  # in place of the number of an old feature
-# names' ends of what reads a critic's input
+NEW = -1  # replaces the number of an old feature
+# Ends of the names of parameters that read a critic's input.
 CRITIC_INPUTS = (
     ".layers.layers.0.weight",
     ".body.layers.0.weight",
     "._inputs.moments",
 )
 CHECKED_ROWS = 256
-TOLERANCE = 1e-4  # of an output, next to the largest: sums are taken in another order
+# Largest change of an output relative to the largest output. Sums are computed in another order.
+TOLERANCE = 1e-4
 
 
 @dataclass(frozen=True)
 class Transferred:
-    """parameters [P] of the new networks. carried, widened, begun: names of what was copied, given new
-    inputs, or keeps its initial weights since its inputs could not be told apart. difference: largest change
-    of any policy's output, as a share of the largest output."""
+    """Result of a transfer.
+
+    Attributes:
+        parameters: Parameters of the new networks, shape [P].
+        carried: Names of parameters that were copied.
+        widened: Names of parameters that were copied and received new inputs.
+        begun: Names of parameters that keep their initial values, since their inputs could not be matched
+            with old ones.
+        difference: Largest change of any policy's output, relative to the largest output.
+    """
 
     parameters: FloatArray
     carried: list[str]
@@ -43,11 +52,17 @@ class Transferred:
 
 
 def transfer_parameters(old: Model, new: Model, features: Mapping[str, Sequence[int]]) -> Transferred:
-    """Both algorithms with their parameters loaded (the new one's are overwritten). features: policy -> for
-    each feature of the new, flattened observation the number of the old one, or NEW; policies whose
-    observations are as they were may be left out.
+    """Transfer the parameters of `old` to `new`, which is overwritten.
 
-    Raises ConfigError where policies, actions or networks differ otherwise, or where features do not fit."""
+    Args:
+        old: Model with the trained parameters loaded.
+        new: Model with initial parameters loaded.
+        features: For each policy, one number per feature of the new, flattened observation: the number of the
+            old feature, or NEW. Policies with unchanged observations may be omitted.
+
+    Raises:
+        ConfigError: If policies, actions or networks differ in other ways, or if the features do not fit.
+    """
     places = {policy.name: _features(old, new, policy.name, features) for policy in new.spec.policies}
     before, after = old.named_parameters(), new.named_parameters()
     columns = {
@@ -68,24 +83,28 @@ def transfer_parameters(old: Model, new: Model, features: Mapping[str, Sequence[
             carried.append(name)
         else:
             begun.append(name)
-    new.load_parameters(new.parameters)  # they were written in place, which acting does not notice by itself
+    new.load_parameters(new.parameters)  # acting does not notice writes in place
     acting = {name for policy in new.spec.policies for name in new.acting_parameters(policy.name)}
     if lost := sorted(acting.intersection(begun)):
         raise ConfigError(
-            f"{lost[0]}: {list(after[lost[0]].shape)} cannot be made of what the snapshot has; keep "
+            f"{lost[0]}: its shape {list(after[lost[0]].shape)} does not fit the snapshot's parameters; keep "
             "algo.network as it was"
         )
     difference = max(_difference(old, new, policy.name, places[policy.name]) for policy in new.spec.policies)
     if not difference <= TOLERANCE:
         raise ConfigError(
-            f"the outputs change by {difference:.2g} of the largest; were features given in another order "
-            "than they are seen?"
+            f"the outputs change by {difference:.2g} of the largest output; allowed: {TOLERANCE}; check that "
+            "--features has the order of the observation"
         )
     return Transferred(new.parameters.copy(), carried, widened, begun, difference)
 
 
 def _features(old: Model, new: Model, name: str, features: Mapping[str, Sequence[int]]) -> IntArray:
-    """For each new feature the old one. Raises ConfigError."""
+    """Return the old feature, or NEW, of each new feature of a policy.
+
+    Raises:
+        ConfigError: If the policy, its actions, its further inputs or the features do not fit.
+    """
     known = {policy.name: policy for policy in old.spec.policies}
     if name not in known:
         raise ConfigError(f"policy {name} is not in the snapshot; it has {', '.join(known)}")
@@ -96,59 +115,69 @@ def _features(old: Model, new: Model, name: str, features: Mapping[str, Sequence
             "only observations may change"
         )
     extras = old.acting_extras(name), new.acting_extras(name)
-    for what, count in extras[0].items():
-        if count != extras[1][what]:
+    for extra, count in extras[0].items():
+        if count != extras[1][extra]:
             raise ConfigError(
-                f"policy {name} had {count} inputs for the {what} in the snapshot and has {extras[1][what]} "
-                "now; keep algo.agent_id, algo.obs_last_action and the agents as they were"
+                f"policy {name} had {count} inputs for the {extra} in the snapshot and has "
+                f"{extras[1][extra]} now; keep algo.agent_id, algo.obs_last_action and the agents as they "
+                "were"
             )
     if name not in features and before.observation_size != after.observation_size:
         added = abs(after.observation_size - before.observation_size)
         example = f"--features {name}=0-{before.observation_size - 1},new*{added}"
         raise ConfigError(
-            f"policy {name} sees {after.observation_size} features where the snapshot saw "
-            f"{before.observation_size}; say which are which, for instance {example}"
+            f"policy {name} sees {after.observation_size} features, but {before.observation_size} in the "
+            f"snapshot; assign them, for instance with {example}"
         )
     given = np.asarray(features.get(name, range(after.observation_size)), np.int64)
     if len(given) != after.observation_size:
-        raise ConfigError(f"--features for {name}: {len(given)} given, and it sees {after.observation_size}")
-    kept = given[given != NEW]
-    if len(kept) and (kept.min() < 0 or kept.max() >= before.observation_size):
         raise ConfigError(
-            f"--features for {name}: {int(kept.max())} is none of the old features 0 to "
-            f"{before.observation_size - 1}"
+            f"--features for {name}: {len(given)} features given, but the policy sees "
+            f"{after.observation_size}"
+        )
+    kept = given[given != NEW]
+    unknown = kept[(kept < 0) | (kept >= before.observation_size)]
+    if len(unknown):
+        raise ConfigError(
+            f"--features for {name}: {int(unknown[0])} is not an old feature; allowed: 0 to "
+            f"{before.observation_size - 1}, or new"
         )
     if len(np.unique(kept)) != before.observation_size or len(kept) != before.observation_size:
         raise ConfigError(
-            f"--features for {name}: every old feature must have one place; {before.observation_size} old "
-            f"ones, {len(kept)} places"
+            f"--features for {name}: every old feature must have exactly one place; "
+            f"{before.observation_size} old features have {len(kept)} places"
         )
     return given
 
 
 def _columns(old: Model, new: Model, policy: PolicySpec, features: IntArray) -> dict[str, IntArray]:
-    """The parameters that read this policy's observations: for each of their inputs the old input, or NEW."""
-    width, found = old.spec.policy(policy.name).observation_size, {}
-    # last actions and numbers of agents follow the observation
+    """Map the inputs of all parameters that read this policy's observations.
+
+    Returns:
+        For each parameter name, one number per new input: the old input, or NEW. An empty array fits no
+        parameter.
+    """
+    width, columns = old.spec.policy(policy.name).observation_size, {}
+    # the last action and the number of the agent follow the observation
     own = np.concatenate([features, np.arange(width, old.acting_inputs(policy.name))])
     for stage in new.networks()[policy.name]:
         first = stage.get("weight") or stage.get("weight_ih")
         name = str(first or stage["moments"])
-        found[name] = own
+        columns[name] = own
         if (value := stage.get("value_weight")) is not None:
-            found[value] = own
+            columns[value] = own
         if first is not None:
             break
-    if new.needs_state and new.known_critic_inputs:  # its critic does not see observations
-        return found
+    if new.needs_state and new.known_critic_inputs:  # the critic sees the state alone
+        return columns
     acting = set(new.acting_parameters(policy.name))
     for name, array in new.named_parameters().items():
         if name in acting or name.partition(".")[0] != policy.name or not name.endswith(CRITIC_INPUTS):
             continue
         if not new.known_critic_inputs:
-            found[name] = np.zeros(0, np.int64)  # fits nothing: begins anew
+            columns[name] = np.zeros(0, np.int64)  # fits no parameter, so initial values stay
             continue
-        # a critic of one agent's observation (and number), or of all
+        # the critic sees the observation (and number) of one agent, or the observations of all agents
         one = _inputs(array) - len(features) in (
             0,
             len(own) - len(features),
@@ -157,24 +186,29 @@ def _columns(old: Model, new: Model, policy: PolicySpec, features: IntArray) -> 
         rest = _inputs(array) - blocks * len(features)
         if rest >= 0 and (blocks == 1 or len(new.spec.policies) == 1):
             shifted = [np.where(features == NEW, NEW, features + block * width) for block in range(blocks)]
-            found[name] = np.concatenate([*shifted, np.arange(blocks * width, blocks * width + rest)])
-    return found
+            columns[name] = np.concatenate([*shifted, np.arange(blocks * width, blocks * width + rest)])
+    return columns
 
 
 def _inputs(array: FloatArray) -> int:
-    """Of weights [H, inputs] or moments [1 + 2 inputs]."""
+    """Return the number of inputs of weights [H, inputs] or moments [1 + 2 inputs]."""
     return int(array.shape[1]) if array.ndim == 2 else (int(array.shape[0]) - 1) // 2
 
 
 def _fits(source: FloatArray, target: FloatArray, columns: IntArray) -> bool:
-    """Whether the one can be made of the other: as many outputs, and each old input has a place."""
+    """Return whether `target` can be filled from `source`.
+
+    It can if both have the same number of outputs and each old input has a place.
+    """
     same = source.ndim == target.ndim and (source.ndim == 1 or source.shape[0] == target.shape[0])
     return same and _inputs(source) == np.count_nonzero(columns != NEW) and _inputs(target) == len(columns)
 
 
 def _fill(target: FloatArray, source: FloatArray, columns: IntArray) -> None:
-    """Weights [H, inputs], or moments [1 + 2 inputs] (count, sums, sums of squares): new features weigh
-    nothing, and have mean 0 and deviation 1."""
+    """Fill weights [H, inputs] or moments [1 + 2 inputs] (count, sums, sums of squares).
+
+    New features get zero weights, or mean 0 and standard deviation 1.
+    """
     kept = columns != NEW
     if target.ndim == 2:
         target[...] = 0.0
@@ -188,10 +222,14 @@ def _fill(target: FloatArray, source: FloatArray, columns: IntArray) -> None:
 
 
 def _difference(old: Model, new: Model, policy: str, features: IntArray) -> float:
-    """Outputs of both networks on the same random observations, the new features random too."""
+    """Compare the outputs of both networks on the same random observations; new features are random, too.
+
+    Returns:
+        Largest difference, relative to the largest output.
+    """
     generator = np.random.default_rng(0)
     width = old.spec.policy(policy).observation_size
-    more = old.acting_inputs(policy) - width  # what the network sees beside the observation
+    more = old.acting_inputs(policy) - width  # inputs beside the observation
     seen = generator.standard_normal((CHECKED_ROWS, width + more)).astype(np.float32)
     widened = generator.standard_normal((CHECKED_ROWS, len(features) + more)).astype(np.float32)
     widened[:, : len(features)][:, features != NEW] = seen[:, features[features != NEW]]

@@ -1,17 +1,20 @@
-"""Actor-critics whose critic values what is seen: targets and advantages by one recursion. The base of
-ma_trace.py and ppo.py.
+"""Actor-critics with a critic of observations or states; the base of ma_trace.py and ppo.py.
 
-Subclasses say what the policy gains (`_gain`) and which targets V learns from (`_trace`). Critics
-(algo.critic):
-  joint_observation, state   one V for each row of the game, from all agents' observations or from the state.
-      With algo.critic_input: agent, one V for each agent, from that and from the agent's own observation (and
-      number, with agent_id), in every row of the game. A dead agent has zeros there: time, rewards and ends
-      are the team's. The loss is the mean over the policy's agents.
-  independent   one V for each agent, from its own input; the loss is the mean over the policy's agents.
-Recurrent critics (algo.critic_network.recurrent) go through each unroll from its first row, with the memory
-that the learner had of the slot when the unroll came (roles/learner/critic_memory.py); gradients stop at the
-first row. An episode's first row begins with zeros. Turn-based games: an agent whose turn it is not at the
-unroll's end closes its column at its last decision, whose V it knows. The loss and symbols: actor_critic.py.
+One recursion yields targets and advantages. Subclasses define the objective of the policy
+(`_surrogate_objective`) and the targets of V (`_trace`). Critics (algo.critic):
+
+- joint_observation, state: one V for each row of the game, from all agents' observations or from the state.
+- the same with algo.critic_input: agent: one V for each agent in every row of the game. Its input also holds
+  the agent's own observation (and number, with agent_id), with zeros for a dead agent. Time, rewards and ends
+  are the team's. The loss is the mean over the policy's agents.
+- independent: one V for each agent, from its own input. The loss is the mean over the policy's agents.
+
+Recurrent critics (algo.critic_network.recurrent) process each unroll from its first row. They start with the
+memory that the learner had of the slot when the unroll arrived (roles/learner/critic_memory.py). Gradients
+stop at the first row. The memory is zero at the first row of an episode.
+
+In turn-based games, an agent that is not on turn after the unroll closes its column at its last decision, for
+which V is known. The loss and symbols are in actor_critic.py.
 """
 
 from __future__ import annotations
@@ -41,8 +44,12 @@ from hpcmarl.types import Array, BoolArray, EnvironmentSpec, FloatArray, PolicyS
 
 
 class Memory(NamedTuple):
-    """What a recurrent critic remembers: after the last row [B, U, H], zero where an episode begins then, and
-    at truncated ends [K, U, H]."""
+    """Memory of a recurrent critic.
+
+    Attributes:
+        after: Memory after the last row, shape [B, U, H]; zero in slots in which an episode begins then.
+        finals: Memory at truncated ends, shape [K, U, H].
+    """
 
     after: FloatArray
     finals: FloatArray
@@ -50,9 +57,18 @@ class Memory(NamedTuple):
 
 @dataclass
 class Valued:
-    """A critic's inputs seen [n, D] in the rows of its units, its outputs [n] (differentiable) and the values
-    [n] that they stand for; the inputs after the last row [B, U, D] and of truncated episodes' ends [K, U,
-    D]."""
+    """A critic's inputs and outputs for a batch, with n rows of its units that have a value.
+
+    Attributes:
+        rows: Rows and ends of the units.
+        units: The same rows, to convert arrays.
+        critic_inputs: Inputs in these rows, shape [n, D].
+        outputs: Outputs, shape [n], differentiable.
+        values: Values in units of the rewards, shape [n].
+        after: Inputs after the last row, shape [B, U, D].
+        finals: Inputs at the ends of truncated episodes, shape [K, U, D].
+        memory: Memory of a recurrent critic; None for feed-forward critics.
+    """
 
     rows: UnitRows
     units: Rows
@@ -66,8 +82,16 @@ class Valued:
 
 @dataclass(frozen=True)
 class Estimates:
-    """What a gradient takes as given: advantages of the policy's acting rows, with their ratios rho, [n]
-    each; targets of the rows with a value and counted, 1 where these are learned from, else 0, [m] each."""
+    """Constants of a gradient: advantages of n active rows, and targets of m rows with a value.
+
+    Attributes:
+        advantages: Advantages of the policy's actions, shape [n].
+        rho: Ratios that the advantages contain, shape [n].
+        targets: Targets of the critic, shape [m].
+        counted: 1 in rows that the critic learns from, else 0, shape [m].
+        mean_rho: Mean clipped ratio rho.
+        mean_c: Mean clipped ratio c.
+    """
 
     advantages: FloatArray
     rho: FloatArray
@@ -78,7 +102,7 @@ class Estimates:
 
 
 class ValueCritic(ActorCritic):
-    """See the module's docstring."""
+    """Actor-critic with a critic of observations or states; see the module's docstring."""
 
     _config: ValueCriticConfig
 
@@ -97,8 +121,8 @@ class ValueCritic(ActorCritic):
         error = (losses * tensor(counted)).sum() / (
             1 if self._central and not self._each else len(policy.agents)
         )
-        spread, cost = self._entropy_terms(policy, evaluation)
-        objective = (gain - config.value_cost * error + spread) / batch.steps
+        bonus, cost = self._entropy_terms(policy, evaluation)
+        objective = (gain - config.value_cost * error + bonus) / batch.steps
         objective.backward()  # type: ignore[no-untyped-call]
         self._observe(policy, part, evaluation, (valued.critic_inputs, targets, tensor(counted > 0)))
         size = batch.steps * batch.slots
@@ -114,7 +138,7 @@ class ValueCritic(ActorCritic):
         }
 
     def _valued(self, policy: PolicySpec, batch: Batch, shared: Shared) -> Valued:
-        """What a policy's critic says of a batch."""
+        """Evaluate a policy's critic on a batch."""
         inputs, finals = self._critic_input(batch.policies[policy.name], shared.central_input)
         rows = (
             self._agent_rows(policy, batch, shared.game)
@@ -153,8 +177,15 @@ class ValueCritic(ActorCritic):
         return {name: memory.after for name, memory in memories.items() if memory is not None}
 
     def _critic_input(self, part: PolicyBatch, central: tuple[Array, Array] | None) -> tuple[Array, Array]:
-        """The inputs of a policy's critic [T+1, B, U, D], and those of truncated episodes' ends [K, U, D];
-        central: of central critics."""
+        """Return the inputs of a policy's critic.
+
+        Args:
+            part: The policy's arrays.
+            central: Inputs of central critics; None with independent critics.
+
+        Returns:
+            Inputs of all rows, shape [T+1, B, U, D], and of the ends of truncated episodes, shape [K, U, D].
+        """
         if central is None:
             return own_input(part, self._config.agent_id)
         if not self._each:
@@ -169,13 +200,15 @@ class ValueCritic(ActorCritic):
         return rows, finals
 
     def _estimates(self, policy: PolicySpec, batch: Batch, shared: Shared, valued: Valued) -> Estimates:
-        """Targets, and normalised advantages where algo.normalise_advantages asks for them, at the present
-        values."""
+        """Compute targets and advantages at the present values.
+
+        Advantages are normalised if algo.normalise_advantages is set.
+        """
         fresh = self._fresh(policy, batch, shared, valued)
         return replace(fresh, advantages=self._normalised(fresh.advantages, fresh.rho))
 
     def _fresh(self, policy: PolicySpec, batch: Batch, shared: Shared, valued: Valued) -> Estimates:
-        """The same with advantages as they are."""
+        """Compute the same estimates without normalisation."""
         part = batch.policies[policy.name]
         active, acts_next = part.alive[: batch.steps], part.alive[batch.steps]
         later = _later_values(self._critics[policy.name], valued.after, valued.finals, valued.memory)
@@ -199,32 +232,65 @@ class ValueCritic(ActorCritic):
     def _value_losses(
         self, outputs: torch.Tensor, targets: torch.Tensor, before: FloatArray | None
     ) -> torch.Tensor:
-        """The losses [n] of the critic's outputs [n]; before [n]: those of the batch's beginning, where they
-        were recorded."""
+        """Return the losses of the critic.
+
+        Args:
+            outputs: Outputs of the critic, shape [n].
+            targets: Targets in units of the outputs, shape [n].
+            before: Recorded outputs from the beginning of the batch, shape [n]; None without records.
+
+        Returns:
+            Losses, shape [n].
+        """
         return value_losses(self._config, outputs, targets)
 
     @abstractmethod
     def _trace(
         self, policy: PolicySpec, columns: Columns, batch: Batch, evaluations: Mapping[str, Evaluation]
     ) -> VTrace:
-        """Targets [T, B, U] of the policy's values and advantages [T, B, C] of its actions (C columns: 1 for
-        a team, or N agents).
+        """Compute targets of the policy's values and advantages of its actions.
 
-        evaluations: of all policies, by name."""
+        Args:
+            policy: The policy.
+            columns: Values, rewards and ends, shape [T, B, U].
+            batch: The batch.
+            evaluations: Evaluations of all policies, by name.
+
+        Returns:
+            Targets and advantages, shape [T, B, C]. C is 1 for a team, or the N agents.
+        """
 
     @abstractmethod
     def _surrogate_objective(
         self, part: PolicyBatch, evaluation: Evaluation, advantages: FloatArray
     ) -> tuple[torch.Tensor, dict[str, float]]:
-        """What the policy gains, summed over its acting rows with their advantages [n], differentiable; and
-        statistics."""
+        """Return the policy's objective and statistics.
+
+        Args:
+            part: The policy's arrays.
+            evaluation: The policy's active rows.
+            advantages: Advantages of these rows, shape [n].
+
+        Returns:
+            The objective summed over the active rows (differentiable), and statistics.
+        """
 
     def _unit_targets(
         self, trace: VTrace, columns: Columns, active: BoolArray, units: Rows
     ) -> tuple[FloatArray, FloatArray]:
-        """Targets of the value rows [n], and 1 where they count, 0 where the column was closed there."""
+        """Return the targets of the rows with a value, and whether they count.
+
+        Args:
+            trace: Targets of the columns.
+            columns: The columns.
+            active: Rows in which each agent acts, shape [T, B, N].
+            units: Rows of the units.
+
+        Returns:
+            Targets [n], and 1 in rows that count, 0 in rows at which a column was closed [n].
+        """
         targets = trace.targets
-        # of each agent, for one value: of those that act, or of all where none does
+        # One value has several targets: take the mean over the active agents, or over all if none is active.
         if targets.shape[-1] > columns.value.shape[-1]:
             weight = np.where(anybody([active]), active, np.True_)
             targets = (targets * weight).sum(-1, keepdims=True) / weight.sum(-1, keepdims=True).astype(
@@ -234,7 +300,11 @@ class ValueCritic(ActorCritic):
 
 
 def own_input(part: PolicyBatch, agent_id: bool) -> tuple[Array, Array]:
-    """Each agent's own observation, with its number or without, [T+1, B, N, D] and [K, N, D]."""
+    """Return each agent's own observation, with its one-hot number if `agent_id` is set.
+
+    Returns:
+        Inputs of all rows, shape [T+1, B, N, D], and of the ends of truncated episodes, shape [K, N, D].
+    """
     size = int(np.prod(part.obs.shape[3:]))
     rows, finals = (
         part.obs.reshape(*part.obs.shape[:3], size),
@@ -246,17 +316,17 @@ def own_input(part: PolicyBatch, agent_id: bool) -> tuple[Array, Array]:
 def recall(
     critic: Critic, batch: Batch, inputs: Array, active: BoolArray, before: FloatArray | None
 ) -> tuple[torch.Tensor, Memory]:
-    """Go through the unrolls with a recurrent critic.
+    """Evaluate a recurrent critic on the unrolls of a batch.
 
     Args:
         critic: A recurrent critic.
-        batch: For where episodes begin and were truncated.
-        inputs: [T+1, B, U, D].
-        acts: Rows with a value, [T, B, U].
-        before: The memory before row 0, [B, U, H]; None: zeros.
+        batch: The batch, for the beginnings and truncated ends of episodes.
+        inputs: Inputs of the critic, shape [T+1, B, U, D].
+        active: Rows with a value, shape [T, B, U].
+        before: Memory before row 0, shape [B, U, H]; None: zeros.
 
     Returns:
-        Outputs of the acting rows [n], differentiable, and the memory.
+        Outputs of the active rows [n], differentiable, and the memory.
     """
     steps, starts = batch.steps, batch.episode_start
     now = np.zeros((*active.shape[1:], critic.memory_size), np.float32) if before is None else before
@@ -273,7 +343,11 @@ def recall(
 def _later_values(
     critic: Critic, last: Array, finals: Array, memory: Memory | None
 ) -> tuple[FloatArray, FloatArray]:
-    """Values of the row after the unroll [B, U] and of truncated episodes' ends [K, U], without gradient."""
+    """Compute the values after the unroll, without gradient.
+
+    Returns:
+        Values of the row after the unroll, shape [B, U], and of the ends of truncated episodes, shape [K, U].
+    """
     slots, units, size = last.shape
     critic_inputs = tensor(np.concatenate([last.reshape(-1, size), finals.reshape(-1, size)]))
     with torch.no_grad():
@@ -289,4 +363,5 @@ def _later_values(
 
 
 def broadcast(array: Array, shape: tuple[int, ...]) -> Array:
+    """Broadcast an array to a shape; return the array itself if it has that shape."""
     return array if array.shape == shape else np.broadcast_to(array, shape)

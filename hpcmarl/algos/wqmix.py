@@ -1,17 +1,22 @@
-"""Weighted QMIX (arXiv 2006.10800): QMIX fitted to an unrestricted central value, overestimated joint actions
-counting less.
+"""Weighted QMIX (arXiv 2006.10800): QMIX with smaller weights for overestimated joint actions.
 
-    R       the targets of mixed.py with V = Q̂*'(s, û), û = argmax_u Q_tot (each agent's own best action)
-    loss    = mean_t [ w (Q_tot - R)² + (Q̂* - R)² ]
-    central     w = 1 where u = û or R > Q̂*'(s, û), else alpha        (CW-QMIX, eq. 8)
-    optimistic  w = 1 where Q_tot < R, else alpha                      (OW-QMIX, eq. 9)
+Q_tot is fitted to targets of an unrestricted central value Q̂*.
 
-Q̂* mixes utilities of agent networks of its own by a plain network of the state (nets/mixers.py:
-UnrestrictedMixer); it is used in learning only. In w it is the target network's (Q̂*'). With algo.operator
-mellowmax V mixes the soft mellowmax of the central utilities.
+    R             targets of mixed.py with V = Q̂*'(s, û),    û = argmax_u Q_tot
+    loss          mean_t [ w (Q_tot - R)² + (Q̂* - R)² ]
+    central       w = 1 if u = û or R > Q̂*'(s, û), else alpha      (CW-QMIX, eq. 8)
+    optimistic    w = 1 if Q_tot < R, else alpha                   (OW-QMIX, eq. 9)
 
-    symbol -> variable, shape:  Q_tot total [T, B]   Q̂* central [T, B]   w weights [T, B]   û greedy [T+1, B,
-        N] a policy   alpha config.alpha
+û consists of each agent's own best action. Q̂* has separate agent networks. A feed-forward network of the
+state mixes their utilities (nets/mixers.py: UnrestrictedMixer). Only learning uses Q̂*. In w, it is the
+target network's (Q̂*'). With algo.operator: mellowmax, V mixes the soft mellowmax of the central utilities.
+
+    symbol    variable        shape
+    Q_tot     total           [T, B]
+    Q̂*        central         [T, B]
+    w         weights         [T, B]
+    û         greedy          [T+1, B, N] for each policy
+    alpha     config.alpha
 """
 
 from __future__ import annotations
@@ -27,12 +32,12 @@ from hpcmarl.nets.policy import Policy
 
 
 class WQMIX(Mixed):
-    """See the module's docstring."""
+    """Weighted QMIX; the module's docstring has the equations."""
 
     _config: WQMIXConfig
 
     def _central(self, networks: Networks, episodes: Episodes) -> list[torch.Tensor]:
-        """The central critic's own action values, [T+1, B, N, A] for each policy."""
+        """Return the central critic's action values, shape [T+1, B, N, A] for each policy."""
         return [
             action_values(policy, part)
             for policy, part in zip(self._central_policies(networks), episodes.parts, strict=True)
@@ -51,14 +56,14 @@ class WQMIX(Mixed):
         greedy = self._greedy(episodes, values if config.double_q else later)
         with torch.no_grad():
             central_later = self._central(self._target, episodes)
-            best = self._of_target(
+            best = self._target_value(
                 team, [taken(value, action) for value, action in zip(central_later, greedy, strict=True)]
             )
             future = best
             if config.operator == "mellowmax":
                 shape = (config.mellowmax_omega, config.mellowmax_alpha)
                 pairs = zip(central_later, episodes.parts, strict=True)
-                future = self._of_target(
+                future = self._target_value(
                     team, [soft_mellowmax(value, part.mask, *shape) for value, part in pairs]
                 )
         targets = self._targets(team.columns, future.unsqueeze(-1))[..., 0]
@@ -75,6 +80,6 @@ class WQMIX(Mixed):
         losses = weights * (total - targets).square() + (central - targets).square()
         return team.fit(losses, total, targets, weight=team.mean(weights))
 
-    def _of_target(self, team: Team, utilities: list[torch.Tensor]) -> torch.Tensor:
-        """The target network's central value [T+1, B] of the agents' utilities."""
+    def _target_value(self, team: Team, utilities: list[torch.Tensor]) -> torch.Tensor:
+        """Return the target network's central value [T+1, B] for the agents' utilities."""
         return self._mix(self._target, team, utilities, "central mixer")

@@ -1,1 +1,1 @@
-"""Reading runs afterwards: exports, reports, plots. Imports io and maths; nothing that trains imports it."""
+"""Reading finished runs: exports, reports and plots."""

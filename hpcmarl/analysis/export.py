@@ -1,7 +1,12 @@
-"""Trajectories as npz or csv, for tools that do not read HDF5. Called by `hpcmarl data export`; streams in
-bounded memory.
+"""Export of trajectories as npz or csv, for tools that do not read HDF5.
 
-A table is "segments" (the index of episodes' pieces) or a policy's name (its steps). Knows no rollout.
+The exported table is one of:
+
+- "segments": the index of the segments of all shards;
+- "env": the steps of the environment;
+- the name of a policy: its steps.
+
+Shards are streamed in slabs, so memory is bounded.
 """
 
 from __future__ import annotations
@@ -25,11 +30,18 @@ from hpcmarl.types import Array
 
 
 class _Source:
-    """The shards to read, without what later starts of their runs have superseded unless that is asked
-    for."""
+    """Shards to read, by default without the segments that a later start of their run has superseded.
+
+    Args:
+        shards: Trajectory files.
+        superseded: Also read superseded segments.
+        named: Fill the column `run` with names of runs; False: with indices into `runs`.
+
+    Attributes:
+        runs: Name of each run -> its index.
+    """
 
     def __init__(self, shards: Sequence[Path], *, superseded: bool, named: bool) -> None:
-        """named: the column `run` has names; otherwise places in `runs`."""
         self.shards, self._superseded, self._named = shards, superseded, named
         self._live = LiveSegments()
         self.runs: dict[str, int] = {}
@@ -39,7 +51,7 @@ class _Source:
                     self.runs.setdefault(name, len(self.runs))
 
     def open(self) -> Iterator[ShardReader]:
-        """Yield each shard, opened; its runs are those of the export."""
+        """Yield each shard, opened, with its column `run` renumbered or renamed for the whole export."""
         for shard in self.shards:
             with ShardReader(shard) as reader:
                 if not self._superseded:
@@ -53,25 +65,26 @@ class _Source:
 def export(
     paths: Sequence[Path], output: Path, *, form: str, table: str = INDEX, superseded: bool = False
 ) -> dict[str, Any]:
-    """Write one table of all shards.
+    """Write one table of all shards to one file.
 
-    npz: one array a column, rows first, and `runs`, whose places the column `run` has. csv: for a policy one
-    line a step and agent; `run` is a name. Steps have the columns of ROW_KEYS, too.
+    An npz file holds one array per column, rows first, and the array `runs`; the column `run` holds indices
+    into it. A csv file of a policy has one line per step and agent, and its column `run` holds names. Tables
+    of steps also have the columns of ROW_KEYS.
 
     Args:
-        paths: files and directories.
-        output: the new file.
-        form: npz or csv.
-        table: segments, env, or a policy.
-        superseded: also what later starts of the runs have superseded.
+        paths: Trajectory files and directories.
+        output: File to create.
+        form: "npz" or "csv".
+        table: "segments", "env" or the name of a policy.
+        superseded: Also export segments that later starts of the runs have superseded.
 
     Returns:
-        rows, columns, bytes.
+        rows: number of rows; columns: their names; bytes: size of the file.
 
     Raises:
-        UsageError: an unknown table, an existing file, or shards that hold the same rollouts.
-        FormatError: a shard is damaged.
-        StorageError: the disk fails.
+        UsageError: If the table is unknown, the output exists, or two shards hold the same rollouts.
+        FormatError: If a shard is damaged.
+        StorageError: If the file cannot be written.
     """
     if output.exists():
         raise UsageError(f"--out {output}: exists; choose another name or delete it first")
@@ -168,8 +181,16 @@ def _plain(values: Array) -> list[Any]:
 def _step_lines(
     reader: ShardReader, table: str, first: int, block: dict[str, Array]
 ) -> tuple[list[str], list[Any]]:
-    """One line a step and agent (for the environment a step); arrays are spread over columns name_0,
-    name_1…"""
+    """Return the names of the columns and one line per step and agent (table "env": per step).
+
+    Arrays are spread over columns name_0, name_1 and so on.
+
+    Args:
+        reader: Open shard.
+        table: "env" or the name of a policy.
+        first: Row of the shard at which the block begins.
+        block: Column -> values of the block, rows first.
+    """
     count = len(next(iter(block.values())))
     labels = reader.layout[_group(table)].labels.get("agent", ())
     agents = 1 if table == ENVIRONMENT else len(labels)

@@ -1,8 +1,7 @@
-"""Pictures of a league: who beats whom, ratings over training, and which snapshot trained against which.
-Called by `hpcmarl league show --plots`.
+"""Plots of a league: payoff matrix, ratings over training, and the opponents of each snapshot.
 
-Reads the plain values of league/core/summary.py and knows no league itself. matplotlib is an extra
-(analysis/simulation.py says how to get it).
+The input is the plain result of `hpcmarl.league.core.summary.summarise`. matplotlib is an optional dependency
+(see `INSTALL` in analysis/simulation.py).
 """
 
 from __future__ import annotations
@@ -18,26 +17,33 @@ from hpcmarl.io.atomic import storage_error, write_atomically
 from hpcmarl.types import Array
 
 Result = dict[str, Any]
-# Okabe and Ito's colours, which the colour-blind tell apart; then again with other strokes
+# Okabe and Ito's palette, which colour-blind readers can distinguish. Further members reuse
+# the colours with other strokes.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8C6D00")
 STROKES = ("-", "--", "-.", ":")
-NUMBERS_UP_TO = 14  # snapshots an axis with numbers in the cells
-MOST_LABELS = 30  # an axis
-# of the lineage: in all, while each snapshot has one, and from each snapshot
-MOST_EDGES, MOST_EDGES_EACH = (
-    90,
-    3,
-)
-NEVER = "#d9d9d9"
-MOST_SOURCES = 150  # snapshots whose arrows are drawn: the newest
-HIGHEST_ARC = 0.36  # of the way to the next row
+# cells show their scores if no axis has more snapshots than this
+NUMBERS_UP_TO = 14
+MOST_LABELS = 30  # tick labels per axis
+# arrows in the lineage plot: about 90 in total, but at least one and at most three per snapshot
+MOST_EDGES, MOST_EDGES_EACH = 90, 3
+NEVER = "#d9d9d9"  # colour of pairs that never played
+MOST_SOURCES = 150  # arrows are drawn from the newest snapshots only, at most this many
+HIGHEST_ARC = 0.36  # height of an arc, as a fraction of the distance between two rows
 
 
 def plot_league(result: Result, directory: Path) -> list[Path]:
-    """Writes payoff.png, lineage.png and, where there are ratings, ratings.png into `directory`, which is
-    made; returns what was written.
+    """Write payoff.png, lineage.png and, if the league has ratings, ratings.png.
 
-    Raises StorageError."""
+    Args:
+        result: Summary of the league, with `name` and `env` of the run.
+        directory: Directory for the files; created if it does not exist.
+
+    Returns:
+        The files written.
+
+    Raises:
+        StorageError: If the directory or a file cannot be written.
+    """
     try:
         directory.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -77,18 +83,20 @@ def _title(result: Result, what: str) -> str:
 
 
 def ordered(result: Result, side: str) -> list[int]:
-    """The snapshots of a side by member and age."""
+    """Return the numbers of the snapshots of a side, sorted by member and then by age, oldest first."""
     places = {member["name"]: place for place, member in enumerate(result["members"])}
     own = [number for number, each in enumerate(result["snapshots"]) if each["side"] == side]
     return sorted(own, key=lambda number: (places[result["snapshots"][number]["member"]], number))
 
 
-# ---- who beats whom
+# ---- payoff matrix
 
 
 def payoff_picture(result: Result) -> Any:
-    """Mean scores, rows against columns; grey where no game was played. Each member's snapshots together,
-    oldest first."""
+    """Draw the mean scores of the row's snapshot against the column's; pairs that never played are grey.
+
+    The snapshots of a member stand together, oldest first.
+    """
     pyplot = _pyplot()
     rows, columns = ordered(result, result["sides"][0]), ordered(result, result["sides"][-1])
     scores = np.array(
@@ -109,13 +117,14 @@ def payoff_picture(result: Result) -> Any:
         _write_numbers(axis, scores)
     _member_axis(axis, result, rows, vertical=True)
     _member_axis(axis, result, columns, vertical=False)
-    axis.set_title(_title(result, "who beats whom, by member and term"), loc="left", fontsize=10, pad=10)
+    axis.set_title(_title(result, "payoffs by member and term"), loc="left", fontsize=10, pad=10)
     bar = figure.colorbar(image, ax=axis, fraction=0.05, pad=0.03, shrink=min(1.0, 2.4 / height + 0.4))
     bar.set_label(
         "mean score of the row" + (" (grey: never played)" if np.isnan(scores).any() else ""), fontsize=8
     )
     bar.ax.tick_params(labelsize=8)
-    figure.draw_without_rendering()  # the layout sees the outer labels the second time only
+    # the constrained layout takes the outer labels into account only in the second pass
+    figure.draw_without_rendering()
     return figure
 
 
@@ -128,7 +137,7 @@ def _write_numbers(axis: Any, scores: Array) -> None:
 
 
 def _member_axis(axis: Any, result: Result, numbers: list[int], *, vertical: bool) -> None:
-    """Terms beside the cells, the members' names once each further out, a line between members."""
+    """Label one axis: terms beside the cells, each member's name once further out, lines between members."""
     snapshots = result["snapshots"]
     owners = [snapshots[number]["member"] for number in numbers]
     every = -(-len(numbers) // MOST_LABELS)
@@ -162,8 +171,10 @@ def _member_axis(axis: Any, result: Result, numbers: list[int], *, vertical: boo
 
 
 def ratings_picture(result: Result) -> Any:
-    """Elo with intervals of 95 % over a member's environment steps, one line a member, broken where it began
-    anew."""
+    """Draw Elo ratings with 95 % intervals over the environment steps of each member.
+
+    Each member has one line, broken where a new generation began from initial weights.
+    """
     pyplot = _pyplot()
     figure, axis = pyplot.subplots(figsize=(7.2, 4.4), layout="constrained")
     for place, member in enumerate(result["members"]):
@@ -205,7 +216,7 @@ def ratings_picture(result: Result) -> Any:
 
 
 def _generations(result: Result, numbers: list[int]) -> list[list[int]]:
-    """A member's snapshots, apart where it began anew."""
+    """Split the snapshots of a member, given in order, into its generations."""
     generations: list[list[int]] = []
     for number in numbers:
         if (
@@ -219,14 +230,15 @@ def _generations(result: Result, numbers: list[int]) -> list[list[int]]:
     return generations
 
 
-# ---- who trained against whom
+# ---- opponents in training
 
 
 def lineage_picture(result: Result) -> Any:
-    """Snapshots over time, a row a member; arrows to those that each term met most, the wider the larger
-    their share of the term's known games.
+    """Draw the snapshots over time, one row per member, with arrows to the opponents met most in each term.
 
-    A member's line breaks, and a cross stands, where it began anew from initial weights."""
+    The width of an arrow grows with that opponent's share of the term's games against the listed opponents.
+    Where a member was reset to initial weights, its line breaks and a cross marks the gap.
+    """
     pyplot = _pyplot()
     members, snapshots = [member["name"] for member in result["members"]], result["snapshots"]
     row = {name: place for place, name in enumerate(members)}
@@ -235,7 +247,7 @@ def lineage_picture(result: Result) -> Any:
     rows = np.array([row[each["member"]] for each in snapshots], np.float64)
     width, height = 9.0, float(np.clip(1.4 + 0.85 * len(members), 2.4, 12.0))
     figure, axis = pyplot.subplots(figsize=(width, height), layout="constrained")
-    # a minute, a row: about
+    # approximate inches per minute and per row
     inches = np.array(
         [(width - 1.5) / max(float(np.ptp(minutes)), 1e-9), (height - 1.1) / (len(members) + 0.2)]
     )
@@ -276,22 +288,34 @@ def lineage_picture(result: Result) -> Any:
     axis.set_xlabel("minutes since the league began")
     axis.spines[["top", "right", "left"]].set_visible(False)
     axis.tick_params(axis="y", length=0)
-    resets = ", x: began anew" if any(each["generation"] > 1 for each in snapshots) else ""
-    which = "each" if len(drawn) == len(snapshots) else f"each of the newest {len(drawn)}"
+    resets = "; x: reset to initial weights" if any(each["generation"] > 1 for each in snapshots) else ""
+    drawn_part = "" if len(drawn) == len(snapshots) else f" (arrows: newest {len(drawn)})"
     axis.set_title(
-        _title(result, f"snapshots, and whom {which} met most in training{resets}"), loc="left", fontsize=10
+        _title(result, f"snapshots and their most frequent opponents{drawn_part}{resets}"),
+        loc="left",
+        fontsize=10,
     )
     return figure
 
 
 def _arrow(axis: Any, ends: Array, inches: Array, share: float, colour: str) -> None:
-    """From a snapshot to one that it met, ends [2, 2]: minute and row. Within a row an arc above it, between
-    rows a slight bow; neither is higher than HIGHEST_ARC of a row."""
+    """Draw an arrow from a snapshot to an opponent.
+
+    Within a row it is an arc above the row; between rows it is slightly bowed. Neither rises above
+    HIGHEST_ARC of the distance between rows.
+
+    Args:
+        axis: Axes to draw on.
+        ends: Start and end of the arrow, each as minute and row, [2, 2].
+        inches: Inches per minute and per row, [2].
+        share: Share of the games, 0 to 1; sets the width of the line.
+        colour: Colour of the arrow.
+    """
     length = float(np.linalg.norm((ends[1] - ends[0]) * inches))
     steepest = 0.5 if ends[0][1] == ends[1][1] else 0.12
-    # an arc's height is half its bend times its length
+    # the height of an arc is half its bend times its length
     bend = min(steepest, 2 * HIGHEST_ARC * float(inches[1]) / max(length, 1e-9))
-    # above the row, also where the other snapshot is the younger one
+    # keep the arc above the row even if the opponent is the younger snapshot
     bend = bend if ends[1][0] <= ends[0][0] else -bend
     look = {
         "arrowstyle": "-|>,head_width=0.18,head_length=0.35",

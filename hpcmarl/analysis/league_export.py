@@ -1,7 +1,6 @@
-"""A league's policies and payoffs as files for other tools: npz with JSON beside it, and csv. Called by
-`hpcmarl league export`.
+"""Export of a league's policies (npz with a JSON description) and payoffs (csv).
 
-Takes plain arrays and values; knows no league. docs/league.md describes the formats.
+docs/league.md describes the formats.
 """
 
 from __future__ import annotations
@@ -24,7 +23,16 @@ COLUMNS = ("row", "column", "games", "mean_score", "mean_return")
 
 
 def check_outputs(parameters: Path | None, table: Path | None) -> None:
-    """Whether these files can be written, asked before any is. Raises UsageError."""
+    """Check that the files can be written, before any work starts.
+
+    Args:
+        parameters: File for the parameters, with the suffix .npz; the description gets the same name with
+            .json.
+        table: File for the payoffs.
+
+    Raises:
+        UsageError: If a file exists, has the wrong suffix, has no directory, or is named twice.
+    """
     if parameters is not None and parameters.suffix != ".npz":
         raise UsageError(f"--out {parameters}: parameters are written as npz; let the name end in .npz")
     paths = [
@@ -36,18 +44,31 @@ def check_outputs(parameters: Path | None, table: Path | None) -> None:
         if path.exists():
             raise UsageError(f"{path}: exists; choose another name or delete it first")
         if not path.parent.is_dir():
-            raise UsageError(f"{path}: there is no directory {path.parent}; make it first")
+            raise UsageError(f"{path}: directory {path.parent} does not exist; create it first")
         if paths.count(path) > 1:
-            raise UsageError(f"{path}: named for two files; choose another name for one")
+            raise UsageError(f"{path}: given for two files; choose another name for one of them")
 
 
 def write_parameters(
     path: Path, parameters: Mapping[str, FloatArray], description: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """FILE.npz: one float32 array a parameter, by name; FILE.json: the description and all names with shapes,
-    in the order of the vector.
+    """Write the parameters of a policy to an npz file and their description to a JSON file beside it.
 
-    Returns {path, description, parameters (how many numbers), bytes}. Raises StorageError."""
+    The npz file holds one float32 array per parameter, by name. The JSON file holds the description and the
+    shapes of all parameters in the order of the flat vector.
+
+    Args:
+        path: The npz file.
+        parameters: Name -> values.
+        description: Further entries of the JSON file.
+
+    Returns:
+        path, description (path of the JSON file), parameters (number of values), bytes (size of the npz
+        file).
+
+    Raises:
+        StorageError: If a file cannot be written.
+    """
 
     def write(partial: Path) -> None:
         with partial.open("wb") as stream:
@@ -75,10 +96,21 @@ def write_payoff(
     scores: Sequence[Sequence[float | None]],
     returns: Sequence[Sequence[float | None]],
 ) -> dict[str, Any]:
-    """One line for each ordered pair of snapshots that has played: both names, games, the row's mean score
-    and mean return.
+    """Write a csv file with one line for each ordered pair of snapshots that has played.
 
-    Returns {path, pairs, bytes}. Raises StorageError."""
+    Args:
+        path: The csv file.
+        names: Names of the snapshots, [N].
+        games: Games of the row's snapshot against the column's, [N, N].
+        scores: Mean score of the row, [N, N]; None where no game was played.
+        returns: Mean return of the row, [N, N]; None where no game was played.
+
+    Returns:
+        path, pairs (number of lines without the heading), bytes (size of the file).
+
+    Raises:
+        StorageError: If the file cannot be written.
+    """
     lines = [
         (names[row], names[column], count, scores[row][column], returns[row][column])
         for row, counts in enumerate(games)

@@ -1,5 +1,7 @@
-"""The tables of docs/presets.md: each preset's values with their sources, and what cannot be set. `hpcmarl
-list presets --markdown` prints them."""
+"""The tables of docs/presets.md: the values of each preset with their sources, and its gaps.
+
+`hpcmarl list presets --markdown` prints them.
+"""
 
 from __future__ import annotations
 
@@ -8,11 +10,12 @@ from collections.abc import Sequence
 from hpcmarl.config.presets import PRESETS, Preset
 from hpcmarl.config.yaml_text import inline
 
-FEW = 3  # values that differ from another preset's: the others are not repeated
+# a preset that differs from an earlier one in at most this many values lists only these
+FEW = 3
 
 
 def markdown() -> str:
-    """All presets, one section each."""
+    """Return the Markdown text of all presets, one section each."""
     presets = list(PRESETS.values())
     return "\n".join(_section(preset, presets[:number]) for number, preset in enumerate(presets))
 
@@ -58,6 +61,6 @@ def _table(heading: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
 
 
 def _where(source: str) -> str:
-    """The source with the last part of its file's path."""
+    """Format a source ("path: words") with only the last part of its path."""
     path, _, words = source.partition(": ")
     return f"`{path.rpartition('/')[2]}`: {words}"

@@ -1,7 +1,7 @@
-"""A picture of `hpcmarl bench scale`: efficiency against the number of ranks, by rule and reduction. Called
-by cli/bench.py.
+"""Plot of `hpcmarl bench scale`: efficiency against the number of ranks, by rule and reduction.
 
-Knows the rows of the result alone. matplotlib is an extra (analysis/simulation.py says how to get it).
+The input is the rows of the benchmark's result. matplotlib is an optional dependency (see `INSTALL` in
+analysis/simulation.py).
 """
 
 from __future__ import annotations
@@ -18,25 +18,34 @@ FORMATS = (".svg", ".png")
 
 
 def check_plot(path: Path) -> None:
-    """Raises UsageError where plot_scaling could not draw there: before anything is measured."""
+    """Check that `plot_scaling` can write this file, before anything is measured.
+
+    Raises:
+        UsageError: If the suffix is not in FORMATS, the directory does not exist, or matplotlib is missing.
+    """
     if path.suffix not in FORMATS:
         raise UsageError(f"--plot {path}: allowed: a name that ends with {' or '.join(FORMATS)}")
     if not path.absolute().parent.is_dir():
-        raise UsageError(f"--plot {path}: there is no folder {path.absolute().parent}; make it first")
+        raise UsageError(f"--plot {path}: directory {path.absolute().parent} does not exist; create it first")
     if not plots_possible():
         raise UsageError(f"--plot {path}: {INSTALL}")
 
 
 def curve_of(rows: Sequence[Mapping[str, Any]], rule: str, reduce: str) -> list[Mapping[str, Any]]:
-    """The rows of one rule and reduction, by ascending number of ranks."""
+    """Return the rows of one rule and reduction, sorted by number of ranks."""
     return sorted(
         (row for row in rows if (row["rule"], row["reduce"]) == (rule, reduce)), key=lambda row: row["ranks"]
     )
 
 
 def plot_scaling(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
-    """Draw the measured efficiency with its standard deviation, and the predicted one, a panel a
-    reduction."""
+    """Draw measured efficiency with its standard deviation and predicted efficiency, one panel per reduction.
+
+    Args:
+        rows: Rows of the benchmark: `rule`, `reduce`, `ranks`, `efficiency_mean`, `efficiency_std` (None:
+            unknown) and `predicted_efficiency` (None: unknown).
+        path: File to write, with a suffix in FORMATS.
+    """
     import matplotlib
 
     matplotlib.use("Agg")

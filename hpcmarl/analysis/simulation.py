@@ -1,7 +1,6 @@
-"""Pictures of a simulation.h5: gradients per time by setting and method, the objective against virtual time.
-Called by cli/simulate.py.
+"""Plots and tables of a simulation.h5: gradients per time, and the objective against virtual time.
 
-Knows the file, not the simulator. matplotlib is an extra: without it `plots_possible` says so.
+matplotlib is an optional dependency; `plots_possible` returns whether it is installed.
 """
 
 from __future__ import annotations
@@ -18,8 +17,10 @@ from hpcmarl.io.atomic import write_atomically
 from hpcmarl.io.simulation import read_simulation
 from hpcmarl.types import Array
 
-GRID = 200  # moments at which the courses of several seeds are compared
-STORED = 50  # moments of a course that is stored
+# times at which the courses of several seeds are interpolated
+GRID = 200
+STORED = 50  # times of a course in the condensed result
+# figures of each seed that the condensed result keeps
 OF_A_SEED = (
     "seed",
     "objective",
@@ -30,23 +31,33 @@ OF_A_SEED = (
     "round_time_mean",
     "round_time_bound",
 )
-LEGEND_COLUMNS = 2  # and one for each panel
-BAND = (20, 80)  # percentiles, as in arXiv 2509.24305
+LEGEND_COLUMNS = 2  # plus one for each panel
+BAND = (20, 80)  # percentiles of the shaded band, as in arXiv 2509.24305
 INSTALL = "plots need matplotlib: pip install 'hpcmarl[analysis]'"
 
 
 def plots_possible() -> bool:
-    """Whether matplotlib is installed."""
+    """Return whether matplotlib is installed."""
     return importlib.util.find_spec("matplotlib") is not None
 
 
 def label_of(case: dict[str, Any]) -> str:
+    """Return the label of a case: its method and, if the method has several batches, the batch M."""
     return case["method"] if case["batch"] is None else f"{case['method']} M={case['batch']}"
 
 
 def plot_simulation(path: Path, directory: Path) -> list[Path]:
-    """Writes throughput.png and, where there is an objective, objective.png into `directory`; returns what
-    was written."""
+    """Plot a simulation.h5.
+
+    Writes throughput.png and, if the simulation has an objective, objective.png.
+
+    Args:
+        path: The file simulation.h5.
+        directory: Existing directory for the plots.
+
+    Returns:
+        The files written.
+    """
     cases, attributes = read_simulation(path)
     config = load_simulation(str(attributes["config"]) + "\n")
     written = [_save(_throughput(cases), directory / "throughput.png")]
@@ -58,25 +69,41 @@ def plot_simulation(path: Path, directory: Path) -> list[Path]:
 
 
 def course_of(case: dict[str, Any], column: str) -> tuple[Array, Array]:
-    """A column of all seeds on one grid of virtual time: times [GRID] and values [seeds, GRID]. The grid ends
-    where the first seed does."""
+    """Interpolate a column of all seeds to a common grid of virtual times.
+
+    The grid ends at the end of the shortest course.
+
+    Args:
+        case: One case of simulation.h5.
+        column: Name of a column of the course.
+
+    Returns:
+        Times, [GRID], and values, [seeds, GRID].
+    """
     courses = [outcome["course"] for outcome in case["outcomes"]]
     times = np.linspace(0.0, min(float(course["time"][-1]) for course in courses), GRID)
     return times, np.array([_interpolated(times, course["time"], course[column]) for course in courses])
 
 
 def _interpolated(times: Array, known_at: Array, values: Array) -> Array:
-    """Values at other times; where nothing was known yet (NaN), the first that was."""
+    """Interpolate to other times, ignoring NaN; times before the first known value get that value."""
     known = ~np.isnan(values)
     return np.interp(times, known_at[known], values[known]) if known.any() else np.full(len(times), np.nan)
 
 
 def condensed(path: Path) -> dict[str, Any]:
-    """What is worth storing of a simulation, as plain values: for each case what was tuned and how the trials
-    scored, each seed's figures (OF_A_SEED) and, where there is an objective, its course (median and band over
-    the seeds) at a few moments."""
+    """Condense a simulation.h5 to the plain values that docs/results/ stores.
+
+    Args:
+        path: The file simulation.h5.
+
+    Returns:
+        hpcmarl_version, config, and cases. Each case has its setting, method, batch and tuned values, the
+        scores of its trials, and the figures OF_A_SEED of each seed. With an objective it also has a
+        `course`: median and band over the seeds at STORED times.
+    """
     cases, attributes = read_simulation(path)
-    found = []
+    condensed_cases = []
     for case in cases:
         kept = {name: case[name] for name in ("setting", "method", "batch", "tuned")}
         kept["trials"] = [trial | {"objective": _short(trial["objective"])} for trial in case["trials"]]
@@ -85,12 +112,16 @@ def condensed(path: Path) -> dict[str, Any]:
         ]
         if "objective" in case["outcomes"][0]["course"]:
             kept["course"] = _stored_course(case)
-        found.append(kept)
-    return {"hpcmarl_version": attributes["hpcmarl_version"], "config": attributes["config"], "cases": found}
+        condensed_cases.append(kept)
+    return {
+        "hpcmarl_version": attributes["hpcmarl_version"],
+        "config": attributes["config"],
+        "cases": condensed_cases,
+    }
 
 
 def _stored_course(case: dict[str, Any]) -> dict[str, list[float]]:
-    """The objective over the seeds at STORED moments, to four digits."""
+    """Return median and band of the objective over the seeds at STORED times, rounded to four digits."""
     times, values = course_of(case, "objective")
     course = {"time": times, "median": np.median(values, axis=0)}
     course |= {f"percentile_{level}": np.percentile(values, level, axis=0) for level in BAND}
@@ -131,7 +162,10 @@ def _settings(cases: Sequence[dict[str, Any]]) -> list[str]:
 
 
 def _throughput(cases: Sequence[dict[str, Any]]) -> Any:
-    """One panel a setting, one bar a method; the scales differ, since settings do by orders of magnitude."""
+    """Draw one panel per setting with one bar per method.
+
+    The panels have separate scales, because settings differ by orders of magnitude.
+    """
     settings = _settings(cases)
     methods = list(dict.fromkeys(label_of(case) for case in cases))
     figure, axes = _figure(len(settings), 1.2 + 0.34 * len(methods))
@@ -156,10 +190,11 @@ def _throughput(cases: Sequence[dict[str, Any]]) -> Any:
 
 
 def _objective(cases: Sequence[dict[str, Any]], name: str, thresholds: Sequence[float]) -> Any:
-    """One panel a setting, one curve a method: the mean over the seeds (of a sampled return the median), and
-    the band that holds most of them.
+    """Draw one panel per setting with one curve per method: the mean over the seeds and the percentile BAND.
 
-    Below it the norm of the gradient, where that is known."""
+    Sampled returns are drawn as the median over the seeds. Other objectives have a second row of panels with
+    the norm of the gradient.
+    """
     settings = _settings(cases)
     methods = list(dict.fromkeys(label_of(case) for case in cases))
     course = cases[0]["outcomes"][0]["course"]

@@ -1,2 +1,5 @@
-"""Benchmarks that run inside the MPI world they measure; `hpcmarl bench` starts them. Each returns a dict
-with units in its keys."""
+"""Benchmarks of `hpcmarl bench`.
+
+Each benchmark returns a dict or a list of dicts with units in the keys. Most benchmarks of several ranks run
+inside the MPI world that they measure.
+"""

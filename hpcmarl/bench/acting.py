@@ -1,8 +1,7 @@
-"""Acting against bare environment stepping: one process without MPI, no learner; the two alternated in short
-windows.
+"""Measure the speed of acting against bare environment stepping.
 
-Called by cli/bench.py. What an actor does between two rollouts: a batched forward pass for each policy, and
-one step of all slots.
+One process runs both in turn, in short windows, without MPI and without a learner. Acting is an actor's work
+between two rollouts: one batched forward pass for each policy, and one step of all slots.
 """
 
 from __future__ import annotations
@@ -16,11 +15,20 @@ from hpcmarl.config import Config, inference_form
 from hpcmarl.envs import Seeds, describe, make_environment, new_frame, new_outcome
 from hpcmarl.roles.base import generator_for
 
-WINDOW = 1.0  # seconds of each kind in turn
+WINDOW = 1.0  # seconds of one window; the two alternate
 
 
 class Acting:
-    """An actor's environments and untrained policies, without anybody to send to."""
+    """An actor's environments and untrained policies, without a learner.
+
+    Args:
+        config: Configuration of the run.
+
+    Attributes:
+        slots: Environments that are stepped together.
+        seconds: Wall-clock time of all acting so far.
+        processor_seconds: Processor time of all acting so far.
+    """
 
     def __init__(self, config: Config) -> None:
         self.slots = config.topology.environments_per_actor
@@ -36,10 +44,10 @@ class Acting:
         ]
         self.outcome = new_outcome(self.environment.spec, self.slots)
         self.environment.reset(self.frames[0])
-        self.seconds = self.processor_seconds = 0.0  # of acting
+        self.seconds = self.processor_seconds = 0.0
 
     def step(self) -> None:
-        """One decision of every agent and one step of every slot."""
+        """Make one decision for every agent and one step of every slot."""
         decisions = self.algorithm.act(self.frames[0], self.memory, self.generator)
         self.memory |= {
             policy: decision.memory for policy, decision in decisions.items() if decision.memory is not None
@@ -50,7 +58,11 @@ class Acting:
         self.frames.reverse()
 
     def run(self, seconds: float) -> tuple[int, float]:
-        """Act for a while: environment steps and time."""
+        """Act for about `seconds`.
+
+        Returns:
+            Environment steps, and seconds that they took.
+        """
         count, began, processor = 0, time.perf_counter(), time.process_time()
         while time.perf_counter() - began < seconds:
             self.step()
@@ -62,7 +74,11 @@ class Acting:
 
 
 def run(config: Config, seconds: float) -> dict[str, Any]:
-    """Measure for about `seconds` of each kind."""
+    """Measure acting and bare stepping for about `seconds` each.
+
+    Returns:
+        The figures of `paired_throughput`, and `acting_processor_share`: processor time per second of acting.
+    """
     acting = Acting(config)
     acting.run(0.2)
     acting.seconds = acting.processor_seconds = 0.0

@@ -1,8 +1,7 @@
-"""Natively batched environments beside the packages whose games they are, each stepped with random actions on
-one core.
+"""Compare natively batched environments with the packages that provide the same games.
 
-Called by cli/bench.py; one process. The two take turns in short windows, so that a machine's moods fall on
-both alike.
+Both are stepped with random actions on one core in one process. They take turns in short windows, which
+spreads machine noise over both.
 """
 
 from __future__ import annotations
@@ -16,12 +15,12 @@ from hpcmarl.envs import BATCHED_ONLY, KNOWN_ENVIRONMENTS, Seeds, is_batched
 from hpcmarl.envs.bare import BareBatch, BareEnvironment, make_bare, step_bare
 
 SEED = 1_000_000
-WINDOWS = 4  # of each of the two
-WARM_UP = 0.2  # share of the time: some compile at their first steps
+WINDOWS = 4  # windows of each of the two
+WARM_UP = 0.2  # as a share of a window; some environments compile in their first steps
 
 
 def batched_environments() -> list[str]:
-    """The ids of all natively batched environments of `hpcmarl list envs` whose packages are installed."""
+    """Return the ids of all installed environments of `hpcmarl list envs` that are natively batched."""
     return [
         known.id for known in KNOWN_ENVIRONMENTS if known.installed and is_batched(EnvConfig(id=known.id))
     ]
@@ -33,17 +32,17 @@ def run(
     """Measure each environment.
 
     Args:
-        environments: Their ids.
+        environments: Ids of the environments.
         slots: Games that are stepped together.
-        seconds: Of measuring an environment, in all.
-        report: Called with the id of the environment that comes next.
+        seconds: Time to measure one environment, for both forms together.
+        report: Called with the id of the next environment.
 
     Returns:
-        Rows with environment, slots and environment steps a second of one core, batched and by the package;
-        None where one does not exist.
+        One row for each environment: `environment`, `slots`, environment steps per second of one core in the
+        batched form and in the package's own, and their ratio. A form that does not exist has None.
 
     Raises:
-        MissingPackageError, ConfigError, EnvironmentFailure: As make_environment() does.
+        MissingPackageError, ConfigError, EnvironmentFailure: As `make_environment` does.
     """
     rows = []
     for name in environments:
@@ -53,7 +52,7 @@ def run(
 
 
 def measure(config: EnvConfig, slots: int, seconds: float) -> dict[str, Any]:
-    """Measure one environment; arguments and result as of run()."""
+    """Measure one environment. Arguments and result are those of `run`."""
     with contextlib.ExitStack() as stack:
         forms: list[BareBatch | BareEnvironment | None] = [
             make_bare(config, slots, Seeds(SEED)) if is_batched(config) else None

@@ -1,8 +1,9 @@
-"""hpcmarl's messages against bare mpi4py ping-pong of the same bytes between the same two ranks, alternated.
+"""Compare hpcmarl's messages with a bare mpi4py ping-pong of the same bytes between the same two ranks.
 
-The messages are of the sizes that runs send: a header alone, this configuration's parameters and rollouts,
-and 64 KiB to 16 MiB. Then the sum of a vector over all ranks by every backend of rounds.reduce that is there,
-and how many small gradients a second the server takes.
+Both take turns. The sizes are those that runs send: a header alone, the configuration's parameters and
+rollouts, and 64 KiB to 16 MiB. The benchmark also times the sum of a vector over all ranks with every
+available backend of rounds.reduce. Finally it counts the small gradients that the server processes per
+second.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import numpy as np
 from hpcmarl.algos import make_model
 from hpcmarl.bench.flood import flood
 from hpcmarl.comm import BACKENDS
-from hpcmarl.comm.protocol import HEADER_BYTES, Buffer, Kind, write_header
+from hpcmarl.comm.protocol import HEADER_BYTES, Buffer, Header, Kind, write_header
 from hpcmarl.comm.transport import Backoff, SendHandle, Transport, receive_from
 from hpcmarl.config import Config
 from hpcmarl.envs import describe
@@ -27,14 +28,24 @@ from hpcmarl.train import join_world
 
 SIZES = {"64 KiB": 1 << 16, "1 MiB": 1 << 20, "4 MiB": 1 << 22, "16 MiB": 1 << 24}
 ROUNDS = 5
-TIMEOUT = 60.0
-SUMMED = 1_000_000  # float32 elements
-SUMS = 20
+TIMEOUT = 60.0  # seconds to wait for one message
+SUMMED = 1_000_000  # float32 elements of the summed vector
+SUMS = 20  # timed sums of each backend
 
 
 def run(config: Config, seconds: float) -> dict[str, Any] | None:
-    """Measure for about `seconds`; the result on rank 0, None elsewhere. UsageError in a world of one
-    rank."""
+    """Measure messages and sums on the ranks of this world. Collective.
+
+    Args:
+        config: Configuration whose parameters and rollouts give two of the sizes.
+        seconds: Time for all messages together, and again for the small gradients.
+
+    Returns:
+        The result on rank 0; None on other ranks.
+
+    Raises:
+        UsageError: The world has only one rank.
+    """
     transport = join_world()
     if transport.size < 2:
         raise UsageError(
@@ -73,14 +84,18 @@ def _measure(transport: Transport, config: Config, seconds: float) -> dict[str, 
 
 
 def _sums(transport: Transport) -> list[dict[str, Any]]:
-    """Median time of a sum over all ranks, from its start until this rank has it, by each backend that can be
-    used."""
+    """Time the sum of a vector over all ranks with each backend that can be used.
+
+    Returns:
+        One row for each backend. Its time is the median from the start of a sum until this rank has the
+        result.
+    """
     vector, hosts, rows = np.ones(SUMMED, np.float32), transport.gather_hosts(), []
     for backend in BACKENDS:
         try:
             transport.reduction_group(range(transport.size), hosts, backend)
         except UsageError:
-            continue  # known on all ranks alike
+            continue  # every rank raises the same error
         times = []
         for _ in range(SUMS + 1):
             transport.gather(b"ready")
@@ -89,7 +104,7 @@ def _sums(transport: Transport) -> list[dict[str, Any]]:
             while reduction.result() is None:
                 backoff.wait()
             times.append(time.perf_counter() - began)
-        # the first warms up
+        # The first sum warms up and does not count.
         rows.append(
             {"backend": backend, "elements": SUMMED, "milliseconds": 1e3 * float(np.median(times[1:]))}
         )
@@ -99,7 +114,7 @@ def _sums(transport: Transport) -> list[dict[str, Any]]:
 def _sizes(config: Config) -> dict[str, int]:
     spec = describe(config.env, config.policies)
     algorithm = make_model(spec, config.algo, config.seed)
-    unroll = int(getattr(config.algo, "unroll", ARENA_STEPS))
+    unroll = config.algo.unroll_steps or ARENA_STEPS
     rollout = RolloutLayout(spec, unroll, config.topology.environments_per_actor).fixed_bytes
     return {
         "header": HEADER_BYTES,
@@ -110,18 +125,25 @@ def _sizes(config: Config) -> dict[str, int]:
 
 
 def _compare(transport: Any, size: int, seconds: float) -> dict[str, float]:
-    """Medians over alternated rounds; a round's repeats come from a first guess of the speed, the same on
-    both ranks."""
+    """Time messages of one size in alternating rounds.
+
+    Both ranks derive the number of repeats from the same estimate of the speed, so that they agree.
+
+    Returns:
+        Medians over the rounds.
+    """
     peer = 1 - transport.rank
-    buffer = write_header(np.zeros(max(size, HEADER_BYTES), np.uint8), Kind.PING)
+    buffer = write_header(np.zeros(max(size, HEADER_BYTES), np.uint8), Header(Kind.PING))
     repeats = int(max(3, min(2000, seconds / (2 * ROUNDS) / (20e-6 + size / 1e9))))
-    from hpcmarl.comm.mpi.collectives import bare_ping_pong  # importing it initialises MPI
+    # The import initialises MPI.
+    from hpcmarl.comm.mpi.collectives import bare_ping_pong
 
     bare, ours = [], []
     for _ in range(ROUNDS + 1):
         bare.append(bare_ping_pong(transport.comm, peer, buffer, repeats))
         ours.append(_ping_pong(transport, peer, buffer, repeats))
-    alone, own = float(np.median(bare[1:])), float(np.median(ours[1:]))  # the first round warms up
+    # The first round warms up and does not count.
+    alone, own = float(np.median(bare[1:])), float(np.median(ours[1:]))
     return {
         "bytes": buffer.nbytes,
         "hpcmarl_microseconds": 1e6 * own / 2,

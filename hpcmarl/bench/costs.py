@@ -1,9 +1,9 @@
-"""What a group costs: CPU time, round overhead and memory with the number of ranks; the rules and the
-simulator with that of virtual workers.
+"""Measure the cost of one more group on real ranks, and of one more virtual worker.
 
-`hpcmarl bench costs -n RANKS` starts a server and n groups, each a learner with an actor on one rank, that
-sleep UNIT seconds for every trajectory: all else that they do is cost. `hpcmarl bench costs` counts virtual
-workers and starts nothing. Knows no message.
+`hpcmarl bench costs -n RANKS` starts a server and RANKS - 1 groups. Each group is a learner with an actor on
+one rank. It sleeps UNIT seconds for every trajectory, so that all other time and CPU time is cost. Memory is
+measured as well. `hpcmarl bench costs` starts no ranks. It times the round rules and the simulator with
+virtual workers.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from hpcmarl.errors import UsageError
 from hpcmarl.optim import make_optimizer
 from hpcmarl.optim.rounds import RULES, Engine, make_rule
 from hpcmarl.roles.learner.learner import Learner
-from hpcmarl.roles.learner.rollout_queue import GradientBatch
+from hpcmarl.roles.learner.rollout_source import GradientBatch
 from hpcmarl.sim.cluster import Cluster
 from hpcmarl.train import join_world
 from hpcmarl.types import Array, Gradient
@@ -30,8 +30,9 @@ from hpcmarl.types import Array, Gradient
 UNIT = 0.2  # seconds of a trajectory
 WARM_UP = 4 * UNIT
 MEASURED = ("sync", "rennala", "malenia", "afedpg")
-VIRTUAL = (10, 100, 1000, 10_000)
-PARAMETERS = 1000  # of a virtual worker's gradient
+VIRTUAL = (10, 100, 1000, 10_000)  # numbers of virtual workers
+PARAMETERS = 1000  # length of a virtual worker's gradient
+# Virtual workers make at least this many gradients, and at least this many rounds.
 LEAST_EVENTS = 20_000
 ROUNDS = 3
 WORKERS = """name: costs
@@ -41,9 +42,15 @@ sim: {compute_times: sqrt, stop: {gradients: 1000000000}}
 
 
 class MeteredLearner(Learner):
-    """Notes this process's CPU seconds and its gradients, from the first parameters on."""
+    """Learner that counts its CPU seconds and gradients from the first parameters on.
 
-    first: tuple[float, float] | None = None  # seconds, CPU seconds
+    Attributes:
+        first: Seconds and CPU seconds of this process when the first parameters arrived.
+        last: The same at the latest step.
+        gradients: Number of gradients so far, one for each trajectory.
+    """
+
+    first: tuple[float, float] | None = None
     last = (0.0, 0.0)
     gradients = 0
 
@@ -54,13 +61,19 @@ class MeteredLearner(Learner):
         return super().work()
 
     def _learn(self, work: GradientBatch) -> None:
-        self.gradients += work.count  # one of a trajectory each, as the server counts them
+        self.gradients += work.count  # one for each trajectory, as on the server
         super()._learn(work)
 
 
 def real(seconds: float) -> dict[str, Any] | None:
-    """Measure every rule for `seconds` on the ranks of this world; the result on rank 0, None elsewhere.
-    UsageError with one rank."""
+    """Measure every rule of MEASURED for `seconds` on the ranks of this world. Collective.
+
+    Returns:
+        The result on rank 0; None on other ranks.
+
+    Raises:
+        UsageError: The world has only one rank.
+    """
     transport = join_world()
     if transport.size < 2:
         raise UsageError(
@@ -69,7 +82,7 @@ def real(seconds: float) -> dict[str, Any] | None:
         )
     compute = [UNIT] * (transport.size - 1)
     with on_stage(transport) as stage:
-        # what is imported late
+        # The first run imports all modules that are loaded late.
         stage.play(case("afedpg", "ma_trace", compute, 60.0, f"stop.updates={2 * transport.size}"))
         rules = {rule: _measure(stage, rule, compute, seconds) for rule in MEASURED}
     if transport.rank != 0:
@@ -96,10 +109,20 @@ def _measure(stage: Stage, rule: str, compute: Sequence[float], seconds: float) 
 
 
 def figures(moments: Sequence[Moment], learners: Array, unit: float) -> dict[str, float]:
-    """Of one rule: from the ends of its rounds, and [learners, 3] seconds, CPU seconds and gradients.
+    """Return the figures of one rule.
 
-    overhead: what a round takes longer than `unit` for each trajectory of a group that it needs. Raises
-    HpcmarlError as `ends`."""
+    Args:
+        moments: Ends of rounds on the server.
+        learners: Seconds, CPU seconds and gradients of each learner, shape [learners, 3].
+        unit: Seconds of a trajectory.
+
+    Returns:
+        Rates and CPU shares. `round_overhead_seconds` is the time of a round beyond `unit` for each
+        trajectory that it needs from a group.
+
+    Raises:
+        HpcmarlError: As `ends` does.
+    """
     first, last = ends(moments, WARM_UP)
     elapsed, used, rounds = (
         last.seconds - first.seconds,
@@ -120,7 +143,7 @@ def figures(moments: Sequence[Moment], learners: Array, unit: float) -> dict[str
 
 
 def resident_megabytes() -> float | None:
-    """Physical memory of this process (MB), as Linux tells it; None elsewhere."""
+    """Return the physical memory of this process (MB); None on systems other than Linux."""
     try:
         status = Path("/proc/self/status").read_text()
     except OSError:
@@ -129,8 +152,11 @@ def resident_megabytes() -> float | None:
 
 
 def virtual() -> dict[str, Any]:
-    """Microseconds of one gradient in the server's engine and of one event in the simulator, by rule and
-    number of workers."""
+    """Time the server's engine and the simulator for each rule and number of virtual workers.
+
+    Returns:
+        Rows with microseconds of one gradient: "engine" and "simulator".
+    """
     return {
         "engine": [_engine(rule, workers) for rule in RULES for workers in VIRTUAL],
         "simulator": [_cluster(r, n) for r in RULES for n in VIRTUAL],
@@ -138,8 +164,10 @@ def virtual() -> dict[str, Any]:
 
 
 def _engine(rule: str, workers: int) -> dict[str, Any]:
-    """Rounds of four trajectories a worker (sync: one) that arrive in turn, through the real rule, sums and
-    optimizer."""
+    """Time the real rule, sum and optimizer with gradients of all workers in turn.
+
+    A round has four trajectories of each worker (sync: one, afedpg: one in all).
+    """
     batch = _batch(rule, workers)
     engine = Engine(
         make_rule(rule, workers, batch, None),
@@ -155,7 +183,7 @@ def _engine(rule: str, workers: int) -> dict[str, Any]:
 
 
 def _cluster(rule: str, workers: int) -> dict[str, Any]:
-    """Virtual workers with h = sqrt(i) that only count."""
+    """Time the simulator with workers that only count; worker i takes sqrt(i)."""
     batch = _batch(rule, workers)
     changes = [f"rounds.rule={rule}", f"rounds.batch={batch}", f"sim.workers={workers}"]
     cluster = Cluster(load_simulation(WORKERS, changes), 0)

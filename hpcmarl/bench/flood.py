@@ -1,22 +1,21 @@
-"""How many small gradient messages a second the server takes: the real server on rank 0, flooded by all other
-ranks.
+"""Count the small gradient messages that the server processes per second.
 
-Called by bench/comm.py. Messages go the whole way: transport, server, recorder, engine, optimizer. Each
-sender keeps WINDOW of them under way instead of a learner's two, so that the server never waits.
+The real server runs on rank 0, and all other ranks flood it. Messages take the whole path: transport, server,
+recorder, engine, optimizer. Each sender keeps WINDOW messages in flight instead of a learner's two, so that
+the server never waits.
 """
 
 from __future__ import annotations
 
 from hpcmarl.bench.runs import Stage, ends
 from hpcmarl.comm.protocol import Buffer, Kind, vector_message
-from hpcmarl.comm.topology import ROLE_NAMES
 from hpcmarl.comm.transport import Transport
 from hpcmarl.config.file import load_config
 from hpcmarl.roles.learner.learner import Learner
 from hpcmarl.runtime.rank import AbortHook
 
-# The actors sleep through the run. Rennala, so that a message is added to a sum and every thousandth makes a
-# step.
+# The actors sleep through the whole run. With Rennala most messages are added to a sum, and every thousandth
+# message causes a step of the optimizer.
 CONFIG = """name: flood
 env: {id: mpe2.simple_v3}
 algo: {network: {hidden: [8]}}
@@ -28,16 +27,21 @@ checkpoint: {every_seconds: null}
 eval: {episodes: 0}
 logging: {progress: false, level: warning}
 """
-WINDOW = 16
+WINDOW = 16  # messages in flight of each sender
 WARM_UP = 1.0  # seconds
 IDLE = "{delay: {trajectory: 1000000}}"
 
 
 class FloodingLearner(Learner):
-    """Sends the same gradient of one trajectory again and again, always of the newest version that it
-    knows."""
+    """Learner that sends the same gradient of one trajectory again and again.
 
-    ready: tuple[int, Buffer] | None = None  # version, message
+    The gradient always claims the newest version that the learner knows.
+
+    Attributes:
+        ready: Version and message that are sent next.
+    """
+
+    ready: tuple[int, Buffer] | None = None
 
     def work(self) -> bool:
         if self.stopping:
@@ -46,13 +50,14 @@ class FloodingLearner(Learner):
             return False
         self.sending = [handle for handle in self.sending if not handle.done()]
         if self.ready is None or self.ready[0] != self.version:
-            fields = {
-                "source": self.context.rank,
-                "role": ROLE_NAMES.index(self.name),
-                "group": self.group.index,
-            }
             message = vector_message(
-                Kind.GRADIENT, 0.0 * self.algorithm.parameters, None, version=self.version, count=1, **fields
+                Kind.GRADIENT,
+                0.0 * self.algorithm.parameters,
+                source=self.context.rank,
+                role=self.name,
+                group=self.group.index,
+                version=self.version,
+                trajectories=1,
             )
             self.ready = (self.version, message)
         missing = WINDOW - len(self.sending)
@@ -63,10 +68,20 @@ class FloodingLearner(Learner):
 
 
 def flood(transport: Transport, hook: AbortHook, seconds: float) -> dict[str, float]:
-    """Gradient messages a second at rank 0 and the share that came too late for its round; {} elsewhere.
-    Collective.
+    """Measure gradient messages per second at rank 0. Collective.
 
-    Raises HpcmarlError on rank 0 where fewer than two rounds ended."""
+    Args:
+        transport: The world.
+        hook: Ends the world if a rank fails.
+        seconds: Time to measure, after WARM_UP.
+
+    Returns:
+        On rank 0 messages per second, the share that came too late for its round, and the number of senders;
+        empty on other ranks.
+
+    Raises:
+        HpcmarlError: Fewer than two rounds ended; raised on rank 0.
+    """
     groups = ", ".join([IDLE] * (transport.size - 1))
     stage = Stage(transport, hook)
     try:

@@ -1,14 +1,14 @@
-"""Groups with truly different objectives, the slow ones unlike the fast ones: what each round rule makes of
-the mean objective.
+"""Compare round rules on groups with different objectives, where the slow groups differ from the fast ones.
 
-`hpcmarl bench heterogeneous` starts the ranks: a server and four groups, each a learner with an actor on one
-rank, that play four members of one family of games (envs/games/particles.py) and sleep h seconds for every
-wave of episodes, the last two SLOWER times as long. Two want to stand to the right of a landmark and two to
-the left, under unlike wind, mass and damping; no observation says which. Scored by the evaluator: J_i of each
-group and (1/n) sum_i J_i, whatever the training weighed.
+`hpcmarl bench heterogeneous` starts a server and four groups. Each group is a learner with an actor on one
+rank. The groups play four members of one family of games (envs/games/particles.py). A group sleeps h seconds
+for every wave of episodes; the last two groups sleep SLOWER times as long. Two groups are rewarded to the
+right of a landmark and two to the left. Wind, mass and damping differ as well. No observation identifies the
+game.
 
-The step size is tuned for each rule on a seed that is not scored. Knows no message;
-configs/paper/heterogeneous.yaml holds the same run.
+The evaluator scores the policies: J_i of each group and (1/n) sum_i J_i, whatever weights training used. The
+step size of each rule is tuned on a seed that is not scored. configs/paper/heterogeneous.yaml holds the same
+run.
 """
 
 from __future__ import annotations
@@ -51,24 +51,34 @@ stop: {seconds: 30}
 RULES = ("malenia", "rennala", "afedpg")
 GROUPS = 4
 SLOWER = 10.0
-WAVE = 8  # episodes that an actor plays side by side
+WAVE = 8  # episodes that an actor plays in parallel
 STEP_SIZES = (0.02, 0.06, 0.2)
 TUNING_SEED = 1000
-# where only the fast groups' kind of game is learned, or only the slow ones', all at the fast ones' speed
+# Step size of two further runs. In one only the fast groups train, in the other only the slow groups, at the
+# fast groups' speed.
 ALONE_STEP_SIZE = 0.06
 ABSENT = 1e6  # seconds: a group that never delivers
 
 
 def run(seconds: float, seeds: int, unit: float) -> dict[str, Any] | None:
-    """Tune, train and score every rule, each run for `seconds`; `unit`: seconds of a fast group's wave. The
-    result on rank 0, None elsewhere.
+    """Tune, train and score every rule. Collective.
 
-    UsageError in a world of another size than a server and GROUPS groups."""
+    Args:
+        seconds: Training time of each run.
+        seeds: Scored runs of each rule.
+        unit: Seconds of a fast group's wave of episodes.
+
+    Returns:
+        The result on rank 0; None on other ranks.
+
+    Raises:
+        UsageError: The world does not have exactly one rank for the server and one for each of GROUPS groups.
+    """
     transport = join_world()
     if transport.size != GROUPS + 1:
         raise UsageError(
-            f"bench heterogeneous needs {GROUPS + 1} ranks, not {transport.size}: start it without a "
-            "launcher, it starts them itself"
+            f"bench heterogeneous needs {GROUPS + 1} ranks, not {transport.size}: run it outside mpirun and "
+            "srun, because it starts its ranks itself"
         )
     with on_stage(transport) as stage:
         untrained = _play(stage, case("malenia", 0, STEP_SIZES[0], 0.1, (ABSENT,) * GROUPS))
@@ -95,8 +105,17 @@ def run(seconds: float, seeds: int, unit: float) -> dict[str, Any] | None:
 
 
 def case(rule: str, seed: int, step_size: float, seconds: float, delays: Sequence[float]) -> Config:
-    """The configuration of one run. AFedPG's gradients are of one wave, the rounds of the other rules of one
-    wave of every group."""
+    """Return the configuration of one run.
+
+    A gradient of AFedPG uses one wave of episodes. A round of the other rules uses one wave of every group.
+
+    Args:
+        rule: Value of rounds.rule.
+        seed: Seed of the run.
+        step_size: Step size of the optimizer.
+        seconds: Training time.
+        delays: Seconds of a wave in each group.
+    """
     changes = [
         f"rounds.rule={rule}",
         f"seed={seed}",
@@ -108,7 +127,7 @@ def case(rule: str, seed: int, step_size: float, seconds: float, delays: Sequenc
 
 
 def _rule(stage: Stage, rule: str, seeds: int, seconds: float, delays: Sequence[float]) -> dict[str, Any]:
-    """One rule's part of the result. Collective: the choice of the step size is the server's."""
+    """Tune and score one rule. Collective: the server's rank chooses the step size for all ranks."""
     tried = {size: _play(stage, case(rule, TUNING_SEED, size, seconds, delays)) for size in STEP_SIZES}
     chosen = stage.transport.broadcast(str(best(tried)).encode() if stage.transport.rank == 0 else None)
     step_size = float(chosen.decode())
@@ -120,7 +139,12 @@ def _rule(stage: Stage, rule: str, seeds: int, seconds: float, delays: Sequence[
 
 
 def _play(stage: Stage, config: Config) -> dict[str, Any]:
-    """A run: J_i of each group, updates and accepted trajectories by group; {} where the server is not."""
+    """Play one run. Collective.
+
+    Returns:
+        On the server's rank J_i of each group, updates, and accepted trajectories of each group; empty
+        elsewhere.
+    """
     stage.play(config)
     if stage.recorder is None:
         return {}
@@ -133,13 +157,20 @@ def _play(stage: Stage, config: Config) -> dict[str, Any]:
 
 
 def best(tried: Mapping[float, Mapping[str, Any]]) -> float:
-    """The step size with the highest mean objective."""
+    """Return the step size with the highest mean objective."""
     return max(tried, key=lambda size: float(np.mean(tried[size]["objectives"])))
 
 
 def figures(played: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Means over seeds: the equal-weight objective with its standard error (None for one seed), each group's,
-    the worst group's."""
+    """Summarise the runs of one rule.
+
+    Args:
+        played: Results of `_play`, one for each seed.
+
+    Returns:
+        Means over seeds: the equally weighted objective with its standard error (None for one seed), the
+        objective of each group, and that of the worst group.
+    """
     objectives = np.array([run["objectives"] for run in played])  # [seeds, groups]
     means = objectives.mean(1)
     return {

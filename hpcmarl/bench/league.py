@@ -1,8 +1,8 @@
-"""What the decisions of a league cost its server: matchmaking, evaluation strategies and ratings over a pool
-of made-up results, in one process.
+"""Measure the time of a league's decisions on its server.
 
-Called by cli/bench.py. Snapshots have true strengths; results are drawn from them, so that mixtures and pairs
-look as in a run.
+Matchmaking, evaluation strategies and ratings run over a pool of simulated results in one process. Each
+snapshot has a true strength and results are drawn from the strengths. Mixtures and pairs therefore look as in
+a run.
 """
 
 from __future__ import annotations
@@ -42,12 +42,21 @@ ROLES = (
     "league_exploiter",
     "league_exploiter",
 )
-GAMES = 4  # of one match
-STRENGTHS = 200.0  # Elo points, standard deviation
+GAMES = 4  # games of one match
+STRENGTHS = 200.0  # standard deviation of the snapshots' strengths, in Elo points
 
 
 class Pool:
-    """A symmetric league of so many snapshots, each of which has met about twenty others."""
+    """A symmetric league in which each snapshot has met about twenty others.
+
+    Args:
+        snapshots: Number of snapshots.
+        generator: Draws strengths and results.
+
+    Attributes:
+        numbers: Numbers of the snapshots, shape [snapshots].
+        strength: True strengths in Elo points, shape [snapshots].
+    """
 
     def __init__(self, snapshots: int, generator: np.random.Generator) -> None:
         self.generator = generator
@@ -60,14 +69,14 @@ class Pool:
                 self.play(row, column)
 
     def play(self, row: int, column: int) -> float:
-        """One match of two snapshots, into the payoff; returns the row's score."""
+        """Play one match, record it in the payoff, and return the score of the row."""
         chance = float(expected_score(self.strength[row] - self.strength[column]))
         score = float(self.generator.binomial(GAMES, chance))
         self.payoff.record(row, column, GAMES, score, score, score, GAMES - score, GAMES - score)
         return score
 
     def draw(self, matchmaker: Matchmaker) -> None:
-        """A new mixture from new scores, one draw from it, and the result of that episode."""
+        """Compute a mixture from new scores, draw an opponent from it, and record one episode."""
         view = View(
             self.numbers,
             self.live.mean_score(self.numbers),
@@ -85,7 +94,7 @@ class Pool:
 
 
 def _row(what: str, seconds: float, first: Callable[[], Any], call: Callable[[], Any]) -> dict[str, Any]:
-    """Time `first` once, then `call` again and again for about so long."""
+    """Time `first` once, then time `call` repeatedly for about `seconds`."""
     began = time.perf_counter()
     first()
     row: dict[str, Any] = {"what": what, "first_ms": round(1e3 * (time.perf_counter() - began), 3)}
@@ -103,10 +112,18 @@ def _row(what: str, seconds: float, first: Callable[[], Any], call: Callable[[],
 
 
 def run(snapshots: int, seconds: float) -> list[dict[str, Any]]:
-    """A row for every matchmaker, kind of member, evaluation strategy and rating; about `seconds` in all, and
-    what solving takes.
+    """Time every matchmaker, kind of member, evaluation strategy and rating.
 
-    Raises MissingPackageError without the packages of the extra league."""
+    Args:
+        snapshots: Number of snapshots in the pool.
+        seconds: Time for all rows together, apart from the first call of each.
+
+    Returns:
+        One row for each of them, in milliseconds.
+
+    Raises:
+        MissingPackageError: The packages of the extra `league` are missing.
+    """
     skills = SkillRatings()
     pool = Pool(snapshots, np.random.default_rng(0))
     rules: dict[str, Matchmaker] = {
@@ -132,7 +149,7 @@ def run(snapshots: int, seconds: float) -> list[dict[str, Any]]:
     ratings = elo(games, score).rating
     rows.append(
         _row(
-            "rating elo, all anew", each, lambda: elo(games, score), lambda: elo(games, score, start=ratings)
+            "rating elo, all games", each, lambda: elo(games, score), lambda: elo(games, score, start=ratings)
         )
     )
     rows.append(
@@ -147,8 +164,11 @@ def run(snapshots: int, seconds: float) -> list[dict[str, Any]]:
 
 
 def _strategy_row(pool: Pool, name: str, seconds: float) -> dict[str, Any]:
-    """first: the whole pool comes, as after a resume; then pairs are chosen, begun and ended with their
-    results."""
+    """Time one evaluation strategy.
+
+    The first call adds the whole pool, as after a resume. Later calls choose a pair, start its match and
+    record its result.
+    """
     strategy = make_strategy(
         TypeAdapter(EvaluationStrategyConfig).validate_python({"name": name}), pool.payoff
     )

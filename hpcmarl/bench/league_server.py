@@ -1,9 +1,8 @@
-"""The league's server beside simulated teams, in real time: what share of its time it needs, and whether its
-memory grows. Called by cli/bench.py.
+"""Measure the league's server with simulated teams in real time: its share of processor time and its memory.
 
 The server is the one that trains (league/runtime/league_server.py), with its checkpoints and metrics. Teams
-only answer: they say as often as real ones how far they are and how episodes ended, freeze one and the same
-policy when a term is over, and return each match after a while with a random outcome.
+only answer. They report progress and results as often as real teams. At the end of a training assignment they
+freeze a policy, which is always the same. They return each match after a while with a random result.
 """
 
 from __future__ import annotations
@@ -11,6 +10,7 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +18,22 @@ import numpy as np
 
 from hpcmarl.bench.costs import resident_megabytes
 from hpcmarl.comm.local import LocalWorld
+from hpcmarl.comm.payload import Payload
 from hpcmarl.comm.protocol import Kind, control
 from hpcmarl.comm.transport import Transport
 from hpcmarl.config.file import load_config
 from hpcmarl.io.pool import Pool, snapshot_name, write_snapshot
 from hpcmarl.league.runtime.client import report_seconds
 from hpcmarl.league.runtime.league_server import League
-from hpcmarl.packing import pack, unpack
+from hpcmarl.league.runtime.payloads import (
+    AssignmentResult,
+    FreeRank,
+    MatchResult,
+    MatchTask,
+    OpponentMixture,
+    TrainingAssignment,
+    TrainingProgress,
+)
 from hpcmarl.roles.base import Interval
 from hpcmarl.runtime.rank import Rank
 from hpcmarl.train import make_rank, prepare
@@ -39,15 +48,22 @@ stop: {seconds: 1000000}
 logging: {progress: false}
 league: {matchmaking: {name: pfsp}, freeze: {least_updates: 100, most_updates: 100}}
 """
-UPDATES_A_TERM = 100  # as above
+UPDATES_A_TERM = 100  # updates of a training assignment, as in LEAGUE
 MATCH_SECONDS = 2.0
-SETTLING_SECONDS = 0.5
-OPPONENTS_A_TELL, GAMES_A_TELL = 8, 4  # how many were met since the last word, and in how many games each
+SETTLING_SECONDS = 0.5  # until every team has an assignment
+# Each report names this many opponents, and this many games with each.
+OPPONENTS_PER_REPORT, GAMES_PER_REPORT = 8, 4
 
 
 class SimulatedTeam:
-    """One rank that answers the server as a team does, whose terms take `term_seconds`, the first one
-    less."""
+    """A rank that answers the server as a team does.
+
+    Args:
+        transport: This rank's place in the world.
+        pool: Directory of the snapshots.
+        parameters: Parameters of every snapshot that it freezes.
+        term_seconds: Seconds of a training assignment; a random part of it for the first one.
+    """
 
     def __init__(self, transport: Transport, pool: Path, parameters: FloatArray, term_seconds: float) -> None:
         self.transport, self.pool, self.parameters, self.term_seconds = (
@@ -57,77 +73,72 @@ class SimulatedTeam:
             term_seconds,
         )
         self.generator = np.random.default_rng([transport.rank, 1])
-        self.term: dict[str, Any] | None = None
-        self.match: dict[str, Any] | None = None
+        self.assignment: TrainingAssignment | None = None
+        self.match: MatchTask | None = None
         self.began = self.match_over = 0.0
         self.seconds = term_seconds * self.generator.random()
-        self.tell_due = Interval(report_seconds(transport.size) * (0.5 + self.generator.random()))
-        self._tell(Kind.FREE, {"group": transport.rank - 1, "plays": True})
+        self.report_due = Interval(report_seconds(transport.size) * (0.5 + self.generator.random()))
+        self._send(Kind.FREE, FreeRank(transport.rank - 1, plays=True))
 
     def step(self) -> None:
-        """Answer what has come, tell what is due."""
+        """Answer received messages and send reports that are due."""
         now = time.monotonic()
         while (message := self.transport.receive()) is not None:
-            if message.kind is Kind.TERM:
-                self.term, self.began = unpack(message.payload), now
+            if message.kind is Kind.ASSIGNMENT:
+                self.assignment, self.began = TrainingAssignment.unpack(message.payload), now
             elif message.kind is Kind.MATCH:
-                self.match, self.match_over = unpack(message.payload), now + MATCH_SECONDS
-            elif message.kind is Kind.OPPONENTS and self.term is not None:
-                self.term["names"] = unpack(message.payload)["names"]
+                self.match, self.match_over = MatchTask.unpack(message.payload), now + MATCH_SECONDS
+            elif message.kind is Kind.OPPONENTS and self.assignment is not None:
+                names = OpponentMixture.unpack(message.payload).names
+                self.assignment = replace(self.assignment, names=names)
             message.release()
         if self.match is not None and now >= self.match_over:
             won = float(self.generator.random())
-            self._tell(
-                Kind.RESULT,
-                {
-                    **self.match,
-                    "bad": None,
-                    "seconds": MATCH_SECONDS,
-                    "played": [32, 32 * won, 64 * won - 32, 32.0, 32 - 64 * won, 32.0],
-                },
-            )
+            played = [32, 32 * won, 64 * won - 32, 32.0, 32 - 64 * won, 32.0]
+            result = MatchResult(self.match.row, self.match.column, played, None, MATCH_SECONDS)
+            self._send(Kind.RESULT, result)
             self.match = None
-        if self.term is not None and self.tell_due.due():
-            self._report_progress(self.term, min(1.0, (now - self.began) / self.seconds))
+        if self.assignment is not None and self.report_due.due():
+            self._report_progress(self.assignment, min(1.0, (now - self.began) / self.seconds))
 
-    def _report_progress(self, term: dict[str, Any], share: float) -> None:
-        version = int(term["until"]) - round((1.0 - share) * UPDATES_A_TERM)
-        facts = {"member": term["member"], "world": term["world"]}
-        names = term["names"].split()
-        met = self.generator.choice(len(names), min(OPPONENTS_A_TELL, len(names)), replace=False)
+    def _report_progress(self, assignment: TrainingAssignment, share: float) -> None:
+        version = assignment.until - round((1.0 - share) * UPDATES_A_TERM)
+        names = assignment.names.split()
+        met = self.generator.choice(len(names), min(OPPONENTS_PER_REPORT, len(names)), replace=False)
         played = {
-            names[number]: [GAMES_A_TELL, GAMES_A_TELL * float(self.generator.random())]
+            names[number]: [GAMES_PER_REPORT, GAMES_PER_REPORT * float(self.generator.random())]
             for number in met.tolist()
         }
-        self._tell(
-            Kind.PLAYED, {**facts, "progress": [version, 1000 * version, 500 * version], "played": played}
-        )
+        counts = (version, 1000 * version, 500 * version)
+        self._send(Kind.PLAYED, TrainingProgress(assignment.team, list(counts), played, [], 0.0, 0.0))
         if share >= 1.0:
-            freeze(self.pool, term["snapshot"], self.parameters, version)
-            counted = {
-                "version": version,
-                "env_steps": 1000 * version,
-                "agent_steps": 2000 * version,
-                "episodes": 500 * version,
-            }
-            self._tell(
-                Kind.FROZEN,
-                {
-                    **facts,
-                    "snapshot": term["snapshot"],
-                    **counted,
-                    "seconds": self.seconds,
-                    "group": self.transport.rank - 1,
-                },
+            freeze(self.pool, assignment.snapshot, self.parameters, version)
+            result = AssignmentResult(
+                team=assignment.team,
+                group=self.transport.rank - 1,
+                snapshot=assignment.snapshot,
+                version=version,
+                env_steps=1000 * version,
+                agent_steps=2000 * version,
+                episodes=500 * version,
+                seconds=self.seconds,
             )
-            self.term, self.seconds = None, self.term_seconds
+            self._send(Kind.FROZEN, result)
+            self.assignment, self.seconds = None, self.term_seconds
 
-    def _tell(self, kind: Kind, tree: Any) -> None:
-        self.transport.send(0, control(kind, pack(tree), source=self.transport.rank))
+    def _send(self, kind: Kind, payload: Payload) -> None:
+        self.transport.send(0, control(kind, payload.pack(), source=self.transport.rank))
 
 
 def freeze(pool: Path, name: str, parameters: FloatArray, version: int) -> None:
-    """Write a snapshot as teams do."""
+    """Write a snapshot as teams do.
+
+    Args:
+        pool: Directory of the snapshots.
+        name: Name of the snapshot.
+        parameters: Its parameters, shape [P].
+        version: Its version; the numbers of steps follow from it.
+    """
     facts = {
         "member": name.rpartition("-")[0],
         "version": version,
@@ -140,12 +151,23 @@ def freeze(pool: Path, name: str, parameters: FloatArray, version: int) -> None:
 
 
 def run(members: int, snapshots: int, seconds: float, term_seconds: float) -> dict[str, Any]:
-    """`seconds` of a league that begins with so many snapshots. All shares are of that time.
+    """Run a league with simulated teams.
 
-    server_share: its rank's processor time, looking for messages included; league_share: what runs count as
-    `league_seconds`; slowest_ms: its longest turn; server_mb, server_growth_mb: the process's memory at the
-    end and since the beginning; pool_growth_mb: what reading every snapshot of the pool once adds (null where
-    the system does not tell)."""
+    Args:
+        members: Number of members, and of simulated teams.
+        snapshots: Snapshots in the pool at the start.
+        seconds: Time to measure.
+        term_seconds: Seconds of a simulated training assignment.
+
+    Returns:
+        Figures of the measured time; all shares are of it.
+        server_share: Processor time of the server's rank, polling included.
+        league_share: Processor time that runs count as `league_seconds`.
+        slowest_ms: Processor time of the server's longest step.
+        server_mb, server_growth_mb: Memory of the process at the end, and its growth since the start.
+        pool_growth_mb: Memory that reading every snapshot once adds.
+        Memory is None if the system does not report it.
+    """
     config = load_config(
         LEAGUE, [f"league.members={{m: {{copies: {members}}}}}", f"topology.groups={members}"]
     )
@@ -162,7 +184,7 @@ def run(members: int, snapshots: int, seconds: float, term_seconds: float) -> di
                 SimulatedTeam(transport, pool, parameters, term_seconds) for transport in world.transports[1:]
             ]
             for _ in _turns(rank, teams, SETTLING_SECONDS):
-                pass  # everybody has a term
+                pass  # afterwards every team has an assignment
             return _measure(rank, teams, seconds) | {
                 "pool_growth_mb": _growth_of_reading(pool, config.league.pool_memory, parameters.size)
             }
@@ -171,7 +193,7 @@ def run(members: int, snapshots: int, seconds: float, term_seconds: float) -> di
 
 
 def _fill(pool: Path, members: int, snapshots: int, parameters: FloatArray) -> None:
-    """Snapshots that the server takes in as those that were frozen after its last checkpoint."""
+    """Write snapshots that the server will load as frozen after its last checkpoint."""
     pool.mkdir()
     for number in range(members, snapshots):
         member, term = number % members, number // members
@@ -184,7 +206,7 @@ def _fill(pool: Path, members: int, snapshots: int, parameters: FloatArray) -> N
 
 
 def _turns(rank: Rank, teams: list[SimulatedTeam], seconds: float) -> Iterator[float]:
-    """Everybody in turn for so long: the processor time of each of the server's turns."""
+    """Step all teams and the server for `seconds`; yield the processor time of each of the server's steps."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         for team in teams:
@@ -201,15 +223,15 @@ def _measure(rank: Rank, teams: list[SimulatedTeam], seconds: float) -> dict[str
     league = rank.roles["league"]
     assert isinstance(league, League)
     before, memory = league.records.busy_seconds, resident_megabytes()
-    frozen, matches, began = len(league.book.snapshots), league.book.matches, time.monotonic()
+    frozen, matches, began = len(league.state.snapshots), league.state.matches, time.monotonic()
     turns = list(_turns(rank, teams, seconds))
     elapsed, after = time.monotonic() - began, resident_megabytes()
     return {
         "members": len(teams),
-        "snapshots": len(league.book.snapshots),
+        "snapshots": len(league.state.snapshots),
         "seconds": round(elapsed, 2),
-        "frozen": len(league.book.snapshots) - frozen,
-        "matches": league.book.matches - matches,
+        "frozen": len(league.state.snapshots) - frozen,
+        "matches": league.state.matches - matches,
         "server_share": round(sum(turns) / elapsed, 4),
         "league_share": round((league.records.busy_seconds - before) / elapsed, 4),
         "slowest_ms": round(1e3 * max(turns), 1),

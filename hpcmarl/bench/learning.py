@@ -1,11 +1,11 @@
-"""Learning against a bare torch loop: one process without MPI; the two alternated in short windows. Called by
-cli/bench.py.
+"""Measure a learner's updates against those of a bare torch loop.
 
-Trajectories are really played first, with the untrained policies. hpcmarl's update is all that a learner and
-the server do with a round of one learner: messages read (of replayed episodes all but the headers, which a
-replay reads once, when they come), rollouts joined, targets, loss, backward pass, the flat vector summed and
-stepped, parameters loaded, the target network followed. The bare loop's (learning.py) begins with
-stacked tensors and ends with a step of torch.optim.
+One process runs both in turn, in short windows, without MPI. Trajectories are really played first, with the
+untrained policies. An update of hpcmarl is all work of a learner and the server in a round with one learner.
+It reads messages; headers of replayed episodes are left out, since a replay buffer reads them once on
+arrival. Then it joins the rollouts and computes targets, loss and backward pass. The flat gradient is summed
+and stepped, the parameters are loaded, and the target network follows. An update of the bare loop
+(reference/learning.py) begins with stacked tensors and ends with a step of torch.optim.
 """
 
 from __future__ import annotations
@@ -37,25 +37,34 @@ from hpcmarl.rollouts.codec import OpenedMessage
 from hpcmarl.rollouts.layout import RolloutArena
 from hpcmarl.types import Array, Gradient, Rollout
 
-WINDOW = 1.0  # seconds of each kind in turn
-BATCHES = 4  # that are learned from in turn
+WINDOW = 1.0  # seconds of one window; the two alternate
+BATCHES = 4  # batches of trajectories that updates use in turn
 BARE: dict[str, Callable[[Config, Any], ReferenceLoop]] = {
     **dict.fromkeys(("iql", "vdn", "qmix", "wqmix", "res"), ReferenceValues),
     **dict.fromkeys(("ma_trace", "ppo"), ReferenceValueCritic),
     "coma": ReferenceCOMA,
 }
-# messages, as a replay holds them, and which of their trajectories (None: all)
+# messages, as a replay buffer holds them, and the numbers of their trajectories to use (None: all)
 Part = list[tuple[OpenedMessage, Array | None]]
 
 
 class Learning:
-    """A learner and a server's engine, without anybody to talk to."""
+    """A learner and a server's engine in one process.
+
+    Args:
+        config: Configuration of the run.
+        algorithm: The algorithm that learns.
+
+    Attributes:
+        batch: Trajectories of one update.
+        parts: Inputs of the updates, used in turn.
+    """
 
     def __init__(self, config: Config, algorithm: Algorithm) -> None:
         transport = LocalWorld(1).transports[0]
         topology = assign_roles(1, [transport.host], TopologyConfig())
         self.context = Context(config, topology, transport, Path(), algorithm.spec)
-        self.algorithm, self.guard = algorithm, NonFiniteGradientFilter(config)
+        self.algorithm, self.gradient_filter = algorithm, NonFiniteGradientFilter(config)
         self.codec = self.context.codec(algorithm)
         self.batch = share(self.context.batch, len(config.topology.group_list))
         self.parts = [part for _ in range(BATCHES) for part in self._play()]
@@ -63,13 +72,17 @@ class Learning:
         self.algorithm.on_version(0)
 
     def _play(self) -> list[Part]:
-        """What one batch of trajectories is learned from: all of it at once, or in `minibatches` random
-        parts."""
-        parts = self.algorithm.minibatches if self.algorithm.epochs else 1
+        """Play one batch of trajectories.
+
+        Returns:
+            The whole batch as one part, or `minibatches` random parts if the algorithm trains in epochs.
+        """
+        passes = self.algorithm.minibatch_passes
+        parts = 1 if passes is None else passes.minibatches
         played = [
             self.codec.open(message) for message in play(self.context, self.algorithm, parts * self.batch)
         ]
-        if not self.algorithm.epochs:
+        if passes is None:
             return [[(message, None) for message in played]]
         rows = [
             (index, slot)
@@ -84,7 +97,7 @@ class Learning:
         ]
 
     def rollouts(self, number: int) -> list[Rollout]:
-        """Of one update, read from their messages."""
+        """Read the rollouts of update `number` from their messages."""
         part = self.parts[number % len(self.parts)]
         if self.context.whole_episodes:
             return self.codec.read_together([message for message, _ in part])
@@ -92,11 +105,11 @@ class Learning:
         return [rollout if slots is None else select(rollout, slots) for rollout, slots in read]
 
     def update(self, number: int) -> None:
-        """One gradient and one step."""
+        """Compute one gradient and make one step."""
         rollouts = self.rollouts(number)
         vector, _ = self.algorithm.gradient(rollouts)
         version = self.engine.version
-        self.guard.accepts(vector, (), version)
+        self.gradient_filter.accepts(vector, (), version)
         count = sum(rollout.count for rollout in rollouts)
         self.engine.on_gradient(Gradient(0, version, count, vector))
         self.algorithm.load_parameters(self.engine.optimizer.query_point())
@@ -104,8 +117,16 @@ class Learning:
 
 
 def play(context: Context, algorithm: Algorithm, count: int) -> list[Buffer]:
-    """At least `count` trajectories of the algorithm's policies, as actors send them: messages of unrolls
-    side by side, or of single episodes."""
+    """Play trajectories with the algorithm's policies.
+
+    Args:
+        context: Context of the run.
+        algorithm: Chooses the actions.
+        count: Least number of trajectories.
+
+    Returns:
+        Messages as actors send them: unrolls of all slots, or single episodes.
+    """
     config, slots = context.config, context.config.topology.environments_per_actor
     environment = make_environment(
         config.env, config.policies, slots, Seeds(config.seed), with_state=algorithm.needs_state
@@ -142,7 +163,11 @@ def play(context: Context, algorithm: Algorithm, count: int) -> list[Buffer]:
 
 
 def check(config: Config, algorithm: Algorithm) -> None:
-    """Raises UsageError for what the bare loops do not have."""
+    """Refuse settings that the bare loops do not implement.
+
+    Raises:
+        UsageError: Such a setting is in the configuration.
+    """
     chosen: Any = config.algo
     if chosen.name not in BARE:
         raise UsageError(
@@ -152,7 +177,7 @@ def check(config: Config, algorithm: Algorithm) -> None:
     if len(policies) > 1 or policies[0].action.kind != "discrete" or algorithm.spec.turn_based:
         raise UsageError(
             "env.id: the bare loops need agents of one policy with single discrete actions, all at once; "
-            f"{config.env.id} has others"
+            f"{config.env.id} does not have such agents"
         )
     actor_critic = chosen.name in ("ma_trace", "ppo", "coma")
     plain: dict[str, Any] = {
@@ -169,7 +194,7 @@ def check(config: Config, algorithm: Algorithm) -> None:
             raise UsageError(f"algo.{key}: {getattr(chosen, key)} is not in the bare loops; use {value}")
     for key, value in (("value_clip", None), ("advantages", "each_pass")):
         if getattr(chosen, key, value) != value:
-            found = f"algo.{key}: {getattr(chosen, key)} needs what is recorded when a batch begins"
+            found = f"algo.{key}: {getattr(chosen, key)} needs values recorded at the start of a batch"
             raise UsageError(f"{found}, which is not timed here; use {'null' if value is None else value}")
     if actor_critic and chosen.critic_network is not None and chosen.critic_network.recurrent:
         raise UsageError(
@@ -183,7 +208,15 @@ def check(config: Config, algorithm: Algorithm) -> None:
 
 
 def run(config: Config, seconds: float) -> dict[str, Any]:
-    """Measure for about `seconds` of each kind. Raises UsageError for what there is no bare loop of."""
+    """Measure both for about `seconds` each.
+
+    Returns:
+        Updates per second, their ratio, processor time of an update, and `gradient_difference`. That is the
+        largest difference between the two gradients at the initial parameters, relative to the largest entry.
+
+    Raises:
+        UsageError: No bare loop implements the configuration.
+    """
     torch.set_num_threads(config.topology.threads)
     algorithm = make_algorithm(describe(config.env, config.policies), config.algo, config.seed)
     check(config, algorithm)
@@ -196,7 +229,7 @@ def run(config: Config, seconds: float) -> dict[str, Any]:
     difference = float(np.abs(own - other).max() / np.abs(other).max())
     ours = Clock(learning.update)
     theirs = Clock(lambda number: bare.update(inputs[number % len(inputs)]))
-    for number in range(2):  # the first ones allocate
+    for number in range(2):  # the first updates allocate memory
         ours.update(number)
         theirs.update(number)
     for _ in range(max(2, round(seconds / WINDOW))):
@@ -224,8 +257,18 @@ def run(config: Config, seconds: float) -> dict[str, Any]:
 
 
 class Clock:
-    """Runs updates, numbered from 0: `rates` a second, one a window, and processor time, which a busy machine
-    disturbs less."""
+    """Clock that runs and times numbered updates.
+
+    Processor time is less sensitive to other load on the machine than rates are.
+
+    Args:
+        update: Called with the number of the update, from 0.
+
+    Attributes:
+        rates: Updates per second, one for each window.
+        processor: Processor seconds of all updates.
+        updates: Number of updates.
+    """
 
     def __init__(self, update: Callable[[int], None]) -> None:
         self.update = update
@@ -233,7 +276,7 @@ class Clock:
         self.processor, self.updates = 0.0, 0
 
     def run(self, seconds: float) -> None:
-        """One window."""
+        """Run updates for one window of `seconds`."""
         first, began, processor = self.updates, time.perf_counter(), time.process_time()
         while time.perf_counter() - began < seconds:
             self.update(self.updates)
@@ -243,5 +286,5 @@ class Clock:
 
     @property
     def processor_seconds(self) -> float:
-        """Of an update, the mean."""
+        """Mean processor time of an update, in seconds."""
         return self.processor / self.updates

@@ -1,14 +1,14 @@
-"""Evaluation matches of a league against bare environment stepping: one process without MPI; the two
-alternated in short windows.
+"""Measure a league's evaluation matches against bare environment stepping.
 
-Called by cli/bench.py. What a rank does that waits for a term: matches/s between two untrained snapshots,
-read from a pool on disk.
+One process runs both in turn, in short windows, without MPI. Matches are the work of a rank that waits for a
+training assignment. Two untrained snapshots play match after match; they are read from a pool on disk.
 """
 
 from __future__ import annotations
 
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +22,27 @@ from hpcmarl.errors import UsageError
 from hpcmarl.io.pool import Pool, snapshot_name, write_snapshot
 from hpcmarl.league.runtime.matches import Matches
 from hpcmarl.league.runtime.opponent_env import side_of
+from hpcmarl.league.runtime.payloads import MatchTask
 from hpcmarl.league.runtime.sides import game_of
 
-WINDOW = 1.0  # seconds of each kind in turn
+WINDOW = 1.0  # seconds of one window; the two alternate
 
 
 class Playing:
-    """Match after match; `slots` environment steps in each step."""
+    """Match after match between two snapshots.
+
+    Args:
+        config: Configuration of a league.
+        pool: Directory for the snapshots.
+
+    Attributes:
+        slots: Environment steps in each step of a match.
+        finished: Number of finished matches.
+        games: Episodes that count in them.
+        steps: Environment steps.
+        counted_steps: Environment steps of episodes that count.
+        seconds: Time of playing.
+    """
 
     def __init__(self, config: Config, pool: Path) -> None:
         assert config.league is not None
@@ -39,27 +53,32 @@ class Playing:
             algorithm = make_model(side_of(spec, game.sides[side]), config.algo, config.seed + number)
             write_snapshot(pool, snapshot_name("member", number), algorithm.initial_parameters(), {})
         self.matches = Matches(config, spec, game, Pool(pool, 2), config.seed)
-        self.task = {"row": snapshot_name("member", 0), "column": snapshot_name("member", 1), "side": first}
+        self.task = MatchTask(snapshot_name("member", 0), snapshot_name("member", 1), first, seed=0)
         evaluation = config.league.evaluation
         self.slots = min(evaluation.environments, evaluation.episodes)
         self.forget()
 
     def forget(self) -> None:
-        """Count from here on."""
+        """Reset all counters."""
         self.finished = self.games = self.steps = self.counted_steps = 0
         self.seconds = 0.0
 
     def run(self, seconds: float) -> tuple[int, float]:
-        """Play for a while: environment steps and time."""
+        """Play for about `seconds`.
+
+        Returns:
+            Environment steps, and seconds that they took.
+        """
         count, began = 0, time.perf_counter()
         while time.perf_counter() - began < seconds:
             if not self.matches.busy:
-                self.matches.begin({**self.task, "seed": self.finished})
+                self.matches.begin(replace(self.task, seed=self.finished))
             count += self.slots
-            if (outcome := self.matches.step()) is not None:
+            if (result := self.matches.step()) is not None:
                 assert self.matches.match is not None
+                assert result.played is not None
                 self.finished += 1
-                self.games += int(outcome["played"][0])
+                self.games += int(result.played[0])
                 self.counted_steps += sum(episode.length for episode in self.matches.match.episodes)
         took = time.perf_counter() - began
         self.steps, self.seconds = self.steps + count, self.seconds + took
@@ -67,7 +86,15 @@ class Playing:
 
 
 def run(config: Config, seconds: float) -> dict[str, Any]:
-    """Measure for about `seconds` of each kind. Raises UsageError without a league."""
+    """Measure matches and bare stepping for about `seconds` each.
+
+    Returns:
+        Matches and games per second, the figures of `paired_throughput`, and `counted_share_of_steps`: the
+        share of steps in episodes that count. The other steps are of slots that have finished their episodes.
+
+    Raises:
+        UsageError: The configuration has no league.
+    """
     if config.league is None:
         raise UsageError(
             "bench matches needs the configuration of a league, for instance configs/league/connect_four.yaml"

@@ -1,7 +1,6 @@
-"""Something that steps environments, in turn with bare stepping of as many slots: short windows, so that a
-machine's moods fall on both alike.
+"""Compare a program that steps environments with bare stepping of as many slots.
 
-Called by acting.py, matches.py and sampling.py; one process.
+Short alternating windows spread machine noise over both.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from hpcmarl.envs import Seeds
 from hpcmarl.envs.bare import make_bare, step_bare
 
 WARM_UP = 0.5  # seconds of bare stepping
-FIRST_SLOT = 1_000_000  # far from the slots of what is measured
+FIRST_SLOT = 1_000_000  # far from the slots of the measured program, so that no seed is used twice
 
 
 def paired_throughput(
@@ -28,19 +27,19 @@ def paired_throughput(
     seconds: float,
     window: float,
 ) -> dict[str, Any]:
-    """Measure in windows in turn.
+    """Measure both in alternating windows.
 
     Args:
-        name: Of what is measured.
-        step: Goes on for about so many seconds and returns environment steps and time; it is warm.
-        environment: What is stepped bare.
-        seed: Of its run.
-        slots: How many games are stepped together.
-        seconds: Of measuring, of each kind.
+        name: Name of the measured program, used in a key of the result.
+        step: Runs the program for about the given seconds; returns environment steps and seconds. It is warm.
+        environment: Environment that is stepped bare.
+        seed: Seed of the program's run.
+        slots: Games that are stepped together.
+        seconds: Time to measure each of the two.
         window: Seconds of a window.
 
     Returns:
-        NAME_env_steps_per_second, bare_env_steps_per_second, their ratio and those of the windows.
+        NAME_env_steps_per_second, bare_env_steps_per_second, their ratio, and the ratio in each window.
     """
     bare = make_bare(environment, slots, Seeds(seed, FIRST_SLOT))
     step_bare(bare, WARM_UP)

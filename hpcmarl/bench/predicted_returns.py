@@ -1,10 +1,9 @@
-"""What the simulator says of a comparison of rules on real ranks: when the training return reaches a value.
-Called by returns.py.
+"""Predict with the simulator when the training return of a run reaches a value.
 
-The simulator plays the same game with the same algorithm, optimizer and rule. What groups take for their
-episodes and for a round trip is what one of the real runs has measured; nothing is fitted to the others.
-Episodes that an actor plays side by side are as many simulated workers, which finish together; with afedpg,
-where a gradient is made of all of them, they are one worker.
+The simulator plays the same game with the same algorithm, optimizer and rule. The seconds of a group's
+episodes and of its messages come from one measured run. No other value is fitted to real runs. Episodes that
+an actor plays in parallel are one simulated worker each, and they finish together. With afedpg they are one
+worker, because each gradient uses all of them.
 """
 
 from __future__ import annotations
@@ -20,19 +19,24 @@ from hpcmarl.sim.cluster import Cluster
 from hpcmarl.sim.plan import Measured
 from hpcmarl.types import Array
 
-POINTS = 100_000  # of a course: every round is kept
-EVENTS = 200  # between two looks at the return
+POINTS = 100_000  # points of the recorded course; enough to keep every round
+EVENTS = 200  # simulated events between two checks of the return
 
 
 class Seconds(NamedTuple):
-    """Of each group: how long it takes for a wave of episodes, and for a round trip."""
+    """Measured times of each group.
+
+    Attributes:
+        wave: Seconds of a wave of episodes.
+        exchange: Seconds of a round trip of messages.
+    """
 
     wave: list[float]
     exchange: list[float]
 
     @classmethod
     def of(cls, measured: Measured) -> Seconds:
-        """What a run has measured."""
+        """Return the times that a run has measured."""
         return cls(
             [group.seconds * group.slots for group in measured.groups],
             [group.exchange_seconds for group in measured.groups],
@@ -40,15 +44,15 @@ class Seconds(NamedTuple):
 
 
 def predicted_seconds(config: Config, seconds: Seconds, episodes: int) -> float | None:
-    """Simulate a run that ends when its training return is there.
+    """Simulate a run until its training return reaches the target.
 
     Args:
-        config: Of the run; stop.return_mean and stop.seconds say when it ends.
-        seconds: What its groups take.
-        episodes: How many of the newest have to have that return in the mean.
+        config: Configuration of the run; it ends at stop.return_mean or after stop.seconds.
+        seconds: Measured times of the groups.
+        episodes: Number of newest episodes whose mean return must reach the target.
 
     Returns:
-        Seconds of training until then; None where that is not within stop.seconds.
+        Seconds of training until then; None if that takes longer than stop.seconds, or if the run diverges.
     """
     target = config.stop.return_mean
     assert target is not None
@@ -59,7 +63,7 @@ def predicted_seconds(config: Config, seconds: Seconds, episodes: int) -> float 
         while cluster.ended is None:
             try:
                 cluster.run(EVENTS)
-            except FloatingPointError:  # it has diverged
+            except FloatingPointError:  # the run has diverged
                 return None
             if (time := first_time(cluster.trace.arrays(), target, episodes)) is not None:
                 return time
@@ -67,9 +71,9 @@ def predicted_seconds(config: Config, seconds: Seconds, episodes: int) -> float 
 
 
 def simulation(config: Config, seconds: Seconds) -> SimulationConfig:
-    """The run in virtual time."""
+    """Return the configuration that simulates the run in virtual time."""
     wave = config.topology.environments_per_actor
-    # episodes that a simulated worker plays one after the other
+    # episodes that one simulated worker plays in sequence
     together = wave if config.rounds.rule == "afedpg" else 1
     times = np.repeat(seconds.wave, wave // together) / together
     exchanges = np.repeat(seconds.exchange, wave // together)
@@ -90,8 +94,18 @@ def simulation(config: Config, seconds: Seconds) -> SimulationConfig:
 
 
 def first_time(course: dict[str, Array], target: float, episodes: int) -> float | None:
-    """When the mean return of the newest `episodes` first reached the target; of a round the mean alone is
-    known. None: never."""
+    """Return the time at which the mean return of the newest `episodes` first reached the target.
+
+    Only the mean return of each round is known; all episodes of a round count with that mean.
+
+    Args:
+        course: Recorded columns `time`, `used` (episodes so far) and `objective`, shape [rounds] each.
+        target: Mean return.
+        episodes: Number of newest episodes.
+
+    Returns:
+        Seconds; None if the target was not reached.
+    """
     counts = np.diff(course["used"], prepend=0.0).astype(int)
     returns = np.repeat(course["objective"], counts)
     sums = np.concatenate([[0.0], np.cumsum(returns)])

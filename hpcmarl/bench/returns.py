@@ -1,10 +1,12 @@
-"""Wall-clock time to a fixed training return for each round rule, with unequal groups, beside what the
-simulator says: real ranks that sleep.
+"""Measure the time to a fixed training return for each round rule with unequal groups.
 
-Called by `hpcmarl bench stragglers --until-return VALUE`. A server and n groups, each a learner with an actor
-on one rank, learn one small game (envs/games/particles.py) with REINFORCE and NIGT. A run ends when the mean
-of its newest 100 training episodes reaches the value; one that does not in time says None. In each setting
-the first run measures what groups take; from that predicted_returns.py predicts all runs. Knows no message.
+`hpcmarl bench stragglers --until-return VALUE` starts a server and n groups of real ranks that sleep. Each
+group is a learner with an actor on one rank. The groups learn one small game (envs/games/particles.py) with
+REINFORCE and NIGT. A run ends when the mean of its newest 100 training episodes reaches the value; it yields
+None if that does not happen in time.
+
+In each setting the first run measures the times of the groups. predicted_returns.py predicts all runs from
+them.
 """
 
 from __future__ import annotations
@@ -39,9 +41,9 @@ eval: {episodes: 0}
 logging: {progress: false, level: warning, every_seconds: 0.25}
 """
 RULES = ("sync", "rennala", "malenia", "afedpg")
-WAVE = 4  # episodes that an actor plays side by side, and that take h together
-# Of 0.06, 0.12, 0.25 and 0.5 those with the shortest predicted times to a return of 9 over both settings, 16
-# groups, seeds 1000 to 1002.
+WAVE = 4  # episodes that an actor plays in parallel and that take h seconds together
+# The best of 0.06, 0.12, 0.25 and 0.5 for each rule. Criterion: the predicted time to a return of 9 over both
+# settings, with 16 groups and seeds 1000 to 1002.
 STEP_SIZES = {"sync": 0.25, "rennala": 0.25, "malenia": 0.5, "afedpg": 0.06}
 
 
@@ -53,18 +55,18 @@ def run(
     measured_run: Callable[[Path], Measured],
     step_sizes: Mapping[str, float] = STEP_SIZES,
 ) -> dict[str, Any] | None:
-    """Measure and predict the seconds of training until a return, for each setting, rule and seed.
+    """Measure and predict the training time to a return for each setting, rule and seed. Collective.
 
     Args:
         target: The return.
-        limit: Seconds of a run at most.
-        seeds: Of the runs of each case.
-        unit: h of the fastest group, in seconds.
-        measured_run: Reads what a run directory has measured.
-        step_sizes: Of each rule.
+        limit: Most seconds of a run.
+        seeds: Seeds of the runs of each case.
+        unit: Seconds h of the fastest group.
+        measured_run: Reads the measured times from a run directory.
+        step_sizes: Step size of each rule.
 
     Returns:
-        The result on rank 0, None elsewhere.
+        The result on rank 0; None on other ranks.
 
     Raises:
         UsageError: There are fewer than three ranks.
@@ -116,7 +118,17 @@ def run(
 def case(
     rule: str, seed: int, step_size: float, compute: Sequence[float], limit: float, target: float, *more: str
 ) -> Config:
-    """The configuration of one run."""
+    """Return the configuration of one run.
+
+    Args:
+        rule: Value of rounds.rule.
+        seed: Seed of the run.
+        step_size: Step size of the optimizer.
+        compute: Seconds h of each group.
+        limit: Most seconds of training.
+        target: Training return that ends the run.
+        *more: Further changes to the configuration.
+    """
     groups = ", ".join(f"{{delay: {{trajectory: {time!r}}}}}" for time in compute)
     changes = [
         f"rounds.rule={rule}",
@@ -129,18 +141,23 @@ def case(
 
 
 def batch_of(rule: str, groups: int) -> int:
-    """Episodes of a round: a wave of every group (sync, malenia) or of three in four (rennala); of a
-    gradient: one wave (afedpg).
+    """Return the number of episodes of a round, or of a gradient (afedpg).
 
-    All fast groups deliver at about the same time: with a wave more than that, a round would wait for their
-    next ones and abandon most."""
+    A round is one wave of every group (sync, malenia) or of three in four groups (rennala); a gradient is one
+    wave. All fast groups deliver at about the same time. With one wave more than that, a round of rennala
+    would wait for their next waves and abandon most of their work.
+    """
     return WAVE * {"rennala": max(1, 3 * groups // 4), "afedpg": 1}.get(rule, groups)
 
 
 def _measure(
     stage: Stage, compute: Sequence[float], measured_run: Callable[[Path], Measured]
 ) -> Seconds | None:
-    """What groups take, from a short synchronous run that hardly moves; None where the server is not."""
+    """Measure the times of the groups in a short synchronous run with a tiny step size. Collective.
+
+    Returns:
+        The times on the server's rank; None elsewhere.
+    """
     stage.play(case("sync", 0, 1e-6, compute, 1e6, 1e6, f"stop.updates={FEWEST + 1}"))
     return (
         None
@@ -150,8 +167,12 @@ def _measure(
 
 
 def _play(stage: Stage, config: Config) -> dict[str, Any]:
-    """One run: seconds (None: not reached in time), rounds before the last, the return in the end; seconds
-    None where the server is not."""
+    """Play one run. Collective.
+
+    Returns:
+        On the server's rank: seconds (None: the return was not reached in time), rounds that ended, the
+        return at the end, and the step size. Elsewhere only `seconds`: None.
+    """
     moments = stage.play(config)
     if stage.recorder is None:
         return {"seconds": None}
@@ -160,17 +181,17 @@ def _play(stage: Stage, config: Config) -> dict[str, Any]:
     return {
         "seconds": recorder.seconds
         if recorder.seconds < limit
-        else None,  # nothing but the return ends a run before its time
+        else None,  # only the return ends a run before its time limit
         "updates": len(moments),
         "return_mean": float(np.mean(recorder.recent))
         if recorder.recent
-        else None,  # with the last reports, which come after the end
+        else None,  # includes the last reports, which arrive after the end
         "step_size": config.optimizer.step_size,
     }
 
 
 def _figures(played: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, Any]:
-    """Of each rule the medians, and all runs."""
+    """Return the medians of each rule, and all runs."""
     medians: dict[str, Any] = {}
     for rule, runs in played.items():
         medians[f"{rule}_seconds"] = middle([run["seconds"] for run in runs])
@@ -179,8 +200,11 @@ def _figures(played: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, Any
 
 
 def middle(seconds: Sequence[float | None]) -> float | None:
-    """The median, where a run that did not arrive took longer than all others; None where the median did not
-    arrive."""
+    """Return the median of some times; None counts as longer than every number.
+
+    Returns:
+        The median; None if the median run did not reach the return.
+    """
     ordered = sorted(float("inf") if value is None else value for value in seconds)
     value = float(np.median(ordered))
     return value if np.isfinite(value) else None

@@ -1,8 +1,7 @@
-"""Short training runs, one after the other in one MPI world, watched at the server. Called by the benchmarks
-that need whole runs.
+"""Play short training runs one after the other in one MPI world and watch their rounds.
 
-Every rank works as in `hpcmarl train`, from the first START to the EXIT of each run; starting the ranks is
-paid once. Knows no rule and no figure but how many gradients were used and wasted until when.
+Every rank works as in `hpcmarl train`, from the first START message to the EXIT of each run. The ranks start
+only once for all runs.
 """
 
 from __future__ import annotations
@@ -25,12 +24,19 @@ from hpcmarl.runtime.rank import AbortHook, Rank, serve
 from hpcmarl.train import prepare, start_logging
 
 if TYPE_CHECKING:
-    from hpcmarl.roles.learner.learner import Learner  # imports torch, on learners alone
+    # The module imports torch, which only learners need.
+    from hpcmarl.roles.learner.learner import Learner
 
 
 class Moment(NamedTuple):
-    """A round has ended: seconds of training, trajectories of accepted and of dropped gradients, this
-    process's CPU seconds until then."""
+    """End of a round.
+
+    Attributes:
+        seconds: Seconds of training until then.
+        used: Trajectories of accepted gradients until then.
+        wasted: Trajectories of dropped gradients until then.
+        cpu_seconds: CPU seconds of the server's process until then.
+    """
 
     seconds: float
     used: int
@@ -39,7 +45,11 @@ class Moment(NamedTuple):
 
 
 class WatchedRank(Rank):
-    """A rank that notes when rounds end; only where the server is."""
+    """Rank that records the ends of rounds if it has the server.
+
+    Attributes:
+        moments: Ends of rounds; empty on other ranks.
+    """
 
     def __init__(self, context: Context) -> None:
         super().__init__(context)
@@ -53,21 +63,38 @@ class WatchedRank(Rank):
 
 
 class Stage:
-    """Where runs are played one after the other: the transport, and a directory that is deleted by
-    `close`."""
+    """Plays runs one after the other in one world.
+
+    Args:
+        transport: The world.
+        hook: Ends the world if a rank fails.
+
+    Attributes:
+        directory: Directory of the runs, on rank 0; `close` deletes it.
+        played: Number of runs so far, and name of the last run's directory.
+        rank: This process's rank in the last run.
+    """
 
     def __init__(self, transport: Transport, hook: AbortHook) -> None:
         self.transport, self.hook = transport, hook
         self.directory = tempfile.mkdtemp(prefix="hpcmarl-bench-") if transport.rank == 0 else None
         self.played = 0
-        self.rank: WatchedRank | None = None  # of the last run
+        self.rank: WatchedRank | None = None
 
     def play(self, config: Config, learner: type[Learner] | None = None) -> list[Moment]:
-        """A whole run; the moments on the server's rank, none elsewhere. Collective. `learner` stands in for
-        the learner role.
+        """Play a whole run. Collective.
 
-        `config` should leave out topology.heartbeat_timeout_seconds: a last sign of life would reach the next
-        run."""
+        Args:
+            config: Configuration of the run. topology.heartbeat_timeout_seconds should be null, because a
+                last heartbeat would reach the next run.
+            learner: Class that replaces the learner role; None: the usual one.
+
+        Returns:
+            Ends of rounds on the server's rank; empty on other ranks.
+
+        Raises:
+            HpcmarlError: The run failed.
+        """
         self.played += 1
         context = prepare(
             self.transport, config, f"{self.directory}/{self.played}" if self.directory else None, None
@@ -81,24 +108,28 @@ class Stage:
         self.rank = rank
         if code:
             raise HpcmarlError(f"a run of {config.name} ended with exit code {code}")
-        self.transport.gather(b"done")  # the next run begins when this one has ended everywhere
+        # The next run must not begin before this one has ended on every rank.
+        self.transport.gather(b"done")
         return rank.moments
 
     @property
     def recorder(self) -> Recorder | None:
-        """What the last run's server has counted; None on other ranks."""
+        """Recorder of the last run's server; None on other ranks."""
         server: Any = self.rank.roles.get("server") if self.rank is not None else None
         return None if server is None else server.recorder
 
     def close(self) -> None:
+        """Delete the directory of the runs."""
         if self.directory is not None:
             shutil.rmtree(self.directory, ignore_errors=True)
 
 
 @contextlib.contextmanager
 def on_stage(transport: Transport) -> Iterator[Stage]:
-    """A stage for all runs of a benchmark, on every rank of this world: whoever fails ends the job, otherwise
-    all leave together."""
+    """Provide a stage for all runs of a benchmark. Collective.
+
+    A rank that fails ends the job. Otherwise all ranks leave together.
+    """
     hook = AbortHook(transport)
     stage = Stage(transport, hook)
     try:
@@ -112,8 +143,11 @@ def on_stage(transport: Transport) -> Iterator[Stage]:
 
 
 def ends(moments: Sequence[Moment], after: float) -> tuple[Moment, Moment]:
-    """The first end of a round past `after` seconds, and the last one. Raises HpcmarlError where they are not
-    two."""
+    """Return the first end of a round after `after` seconds of training, and the last one.
+
+    Raises:
+        HpcmarlError: Fewer than two rounds ended after that time.
+    """
     counted = [moment for moment in moments if moment.seconds >= after]
     if len(counted) < 2:
         raise HpcmarlError(
@@ -124,6 +158,10 @@ def ends(moments: Sequence[Moment], after: float) -> tuple[Moment, Moment]:
 
 
 def used_per_second(moments: Sequence[Moment], after: float) -> float:
-    """Trajectories of accepted gradients a second, between the `ends`; raises as they do."""
+    """Return trajectories of accepted gradients per second between the two moments of `ends`.
+
+    Raises:
+        HpcmarlError: As `ends` does.
+    """
     first, last = ends(moments, after)
     return (last.used - first.used) / (last.seconds - first.seconds)

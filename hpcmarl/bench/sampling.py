@@ -1,8 +1,7 @@
-"""Simulations whose gradients are those of episodes that are really played, beside bare stepping of the same
-environment on the same core.
+"""Measure simulations with sampled gradients against bare stepping of the same environment.
 
-Called by cli/bench.py; one process. The two take turns in short windows, so that a machine's moods fall on
-both alike.
+The gradients of such a simulation come from episodes that are really played. Both run on one core in one
+process. They take turns in short windows, which spreads machine noise over both.
 """
 
 from __future__ import annotations
@@ -30,12 +29,12 @@ def run(config: SimulationConfig, seconds: float) -> list[dict[str, Any]]:
     """Measure each method.
 
     Args:
-        config: Of the simulation; its rounds are those of METHODS.
-        seconds: Of measuring, in all.
+        config: Configuration of the simulation; METHODS replaces its rounds.
+        seconds: Time to measure all methods together.
 
     Returns:
-        Rows with method, environment steps a second that were played and that bare stepping makes, their
-        ratio, and events a second.
+        One row for each method: environment steps per second of the simulation and of bare stepping, their
+        ratio, and simulated events per second.
 
     Raises:
         UsageError: The objective is not a policy.
@@ -53,7 +52,13 @@ def run(config: SimulationConfig, seconds: float) -> list[dict[str, Any]]:
 
 
 class Playing:
-    """A simulation that only plays."""
+    """A simulation that runs without end.
+
+    Attributes:
+        cluster: The simulated cluster.
+        events: Events so far.
+        seconds: Wall-clock time so far.
+    """
 
     def __init__(self, config: SimulationConfig) -> None:
         self.cluster = Cluster(config, config.seed)
@@ -62,7 +67,11 @@ class Playing:
         self.events, self.seconds = 0, 0.0
 
     def run(self, seconds: float) -> tuple[int, float]:
-        """Play for a while: environment steps and time."""
+        """Simulate for about `seconds`.
+
+        Returns:
+            Environment steps, and seconds that they took.
+        """
         steps, events, began = self._objective.steps_played, self.cluster.events, time.perf_counter()
         while time.perf_counter() - began < seconds:
             self.cluster.run(self._slice)

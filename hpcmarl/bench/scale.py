@@ -1,15 +1,14 @@
-"""Weak scaling on real ranks whose environments sleep, so that two cores carry many of them; each size beside
-what the simulator predicts.
+"""Measure weak scaling on real ranks whose environments sleep, and compare it with the simulator.
 
-`hpcmarl bench scale` starts one MPI job a size. A size of n ranks has n/2 groups and a server on a rank of
-its own: each group has a learner and an actor, and the last learner acts itself. A trajectory is one step of
-a small environment and takes `unit` seconds. A round has one trajectory of each group, the least that there
-can be, so that what a round costs shows most.
+Sleeping environments let two cores carry many ranks. `hpcmarl bench scale` starts one MPI job for each size.
+A size of n ranks has n/2 groups and a server on a separate rank. Each group has a learner and an actor; the
+last learner also acts. A trajectory is one step of a small environment and takes `unit` seconds. A round has
+one trajectory of each group. That is the smallest possible round, so that the overhead of a round shows most.
 
-efficiency = used gradients a second * unit / groups, between two ends of rounds. With afedpg, whose rounds
-have one gradient, both ends are those of the same group: groups that take the same time finish together, so
-that a few ends more or less would count much. The predictions are those of `hpcmarl simulate --from-run` from
-the run of the smallest size with the rule sync, one for each reduction.
+efficiency = used gradients per second * unit / groups, between two ends of rounds. A round of afedpg has one
+gradient. Both ends are then those of the same group: groups with equal times finish together, and a few ends
+more or less would change the result. The predictions are those of `hpcmarl simulate --from-run`. They start
+from the run of the smallest size with the rule sync, one run for each reduction.
 """
 
 from __future__ import annotations
@@ -36,23 +35,24 @@ from hpcmarl.sim.plan import Measured, predict
 from hpcmarl.train import join_world
 
 REDUCTIONS = ("server", "mpi")
-# afedpg sums nothing
+# afedpg sums no gradients, so the reduction does not matter
 CASES = (
     *((rule, reduce) for rule in ("sync", "rennala", "malenia") for reduce in REDUCTIONS),
     ("afedpg", "server"),
 )
-# of a core: a trajectory takes so long for each rank that shares one, and the ranks do not run short of it
+# A trajectory takes at least this long for each rank that shares a core. The ranks then have enough processor
+# time.
 SECONDS_PER_RANK = 0.01
-WARM_UP = 4.0  # trajectories of a group that are not counted
-START_SECONDS = 900.0  # for the ranks of a job to start and to end
+WARM_UP = 4.0  # trajectories of a group before the measurement starts
+START_SECONDS = 900.0  # most time for the ranks of a job to start and to end
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What is measured at each size.
+    """Settings of the measurement at each size.
 
     Attributes:
-        seconds: Of each run.
+        seconds: Seconds of each run.
         unit: Seconds of a trajectory.
         repetitions: Runs of each case.
     """
@@ -63,7 +63,7 @@ class Plan:
 
     @property
     def arguments(self) -> list[str]:
-        """The same as options of the command."""
+        """The plan as options of the command."""
         return [
             "--seconds",
             str(self.seconds),
@@ -75,15 +75,15 @@ class Plan:
 
     @property
     def limit(self) -> float:
-        """Seconds after which a job is given up."""
+        """Seconds after which a job counts as stuck and is killed."""
         return START_SECONDS + 3 * len(CASES) * self.repetitions * self.seconds
 
 
 def parse_sizes(text: str) -> list[int]:
-    """Return the numbers of ranks in "8,16", in ascending order.
+    """Return the numbers of ranks in a text such as "8,16", in ascending order.
 
     Raises:
-        UsageError: If one is not a number of at least 4: two groups and a server.
+        UsageError: An entry is not a number of at least 4, the least for two groups.
     """
     words = [word.strip() for word in text.split(",")]
     wrong = [word for word in words if not word.isdecimal() or int(word) < 4]
@@ -96,8 +96,10 @@ def parse_sizes(text: str) -> list[int]:
 
 
 def default_unit(sizes: Sequence[int]) -> float:
-    """Seconds of a trajectory with which the largest size does not run short of processor time. The same for
-    all sizes."""
+    """Return the seconds of a trajectory for which the largest size has enough processor time.
+
+    All sizes use the same value.
+    """
     return SECONDS_PER_RANK * max(sizes) / len(os.sched_getaffinity(0))
 
 
@@ -105,14 +107,14 @@ def run(plan: Plan, keep: Path | None = None) -> list[dict[str, Any]] | None:
     """Measure every case on the ranks of this world. Collective.
 
     Args:
-        plan: What is measured.
-        keep: Folder for the runs that predictions are made from, one for each reduction.
+        plan: Settings of the measurement.
+        keep: Folder for copies of the runs that predictions use, one for each reduction; None: no copies.
 
     Returns:
-        A row a case on rank 0, without predictions; None elsewhere.
+        On rank 0 one row for each case, without predictions; None on other ranks.
 
     Raises:
-        UsageError: If there are fewer than four ranks.
+        UsageError: There are fewer than four ranks.
     """
     transport = join_world()
     if transport.size < 4:
@@ -123,7 +125,7 @@ def run(plan: Plan, keep: Path | None = None) -> list[dict[str, Any]] | None:
     compute = [plan.unit] * (transport.size // 2)
     rows = []
     with on_stage(transport) as stage:
-        # what is imported late
+        # The first run imports all modules that are loaded late.
         stage.play(configuration("afedpg", "server", compute, 120.0, f"stop.updates={2 * transport.size}"))
         for rule, reduce in CASES:
             played = []
@@ -147,7 +149,15 @@ def run(plan: Plan, keep: Path | None = None) -> list[dict[str, Any]] | None:
 
 
 def configuration(rule: str, reduce: str, compute: Sequence[float], seconds: float, *more: str) -> Config:
-    """The configuration of one run: `compute` has the seconds of a trajectory of each group."""
+    """Return the configuration of one run.
+
+    Args:
+        rule: Value of rounds.rule.
+        reduce: Value of rounds.reduce.
+        compute: Seconds of a trajectory of each group.
+        seconds: Training time.
+        *more: Further changes to the configuration.
+    """
     batch = 1 if rule == "afedpg" else len(compute)
     return case(
         rule,
@@ -164,21 +174,21 @@ def configuration(rule: str, reduce: str, compute: Sequence[float], seconds: flo
 def figures(
     played: Sequence[Sequence[Moment]], unit: float, groups: int, turn: int = 1
 ) -> dict[str, float | None]:
-    """Return means over repetitions, from the ends of rounds of each.
+    """Return means over repetitions.
 
     Args:
-        played: What the server saw of each repetition.
+        played: Ends of rounds of each repetition.
         unit: Seconds of a trajectory.
-        groups: How many.
-        turn: Gradients are counted in multiples of it.
+        groups: Number of groups.
+        turn: The measurement covers a multiple of this number of gradients.
 
     Returns:
-        The efficiency with its standard deviation (None of one repetition), what a round takes longer than
-        `unit` for each trajectory of a group that it uses (afedpg: what a step takes longer than `unit` /
-        groups), and the server's share of a core.
+        The efficiency with its standard deviation (None for one repetition), the overhead of a round in ms,
+        and the server's share of a core. The overhead is the time of a round beyond `unit` for each
+        trajectory that it uses from a group. With afedpg it is the time of a step beyond `unit` / groups.
 
     Raises:
-        HpcmarlError: If a repetition has fewer than two rounds after the warm-up.
+        HpcmarlError: A repetition has fewer than two rounds after the warm-up.
     """
     efficiencies, overheads, shares = [], [], []
     for moments in played:
@@ -205,10 +215,10 @@ def figures(
 
 
 def _memory(stage: Stage) -> dict[str, float]:
-    """Memory of the ranks by now: medians, and the server's. Collective."""
+    """Return the memory of the ranks in MB: medians, and the server's. Collective."""
     everyone = np.frombuffer(
         b"".join(stage.transport.gather(np.array(memory_of(os.getpid())).tobytes()))
-    ).reshape(-1, 2)  # [ranks, RSS and USS]
+    ).reshape(-1, 2)  # [ranks, 2]: RSS and USS
     rss, uss = np.median(everyone, axis=0)
     return {
         "rss_mb_median": round(float(rss), 1),
@@ -220,19 +230,19 @@ def _memory(stage: Stage) -> dict[str, float]:
 def measure(
     sizes: Sequence[int], plan: Plan, read: Callable[[Path], Measured], say: Callable[[str], None]
 ) -> dict[str, Any]:
-    """Start one job a size, one after the other.
+    """Run one job for each size, one after the other.
 
     Args:
         sizes: Numbers of ranks, ascending.
-        plan: What is measured at each.
-        read: Returns the times that a run directory has measured.
-        say: Is given a line of progress before each job.
+        plan: Settings of the measurement.
+        read: Reads the measured times from a run directory.
+        say: Called with a line of progress before each job.
 
     Returns:
-        `rows`, one for each size, rule and reduction, `seconds` and `unit_seconds`.
+        `rows`, one for each size, rule and reduction; `seconds` and `unit_seconds`.
 
     Raises:
-        HpcmarlError: If a job fails.
+        HpcmarlError: A job fails.
     """
     rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory(prefix="hpcmarl-scale-", ignore_cleanup_errors=True) as folder:
@@ -258,7 +268,11 @@ def measure(
 
 
 def result_in(output: str) -> list[dict[str, Any]]:
-    """The rows that a job has printed. Raises HpcmarlError where it has printed none."""
+    """Return the rows that a job printed.
+
+    Raises:
+        HpcmarlError: The output holds no rows.
+    """
     for line in output.splitlines():
         if line.startswith('{"rows"'):
             rows: list[dict[str, Any]] = json.loads(line)["rows"]
@@ -269,7 +283,7 @@ def result_in(output: str) -> list[dict[str, Any]]:
 def _measured(
     read: Callable[[Path], Measured], run_directory: Path, say: Callable[[str], None]
 ) -> Measured | None:
-    """The times in a run; None, and a line, where there are too few to predict from."""
+    """Return the times of a run; None, with a line to `say`, if there are too few to predict from."""
     try:
         return read(run_directory)
     except UsageError as error:
@@ -280,8 +294,11 @@ def _measured(
 def with_predictions(
     rows: Sequence[Mapping[str, Any]], measured: Mapping[str, Measured | None], unit: float
 ) -> list[dict[str, Any]]:
-    """The rows with `predicted_efficiency`: of the ideal, as the measured one. None where its reduction has
-    nothing to predict from."""
+    """Add `predicted_efficiency` to the rows.
+
+    It is relative to the ideal, as the measured efficiency is. It is None for a reduction without measured
+    times.
+    """
     found = []
     for row in rows:
         source, predicted = measured[row["reduce"]], None

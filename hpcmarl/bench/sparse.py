@@ -1,8 +1,6 @@
-"""What sparse weights save where they act and travel: dense beside sparse, by hidden width and sparsity, in
-one process.
+"""Compare dense and sparse weights in acting, learning and messages, by hidden width and sparsity.
 
-Called by cli/bench.py. The policy is that of a value-based algorithm, with random masks as at the start of
-sparse training.
+The policy is that of a value-based algorithm. Its masks are random, as at the start of sparse training.
 """
 
 from __future__ import annotations
@@ -28,12 +26,17 @@ from hpcmarl.types import ActionSpace, BoolArray, FloatArray, PolicyFrame, Polic
 WIDTHS = (64, 256, 1024)
 SPARSITIES = (0.0, 0.8, 0.9, 0.95)
 OBSERVATION, ACTIONS, AGENTS, SLOTS = 128, 16, 3, 8
-REPEATS = 8  # of one kind in a row
-UNROLL, EPISODES = 8, 32  # steps, and episodes, of what is learned from
+REPEATS = 8  # calls of one kind in a row
+UNROLL, EPISODES = 8, 32  # steps and episodes of a training batch
 
 
 class Case:
-    """One policy that acts in three ways: dense, by its non-zeros, and as measured (auto)."""
+    """One policy in three weight formats: dense, CSR, and the fastest measured format of each matrix.
+
+    Args:
+        width: Width of the hidden layer and of the GRU.
+        sparsity: Share of zeros in the weights.
+    """
 
     def __init__(self, width: int, sparsity: float) -> None:
         generator = np.random.default_rng(width)
@@ -68,18 +71,21 @@ class Case:
         )
 
     def act(self, kind: str) -> None:
-        """One step of every slot."""
+        """Choose one action for every agent of every slot."""
         self.actors[kind].act(self.frame, self.starts, self.memory, self.generator, greedy=True)
 
     def act_anew(self, kind: str) -> None:
-        """The same after new parameters: other values in the same places."""
+        """Choose actions right after new parameters, which have other values in the same places."""
         self.flat.load(self.parameters)
         self.actors[kind].refresh()
         self.act(kind)
 
     def learn(self, masks: tuple[BoolArray, BoolArray] | None) -> None:
-        """A forward and a backward pass over a short unroll; by the recurrence's weights that are there, or
-        by all."""
+        """Run a forward and a backward pass over a short unroll.
+
+        Args:
+            masks: Active weights of the GRU's two matrices; None: use all weights.
+        """
         self.policy.unroll_where(masks)
         self.flat.zero_gradient()
         alive = torch.ones(self.episodes.shape[:3], dtype=torch.bool)
@@ -96,7 +102,7 @@ class Case:
         vector_of(vector_message(Kind.WEIGHTS, self.parameters, mask), self.layout.size)
 
     def row(self, width: int, sparsity: float, seconds: float) -> dict[str, Any]:
-        """Measure for about so long."""
+        """Measure for about `seconds` and return one row."""
         calls: dict[str, tuple[Callable[[Any], None], Any]] = {
             f"{kind}_us": (self.act, kind) for kind in self.actors
         }
@@ -121,7 +127,7 @@ class Case:
             "sparsity": sparsity,
             **{
                 name: round(float(np.median(taken[len(taken) // 4 :])), 1) for name, taken in times.items()
-            },  # the first are cold
+            },  # without the first quarter, which is cold
             "dense_bytes": vector_message(Kind.WEIGHTS, self.parameters).nbytes,
             "sparse_bytes": vector_message(Kind.WEIGHTS, self.parameters, self.mask).nbytes,
             "dense_memory_bytes": sum(layer.shape[0] * layer.shape[1] for layer in self.layout.layers)
@@ -132,7 +138,7 @@ class Case:
 
 
 def run(seconds: float) -> list[dict[str, Any]]:
-    """A row for each width and sparsity; about `seconds` in all."""
+    """Return one row for each width and sparsity; measure for about `seconds` in total."""
     torch.set_num_threads(1)
     each = seconds / (len(WIDTHS) * len(SPARSITIES))
     return [Case(width, sparsity).row(width, sparsity, each) for width in WIDTHS for sparsity in SPARSITIES]

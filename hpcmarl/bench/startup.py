@@ -1,8 +1,8 @@
-"""What it takes to start a run: seconds to the first update, and what each rank has used by then.
+"""Measure the start of a run: seconds to the first update, and the resources that each rank has used by then.
 
-Ranks are looked at from outside, by /proc, when the first row of metrics is there. Opened files are counted
-by an audit hook that Python loads at the start of each rank (a sitecustomize.py on PYTHONPATH) and that keeps
-its count in a mapped file; libraries are mapped files.
+The benchmark reads /proc of the ranks when the first row of metrics exists. Opened files are counted by an
+audit hook, which Python loads at the start of each rank (a sitecustomize.py on PYTHONPATH). The hook keeps
+its count in a mapped file. Libraries are counted from the mapped files of a process.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from hpcmarl.comm.topology import assign_roles
 from hpcmarl.config.file import load_config
 from hpcmarl.errors import HpcmarlError
 
-COUNTS = "HPCMARL_STARTUP_COUNTS"  # variable that names the folder of the counts
-ROLES = ("learner", "server", "actor")  # a rank with several counts as the first of them
+COUNTS = "HPCMARL_STARTUP_COUNTS"  # environment variable that names the folder of the counts
+ROLES = ("learner", "server", "actor")  # a rank with several roles counts as the first of them
 LIMIT_SECONDS = 900.0
 CONFIG = """
 name: startup
@@ -57,14 +57,14 @@ if os.environ.get("{COUNTS}"):
 
 @dataclass(frozen=True)
 class Usage:
-    """What one rank has used.
+    """Resources that one rank has used.
 
     Attributes:
-        cpu_seconds: Of a core, in user and system mode.
+        cpu_seconds: CPU time in user and system mode.
         rss_mb: Resident memory.
-        uss_mb: Of it what no other process shares (unique set size).
-        files_opened: By Python, and libraries mapped.
-        bytes_read: By read calls, from caches too.
+        uss_mb: Resident memory that no other process shares (unique set size).
+        files_opened: Files opened by Python, and mapped libraries.
+        bytes_read: Bytes of read calls, including those served from caches.
         torch: Whether torch is loaded.
     """
 
@@ -77,16 +77,16 @@ class Usage:
 
 
 def measure(ranks: int) -> dict[str, Any]:
-    """Start a run of simple_spread and look at its ranks at the first update.
+    """Start a run of simple_spread and measure its ranks at the first update.
 
     Args:
-        ranks: How many.
+        ranks: Number of ranks.
 
     Returns:
-        `ranks`, `seconds_to_first_update` and by role the figures of `summarise`.
+        `ranks`, `seconds_to_first_update`, and for each role the figures of `summarise`.
 
     Raises:
-        HpcmarlError: If the run ends, or makes no update within LIMIT_SECONDS.
+        HpcmarlError: The run ends, or makes no update within LIMIT_SECONDS.
     """
     with _folder() as folder:
         config, counts = folder / "config.yaml", folder / "counts"
@@ -119,11 +119,11 @@ def measure(ranks: int) -> dict[str, Any]:
 
 
 def summarise(roles: Mapping[int, str], found: Mapping[int, Usage]) -> dict[str, dict[str, Any]]:
-    """Return medians and maxima by role.
+    """Return medians and maxima for each role.
 
     Args:
-        roles: The role of each rank.
-        found: What each rank has used.
+        roles: Role of each rank.
+        found: Resources of each rank.
     """
     result = {}
     for role in ("server", "learner", "actor"):
@@ -143,7 +143,12 @@ def summarise(roles: Mapping[int, str], found: Mapping[int, Usage]) -> dict[str,
 
 
 def usage_of(process: int, counts: Path) -> Usage:
-    """Read what a process has used so far."""
+    """Read the resources that a process has used so far.
+
+    Args:
+        process: Process number.
+        counts: Folder of the counts of opened files.
+    """
     place = Path(f"/proc/{process}")
     ticks = place.joinpath("stat").read_text().rpartition(")")[2].split()[11:13]
     rss_mb, uss_mb = memory_of(process)
@@ -172,14 +177,17 @@ def memory_of(process: int) -> tuple[float, float]:
 
 
 def opened(path: Path) -> int:
-    """Return the count that a rank's hook keeps."""
+    """Return the count that a rank's audit hook keeps in a file."""
     with path.open("rb") as stream, mmap.mmap(stream.fileno(), 8, access=mmap.ACCESS_READ) as count:
         return int(struct.unpack("q", count)[0])
 
 
 @contextmanager
 def _folder() -> Iterator[Path]:
-    """A folder for the length of the measurement; what killed ranks still write there does not matter."""
+    """Provide a folder during the measurement.
+
+    Killed ranks may still write there while it is deleted; such errors are ignored.
+    """
     folder = tempfile.mkdtemp(prefix="hpcmarl-startup-")
     try:
         yield Path(folder)

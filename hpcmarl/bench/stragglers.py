@@ -1,16 +1,15 @@
-"""How much of unequal groups' work each round rule uses: real ranks that sleep, so that two cores carry many
-of them.
+"""Measure the share of unequal groups' work that each round rule uses.
 
-`hpcmarl bench stragglers` starts the ranks: a server and n groups, each a learner with an actor on one rank.
-An actor of group i takes h_i seconds for a trajectory, which is one step of a small environment: computing
-costs next to nothing.
+Real ranks sleep, so that two cores carry many of them. `hpcmarl bench stragglers` starts a server and n
+groups, each a learner with an actor on one rank. An actor of group i takes h_i seconds for a trajectory. A
+trajectory is one step of a small environment, so that its computation takes almost no time.
 
-efficiency = used gradients a second / sum_i 1/h_i, between two ends of rounds after every group has
-delivered. Knows no message.
+efficiency = used gradients per second / sum_i 1/h_i, between two ends of rounds after every group has
+delivered.
 
-The four rules train with MA-Trace, where nothing is abandoned when a round ends. With REINFORCE unfinished
-trajectories are (as in arXiv 2509.24305), so that Rennala's efficiency depends on the batch: it is measured
-as well, beside what such rounds can have at best.
+The four rules train with MA-Trace, which abandons no work at the end of a round. REINFORCE abandons
+unfinished trajectories (as in arXiv 2509.24305), so that Rennala's efficiency depends on the batch. That case
+is measured as well, together with the best efficiency that such rounds can have.
 """
 
 from __future__ import annotations
@@ -40,19 +39,27 @@ logging: {progress: false, level: warning}
 """
 RULES = ("rennala", "malenia", "sync", "afedpg")
 SLOWER = 10.0
-BATCH = 4  # trajectories of a round for each group, rennala and malenia
+BATCH = 4  # trajectories of a round for each group, with rennala and malenia
 EPISODES = 8  # the same with REINFORCE, where the end of a round costs each group half a trajectory
 CASES = (*((rule, "ma_trace") for rule in RULES), ("rennala", "reinforce"))
-WARM_UP = 120.0  # seconds at most
+WARM_UP = 120.0  # most seconds of the first run, which is not measured
 SETTINGS = ("one_rank_10x_slower", "sqrt")
 
 
 def run(seconds: float, unit: float) -> dict[str, Any] | None:
-    """Measure each case for `seconds`; `unit`: seconds of a trajectory of the fastest group. The result on
-    rank 0, None elsewhere.
+    """Measure each case. Collective.
 
-    An efficiency is None where `seconds` were too few for two rounds. UsageError with fewer than three
-    ranks."""
+    Args:
+        seconds: Training time of each case.
+        unit: Seconds of a trajectory of the fastest group.
+
+    Returns:
+        The result on rank 0; None on other ranks. An efficiency is None if fewer than two rounds ended in
+        time.
+
+    Raises:
+        UsageError: There are fewer than three ranks.
+    """
     transport = join_world()
     if transport.size < 3:
         raise UsageError(
@@ -61,7 +68,7 @@ def run(seconds: float, unit: float) -> dict[str, Any] | None:
         )
     compute = {setting: compute_seconds(setting, transport.size - 1, unit) for setting in SETTINGS}
     with on_stage(transport) as stage:
-        # what is imported late
+        # The first run imports all modules that are loaded late.
         stage.play(
             case("afedpg", "ma_trace", compute[SETTINGS[0]], WARM_UP, f"stop.updates={transport.size}")
         )
@@ -83,16 +90,25 @@ def run(seconds: float, unit: float) -> dict[str, Any] | None:
 
 
 def compute_seconds(setting: str, groups: int, unit: float) -> list[float]:
-    """h_i of each group: one of them SLOWER times as slow as the others, or the square root of its number,
-    times `unit`."""
+    """Return h_i of each group in seconds.
+
+    With the setting "sqrt" it is `unit` times the square root of the group's number, from 1. Otherwise one
+    group is SLOWER times as slow as the others.
+    """
     if setting == "sqrt":
         return [unit * math.sqrt(number) for number in range(1, groups + 1)]
     return [unit] * (groups - 1) + [SLOWER * unit]
 
 
 def expected(compute: Sequence[float]) -> dict[str, float]:
-    """The efficiencies that follow from the rules alone: sync one trajectory of every group a round, Rennala
-    with abandoned work."""
+    """Return the efficiencies that follow from the rules alone.
+
+    sync uses one trajectory of every group in a round. Rennala with REINFORCE abandons unfinished
+    trajectories.
+
+    Args:
+        compute: Seconds h_i of each group.
+    """
     groups, ideal = len(compute), ideal_rate(compute)
     return {
         "sync_efficiency_expected": sync_rate(compute, 0.0, batch_of("sync", "ma_trace", groups)) / ideal,
@@ -104,7 +120,15 @@ def expected(compute: Sequence[float]) -> dict[str, float]:
 
 
 def case(rule: str, algorithm: str, compute: Sequence[float], seconds: float, *more: str) -> Config:
-    """The configuration of one run: it ends after `seconds`, or as `more` changes it."""
+    """Return the configuration of one run.
+
+    Args:
+        rule: Value of rounds.rule.
+        algorithm: Value of algo.name.
+        compute: Seconds h_i of each group.
+        seconds: Training time.
+        *more: Further changes to the configuration; they may change the end of the run.
+    """
     groups = ", ".join(f"{{delay: {{trajectory: {time!r}}}}}" for time in compute)
     changes = [
         f"rounds.rule={rule}",
@@ -116,20 +140,20 @@ def case(rule: str, algorithm: str, compute: Sequence[float], seconds: float, *m
 
 
 def batch_of(rule: str, algorithm: str, groups: int) -> int:
-    """Trajectories of a round."""
+    """Return the trajectories of a round."""
     each = EPISODES if algorithm == "reinforce" else BATCH
     return {"sync": groups, "afedpg": 1}.get(rule, each * groups)
 
 
 def _figures(compute: Sequence[float], moments: Mapping[tuple[str, str], Sequence[Moment]]) -> dict[str, Any]:
-    """One setting's part of the result, from what the server saw of each case."""
+    """Return one setting's part of the result from the ends of rounds of each case."""
     ideal = ideal_rate(compute)
     result: dict[str, Any] = {"ideal_gradients_per_second": ideal, "trajectory_seconds": list(compute)}
     for (rule, algorithm), seen in moments.items():
         name = rule if algorithm == "ma_trace" else f"{rule}_{algorithm}"
         try:
             result[f"{name}_efficiency"] = used_per_second(seen, max(compute)) / ideal
-        except HpcmarlError as error:  # the other figures are worth having
+        except HpcmarlError as error:  # keep the other figures
             print(f"{name}, trajectories of {min(compute):g} to {max(compute):g} s: {error}", file=sys.stderr)
             result[f"{name}_efficiency"] = None
         result |= {

@@ -1,8 +1,8 @@
-"""Training against bare environment stepping: one world, the same cores, the two alternated in short windows.
+"""Measure training against bare environment stepping on the same cores of one world.
 
-Training runs in all ranks as it always does; then it stands still and as many ranks as there are cores step
-bare environments with random actions. Only environment steps whose rollouts became part of an update count as
-trained.
+The two take turns in short windows. Training runs on all ranks as usual. Then it pauses, and as many ranks as
+there are cores step bare environments with random actions. Only environment steps whose rollouts became part
+of an update count as trained.
 """
 
 from __future__ import annotations
@@ -16,18 +16,22 @@ from typing import Any
 import numpy as np
 
 from hpcmarl.comm.transport import Backoff, Transport
-from hpcmarl.config import Config
+from hpcmarl.config import AlgoConfig, Config
 from hpcmarl.envs import Seeds
 from hpcmarl.envs.bare import make_bare, step_bare
 from hpcmarl.runtime.rank import AbortHook, Rank
 from hpcmarl.train import join_world, prepare, start_logging
 
-WINDOW = 2.5  # seconds of each kind in turn
-WARM_UP = 2.0
+WINDOW = 2.5  # seconds of one window; the two alternate
+WARM_UP = 2.0  # seconds of training
 
 
 def run(config: Config, seconds: float) -> dict[str, Any] | None:
-    """Measure for about `seconds` of each kind; the result on rank 0, None elsewhere."""
+    """Measure training and bare stepping for about `seconds` each. Collective.
+
+    Returns:
+        The result on rank 0; None on other ranks.
+    """
     import torch
 
     torch.set_num_threads(config.topology.threads)
@@ -64,7 +68,7 @@ def _measure(rank: Rank, transport: Transport, config: Config, seconds: float) -
     windows = max(2, round(seconds / WINDOW))
     trained, stepped, ratios = [], [], []
     for _ in range(windows):
-        transport.broadcast(b"train" if transport.rank == 0 else None)  # all begin together
+        transport.broadcast(b"train" if transport.rank == 0 else None)  # all ranks start together
         before = _trained_steps(rank)
         took = _train(rank, WINDOW)
         trained.append((_trained_steps(rank) - before, took))
@@ -99,7 +103,7 @@ def _measure(rank: Rank, transport: Transport, config: Config, seconds: float) -
 
 
 def _train(rank: Rank, seconds: float) -> float:
-    """Step the rank's roles for a while; the time it took."""
+    """Step the rank's roles for about `seconds` and return the seconds that it took."""
     backoff = Backoff(transport=rank.transport)
     began = time.perf_counter()
     while time.perf_counter() - began < seconds:
@@ -111,7 +115,7 @@ def _train(rank: Rank, seconds: float) -> float:
 
 
 def _trained_steps(rank: Rank) -> int:
-    """Environment steps in all updates so far, on the server's rank; 0 elsewhere."""
+    """Return the environment steps in all updates so far on the server's rank; 0 on other ranks."""
     server: Any = rank.roles.get("server")
     return (
         0
@@ -122,18 +126,24 @@ def _trained_steps(rank: Rank) -> int:
     )
 
 
-def trained_steps(algo: Any, used: int, taken: int) -> int:
-    """Environment steps that were learned from, each counted once, however often its unroll was in a gradient
-    (reuse, epochs). used: trajectories in all gradients; taken: environment steps that the learners took in,
-    which says it where trajectories are whole episodes."""
-    unroll = getattr(algo, "unroll", None)
-    if unroll is None:
+def trained_steps(algo: AlgoConfig, used: int, taken: int) -> int:
+    """Return the number of environment steps that were learned from, each counted once.
+
+    An unroll may be in several gradients (reuse, epochs); its steps count only once.
+
+    Args:
+        algo: Configuration of the algorithm.
+        used: Trajectories in all gradients.
+        taken: Environment steps that the learners received; the result if trajectories are whole episodes.
+    """
+    if algo.unroll_steps is None:
         return taken
-    return used * int(unroll) // int(getattr(algo, "epochs", getattr(algo, "reuse", 1)))
+    passes = algo.minibatch_passes
+    return used * algo.unroll_steps // (algo.gradients_per_rollout if passes is None else passes.epochs)
 
 
 def _sum_over_ranks(transport: Transport, value: float) -> float:
-    """The sum of one number over all ranks, on rank 0."""
+    """Return the sum of a number over all ranks, on rank 0. Collective."""
     return sum(
         float(np.frombuffer(part, np.float64)[0]) for part in transport.gather(np.float64(value).tobytes())
     )

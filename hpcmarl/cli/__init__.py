@@ -1,1 +1,1 @@
-"""The commands of `hpcmarl`, one file a group. What is heavy is imported by the command that needs it."""
+"""The commands of `hpcmarl`. Each command imports heavy modules only when it runs."""

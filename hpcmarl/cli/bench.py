@@ -1,4 +1,4 @@
-"""`hpcmarl bench`: the commands that measure. Part of cli/main.py, and lazy like it."""
+"""Commands of `hpcmarl bench` that measure in this process or in this MPI world."""
 
 from __future__ import annotations
 
@@ -27,14 +27,10 @@ if TYPE_CHECKING:
 
 bench_app = typer.Typer(
     no_args_is_help=True,
-    help=(
-        "Measure training throughput, sparse weights, a league's decisions, messages, slow ranks, costs or "
-        "what kills leave."
-    ),
+    help="Measure throughput, messages, round rules, sparse weights, leagues or recovery from kills.",
 )
 
-# What is measured where no configuration is given: small networks, cheap environments, so that the machinery
-# shows.
+# Default configuration. Small networks and a cheap environment let the overhead of hpcmarl show.
 BENCHMARK_CONFIG = (
     "name: bench\nenv: {id: mpe2.simple_spread_v3}\ntrajectories: {enabled: false}\neval: "
     "{episodes: 0}\nstop: {seconds: 3600}\n"
@@ -49,7 +45,9 @@ def throughput(
     seconds: Seconds = 10.0,
     as_json: Json = False,
 ) -> None:
-    """Environment steps per second of training beside bare stepping, in one world (default: cores + 1 ranks).
+    """Compare the throughput of training with bare environment stepping.
+
+    Both are in environment steps per second, in one world. By default it has one rank more than cores.
 
     \b
     hpcmarl bench throughput configs/quickstart.yaml -n 4 --seconds 20 --json
@@ -64,18 +62,22 @@ def throughput(
 def bare(
     environments: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[ENV...]", help="env.id of each; default: all natively batched ones"),
+        typer.Argument(
+            metavar="[ENV...]", help="env.id of each environment. Default: all natively batched ones."
+        ),
     ] = None,
     slots: Annotated[
-        int, typer.Option("--slots", min=1, max=100_000, help="games that are stepped together")
+        int, typer.Option("--slots", min=1, max=100_000, help="Games that are stepped together.")
     ] = 64,
-    seconds: Annotated[float, typer.Option("--seconds", min=0.1, help="of measuring each environment")] = 4.0,
+    seconds: Annotated[
+        float, typer.Option("--seconds", min=0.1, help="Seconds to measure each environment.")
+    ] = 4.0,
     as_json: Json = False,
 ) -> None:
-    """Environment steps per second of natively batched environments beside those of the packages whose games
-    they are: random actions, one core.
+    """Compare natively batched environments with the packages that provide the same games.
 
-    The first steps of a map of SMAX compile, for some seconds.
+    Both take random actions on one core. The result is in environment steps per second. The first steps of a
+    map of SMAX take some seconds, because they compile.
 
     \b
     hpcmarl bench bare mpe2.simple_spread_v3 mpe2.simple_tag_v3 --json
@@ -91,13 +93,16 @@ def bare(
 
 @bench_app.command()
 def sampling(
-    config: Annotated[str, typer.Argument(metavar="CONFIG", help="a simulation with objective.name: policy")],
+    config: Annotated[
+        str, typer.Argument(metavar="CONFIG", help="YAML file of a simulation with objective.name: policy.")
+    ],
     overrides: Overrides = None,
     seconds: Seconds = 24.0,
     as_json: Json = False,
 ) -> None:
-    """Environment steps per second that simulations play, whose gradients are sampled, beside bare stepping:
-    one process.
+    """Compare simulations with sampled gradients with bare environment stepping.
+
+    Both are in environment steps per second, in one process.
 
     \b
     hpcmarl bench sampling configs/paper/reacher.yaml --json
@@ -113,7 +118,9 @@ def sampling(
 def acting(
     config: OptionalConfig = None, overrides: Overrides = None, seconds: Seconds = 10.0, as_json: Json = False
 ) -> None:
-    """Environment steps per second of acting, without learning, beside bare stepping: one process, no MPI.
+    """Compare acting, without learning, with bare environment stepping.
+
+    Both are in environment steps per second, in one process without MPI.
 
     \b
     hpcmarl bench acting configs/smax/3m_ma_trace.yaml --seconds 20 --json
@@ -128,11 +135,10 @@ def acting(
 def matches(
     config: OptionalConfig = None, overrides: Overrides = None, seconds: Seconds = 10.0, as_json: Json = False
 ) -> None:
-    """Environment steps per second of a league's matches between frozen policies, beside bare stepping: one
-    process, no MPI.
+    """Compare a league's matches between frozen policies with bare environment stepping.
 
-    counted_share_of_steps: of all steps, those of episodes that count; the others are of slots that have
-    played their share.
+    Both are in environment steps per second, in one process without MPI. counted_share_of_steps is the share
+    of steps in episodes that count. The other steps are of slots that have finished their episodes.
 
     \b
     hpcmarl bench matches configs/league/connect_four.yaml --seconds 20 --json
@@ -147,11 +153,11 @@ def matches(
 def learning(
     config: OptionalConfig = None, overrides: Overrides = None, seconds: Seconds = 10.0, as_json: Json = False
 ) -> None:
-    """A learner's updates per second beside those of a bare torch loop, on the same network, loss and
-    trajectories: one process, no MPI.
+    """Compare a learner's updates per second with those of a bare torch loop.
 
-    Trajectories are played first. gradient_difference is the largest difference between the two gradients at
-    the first parameters, over the largest number in them.
+    Both use the same network, loss and trajectories, in one process without MPI. The trajectories are played
+    first. gradient_difference is the largest difference between the two gradients at the initial parameters,
+    relative to the largest entry.
 
     \b
     hpcmarl bench learning configs/smax/3m_qmix.yaml --seconds 20 --json
@@ -164,18 +170,26 @@ def learning(
 
 @bench_app.command()
 def sparse(
-    seconds: Annotated[float, typer.Option("--seconds", min=0.1, help="of measuring, in all")] = 36.0,
+    seconds: Annotated[
+        float, typer.Option("--seconds", min=0.1, help="Total measuring time in seconds.")
+    ] = 36.0,
     as_json: Json = False,
 ) -> None:
-    """What zeros in the weights save where they act, learn and travel: time, memory and bytes by width and
-    sparsity.
+    """Compare dense and sparse weights in acting, learning and messages.
 
-    The policy of a value-based algorithm: 128 observations, a hidden layer and a GRU of `width`, 16 actions;
-    24 rows (8 environments of 3 agents). Masks are random, of Erdős–Rényi densities. `_us`: microseconds of
-    one acting step, median; `first_us`: of one right after new parameters; `csr_us`: with every matrix in
-    CSR; `forms`: of the input, GRU (2) and output matrices, as measured. `learning_us`: a forward and a
-    backward pass over 8 steps of 32 episodes. `message_us`: to write and read a message with the parameters.
-    `_bytes`: of a message with the parameters; `_memory_bytes`: of the matrices that acting reads.
+    The result has one row for each width and sparsity, with medians in microseconds. The policy is that of a
+    value-based algorithm: 128 observations, a hidden layer and a GRU of `width`, 16 actions. It acts for 24
+    rows (8 environments of 3 agents). Masks are random with Erdős–Rényi densities.
+
+    \b
+    dense_us, csr_us, sparse_us  one acting step with dense matrices, with all matrices in CSR, and with the
+                                 format that was measured to be faster for each matrix
+    ..._first_us                 the first acting step after new parameters
+    ..._learning_us              a forward and a backward pass over 8 steps of 32 episodes
+    ..._message_us               writing and reading a message with the parameters
+    ..._bytes                    size of a message with the parameters
+    ..._memory_bytes             size of the matrices that acting reads
+    forms                        formats of the input, GRU (2) and output matrices in sparse_us
 
     \b
     hpcmarl bench sparse --seconds 60 --json
@@ -194,7 +208,9 @@ def comm(
     seconds: Seconds = 5.0,
     as_json: Json = False,
 ) -> None:
-    """Latency and bandwidth of messages beside bare mpi4py ping-pong.
+    """Compare the latency and bandwidth of messages with a bare mpi4py ping-pong.
+
+    By default the world has two ranks.
 
     \b
     hpcmarl bench comm -n 4 --json
@@ -208,7 +224,10 @@ def comm(
 def _bench_settings(
     name: str, config: str | None, overrides: Sequence[str] | None, ranks: int, seconds: float, as_json: bool
 ) -> Config:
-    """The configuration to measure; outside a world this starts one and does not return."""
+    """Return the configuration to measure.
+
+    If several ranks are needed and no launcher runs, start them here; then this function does not return.
+    """
     from hpcmarl.config.file import load_config
     from hpcmarl.launch.world import under_launcher
 
@@ -224,5 +243,5 @@ def _bench_settings(
 
 
 def _cores() -> int:
-    """Cores that this process may use: a learner and a server beside as many actors."""
+    """Return the number of cores that this process may use."""
     return len(os.sched_getaffinity(0))

@@ -1,4 +1,4 @@
-"""`hpcmarl bench`: the commands that start ranks or jobs of their own, beside those of cli/bench.py."""
+"""Commands of `hpcmarl bench` that start ranks or MPI jobs themselves, and the benchmark of a league."""
 
 from __future__ import annotations
 
@@ -12,33 +12,45 @@ import typer
 from hpcmarl.cli.bench import bench_app
 from hpcmarl.cli.common import Json, print_result, print_rows, set_threads, start
 
-__all__ = ["bench_app"]  # with the commands of both files
+__all__ = ["bench_app"]  # has the commands of both files
 
 
 @bench_app.command()
 def league(
-    snapshots: Annotated[int, typer.Option("--snapshots", min=2, max=10_000, help="in the pool")] = 1000,
+    snapshots: Annotated[
+        int, typer.Option("--snapshots", min=2, max=10_000, help="Number of snapshots in the pool.")
+    ] = 1000,
     seconds: Annotated[
-        float, typer.Option("--seconds", min=0.1, help="of measuring, in all, without what solving takes")
+        float,
+        typer.Option("--seconds", min=0.1, help="Total measuring time in seconds, without the first calls."),
     ] = 15.0,
     members: Annotated[
         int | None,
         typer.Option(
-            "--members", min=1, max=10_000, help="measure the server beside so many simulated teams"
+            "--members", min=1, max=10_000, help="Measure the server with this many simulated teams instead."
         ),
     ] = None,
     term_seconds: Annotated[
-        float, typer.Option("--term-seconds", min=0.1, help="with --members: how long a simulated term takes")
+        float,
+        typer.Option(
+            "--term-seconds", min=0.1, help="With --members: seconds of a simulated training assignment."
+        ),
     ] = 60.0,
     as_json: Json = False,
 ) -> None:
-    """What a league's decisions cost its server: one row for each matchmaker, kind of member, evaluation
-    strategy and rating.
+    """Measure the time of a league's decisions on its server.
 
-    `median_ms`: a mixture from new scores and a draw from it; a pair that is chosen, handed out and comes
-    back; a rating. `late_ms`: one in twenty took longer. `first_ms`: the first time, in which psro solves for
-    its meta-strategy and an evaluation strategy meets the whole pool; of elo, without ratings to start from.
-    With `--members` one row: what share of its time a league's server works, in real time.
+    The result has one row for each matchmaker, kind of member, evaluation strategy and rating. A call is a
+    new mixture and a draw from it; or a pair that is chosen, starts and ends; or a rating.
+
+    \b
+    median_ms  median time of a call
+    late_ms    time that one call in twenty exceeds
+    first_ms   time of the first call: psro solves for its meta-strategy, an evaluation strategy adds the
+               whole pool, elo starts without ratings
+
+    With --members the result is one row for the server in real time, with its share of processor time and its
+    memory.
 
     \b
     hpcmarl bench league --snapshots 1000 --json
@@ -61,36 +73,42 @@ def stragglers(
     ranks: Annotated[
         int,
         typer.Option(
-            "-n", "--ranks", min=3, metavar="RANKS", help="the server and a group on each other rank"
+            "-n",
+            "--ranks",
+            min=3,
+            metavar="RANKS",
+            help="Number of ranks: the server, and a group on each other rank.",
         ),
     ] = 9,
-    seconds: Annotated[float, typer.Option("--seconds", min=0.1, help="of each of ten runs")] = 12.0,
+    seconds: Annotated[
+        float, typer.Option("--seconds", min=0.1, help="Seconds of each of the ten runs.")
+    ] = 12.0,
     unit: Annotated[
-        float, typer.Option("--unit", min=0.001, help="seconds that a trajectory takes in the fastest group")
+        float, typer.Option("--unit", min=0.001, help="Seconds of a trajectory in the fastest group.")
     ] = 0.2,
     until_return: Annotated[
         float | None,
         typer.Option(
             "--until-return",
             metavar="RETURN",
-            help="instead: seconds until this training return, with each rule",
+            help="Measure the seconds until this training return with each rule instead.",
         ),
     ] = None,
     limit: Annotated[
-        float, typer.Option("--limit", min=1.0, help="of each of these runs, in seconds")
+        float, typer.Option("--limit", min=1.0, help="With --until-return: most seconds of each run.")
     ] = 60.0,
-    seeds: Annotated[int, typer.Option("--seeds", min=1, help="of these runs")] = 3,
+    seeds: Annotated[int, typer.Option("--seeds", min=1, help="With --until-return: number of seeds.")] = 3,
     as_json: Json = False,
 ) -> None:
-    """How much of the work of unequal groups each round rule uses, on real ranks that sleep.
+    """Measure the share of unequal groups' work that each round rule uses.
 
-    Efficiency is used gradients a second over the sum of 1/h, where h is a group's time for a trajectory. At
-    the top: one group 10 times slower than the others; under `settings` also h = sqrt(1), sqrt(2), ... times
-    the unit.
+    The groups run on real ranks that sleep. Efficiency is used gradients per second divided by the sum of
+    1/h, where h is a group's time for a trajectory. In the first figures one group is 10 times slower than
+    the others; `settings` also has h = sqrt(1), sqrt(2), ... times the unit.
 
-    With --until-return: training time until the mean return of 100 episodes of a small game reaches a value
-    (untrained: about 4), in both settings; null where it does not within the limit. Beside it what the
-    simulator predicts of the groups' measured times.
+    With --until-return the result is a training time in both settings. The time ends when the mean return of
+    100 episodes of a small game reaches the value (untrained: about 4). It is null beyond the limit.
+    The simulator's prediction from the groups' measured times is added.
 
     \b
     hpcmarl bench stragglers -n 9 --json
@@ -131,23 +149,25 @@ def stragglers(
 
 @bench_app.command()
 def heterogeneous(
-    seconds: Annotated[float, typer.Option("--seconds", min=1.0, help="of training of each run")] = 30.0,
-    seeds: Annotated[int, typer.Option("--seeds", min=1, help="runs of each rule that are scored")] = 3,
+    seconds: Annotated[
+        float, typer.Option("--seconds", min=1.0, help="Training time of each run in seconds.")
+    ] = 30.0,
+    seeds: Annotated[int, typer.Option("--seeds", min=1, help="Scored runs of each rule.")] = 3,
     unit: Annotated[
         float,
         typer.Option(
             "--unit",
             min=0.001,
-            help="seconds that a wave of episodes takes the fast groups; ten times that the slow ones",
+            help="Seconds of a wave of episodes in the fast groups; in the slow groups ten times as long.",
         ),
     ] = 0.06,
     as_json: Json = False,
 ) -> None:
-    """Groups with different games, the slow ones unlike the fast ones: what each round rule makes of the mean
-    objective, on 5 real ranks.
+    """Compare the mean objective of round rules when slow groups differ from fast ones.
 
-    Each rule's step size is tuned on another seed. Scores are expected returns by group and their mean with
-    equal weights. With the defaults 18 runs, some ten minutes.
+    The groups play different games on 5 real ranks. Each rule's step size is tuned on another seed. Scores
+    are expected returns of each group, and their mean with equal weights. The defaults make 18 runs in about
+    ten minutes.
 
     \b
     hpcmarl bench heterogeneous --json
@@ -180,15 +200,23 @@ def heterogeneous(
 def costs(
     ranks: Annotated[
         int | None,
-        typer.Option("-n", "--ranks", min=2, metavar="RANKS", help="a server and a group on each other rank"),
+        typer.Option(
+            "-n",
+            "--ranks",
+            min=2,
+            metavar="RANKS",
+            help="Number of ranks: the server, and a group on each other rank.",
+        ),
     ] = None,
     seconds: Annotated[
-        float, typer.Option("--seconds", min=1.0, help="of each of four runs on ranks")
+        float, typer.Option("--seconds", min=1.0, help="With -n: seconds of each of the four runs.")
     ] = 10.0,
     as_json: Json = False,
 ) -> None:
-    """What one group more costs: CPU time, round overhead and memory on real ranks (-n), the rules and the
-    simulator with virtual workers (without).
+    """Measure the cost of one more group.
+
+    With -n the result has CPU time, round overhead and memory on real ranks. Without -n it has the time of
+    the rules and of the simulator with virtual workers.
 
     \b
     hpcmarl bench costs -n 8 --json
@@ -211,14 +239,14 @@ def costs(
 @bench_app.command()
 def startup(
     ranks: Annotated[
-        int, typer.Option("-n", "--ranks", min=2, metavar="RANKS", help="of the run that is started")
+        int, typer.Option("-n", "--ranks", min=2, metavar="RANKS", help="Number of ranks of the run.")
     ] = 4,
     as_json: Json = False,
 ) -> None:
-    """What it takes to start a run: seconds to the first update; processor time, memory and opened files of
-    each role by then.
+    """Measure the start of a run.
 
-    It starts its job itself.
+    The result has the seconds to the first update, and the processor time, memory and opened files of each
+    role by then. The command starts the run itself.
 
     \b
     hpcmarl bench startup -n 64 --json
@@ -227,7 +255,7 @@ def startup(
     from hpcmarl.launch.world import under_launcher
 
     if under_launcher(os.environ):
-        raise UsageError("bench startup starts an MPI job of its own; run it outside mpirun and srun")
+        raise UsageError("bench startup starts an MPI job itself; run it outside mpirun and srun")
     set_threads(1)
     from hpcmarl.bench.startup import measure
 
@@ -246,29 +274,35 @@ def startup(
 @bench_app.command()
 def scale(
     ranks: Annotated[
-        str, typer.Option("--ranks", metavar="RANKS,RANKS,…", help="sizes; each is an MPI job of its own")
+        str, typer.Option("--ranks", metavar="RANKS,RANKS,…", help="Numbers of ranks, one MPI job for each.")
     ] = "8,16,32,64,128",
     seconds: Annotated[
-        float, typer.Option("--seconds", min=0.1, help="of each run; there are 7 cases a size")
+        float, typer.Option("--seconds", min=0.1, help="Seconds of each run; each size has 7 cases.")
     ] = 15.0,
     unit: Annotated[
         float | None,
-        typer.Option("--unit", min=0.001, help="seconds of a trajectory; default: 0.01 a rank on a core"),
+        typer.Option(
+            "--unit",
+            min=0.001,
+            help="Seconds of a trajectory. Default: 0.01 for each rank that shares a core.",
+        ),
     ] = None,
-    repetitions: Annotated[int, typer.Option("--repetitions", min=1, help="runs of each case")] = 3,
+    repetitions: Annotated[int, typer.Option("--repetitions", min=1, help="Runs of each case.")] = 3,
     plot: Annotated[
         str | None,
-        typer.Option("--plot", metavar="FILE", help="draw efficiency against ranks; FILE.svg or FILE.png"),
+        typer.Option(
+            "--plot", metavar="FILE", help="Draw efficiency against ranks into FILE.svg or FILE.png."
+        ),
     ] = None,
     as_json: Json = False,
     in_one_world: Annotated[bool, typer.Option("--in-one-world", hidden=True)] = False,
     keep: Annotated[str | None, typer.Option("--keep", hidden=True)] = None,
 ) -> None:
-    """Weak scaling with environments that sleep: every rule and both reductions on real ranks, beside what
-    the simulator predicts.
+    """Measure weak scaling on real ranks whose environments sleep.
 
-    A size of n ranks has n/2 groups and a server on a rank of its own. Efficiency is used gradients a second
-    over groups / unit. The prediction is made from the smallest size, as `hpcmarl simulate --from-run` does.
+    The result has every rule and both reductions, and the simulator's prediction for each. A size of n ranks
+    has n/2 groups and a server on a separate rank. Efficiency is used gradients per second divided by groups
+    / unit. The prediction starts from the smallest size, as `hpcmarl simulate --from-run` does.
 
     \b
     hpcmarl bench scale --ranks 8,16,32 --plot scale.svg --json
@@ -300,7 +334,7 @@ def scale(
         print_result(None if rows is None else {"rows": rows}, as_json)
         return
     if under_launcher(os.environ):
-        raise UsageError("bench scale starts MPI jobs of its own; run it outside mpirun and srun")
+        raise UsageError("bench scale starts MPI jobs itself; run it outside mpirun and srun")
     from hpcmarl.analysis.scaling import check_plot, plot_scaling
     from hpcmarl.cli.plan import measured_run
 
@@ -316,7 +350,7 @@ def scale(
 
 
 class Victim(StrEnum):
-    """What `bench faults` kills."""
+    """Targets of `bench faults`."""
 
     job = "job"
     actor = "actor"
@@ -324,7 +358,7 @@ class Victim(StrEnum):
 
 
 class Reduction(StrEnum):
-    """Of rounds.reduce, what `bench faults` kills."""
+    """Values of rounds.reduce that `bench faults` supports."""
 
     server = "server"
     mpi = "mpi"
@@ -332,28 +366,38 @@ class Reduction(StrEnum):
 
 @bench_app.command()
 def faults(
-    kills: Annotated[int, typer.Option("--kills", min=1, help="how many")] = 10,
-    seed: Annotated[int, typer.Option("--seed", min=0, help="of the moments and the victims")] = 0,
+    kills: Annotated[int, typer.Option("--kills", min=1, help="Number of kills.")] = 10,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of the moments and the victims.")] = 0,
     what: Annotated[
-        Victim, typer.Option("--what", help="one rank with this role, or every process of the job")
+        Victim,
+        typer.Option(
+            "--what", help="Target of each kill: a rank with this role, or every process of the job."
+        ),
     ] = Victim.job,
     ranks: Annotated[
         int | None,
-        typer.Option("-n", "--ranks", min=2, metavar="RANKS", help="of each job; default 4, learner: 5"),
+        typer.Option(
+            "-n",
+            "--ranks",
+            min=2,
+            metavar="RANKS",
+            help="Ranks of each job. Default: 4, or 5 for --what learner.",
+        ),
     ] = None,
-    reduce: Annotated[
-        Reduction, typer.Option("--reduce", help="how gradients are summed (rounds.reduce)")
-    ] = Reduction.server,
+    reduce: Annotated[Reduction, typer.Option("--reduce", help="Value of rounds.reduce.")] = Reduction.server,
     run_dir: Annotated[
         str | None,
-        typer.Option("--run-dir", metavar="DIR", help="keep the run there; default: a temporary one"),
+        typer.Option(
+            "--run-dir", metavar="DIR", help="Directory to keep the run in. Default: a temporary one."
+        ),
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Kill training with SIGKILL at random moments and count what was lost.
+    """Kill training with SIGKILL at random moments and count the losses.
 
-    It starts its jobs itself, one after the other on one run directory. Exits 1 when a file was corrupt,
-    something stood twice, a kill was not recovered from, or it was interrupted.
+    The command starts its jobs itself, one after the other on one run directory. It exits with code 1 in
+    these cases: a file was corrupt, a row or a rollout was duplicated, the run did not recover, or the
+    command was interrupted.
 
     \b
     hpcmarl bench faults --kills 100 --seed 1 --what job --json
@@ -362,7 +406,7 @@ def faults(
     from hpcmarl.launch.world import under_launcher
 
     if under_launcher(os.environ):
-        raise UsageError("bench faults starts and kills MPI jobs of its own; run it outside mpirun and srun")
+        raise UsageError("bench faults starts and kills MPI jobs itself; run it outside mpirun and srun")
     set_threads(1)
     from hpcmarl.bench.faults.campaign import run
 

@@ -1,5 +1,7 @@
-"""What the files of commands share: argument types, loading with threads set, starting ranks, printing.
-Imports nothing heavy."""
+"""Helpers of all commands: argument types, loading of configurations, starting of ranks, printing.
+
+The module imports nothing heavy.
+"""
 
 from __future__ import annotations
 
@@ -16,10 +18,14 @@ from hpcmarl.errors import HpcmarlError, UsageError
 if TYPE_CHECKING:
     from hpcmarl.config import Config
 
-OptionalConfig = Annotated[str | None, typer.Argument(metavar="CONFIG", help="YAML file", show_default=False)]
+OptionalConfig = Annotated[
+    str | None, typer.Argument(metavar="CONFIG", help="YAML file with the configuration.", show_default=False)
+]
 Overrides = Annotated[
     list[str] | None,
-    typer.Argument(metavar="key.sub=value", help="changes to the configuration", show_default=False),
+    typer.Argument(
+        metavar="key.sub=value", help="Changes to the configuration, as YAML values.", show_default=False
+    ),
 ]
 Ranks = Annotated[
     int | None,
@@ -28,19 +34,19 @@ Ranks = Annotated[
         "--ranks",
         min=1,
         metavar="RANKS",
-        help="start that many ranks here with mpiexec; without: this world",
+        help="Number of ranks to start here with mpiexec.",
     ),
 ]
-Json = Annotated[bool, typer.Option("--json", help="one JSON object on standard output")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output.")]
 WITHOUT_FILE = (
-    "it can be left out where the changes say all, as in preset=mappo "
+    "name a YAML file, or set the environment among the overrides, as in preset=mappo "
     "env.id=mpe2.simple_spread_v3 stop.env_steps=1000000"
 )
-Seconds = Annotated[float, typer.Option("--seconds", min=0.1, help="how long to measure")]
+Seconds = Annotated[float, typer.Option("--seconds", min=0.1, help="Measuring time in seconds.")]
 
 
 def _trust(ids: list[str] | None) -> list[str] | None:
-    """Note what the user vouches for, before anything is imported."""
+    """Record trusted environments before anything is imported."""
     if ids:
         from hpcmarl.envs.trust import trust
 
@@ -53,7 +59,7 @@ Trust = Annotated[
     typer.Option(
         "--trust",
         metavar="ID",
-        help="import this environment, wherever it comes from (repeatable)",
+        help="Allow this environment to be imported from any package (repeatable).",
         callback=_trust,
         show_default=False,
     ),
@@ -61,7 +67,13 @@ Trust = Annotated[
 
 
 def split_overrides(config: str | None, overrides: Sequence[str] | None) -> tuple[str | None, list[str]]:
-    """Without CONFIG the first override stands in its place: something with "=" that is no file."""
+    """Separate the file from the overrides.
+
+    Without CONFIG the first override is in its place. It contains "=" and is not the name of a file.
+
+    Returns:
+        The file (None: none was given), and the overrides.
+    """
     changes = list(overrides or ())
     if config is not None and "=" in config and not Path(config).exists():
         return None, [config, *changes]
@@ -69,18 +81,18 @@ def split_overrides(config: str | None, overrides: Sequence[str] | None) -> tupl
 
 
 def names_environment(changes: Sequence[str]) -> bool:
-    """Whether changes alone can be a configuration: with a preset they need no file."""
+    """Return whether the overrides set the environment, so that no file is needed."""
     return any(change.partition("=")[0].strip() in ("env", "env.id") for change in changes)
 
 
 def file_and_changes(config: str | None, overrides: Sequence[str] | None) -> tuple[Path | None, list[str]]:
-    """Tell a file from a first change in its place.
+    """Separate the file from the overrides, and check that they can form a configuration.
 
     Returns:
-        The file, None where the changes alone are the configuration, and the changes.
+        The file (None: the overrides alone are the configuration), and the overrides.
 
     Raises:
-        UsageError: If there is neither a file nor an environment among the changes.
+        UsageError: There is neither a file nor an environment among the overrides.
     """
     path, changes = split_overrides(config, overrides)
     if path is None and not names_environment(changes):
@@ -89,7 +101,7 @@ def file_and_changes(config: str | None, overrides: Sequence[str] | None) -> tup
 
 
 def load(config: str | None, overrides: Sequence[str]) -> Config:
-    """The configuration; threads are set before torch can load."""
+    """Load a configuration, and set the number of threads before torch can be loaded."""
     from hpcmarl.config.file import load_config
 
     settings = load_config(Path(config) if config is not None else None, overrides)
@@ -98,6 +110,7 @@ def load(config: str | None, overrides: Sequence[str]) -> Config:
 
 
 def set_threads(threads: int) -> None:
+    """Set the environment variables that limit the threads of numerical libraries."""
     from hpcmarl.launch.threads import set_thread_environment
 
     set_thread_environment(threads, os.environ)
@@ -110,13 +123,13 @@ def start(
     trains: bool = False,
     source: Callable[[], Path | None] = lambda: None,
 ) -> None:
-    """Run this command on ranks started here and leave with their exit code.
+    """Run this command on ranks started here, and leave with their exit code.
 
     Args:
-        ranks: how many.
-        arguments: of the command.
-        trains: whether it writes a run.
-        source: the run directory or checkpoint that it is to go on from; None: it begins.
+        ranks: Number of ranks.
+        arguments: Arguments of the command.
+        trains: Whether the command writes a run.
+        source: Returns the run directory or checkpoint to resume from; None: a new run.
     """
     from hpcmarl.launch.mpiexec import run_ranks
 
@@ -124,8 +137,13 @@ def start(
 
 
 def resume_source(run_dir: str | None, resume: str | None, name: str | None) -> Path | None:
-    """Return what a command goes on from; None where it begins. `name`: of the run, for `auto` without a
-    directory."""
+    """Return the run directory or checkpoint that a command resumes from; None: a new run.
+
+    Args:
+        run_dir: Value of --run-dir.
+        resume: Value of --resume.
+        name: Name of the run, for `auto` without a directory.
+    """
     if resume is None:
         return None
     if resume != "auto":
@@ -147,6 +165,11 @@ def _resumable(source: Path) -> bool:
 
 
 def check_single(ranks: int | None) -> None:
+    """Check that -n 1 is not given inside a larger MPI world.
+
+    Raises:
+        UsageError: The world has several ranks.
+    """
     from hpcmarl.launch.world import launcher_world
 
     world = launcher_world(os.environ)
@@ -158,7 +181,7 @@ def check_single(ranks: int | None) -> None:
 
 
 def print_result(result: dict[str, Any] | None, as_json: bool) -> None:
-    """A result as JSON or as aligned lines; ranks other than 0 have none."""
+    """Print a result as JSON or as aligned lines; ranks other than 0 have none."""
     if result is None:
         return
     if as_json:
@@ -170,6 +193,7 @@ def print_result(result: dict[str, Any] | None, as_json: bool) -> None:
 
 
 def print_rows(name: str, rows: Sequence[dict[str, Any]], as_json: bool) -> None:
+    """Print rows as one JSON object or as a table."""
     if as_json:
         typer.echo(json.dumps({name: list(rows)}))
     else:
@@ -177,7 +201,7 @@ def print_rows(name: str, rows: Sequence[dict[str, Any]], as_json: bool) -> None
 
 
 def print_table(rows: Sequence[dict[str, Any]]) -> None:
-    """Aligned columns under a heading, one line a row so that grep works."""
+    """Print aligned columns under a heading, one line for each row, so that grep works."""
     words = {True: "yes", False: "no"}
     cells = [
         list(rows[0]),
@@ -192,12 +216,16 @@ def print_table(rows: Sequence[dict[str, Any]]) -> None:
 
 
 def print_json(result: dict[str, Any]) -> None:
-    """One line. Raises ValueError for numbers that JSON has not; see `finite`."""
+    """Print one JSON object on one line.
+
+    Raises:
+        ValueError: The result holds NaN or infinity; `finite` replaces them.
+    """
     typer.echo(json.dumps(result, allow_nan=False))
 
 
 def finite(value: Any) -> Any:
-    """JSON has no NaN: null stands for it."""
+    """Replace non-finite numbers with None, because JSON has no NaN and no infinity."""
     if isinstance(value, float):
         return value if value - value == 0 else None
     if isinstance(value, dict):
@@ -206,8 +234,15 @@ def finite(value: Any) -> Any:
 
 
 def print_columns(rows: Sequence[Sequence[str]], heading: Sequence[str], right: Sequence[int] = ()) -> None:
-    """A table by rich, folded to the terminal's width; whole lines elsewhere, so that grep and cut work.
-    right: columns of numbers."""
+    """Print a table with rich.
+
+    A terminal folds long cells to its width. Elsewhere each row is one whole line, so that grep and cut work.
+
+    Args:
+        rows: Cells of each row.
+        heading: Names of the columns.
+        right: Numbers of the columns that are aligned right.
+    """
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
@@ -224,7 +259,7 @@ def print_columns(rows: Sequence[Sequence[str]], heading: Sequence[str], right: 
 
 
 def new_run_dir(name: str) -> Path:
-    """Where a run goes that was not told: runs/NAME-DATE-TIME."""
+    """Return the default directory of a new run: runs/NAME-DATE-TIME."""
     from datetime import datetime
 
     first = Path("runs") / f"{name}-{datetime.now():%Y%m%d-%H%M%S}"
@@ -233,32 +268,37 @@ def new_run_dir(name: str) -> Path:
 
 
 def printable(text: str) -> str:
-    """The text with what could steer a terminal (control characters, marks that reverse its order) written
-    out: names come from files."""
+    """Escape characters that could control a terminal, because names come from files.
+
+    Such characters are control characters and marks that reverse the direction of text.
+    """
     return "".join(
         letter if letter.isprintable() or letter == " " else f"\\x{ord(letter):02x}" for letter in text
     )
 
 
 def config_of(path: str | None) -> Path:
-    """The config.yaml of a run directory, or of the run that a checkpoint file lies in. Raises UsageError
-    where there is none."""
+    """Return the config.yaml of a run directory, or of the run that a checkpoint belongs to.
+
+    Raises:
+        UsageError: No such file exists.
+    """
     if path is None or path == "auto":
-        raise UsageError(f"CONFIG is missing; {WITHOUT_FILE}, and with --resume RUN or --resume CHECKPOINT")
+        raise UsageError(f"CONFIG is missing; {WITHOUT_FILE}, or use --resume RUN or --resume CHECKPOINT")
     start = Path(path)
     if not start.exists():
         raise UsageError(f"{path}: no such run directory or checkpoint")
     for directory in (start, *start.resolve().parents[:2]):
         if (directory / "config.yaml").is_file():
             return directory / "config.yaml"
-    raise UsageError(f"{path}: no config.yaml there, so this is no run directory and no checkpoint of one")
+    raise UsageError(f"{path}: no config.yaml there; name a run directory, or a checkpoint in one")
 
 
 def trust_options(ids: Sequence[str] | None) -> list[str]:
-    """The options of `--trust`, for ranks that are started here."""
+    """Return the --trust options for ranks that are started here."""
     return [word for id in ids or () for word in ("--trust", id)]
 
 
 def option(name: str, value: str | None) -> list[str]:
-    """An option of a command line, where it has a value."""
+    """Return an option with its value for a command line; empty if it has no value."""
     return [name, value] if value is not None else []

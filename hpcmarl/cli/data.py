@@ -1,8 +1,7 @@
-"""`hpcmarl data …`: parses arguments, calls io/ and analysis/export, prints. The logic is there; nothing
-heavy is imported here.
+"""The commands `hpcmarl data …`, which inspect and process HDF5 files.
 
-With --json one object goes to standard output and everything else to standard error. Errors are
-hpcmarl.errors; the caller (cli/main.py) turns them into one line and an exit code.
+The work is done in io/ and analysis/export.py. Errors are hpcmarl.errors; cli/main.py turns them into one
+line and an exit code. With --json one object goes to standard output and everything else to standard error.
 """
 
 from __future__ import annotations
@@ -24,16 +23,17 @@ data_app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-Paths = Annotated[list[Path], typer.Argument(metavar="PATH…", exists=True, help="files or run directories")]
-Json = Annotated[bool, typer.Option("--json", help="one JSON object on standard output")]
+Paths = Annotated[list[Path], typer.Argument(metavar="PATH…", exists=True, help="Files or run directories.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output.")]
 Superseded = Annotated[
-    bool, typer.Option("--superseded", help="also what later starts of a run have superseded")
+    bool,
+    typer.Option("--superseded", help="Include trajectories that later starts of a run have superseded."),
 ]
-Out = Annotated[Path, typer.Option("--out", "-o", metavar="FILE", help="the file to write; must not exist")]
+Out = Annotated[Path, typer.Option("--out", "-o", metavar="FILE", help="File to write; it must not exist.")]
 
 
 class Compression(StrEnum):
-    """The settings of trajectories.compression."""
+    """Values of trajectories.compression."""
 
     none = "none"
     lzf = "lzf"
@@ -43,7 +43,7 @@ class Compression(StrEnum):
 
 
 class Form(StrEnum):
-    """What export writes."""
+    """Formats of `hpcmarl data export`."""
 
     npz = "npz"
     csv = "csv"
@@ -72,7 +72,7 @@ def _flat(prefix: str, value: Any) -> list[tuple[str, str]]:
 
 @data_app.command()
 def inspect(paths: Paths, as_json: Json = False) -> None:
-    """Show what files and run directories hold.
+    """Show the contents of files and run directories.
 
     \b
     hpcmarl data inspect runs/quickstart-20260101-120000
@@ -87,15 +87,16 @@ def inspect(paths: Paths, as_json: Json = False) -> None:
     for number, item in enumerate(found):
         if number:
             typer.echo()
-        print_columns(_flat("", item), ("what", "value"))
+        print_columns(_flat("", item), ("key", "value"))
 
 
 @data_app.command()
 def verify(paths: Paths, as_json: Json = False) -> None:
-    """Read every file whole and say whether it is good.
+    """Read every file completely and check it.
 
-    Exits 1 if one is bad. Temporary files of running or killed writers count as open, not as bad. Says what
-    later starts of a run have superseded: what was played after the checkpoint that they went on from.
+    The command exits with code 1 if a file is bad. Temporary files of running or killed writers count as
+    open, not as bad. Superseded trajectories are reported: those played after the checkpoint that a later
+    start resumed from.
 
     \b
     hpcmarl data verify runs/quickstart-20260101-120000
@@ -137,15 +138,16 @@ def verify(paths: Paths, as_json: Json = False) -> None:
 def salvage(
     paths: Paths,
     remove: Annotated[
-        bool, typer.Option("--remove", help="delete temporary files once nothing more can be got from them")
+        bool, typer.Option("--remove", help="Delete temporary files once all recoverable data has been read.")
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Recover what killed writers and failing disks left: open and damaged shards become valid ones.
+    """Recover open and damaged shards after kills and disk failures.
 
-    Never overwrites a file and never touches one whose writer lives. Says what was lost. Exits 1 if something
-    could not be recovered. A damaged shard is kept beside as *.damaged. One that is named is read whole,
-    those of a run only if their structure is damaged.
+    The recovered data becomes valid shards. No existing file is overwritten, and files of running writers are
+    left alone. The command reports lost data, and exits with code 1 if a file could not be recovered. A
+    damaged shard is kept as *.damaged. A shard that is named is read completely; shards of a run only if
+    their structure is damaged.
 
     \b
     hpcmarl data salvage runs/quickstart-20260101-120000
@@ -181,12 +183,12 @@ def merge(
     paths: Paths,
     out: Out,
     compression: Annotated[
-        Compression, typer.Option("--compression", help="of the merged file")
+        Compression, typer.Option("--compression", help="Compression of the merged file.")
     ] = Compression.none,
     with_superseded: Superseded = False,
     as_json: Json = False,
 ) -> None:
-    """Put many shards into one file of the same layout, in bounded memory.
+    """Merge many shards into one file of the same layout, with bounded memory.
 
     \b
     hpcmarl data merge runs/quickstart-20260101-120000 --out all.h5 --compression zstd
@@ -213,9 +215,14 @@ def export_table(
     paths: Paths,
     out: Out,
     form: Annotated[
-        Form | None, typer.Option("--format", help="default: by the ending of --out", show_default=False)
+        Form | None,
+        typer.Option(
+            "--format", help="Format of the file. Default: the ending of --out.", show_default=False
+        ),
     ] = None,
-    table: Annotated[str, typer.Option("--table", help="segments, env, or a policy: its steps")] = "segments",
+    table: Annotated[
+        str, typer.Option("--table", help="segments, env, or the name of a policy for its steps.")
+    ] = "segments",
     with_superseded: Superseded = False,
     as_json: Json = False,
 ) -> None:
@@ -231,7 +238,7 @@ def export_table(
     if form is None:
         if out.suffix not in (".npz", ".csv"):
             raise UsageError(
-                f"--out {out}: the ending says neither npz nor csv; add --format npz or --format csv"
+                f"--out {out}: the ending is neither .npz nor .csv; add --format npz or --format csv"
             )
         form = Form(out.suffix[1:])
     result = export(paths, out, form=form.value, table=table, superseded=with_superseded)

@@ -1,8 +1,7 @@
-"""`hpcmarl league …`: parses arguments, asks roles/, league/ and analysis/, prints. Nothing heavy is imported
-here.
+"""The commands `hpcmarl league …`.
 
-With --json one object goes to standard output and everything else to standard error. What `show` prints is in
-cli/league_show.py.
+cli/league_play.py has match and tournament, cli/league_show.py prints the result of show. With --json one
+object goes to standard output and everything else to standard error.
 """
 
 from __future__ import annotations
@@ -37,10 +36,7 @@ league_app = typer.Typer(
     add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
-    help=(
-        "Show a league, play matches and tournaments, train exploiters of them, export them or carry them "
-        "over."
-    ),
+    help="Show a league, play matches and tournaments, train exploiters, or export and transfer policies.",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
@@ -53,15 +49,15 @@ def show(
     run: Run,
     plots: Annotated[
         Path | None,
-        typer.Option("--plots", metavar="DIR", help="also write pictures there (hpcmarl[analysis])"),
+        typer.Option("--plots", metavar="DIR", help="Directory for plots, which need hpcmarl[analysis]."),
     ] = None,
     trusted: Trust = None,
     as_json: Json = False,
 ) -> None:
-    """Members with ratings, payoffs, whom each trained against, exploitability.
+    """Show a league's members with ratings, payoffs, opponents and exploitability.
 
-    Ratings are Elo points with intervals of 95 %, scores 1 for a win, 0.5 for a draw, 0 for a loss;
-    docs/league.md has the rest.
+    Ratings are Elo points with intervals of 95 %. Scores are 1 for a win, 0.5 for a draw and 0 for a loss.
+    docs/league.md describes all figures.
 
     \b
     hpcmarl league show runs/rps
@@ -83,7 +79,7 @@ def show(
         "name": league.config.name,
         "env": league.config.env.id,
     }
-    result: dict[str, Any] = {**facts, **summarise(league.book)}
+    result: dict[str, Any] = {**facts, **summarise(league.state)}
     exact, reason = exploitability(league, result["nash"])
     result["exploitability"] = with_trained(exact, trained_responses(league))
     if reason:
@@ -107,22 +103,27 @@ def show(
 def export(
     run: Run,
     member: Annotated[
-        str | None, typer.Option("--member", metavar="NAME", help="the newest snapshot of this member")
+        str | None,
+        typer.Option("--member", metavar="NAME", help="Export the newest snapshot of this member."),
     ] = None,
-    snapshot: Annotated[str | None, typer.Option("--snapshot", metavar="NAME", help="this snapshot")] = None,
+    snapshot: Annotated[
+        str | None, typer.Option("--snapshot", metavar="NAME", help="Export this snapshot.")
+    ] = None,
     out: Annotated[
-        Path | None, typer.Option("--out", "-o", metavar="FILE.npz", help="the parameters; must not exist")
+        Path | None,
+        typer.Option("--out", "-o", metavar="FILE.npz", help="File for the parameters; it must not exist."),
     ] = None,
     table: Annotated[
-        Path | None, typer.Option("--table", metavar="FILE.csv", help="the payoff table; must not exist")
+        Path | None,
+        typer.Option("--table", metavar="FILE.csv", help="File for the payoff table; it must not exist."),
     ] = None,
     trusted: Trust = None,
     as_json: Json = False,
 ) -> None:
     """Write a snapshot's parameters for use elsewhere, or the payoff table.
 
-    FILE.npz holds the parameters by name, FILE.json beside it describes the networks. docs/league.md has the
-    formats.
+    FILE.npz holds the parameters by name. FILE.json beside it describes the networks. docs/league.md
+    describes both formats.
 
     \b
     hpcmarl league export runs/rps --member main --out main.npz
@@ -151,7 +152,7 @@ def export(
         parameters, description = describe_networks(league, chosen)
         result["parameters"] = write_parameters(out, parameters, description)
     if table is not None:
-        summary = summarise(league.book)
+        summary = summarise(league.state)
         names = [each["name"] for each in summary["snapshots"]]
         result["table"] = write_payoff(
             table, names, summary["games"], summary["payoff"], summary["mean_return"]
@@ -168,33 +169,37 @@ def export(
 
 
 @league_app.command()
-def carry(
+def transfer(
     run: Run,
     snapshot: Annotated[
-        str, typer.Argument(metavar="SNAPSHOT", help="a snapshot, or a member (its newest one)")
+        str, typer.Argument(metavar="SNAPSHOT", help="Snapshot, or member for its newest one.")
     ],
     config: Annotated[
-        str, typer.Argument(metavar="CONFIG", help="the league to carry it to, with the new observations")
+        str,
+        typer.Argument(
+            metavar="CONFIG", help="YAML file of the league to transfer it to, with the new observations."
+        ),
     ],
     out: Annotated[
-        Path, typer.Option("--out", "-o", metavar="FILE.h5", help="the new snapshot; must not exist")
+        Path,
+        typer.Option("--out", "-o", metavar="FILE.h5", help="File for the new snapshot; it must not exist."),
     ],
     features: Annotated[
         list[str] | None,
         typer.Option(
             "--features",
             metavar="POLICY=LIST",
-            help="what each new feature was: 0-9,new*2,10",
+            help="Old number of each new feature, or new, as in prey=0-9,new*2,10 (repeatable).",
             show_default=False,
         ),
     ] = None,
     trusted: Trust = None,
     as_json: Json = False,
 ) -> None:
-    """Make a snapshot fit changed observations without changing what it does.
+    """Make a snapshot fit changed observations without changing its outputs.
 
-    New features begin with weights of zero; that the outputs stay is checked. A member of a new league begins
-    there with league.members.NAME.start: FILE.h5.
+    New features begin with weights of zero. The command checks that the outputs stay the same. A member of a
+    new league starts from the snapshot with league.members.NAME.start: FILE.h5.
 
     \b
     hpcmarl league transfer runs/tag prey configs/tag_with_wind.yaml --features prey=0-13,new*2 --out prey.h5
@@ -209,7 +214,7 @@ def carry(
         print_json(result)
         return
     typer.echo(f"{result['snapshot']} to {result['file']}: {result['parameters']} parameters")
-    typer.echo(f"outputs change by {result['difference']:.1e} of the largest")
+    typer.echo(f"outputs change by at most {result['difference']:.1e} of the largest output")
     for what in ("widened", "begun"):
         if result[what]:
             typer.echo(f"{what}: {', '.join(result[what])}")
@@ -220,36 +225,39 @@ def exploit(
     run: Run,
     name: Annotated[
         str,
-        typer.Argument(
-            metavar="NAME", help="the policy to exploit: a snapshot, or a member (its newest one)"
-        ),
+        typer.Argument(metavar="NAME", help="Policy to exploit: a snapshot, or a member for its newest one."),
     ],
     overrides: Overrides = None,
     ranks: Ranks = None,
     run_dir: Annotated[
-        str | None, typer.Option("--run-dir", metavar="DIR", help="default: RUN/exploiters/SNAPSHOT")
+        str | None,
+        typer.Option("--run-dir", metavar="DIR", help="Run directory. Default: RUN/exploiters/SNAPSHOT."),
     ] = None,
     resume: Annotated[
-        str | None, typer.Option("--resume", metavar="auto|DIR|CHECKPOINT", help="go on from a checkpoint")
+        str | None, typer.Option("--resume", metavar="auto|DIR|CHECKPOINT", help="Resume from a checkpoint.")
     ] = None,
-    episodes: Annotated[int, typer.Option("--episodes", min=2, help="at the end, against the target")] = 1000,
+    episodes: Annotated[
+        int, typer.Option("--episodes", min=2, help="Episodes against the target at the end.")
+    ] = 1000,
     trusted: Trust = None,
     as_json: Json = False,
 ) -> None:
-    """Train an opponent against one frozen policy: what it gains, a best response gains at least.
+    """Train an opponent against one frozen policy.
 
-    It trains as RUN did, with RUN's configuration and changes to it, until the same limit unless
-    stop.updates, stop.env_steps or stop.seconds is given; on ranks started here (-n) or in the MPI world
-    around this command. The outcome is in exploit.json, and in `hpcmarl league show RUN`.
+    The opponent's gain is a lower bound of a best response's gain. The opponent trains with RUN's
+    configuration and the given changes. It stops at RUN's limit, unless stop.updates, stop.env_steps or
+    stop.seconds is given. Without -n the command runs in the MPI world around it, or in one process. The
+    result is in exploit.json, and in `hpcmarl league show RUN`.
 
-     hpcmarl league exploit runs/connect_four main -n 4 stop.seconds=600 srun --mpi=pmix hpcmarl league
-    exploit runs/tag prey-000012 --resume auto hpcmarl league exploit runs/rps main optimizer.step_size=0.002
-    seed=1 --run-dir runs/rps/exploiters/main-slow
+    \b
+    hpcmarl league exploit runs/connect_four main -n 4 stop.seconds=600
+    srun --mpi=pmix hpcmarl league exploit runs/tag prey-000012 --resume auto
+    hpcmarl league exploit runs/rps main optimizer.step_size=0.002 --run-dir runs/rps/exploiters/main-slow
 
-    --resume auto takes the newest checkpoint of the directory. Exit codes as of hpcmarl train.
+    --resume auto takes the newest checkpoint of the directory. Exit codes are those of hpcmarl train.
     """
     changes = list(overrides or ())
-    load(str(config_of(run)), [])  # sets its threads
+    load(str(config_of(run)), [])  # sets the number of threads
     if ranks is not None and ranks > 1:
         flags = [
             *option("--run-dir", run_dir),
@@ -286,9 +294,12 @@ def _print_exploit(result: dict[str, Any], as_json: bool) -> None:
         f"score of the exploiter: {result['score']:.3f} (95 % from {result['score_low']:.3f} to "
         f"{result['score_high']:.3f})"
     )
-    typer.echo(f"its mean return: {result['return_mean']:.4g} (standard error {result['return_sem']:.2g})")
     typer.echo(
-        f"that of {baseline} against {target}: {result['baseline_return_mean']:.4g} (standard error "
+        f"mean return of the exploiter: {result['return_mean']:.4g} (standard error "
+        f"{result['return_sem']:.2g})"
+    )
+    typer.echo(
+        f"mean return of {baseline} against {target}: {result['baseline_return_mean']:.4g} (standard error "
         f"{result['baseline_return_sem']:.2g})"
     )
     typer.echo(
@@ -299,14 +310,16 @@ def _print_exploit(result: dict[str, Any], as_json: bool) -> None:
 
 
 def _check_plots(directory: Path) -> None:
-    """Raises MissingPackageError without matplotlib, UsageError for what is no directory: before the league
-    is read."""
+    """Check that plots can be written, before the league is read.
+
+    Raises:
+        MissingPackageError: matplotlib is missing.
+        UsageError: The path is not a directory.
+    """
     from hpcmarl.analysis.simulation import INSTALL, plots_possible
     from hpcmarl.errors import MissingPackageError
 
     if not plots_possible():
         raise MissingPackageError(f"--plots {directory}: {INSTALL}")
     if directory.exists() and not directory.is_dir():
-        raise UsageError(
-            f"--plots {directory}: not a directory; name one, which is made where it does not exist"
-        )
+        raise UsageError(f"--plots {directory}: not a directory; name an existing directory or a new one")

@@ -1,5 +1,4 @@
-"""`hpcmarl league match` and `tournament`: parses arguments, asks roles/, prints. Commands of cli/league.py;
-nothing heavy is imported here."""
+"""The commands `hpcmarl league match` and `hpcmarl league tournament`."""
 
 from __future__ import annotations
 
@@ -10,17 +9,29 @@ import typer
 
 from hpcmarl.cli.common import Json, Trust, finite, print_columns, print_json, printable, set_threads
 
-Run = Annotated[str, typer.Argument(metavar="RUN", help="run directory of a league, or a checkpoint in it")]
+Run = Annotated[str, typer.Argument(metavar="RUN", help="Run directory of a league, or a checkpoint in it.")]
 Episodes = Annotated[
     int | None,
-    typer.Option("--episodes", min=1, help="default: league.evaluation.episodes", show_default=False),
+    typer.Option(
+        "--episodes",
+        min=1,
+        help="Episodes of each match. Default: league.evaluation.episodes.",
+        show_default=False,
+    ),
 ]
 Greedy = Annotated[
     bool | None,
-    typer.Option("--greedy/--sample", help="default: league.evaluation.greedy", show_default=False),
+    typer.Option(
+        "--greedy/--sample",
+        help="Take greedy or sampled actions. Default: league.evaluation.greedy.",
+        show_default=False,
+    ),
 ]
 Seed = Annotated[
-    int | None, typer.Option("--seed", min=0, help="default: eval.seed of the run", show_default=False)
+    int | None,
+    typer.Option(
+        "--seed", min=0, help="Seed of the episodes. Default: eval.seed of the run.", show_default=False
+    ),
 ]
 MOST_SHOWN = 12  # entrants whose scores against each other are printed
 
@@ -32,21 +43,21 @@ def match(
         typer.Argument(
             metavar="A",
             help=(
-                "a snapshot, a member (its newest one), either of another league as NAME@RUN, random, or "
-                "search:DEPTH"
+                "Snapshot, member for its newest snapshot, NAME@RUN for one of another league, random, or "
+                "search:DEPTH."
             ),
         ),
     ],
-    second: Annotated[str, typer.Argument(metavar="B", help="the same")],
+    second: Annotated[str, typer.Argument(metavar="B", help="Opponent of A, named in the same way.")],
     episodes: Episodes = None,
     greedy: Greedy = None,
     seed: Seed = None,
     trusted: Trust = None,
     as_json: Json = False,
 ) -> None:
-    """Play A against B; the score is A's.
+    """Play A against B and print the score of A.
 
-    search:DEPTH looks so many plies ahead, in connect four and tic-tac-toe.
+    search:DEPTH searches that many plies ahead, in connect four and tic-tac-toe.
 
     \b
     hpcmarl league match runs/rps main-000012 main-000003 --episodes 500
@@ -83,7 +94,7 @@ def tournament(
     players: Annotated[
         list[str],
         typer.Argument(
-            metavar="PLAYER...", help="as in match: snapshots, members, NAME@RUN, random, search:DEPTH"
+            metavar="PLAYER...", help="Snapshots, members, NAME@RUN, random or search:DEPTH, as in match."
         ),
     ],
     episodes: Episodes = None,
@@ -113,7 +124,7 @@ def tournament(
 
 
 def _print_tournament(result: dict[str, Any]) -> None:
-    """Best first where there are ratings."""
+    """Print the table of players, best rating first, and their scores against each other."""
     entrants = result["entrants"]
     order = sorted(range(len(entrants)), key=lambda number: -(entrants[number]["rating_elo"] or 0.0))
     rows = []
@@ -133,7 +144,7 @@ def _print_tournament(result: dict[str, Any]) -> None:
     print_columns(rows, ("", "player", "rating", "95 %", "score", "games"), right=(0, 2, 3, 4, 5))
     if len(order) > MOST_SHOWN:
         return
-    typer.echo("\nmean score of the row against the column (- : did not meet)")
+    typer.echo("\nmean score of the row against the column (- : never played)")
     cells = [
         (
             str(place),

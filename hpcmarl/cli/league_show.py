@@ -1,5 +1,4 @@
-"""What `hpcmarl league show` prints: tables of the plain values that league/core/summary.py makes. Called by
-cli/league.py; computes nothing."""
+"""Print the result of `hpcmarl league show` as tables."""
 
 from __future__ import annotations
 
@@ -9,13 +8,13 @@ import typer
 
 from hpcmarl.cli.common import print_columns, printable
 
-MOST_SHOWN = 12  # snapshots in the printed payoff matrix
-MOST_MET = 5  # opponents of a member
+MOST_SHOWN = 12  # rows and columns of the printed payoff matrix
+MOST_MET = 5  # printed opponents of a member
 Result = dict[str, Any]
 
 
 def print_league(result: Result) -> None:
-    """All parts, each under a line that says what it is."""
+    """Print all parts, each under a heading."""
     sides = "" if len(result["sides"]) == 1 else f", sides {' and '.join(result['sides'])}"
     typer.echo(printable(f"league {result['name']} of {result['env']}{sides}: {result['checkpoint']}"))
     typer.echo(
@@ -23,9 +22,9 @@ def print_league(result: Result) -> None:
         f"{result['matches']:,} matches"
     )
     if bad := [each["name"] for each in result["snapshots"] if each["bad"]]:
-        typer.echo(f"nobody meets these any more, their files do not verify: {', '.join(bad)}")
+        typer.echo(f"excluded, because their files do not verify: {', '.join(bad)}")
     _members(result)
-    for rows, columns in _shown(result):
+    for rows, columns in _printed(result):
         _payoff(result, rows, columns)
     _trained_against(result)
     _exploitability(result)
@@ -38,8 +37,8 @@ def print_league(result: Result) -> None:
 
 def _members(result: Result) -> None:
     typer.echo(
-        "\nmembers, by their newest snapshot (rating in Elo points, 95 %; mean score over all that it met in "
-        "matches)"
+        "\nmembers, by their newest snapshot (rating in Elo points, 95 % interval; mean score over its "
+        "opponents in matches)"
     )
     rows = []
     for member in result["members"]:
@@ -65,16 +64,19 @@ def _number(value: float | None, form: str) -> str:
     return "-" if value is None else format(value, form)
 
 
-def _shown(result: Result) -> list[tuple[list[int], list[int]]]:
-    """The rows and columns of the matrices that are printed: one, across the sides where there are two."""
+def _printed(result: Result) -> list[tuple[list[int], list[int]]]:
+    """Return the rows and columns of the printed matrix; with two sides the columns are the other side."""
     sides = result["sides"]
-    chosen = [_telling(result, side) for side in sides]
+    chosen = [_printed_snapshots(result, side) for side in sides]
     return [(chosen[0], chosen[-1])]
 
 
-def _telling(result: Result, side: str) -> list[int]:
-    """The snapshots of a side; of many each member's newest one, then those with the highest rating (without
-    ratings, the newest)."""
+def _printed_snapshots(result: Result, side: str) -> list[int]:
+    """Return the snapshots of a side that are printed.
+
+    If there are many, these are the newest of each member and then the highest rated (without ratings: the
+    newest).
+    """
     own = [
         number for number, each in enumerate(result["snapshots"]) if each["side"] == side and not each["bad"]
     ]
@@ -104,7 +106,7 @@ def _payoff(result: Result, rows: list[int], columns: list[int]) -> None:
             else "the newest of each member and of all"
         )
         typer.echo(
-            f"shown are {len(rows)} of {whole[0]} rows and {len(columns)} of {whole[1]} columns, {kept}; "
+            f"showing {len(rows)} of {whole[0]} rows and {len(columns)} of {whole[1]} columns, {kept}; "
             "--json has all"
         )
     names = (
@@ -120,7 +122,7 @@ def _payoff(result: Result, rows: list[int], columns: list[int]) -> None:
 
 
 def _trained_against(result: Result) -> None:
-    typer.echo("\ntrained against (most met first; live score: what the member makes of it of late)")
+    typer.echo("\ntrained against (most games first; live score: the member's recent mean score)")
     rows = []
     frozen = {member["name"] for member in result["members"] if not member["trains"]}
     for name, met in ((name, met) for name, met in result["trained_against"].items() if name not in frozen):
@@ -129,7 +131,9 @@ def _trained_against(result: Result) -> None:
             (name, f"{sum(each['games'] for each in met):,}", str(len(met)), ", ".join(most) or "itself only")
         )
     print_columns(
-        rows, ("member", "games", "snapshots", "games (live score) against those met most"), right=(1, 2)
+        rows,
+        ("member", "games", "snapshots", "games (live score) against the most frequent opponents"),
+        right=(1, 2),
     )
 
 
@@ -143,12 +147,11 @@ def _exploitability(result: Result) -> None:
 
 
 def _trained(rows: list[Result]) -> None:
-    """What hpcmarl league exploit has found out."""
+    """Print the results of `hpcmarl league exploit`."""
     if not rows:
         return
     typer.echo(
-        "\nexploitability by a trained best response, at least, in returns (what a better response gains may "
-        "be more)"
+        "\nexploitability by a trained response, a lower bound, in returns (a better response may gain more)"
     )
     table = []
     for each in rows:
@@ -166,13 +169,13 @@ def _trained(rows: list[Result]) -> None:
 
 def _exact(found: Result) -> None:
     typer.echo(
-        "\nexploitability, exact: half of what best responses gain, in returns (range of the game "
+        "\nexploitability, exact: half of the best responses' gain, in returns (range of the game "
         f"{found['game_range']:g})"
     )
     named = [(" and ".join(each["snapshots"]), each) for each in found["members"]]
     named += [
         (text, found[key])
-        for key, text in (("uniform", "all of the pool alike"), ("nash", "Nash mixture of the payoffs"))
+        for key, text in (("uniform", "uniform mixture of the pool"), ("nash", "Nash mixture of the payoffs"))
         if found[key]
     ]
     rows = [
@@ -181,6 +184,6 @@ def _exact(found: Result) -> None:
     ]
     print_columns(rows, ("policy", "exploitability", "of the range"), right=(1, 2))
     if found["left_out"]:
-        typer.echo(f"left out, their files do not verify: {', '.join(found['left_out'])}")
+        typer.echo(f"left out, because their files do not verify: {', '.join(found['left_out'])}")
     for name, reason in found["reasons"].items():
         typer.echo(f"no exploitability of {name}: {reason}")

@@ -1,11 +1,11 @@
-"""The commands. Each is one function that imports what it needs when it runs, so that `--help` loads nothing
-heavy.
+"""The commands of `hpcmarl`, for the console script and `python -m hpcmarl`.
 
-Started by the console script and by `python -m hpcmarl`. Parses arguments, prints, chooses exit codes
-(errors.py); the work is done elsewhere. A new command is one function here, in cli/show.py where it only
-shows, in cli/bench.py where it measures, or in a file of its own (cli/data.py, cli/league.py,
-cli/simulate.py, cli/submit.py). With --json a command prints one JSON object on standard output and all else
-on standard error.
+A command parses arguments, prints, and returns an exit code (errors.py); other packages do the work. It
+imports what it needs when it runs, so that `--help` loads nothing heavy. With --json a command prints one
+JSON object on standard output and everything else on standard error.
+
+A new command is one function in this file or in another one. cli/show.py has the commands that only show
+values, cli/bench.py those that measure. Larger commands have separate files, such as cli/submit.py.
 """
 
 from __future__ import annotations
@@ -48,8 +48,8 @@ from hpcmarl.errors import HpcmarlError
 if TYPE_CHECKING:
     from hpcmarl.config import Config
 
-# between two garbage collections: those after every 700, Python's default, took a tenth of the time of
-# importing
+# New objects between two garbage collections. With Python's default of 700, collections took a tenth of the
+# time of imports.
 NEW_OBJECTS = 50_000
 
 app = typer.Typer(
@@ -57,7 +57,7 @@ app = typer.Typer(
     add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
-    help="Multi-agent reinforcement learning on Slurm clusters and one machine, over MPI.",
+    help="Train multi-agent reinforcement-learning policies on one machine and on Slurm clusters over MPI.",
     epilog="First run: hpcmarl train configs/quickstart.yaml -n 4",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
@@ -77,7 +77,8 @@ def _show_version(wanted: bool) -> None:
 @app.callback()
 def _options(
     version: Annotated[
-        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="print the version")
+        bool,
+        typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version and exit."),
     ] = False,
 ) -> None:
     """Options before the command."""
@@ -89,19 +90,23 @@ def train(
     overrides: Overrides = None,
     ranks: Ranks = None,
     run_dir: Annotated[
-        str | None, typer.Option("--run-dir", metavar="DIR", help="default: runs/NAME-DATE-TIME")
+        str | None,
+        typer.Option("--run-dir", metavar="DIR", help="Run directory. Default: runs/NAME-DATE-TIME."),
     ] = None,
     resume: Annotated[
-        str | None, typer.Option("--resume", metavar="auto|RUN|CHECKPOINT", help="go on from a checkpoint")
+        str | None, typer.Option("--resume", metavar="auto|RUN|CHECKPOINT", help="Resume from a checkpoint.")
     ] = None,
     trusted: Trust = None,
     accept_changes: Annotated[
-        bool, typer.Option("--accept-changes", help="go on even with another environment or name")
+        bool,
+        typer.Option(
+            "--accept-changes", help="Resume even if the environment or the name of the run has changed."
+        ),
     ] = False,
 ) -> None:
     """Train policies.
 
-    On ranks started here (-n) or in the MPI world around this command (mpirun, srun).
+    Without -n the command runs in the MPI world around it (mpirun, srun), or in one process.
 
     \b
     hpcmarl train configs/quickstart.yaml -n 4 stop.seconds=30
@@ -109,16 +114,18 @@ def train(
     hpcmarl train --resume runs/quickstart-20260101-120000 -n 4
     hpcmarl train preset=mappo env.id=mpe2.simple_spread_v3 stop.env_steps=2000000 -n 4
 
-    Overrides are YAML values; list items by number (topology.groups.0.delay.step=0.1 also turns a number of
-    groups into a list). algo.name=... or optimizer.name=... switches the section: it keeps the keys that both
-    choices have, the others get the new choice's defaults. preset=... fills in what an algorithm's authors
-    set, where neither the file nor an override says otherwise (hpcmarl list presets).
+    Overrides are YAML values. Items of a list are addressed by number; topology.groups.0.delay.step=0.1 also
+    turns a number of groups into a list. Switching algo.name or optimizer.name keeps the keys that the old
+    and the new choice share; other keys of that section get the new choice's defaults. An override preset=...
+    sets the values of an algorithm's authors, unless the file or another override sets them (hpcmarl list
+    presets).
 
-    --resume auto takes the newest run of the same name; with a run or checkpoint CONFIG may be left out. What
-        differs from the
-    checkpoint's configuration is said; another environment, or another run's directory, is refused unless
-    --accept-changes is given. Exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 75 stopped by a
-    signal after a good checkpoint.
+    --resume auto takes the run in --run-dir, else the newest run of the same name. With --resume RUN or
+    --resume CHECKPOINT, CONFIG may be left out. Differences from the checkpoint's configuration are logged.
+    Another environment, or the directory of another run, is refused without --accept-changes.
+
+    Exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 75 stopped by a signal after a good
+    checkpoint.
     """
     config, changes = split_overrides(config, overrides)
 
@@ -153,29 +160,41 @@ def train(
 
 @app.command(name="eval")
 def evaluate(
-    path: Annotated[str, typer.Argument(metavar="RUN|CHECKPOINT", help="run directory or checkpoint file")],
+    path: Annotated[str, typer.Argument(metavar="RUN|CHECKPOINT", help="Run directory or checkpoint file.")],
     episodes: Annotated[
         int | None,
-        typer.Option("--episodes", min=1, help="default: eval.episodes of the run", show_default=False),
+        typer.Option(
+            "--episodes",
+            min=1,
+            help="Episodes to play. Default: eval.episodes of the run.",
+            show_default=False,
+        ),
     ] = None,
     greedy: Annotated[
         bool | None,
-        typer.Option("--greedy/--sample", help="default: eval.greedy of the run", show_default=False),
+        typer.Option(
+            "--greedy/--sample",
+            help="Take greedy or sampled actions. Default: eval.greedy of the run.",
+            show_default=False,
+        ),
     ] = None,
     seed: Annotated[
-        int | None, typer.Option("--seed", min=0, help="default: eval.seed of the run", show_default=False)
+        int | None,
+        typer.Option(
+            "--seed", min=0, help="Seed of the episodes. Default: eval.seed of the run.", show_default=False
+        ),
     ] = None,
     random: Annotated[
         list[str] | None,
-        typer.Option("--random", metavar="AGENT", help="this agent plays at random (repeatable)"),
+        typer.Option("--random", metavar="AGENT", help="Let this agent act at random (repeatable)."),
     ] = None,
     trusted: Trust = None,
     as_json: Json = False,
 ) -> None:
     """Play episodes with trained policies, without learning.
 
-    The environment must be that of the run's config.yaml, or one that a package depending on PettingZoo or
-    Gymnasium offers; --trust ID imports it all the same.
+    The environment must be that of the run's config.yaml, or belong to a package that depends on PettingZoo
+    or Gymnasium. --trust ID allows any other environment.
 
     \b
     hpcmarl eval runs/quickstart-20260101-120000 --episodes 200 --json
@@ -194,20 +213,19 @@ def doctor(
     overrides: Overrides = None,
     ranks: Ranks = None,
     run_dir: Annotated[
-        str, typer.Option("--run-dir", metavar="DIR", help="where runs will be written")
+        str, typer.Option("--run-dir", metavar="DIR", help="Directory that runs will be written to.")
     ] = "runs",
     as_json: Json = False,
 ) -> None:
-    """Look for what would make a run fail.
+    """Check for problems that would make a run fail.
 
-    MPI, the launcher, roles, messages between all ranks, storage, packages.
+    The command checks MPI, the launcher, roles, messages between all ranks, storage and packages. It exits
+    with code 1 if a line says BAD.
 
     \b
     hpcmarl doctor
     hpcmarl doctor configs/quickstart.yaml -n 4
     srun --mpi=pmix hpcmarl doctor configs/quickstart.yaml --run-dir /scratch/me/runs
-
-    Exits 1 when a line says BAD.
     """
     config, changes = split_overrides(config, overrides)
     settings = load(config, changes) if config is not None or changes else None
@@ -246,21 +264,24 @@ def data(context: typer.Context) -> None:
     add_help_option=False,
 )
 def league(context: typer.Context) -> None:
-    """Show a league, play matches between its policies, train exploiters of them, or export them."""
+    """Show a league, play matches between its policies, train exploiters, or export policies."""
     from hpcmarl.cli.league import league_app
 
     league_app(context.args, prog_name="hpcmarl league")
 
 
 def main() -> None:
-    """The console script: run a command; one line and an exit code for what is the user's to mend, a
-    traceback for what is ours."""
+    """Run a command as the console script.
+
+    An error that the user can fix is printed as one line and sets the exit code. Other errors show a
+    traceback.
+    """
     gc.set_threshold(NEW_OBJECTS)
     try:
         app(prog_name="hpcmarl")
     except HpcmarlError as error:
         sys.stdout.flush()
-        if not (error.everywhere and _rank_label()):  # rank 0 says what all have found
+        if not (error.everywhere and _rank_label()):  # rank 0 prints an error that all ranks raise
             print(
                 f"{_rank_label()}error: {printable(' '.join(str(error).split()))}",
                 file=sys.stderr,
@@ -270,7 +291,7 @@ def main() -> None:
 
 
 def _rank_label() -> str:
-    """Which rank speaks, where several write to one terminal; nothing for rank 0."""
+    """Return a label of the rank that prints; empty for rank 0."""
     from hpcmarl.launch.world import launcher_world
 
     world = launcher_world(os.environ)

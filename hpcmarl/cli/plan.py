@@ -1,5 +1,4 @@
-"""`hpcmarl simulate --from-run`: what a run's measured times say about another number or mix of groups. Part
-of cli/main.py, lazy like it."""
+"""Predict other numbers or mixes of groups from a run's measured times (`hpcmarl simulate --from-run`)."""
 
 from __future__ import annotations
 
@@ -16,11 +15,22 @@ from hpcmarl.errors import UsageError
 if TYPE_CHECKING:
     from hpcmarl.sim.plan import Measured
 
-LARGEST = 100_000  # groups
+LARGEST = 100_000  # most groups
 
 
 def plan(run: str, groups: int | None, slow: str | None, rules: Sequence[str], as_json: bool) -> None:
-    """Read a run's metrics, predict, print."""
+    """Read a run's metrics, predict the throughput of each rule, and print it.
+
+    Args:
+        run: Run directory.
+        groups: Number of groups; None: as in the run.
+        slow: Share and factor of slower groups, SHARE:FACTORx; None: no further slow groups.
+        rules: Rules to predict; empty: all.
+        as_json: Whether to print one JSON object.
+
+    Raises:
+        UsageError: An option is not allowed, or the run has measured too little.
+    """
     from hpcmarl.optim.rounds import RULES
     from hpcmarl.sim.plan import Slow, best_rule, predict
 
@@ -31,33 +41,37 @@ def plan(run: str, groups: int | None, slow: str | None, rules: Sequence[str], a
         raise UsageError(f"--groups {groups}: allowed: a number from 1 to {LARGEST}")
     slower = None if slow is None else Slow.parse(slow)
     measured = measured_run(Path(run))
-    wanted = len(measured.groups) if groups is None else groups
-    found = predict(measured, wanted, list(dict.fromkeys(rules)) or list(RULES), slower)
-    best, reason = best_rule(found, differ=measured.differ)
+    group_count = len(measured.groups) if groups is None else groups
+    predictions = predict(measured, group_count, list(dict.fromkeys(rules)) or list(RULES), slower)
+    best, reason = best_rule(predictions, differ=measured.differ)
     if as_json:
         from hpcmarl.io.metrics import json_text
 
         typer.echo(
             json_text(
-                _told(run, measured, wanted, slow) | {"rules": found, "best_rule": best, "reason": reason}
+                _inputs(run, measured, group_count, slow)
+                | {"rules": predictions, "best_rule": best, "reason": reason}
             )
         )
         return
-    print_table([{"rule": rule, **_cells(figures)} for rule, figures in found.items()])
+    print_table([{"rule": rule, **_cells(figures)} for rule, figures in predictions.items()])
     typer.echo(f"best: {best}: {reason}")
     if math.isfinite(measured.rate):
         typer.echo(
             (
-                f"the run itself ({measured.rule}, {len(measured.groups)} groups): {measured.rate:.4g} "
-                "trajectories a second"
+                f"measured in the run ({measured.rule}, {len(measured.groups)} groups): {measured.rate:.4g} "
+                "trajectories per second"
             ),
             err=True,
         )
 
 
 def measured_run(run: Path) -> Measured:
-    """Return the times that a run has measured. Raises UsageError where it is no run, or has measured too
-    few."""
+    """Return the times that a run has measured.
+
+    Raises:
+        UsageError: The directory is not a run, or the run has measured too little.
+    """
     from hpcmarl.config.file import load_config
     from hpcmarl.io.metrics import read_groups, read_metrics
     from hpcmarl.io.run_directory import RunDirectory
@@ -66,8 +80,8 @@ def measured_run(run: Path) -> Measured:
     paths = RunDirectory(run)
     if not paths.config.is_file():
         raise UsageError(
-            f"--from-run {run}: not a run directory, it holds no config.yaml; give one that hpcmarl train "
-            "has made"
+            f"--from-run {run}: not a run directory, because it has no config.yaml; name a directory that "
+            "hpcmarl train has written"
         )
     groups = read_groups(run)
     columns, config = read_metrics(run), load_config(paths.config)
@@ -75,8 +89,8 @@ def measured_run(run: Path) -> Measured:
     return fit(columns, config, f"--from-run {run}", figures, versions)
 
 
-def _told(run: str, measured: Measured, groups: int, slow: str | None) -> dict[str, Any]:
-    """What the prediction is made from; null where the run has too few rows."""
+def _inputs(run: str, measured: Measured, groups: int, slow: str | None) -> dict[str, Any]:
+    """Return the inputs of the prediction; the run's own figures are null if it has too few rows."""
     return {
         "from_run": run,
         "groups": groups,

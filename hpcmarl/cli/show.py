@@ -1,4 +1,4 @@
-"""The commands that show without training: config and list. Part of cli/main.py, and lazy like it."""
+"""Commands that show values without training: config and list."""
 
 from __future__ import annotations
 
@@ -22,14 +22,15 @@ if TYPE_CHECKING:
 config_app = typer.Typer(no_args_is_help=True, help="Show, check or explain a configuration.")
 list_app = typer.Typer(
     no_args_is_help=True,
-    help="List known environments, algorithms, presets, round rules or what a league chooses from.",
+    help="List environments, algorithms, presets, round rules, matchmakers or evaluation strategies.",
 )
 
 
 @config_app.command()
 def show(config: OptionalConfig = None, overrides: Overrides = None) -> None:
-    """Print the whole configuration, defaults and the values of a preset included, as YAML that can be used
-    again.
+    """Print the whole configuration as YAML.
+
+    The output includes defaults and the values of a preset. It can be used as a CONFIG.
 
     \b
     hpcmarl config show configs/quickstart.yaml optimizer.name=nigt > mine.yaml
@@ -42,7 +43,9 @@ def show(config: OptionalConfig = None, overrides: Overrides = None) -> None:
 
 @config_app.command()
 def check(config: OptionalConfig = None, overrides: Overrides = None) -> None:
-    """Say whether a configuration is valid; exits 2 with one line if not.
+    """Check a configuration.
+
+    The command prints one line. It exits with code 2 if the configuration is not valid.
 
     \b
     hpcmarl config check configs/quickstart.yaml rounds.rule=malenia
@@ -68,10 +71,12 @@ def check(config: OptionalConfig = None, overrides: Overrides = None) -> None:
 
 @config_app.command()
 def schema(
-    as_json: Annotated[bool, typer.Option("--json", help="JSON schema, for editors")] = False,
-    simulation: Annotated[bool, typer.Option("--simulation", help="of files for hpcmarl simulate")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print a JSON schema, for editors.")] = False,
+    simulation: Annotated[
+        bool, typer.Option("--simulation", help="List the keys of hpcmarl simulate instead.")
+    ] = False,
 ) -> None:
-    """Every key: what is allowed, the default, what it means.
+    """List all keys with allowed values, defaults and meanings.
 
     \b
     hpcmarl config schema | grep delay
@@ -100,9 +105,10 @@ def schema(
 
 @list_app.command(name="envs")
 def list_environments(as_json: Json = False) -> None:
-    """Environments that are known to run; any PettingZoo environment works by its import path.
+    """List environments that are known to run.
 
-    `batched`: many games are stepped together (env.batched).
+    Any other PettingZoo environment works by its import path. `batched`: many games are stepped together
+    (env.batched).
     """
     from hpcmarl.envs import KNOWN_ENVIRONMENTS, has_batched_form
 
@@ -119,7 +125,7 @@ def list_environments(as_json: Json = False) -> None:
 
 @list_app.command(name="algos")
 def list_algorithms(as_json: Json = False) -> None:
-    """Algorithms, for algo.name."""
+    """List algorithms, for algo.name."""
     from hpcmarl.config.keys import first_line, members_of
 
     print_rows(
@@ -132,10 +138,14 @@ def list_algorithms(as_json: Json = False) -> None:
 @list_app.command(name="presets")
 def list_presets(
     as_json: Json = False,
-    as_markdown: Annotated[bool, typer.Option("--markdown", help="the tables of docs/presets.md")] = False,
+    as_markdown: Annotated[
+        bool, typer.Option("--markdown", help="Print the tables of docs/presets.md.")
+    ] = False,
 ) -> None:
-    """Settings of algorithms' authors, for preset. --json adds every value with its source, and what no key
-    expresses."""
+    """List presets, which are settings of the authors of algorithms.
+
+    --json adds every value with its source, and the authors' settings that no key can express.
+    """
     from hpcmarl.config.presets import PRESETS
 
     if as_markdown:
@@ -163,7 +173,7 @@ def list_presets(
 
 @list_app.command(name="rules")
 def list_rules(as_json: Json = False) -> None:
-    """Rules that end a round, for rounds.rule."""
+    """List rules that end a round, for rounds.rule."""
     from hpcmarl.config.keys import first_line
     from hpcmarl.optim.rounds import RULES
 
@@ -174,7 +184,10 @@ def list_rules(as_json: Json = False) -> None:
 
 @list_app.command(name="matchmakers")
 def list_matchmakers(as_json: Json = False) -> None:
-    """Whom members of a league meet: matchmakers, and kinds of members, which choose by themselves."""
+    """List the ways to choose opponents in a league.
+
+    These are matchmakers, and kinds of members, which choose their opponents themselves.
+    """
     from hpcmarl.config.league import MatchmakingConfig, MemberKindConfig
 
     choices = {
@@ -191,7 +204,10 @@ def list_matchmakers(as_json: Json = False) -> None:
 
 @list_app.command(name="evaluations")
 def list_evaluations(as_json: Json = False) -> None:
-    """Which snapshots of a league are compared next, for league.evaluation.strategy.name."""
+    """List strategies that choose the next snapshots of a league to compare.
+
+    They are values of league.evaluation.strategy.name.
+    """
     from hpcmarl.config.league import EvaluationStrategyConfig
 
     print_rows(
@@ -202,7 +218,7 @@ def list_evaluations(as_json: Json = False) -> None:
 
 
 def _summaries(union: Any) -> list[tuple[str, str]]:
-    """Name and first line of each model of a choice by name."""
+    """Return the name and the first docstring line of each model of a choice by name."""
     from hpcmarl.config.keys import first_line
 
     models = get_args(get_args(union)[0])

@@ -1,5 +1,4 @@
-"""`hpcmarl simulate`: runs the cases of a configuration in virtual time, prints a table, keeps results and
-plots. Part of cli/main.py, lazy like it."""
+"""Run the cases of a configuration in virtual time, and keep results and plots (`hpcmarl simulate`)."""
 
 from __future__ import annotations
 
@@ -17,7 +16,7 @@ if TYPE_CHECKING:
     from hpcmarl.config.simulation import SimulationConfig
     from hpcmarl.sim.experiment import CaseResult
 
-# figures in the order of the JSON; "objective" and what follows are there with an objective only
+# Figures in the order of the JSON object. Those of LEARNED exist only with an objective.
 FIGURES = (
     "gradients_per_time",
     "round_time_mean",
@@ -37,52 +36,63 @@ def simulate(
     config: OptionalConfig = None,
     overrides: Overrides = None,
     out: Annotated[
-        str | None, typer.Option("--out", metavar="DIR", help="default: runs/NAME-DATE-TIME")
+        str | None,
+        typer.Option("--out", metavar="DIR", help="Directory for the results. Default: runs/NAME-DATE-TIME."),
     ] = None,
     as_json: Json = False,
     jobs: Annotated[
         int,
         typer.Option(
-            "--jobs", min=1, metavar="N", help="simulations that run at once, in processes of their own"
+            "--jobs",
+            min=1,
+            metavar="N",
+            help="Number of simulations that run at the same time, each in its own process.",
         ),
     ] = 1,
     resume: Annotated[
         bool,
         typer.Option(
-            "--resume", help="go on in DIR after an end before its time: what is done is not done again"
+            "--resume", help="Continue an interrupted simulation in DIR; finished parts are not repeated."
         ),
     ] = False,
     from_run: Annotated[
         str | None,
-        typer.Option("--from-run", metavar="RUN", help="predict from the times that a run has measured"),
+        typer.Option("--from-run", metavar="RUN", help="Predict from the times that a run has measured."),
     ] = None,
     groups: Annotated[
         int | None,
-        typer.Option("--groups", metavar="N", help="with --from-run: how many; default: as measured"),
+        typer.Option(
+            "--groups", metavar="N", help="With --from-run: number of groups. Default: as measured."
+        ),
     ] = None,
     slow: Annotated[
         str | None,
-        typer.Option("--slow", metavar="SHARE:FACTORx", help="with --from-run: a share of slower groups"),
+        typer.Option(
+            "--slow",
+            metavar="SHARE:FACTORx",
+            help="With --from-run: share of slower groups, and their factor.",
+        ),
     ] = None,
     rule: Annotated[
         list[str] | None,
-        typer.Option("--rule", metavar="RULE", help="with --from-run: only this; may be repeated"),
+        typer.Option("--rule", metavar="RULE", help="With --from-run: predict only this rule (repeatable)."),
     ] = None,
 ) -> None:
     """Simulate a cluster in virtual time.
 
-    The same round rules and optimizers as in training, with workers whose speeds, communication and failures
-    are given by the configuration (docs/simulation.md).
+    The simulation uses the round rules and optimizers of training. The configuration sets the speeds,
+    communication times and failures of the workers (docs/simulation.md).
 
     \b
     hpcmarl simulate configs/paper/throughput.yaml
     hpcmarl simulate configs/paper/throughput.yaml sim.workers=100 rounds.batch=200 --json --out runs/hundred
     hpcmarl simulate --from-run runs/first --groups 64 --slow 0.1:10x
 
-    Keys given here hold in every case of sim.sweep. Results lie in DIR: simulation.h5, summary.json, plots.
-    --jobs changes how long it takes, no result.
-    With --from-run nothing is written: throughput, round time and efficiency of each rule, and which serves
-    best.
+    Keys on the command line apply to every case of sim.sweep. DIR receives simulation.h5, summary.json and
+    plots. --jobs changes the duration of the simulation, but no result.
+
+    --from-run writes nothing. It prints the throughput, round time and efficiency of each rule, and the best
+    rule.
     """
     from hpcmarl.config.file import dump_config, load_simulation
     from hpcmarl.errors import UsageError
@@ -106,32 +116,32 @@ def simulate(
             "sim.compute_times and rounds.rule=RULE"
         )
     if resume and out is None:
-        raise UsageError("--resume needs --out DIR, the directory of the simulation that is to go on")
+        raise UsageError("--resume needs --out DIR, the directory of the interrupted simulation")
     settings = load_simulation(Path(config), overrides or ())
     directory = Path(out) if out is not None else new_run_dir(settings.name)
     from hpcmarl.io.partial_results import PartialResultStore
     from hpcmarl.sim.experiment import simulate as run
     from hpcmarl.sim.running import Runner
 
-    shelf = PartialResultStore(directory, dump_config(settings))
-    shelf.check(resume)
+    store = PartialResultStore(directory, dump_config(settings))
+    store.check(resume)
     began = time.perf_counter()
     with _Bar() as bar:
         results = run(
             settings,
             [change.partition("=")[0].strip() for change in overrides or ()],
             bar.show,
-            Runner(jobs, shelf),
+            Runner(jobs, store),
         )
     seconds = time.perf_counter() - began
     summary = _summary(settings, results, seconds)
     _keep(directory, settings, results, summary)
-    shelf.clear()
-    _tell(results, summary, directory, as_json)
+    store.clear()
+    _report(results, summary, directory, as_json)
 
 
 class _Bar:
-    """A progress bar on standard error; without a terminal there is none."""
+    """Progress bar on standard error; disabled without a terminal."""
 
     def __enter__(self) -> _Bar:
         from rich.console import Console
@@ -157,7 +167,10 @@ class _Bar:
 
 
 def _nested(results: Sequence[CaseResult], value: Callable[[CaseResult], Any]) -> dict[str, Any]:
-    """setting -> method -> value; where a method lists several M: setting -> method -> M -> value."""
+    """Arrange values as setting -> method -> value.
+
+    A method with several batch sizes M has one more level: setting -> method -> M -> value.
+    """
     nested: dict[str, Any] = {}
     for result in results:
         case, methods = result.case, nested.setdefault(result.case.setting, {})
@@ -169,8 +182,7 @@ def _nested(results: Sequence[CaseResult], value: Callable[[CaseResult], Any]) -
 
 
 def _summary(settings: SimulationConfig, results: Sequence[CaseResult], seconds: float) -> dict[str, Any]:
-    """The JSON object: means over seeds, by setting and method; with the time that the simulation itself
-    took."""
+    """Return the JSON object: means over seeds by setting and method, and the time of the simulation."""
     figures = (*FIGURES, *(name for name in LEARNED if name in results[0].outcomes[0].figures))
     events = sum(outcome.figures["events"] for result in results for outcome in result.outcomes)
     busy = sum(outcome.figures["seconds"] for result in results for outcome in result.outcomes)
@@ -194,7 +206,7 @@ def _summary(settings: SimulationConfig, results: Sequence[CaseResult], seconds:
 def _keep(
     directory: Path, settings: SimulationConfig, results: Sequence[CaseResult], summary: dict[str, Any]
 ) -> None:
-    """config.yaml, simulation.h5, summary.json."""
+    """Write config.yaml, simulation.h5 and summary.json."""
     from hpcmarl.config.file import dump_config
     from hpcmarl.io.atomic import storage_error, write_text
     from hpcmarl.io.metrics import write_summary
@@ -225,8 +237,8 @@ def _keep(
     write_summary(directory, summary)
 
 
-def _tell(results: Sequence[CaseResult], summary: dict[str, Any], directory: Path, as_json: bool) -> None:
-    """Plots, then the table or the JSON object, then where things lie."""
+def _report(results: Sequence[CaseResult], summary: dict[str, Any], directory: Path, as_json: bool) -> None:
+    """Draw plots, print the table or the JSON object, and name the directory."""
     from hpcmarl.analysis.simulation import INSTALL, plot_simulation, plots_possible
     from hpcmarl.io.metrics import json_text
     from hpcmarl.io.simulation import FILE_NAME
@@ -242,13 +254,14 @@ def _tell(results: Sequence[CaseResult], summary: dict[str, Any], directory: Pat
         columns = dict.fromkeys(column for row in rows for column in row)
         print_table([{column: row.get(column, "") for column in columns} for row in rows])
     typer.echo(
-        f"{summary['events']:,} events, {summary['events_per_second']:,.0f} a second; results in {directory}",
+        f"{summary['events']:,} events, {summary['events_per_second']:,.0f} per second; results in "
+        f"{directory}",
         err=True,
     )
 
 
 def _row(result: CaseResult) -> dict[str, Any]:
-    """One line of the table."""
+    """Return one row of the table."""
     shown = {
         "setting": result.case.setting,
         "method": result.case.label,

@@ -1,7 +1,6 @@
-"""`hpcmarl submit`: checks a run before it waits in a queue, renders its batch script, hands it to sbatch.
-Part of cli/main.py, and lazy.
+"""Check a run, render its batch script and submit it with sbatch (`hpcmarl submit`).
 
-The script's text is made in launch/slurm.py, sbatch is asked in launch/sbatch.py.
+launch/slurm.py renders the script and launch/sbatch.py calls sbatch.
 """
 
 from __future__ import annotations
@@ -30,51 +29,76 @@ DIFFERENCES_SHOWN = 10
 Extra = Annotated[
     list[str] | None,
     typer.Option(
-        "--sbatch", metavar="OPTION", help="further sbatch option, --sbatch=--gres=gpu:1 (repeatable)"
+        "--sbatch",
+        metavar="OPTION",
+        help="Further option of sbatch, as in --sbatch=--gres=gpu:1 (repeatable).",
     ),
 ]
 ActorExtra = Annotated[
     list[str] | None,
-    typer.Option("--actor-sbatch", metavar="OPTION", help="the same for the actors' component of --hetjob"),
+    typer.Option(
+        "--actor-sbatch",
+        metavar="OPTION",
+        help="Option of sbatch for the actors' component of --hetjob (repeatable).",
+    ),
 ]
 
 
 def submit(
     config: OptionalConfig = None,
     overrides: Overrides = None,
-    nodes: Annotated[int, typer.Option("--nodes", min=1)] = 1,
-    tasks: Annotated[int, typer.Option("--ntasks-per-node", min=1, help="ranks of each node")] = 8,
+    nodes: Annotated[int, typer.Option("--nodes", min=1, help="Number of nodes.")] = 1,
+    tasks: Annotated[int, typer.Option("--ntasks-per-node", min=1, help="Ranks on each node.")] = 8,
     cores: Annotated[
         int | None,
-        typer.Option("--cpus-per-task", min=1, help="cores, and threads, of each rank", show_default=False),
+        typer.Option("--cpus-per-task", min=1, help="Cores and threads of each rank.", show_default=False),
     ] = None,
     time: Annotated[
-        str, typer.Option("--time", metavar="LIMIT", help="of each start; the run goes on after it")
+        str,
+        typer.Option(
+            "--time", metavar="LIMIT", help="Time limit of each start; the run continues in the next start."
+        ),
     ] = "04:00:00",
     seeds: Annotated[
         int | None,
-        typer.Option("--seeds", min=1, help="an array: so many runs, from the configuration's seed on"),
+        typer.Option(
+            "--seeds",
+            min=1,
+            help="Submit an array of this many runs; seeds count up from the configuration's seed.",
+        ),
     ] = None,
     hetjob: Annotated[
         str | None,
-        typer.Option("--hetjob", metavar="NODESxTASKS", help="put the actors on nodes of their own"),
+        typer.Option(
+            "--hetjob",
+            metavar="NODESxTASKS",
+            help="Put the actors on separate nodes, in a heterogeneous job.",
+        ),
     ] = None,
-    partition: Annotated[str | None, typer.Option("--partition", help="default: slurm.partition")] = None,
-    account: Annotated[str | None, typer.Option("--account", help="default: slurm.account")] = None,
+    partition: Annotated[
+        str | None, typer.Option("--partition", help="Slurm partition. Default: slurm.partition.")
+    ] = None,
+    account: Annotated[
+        str | None, typer.Option("--account", help="Slurm account. Default: slurm.account.")
+    ] = None,
     extra: Extra = None,
     actor_extra: ActorExtra = None,
     run_dir: Annotated[
-        str | None, typer.Option("--run-dir", metavar="DIR", help="default: runs/NAME-DATE-TIME")
+        str | None,
+        typer.Option("--run-dir", metavar="DIR", help="Run directory. Default: runs/NAME-DATE-TIME."),
     ] = None,
     verify: Annotated[
-        bool, typer.Option("--depend-verify", help="afterwards a job that verifies the run's files")
+        bool,
+        typer.Option("--depend-verify", help="Submit a second job that verifies the run's files afterwards."),
     ] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="print the script and submit nothing")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the batch script and submit nothing.")
+    ] = False,
 ) -> None:
     """Train on a Slurm cluster.
 
-    The job stops with a checkpoint before its time limit or at preemption, requeues itself and goes on until
-    it is done.
+    The job stops with a checkpoint before its time limit or at preemption. It then requeues itself, and
+    continues until the run is done.
 
     \b
     hpcmarl submit configs/quickstart.yaml --nodes 2 --ntasks-per-node 8 --time 04:00:00 --seeds 5 --dry-run
@@ -82,9 +106,9 @@ def submit(
     hpcmarl submit preset=qmix env.id=smax:3m stop.env_steps=2000000 --ntasks-per-node 4
     hpcmarl submit configs/cluster/rennala_nigt.yaml --ntasks-per-node 9 --sbatch=--gres=gpu:1 --hetjob 4x16
 
-    The cluster's settings (account, partition, modules, launcher) are the section slurm of the configuration.
-    With --hetjob the first component holds the server and the learners: one rank more than topology.groups.
-    Submitted again with the --run-dir of an earlier run, it goes on with that, once its job has ended.
+    Section slurm of the configuration holds the settings of the cluster: account, partition, modules,
+    launcher. With --hetjob the first component holds the server and the learners, which is one rank more than
+    topology.groups. To continue an earlier run, submit it again with its --run-dir after its job has ended.
     """
     from hpcmarl.config.file import load_config
 
@@ -116,7 +140,11 @@ def _job(
     seeds: int | None,
     run_dir: str | None,
 ) -> Job:
-    """What will be rendered, checked. Raises UsageError."""
+    """Return the job to render, after checks.
+
+    Raises:
+        UsageError: An option or a setting is not allowed.
+    """
     from hpcmarl.launch import sbatch
     from hpcmarl.launch.slurm import Component, Job, directive, render
     from hpcmarl.launch.submissions import Submission
@@ -136,12 +164,12 @@ def _job(
                 "slurm.launcher=srun"
             )
     elif extras[1]:
-        raise UsageError("--actor-sbatch needs --hetjob: without it there is one component only (--sbatch)")
+        raise UsageError("--actor-sbatch needs --hetjob; for a job with one component use --sbatch")
     if site.environment is None and sys.prefix != sys.base_prefix:
         site = site.model_copy(update={"environment": sys.prefix})
     if site.stage and site.environment is None:
         raise UsageError(
-            "slurm.stage needs slurm.environment: the directory of the virtual environment to unpack on the "
+            "slurm.stage: true needs slurm.environment; set it to the virtual environment to unpack on the "
             "nodes"
         )
     directory = (
@@ -158,13 +186,14 @@ def _job(
         seeds=(settings.seed, settings.seed + (seeds or 1) - 1),
     )
     job = _placed(job, Submission(directory.absolute(), 1))
-    directive(f"--output={job.output}", f"--run-dir {job.run_dir}")  # refused before it is made
-    render(job)  # so are the options
+    # Refuse a bad path or option before the run directory is created.
+    directive(f"--output={job.output}", f"--run-dir {job.run_dir}")
+    render(job)
     return job
 
 
 def _placed(job: Job, submission: Submission) -> Job:
-    """The job of this submission: its configuration, run directory and output."""
+    """Return the job with the configuration, run directory and output of a submission."""
     directory = str(submission.directory)
     output = f"{directory.replace('%', '%%')}/slurm-{'%A_%a' if job.kind == 'array' else '%j'}.out"
     return replace(job, config=str(submission.path("yaml")), run_dir=directory, output=output)
@@ -176,7 +205,8 @@ def _actor_component(text: str, options: tuple[str, ...]) -> Component:
     nodes, _, tasks = text.partition("x")
     if not (nodes.isdecimal() and tasks.isdecimal() and int(nodes) and int(tasks)):
         raise UsageError(
-            f"--hetjob {text}: write NODESxTASKS, nodes for actors and ranks on each: --hetjob 4x16"
+            f"--hetjob {text}: write NODESxTASKS, the number of actor nodes and the ranks on each, as in "
+            "--hetjob 4x16"
         )
     return Component(int(nodes), int(tasks), None, options)
 
@@ -186,19 +216,25 @@ def _check_seeds(seeds: int | None, hetjob: str | None, overrides: Sequence[str]
         return
     if hetjob is not None:
         raise UsageError(
-            "--seeds with --hetjob: Slurm has no arrays of heterogeneous jobs; submit one job a seed "
+            "--seeds with --hetjob: Slurm has no arrays of heterogeneous jobs; submit a job for each seed "
             "(seed=0, seed=1, ...)"
         )
     if any(change.partition("=")[0].strip() == "seed" for change in overrides) and seeds > 1:
         raise UsageError(
-            f"--seeds {seeds} with a fixed seed on the command line: leave out one (seeds count up from the "
-            "configuration's seed)"
+            f"--seeds {seeds} with a fixed seed on the command line: leave out one of them (seeds count up "
+            "from the configuration's seed)"
         )
 
 
 def _check_roles(settings: Config, job: Job) -> Topology:
-    """The roles, which must fit the ranks: better said now than after a day in the queue. Raises ConfigError
-    or UsageError."""
+    """Check that the roles fit the ranks, so that the job does not fail after its time in the queue.
+
+    Returns:
+        Roles of the job's ranks.
+
+    Raises:
+        ConfigError, UsageError: They do not fit.
+    """
     from hpcmarl.comm.topology import assign_roles
 
     hosts = [
@@ -223,14 +259,14 @@ def _check_roles(settings: Config, job: Job) -> Topology:
         )
         raise UsageError(
             f"--hetjob: the first component has {first} ranks but the server and {len(topology.groups)} "
-            f"learners take {needed}; set --nodes and --ntasks-per-node to {needed} ranks together, or "
+            f"learners need {needed}; set --nodes and --ntasks-per-node to {needed} ranks together, or "
             "change topology.groups"
         )
     return topology
 
 
 def _verification(job: Job) -> Job:
-    """The job that verifies the run's files afterwards."""
+    """Return the job that verifies the run's files afterwards."""
     from hpcmarl.launch.slurm import Component, Job
 
     return Job(
@@ -260,11 +296,11 @@ def _show(job: Job, verify: bool) -> None:
 
 
 def _send(job: Job, settings: Config, default_directory: bool, verify: bool) -> None:
-    """Write what the job will read, and submit.
+    """Write the files that the job will read, and submit it.
 
     Raises:
-        UsageError: If the run directory cannot be written, or belongs to a job that has not ended.
-        HpcmarlError: If sbatch refuses the job, or squeue does not answer.
+        UsageError: The run directory cannot be written, or belongs to a job that has not ended.
+        HpcmarlError: sbatch refuses the job, or squeue does not answer.
     """
     from hpcmarl.config.file import dump_config
     from hpcmarl.launch import sbatch
@@ -275,8 +311,8 @@ def _send(job: Job, settings: Config, default_directory: bool, verify: bool) -> 
     directory = Path(str(job.run_dir))
     try:
         directory = new_directory(directory) if default_directory else directory
-        # The configuration as it is now: what the user changes while the job waits or between its restarts
-        # does not count.
+        # The job uses the configuration as it is now. Later changes of the file do not count, neither in the
+        # queue nor between restarts.
         submission = claim(directory, dump_config(settings))
         job = _placed(job, submission)
         submission.write("sbatch", render(job))
@@ -302,13 +338,17 @@ def _send(job: Job, settings: Config, default_directory: bool, verify: bool) -> 
     if verify:
         dependency = [f"--dependency=afterok:{number}", "--kill-on-invalid-dep=yes"]
         later = sbatch.submit(program, render(_verification(job)), dependency).partition(";")[0]
-        typer.echo(f"job {later} verifies it afterwards, output {directory}/verify-{later}.out")
+        typer.echo(f"job {later} verifies the run afterwards, output {directory}/verify-{later}.out")
     for line in (*changed, *_advice(settings, job)):
         typer.echo(line)
 
 
 def _changes(settings: Config, directory: Path, earlier: Sequence[Submission]) -> list[str]:
-    """Lines that compare the configuration with that of the run's last submission; none for a new run."""
+    """Compare the configuration with that of the run's last submission.
+
+    Returns:
+        Lines to print; empty for a new run.
+    """
     from hpcmarl.config.differences import differences
 
     former = earlier[-1].path("yaml") if earlier else directory / "config.yaml"
@@ -317,8 +357,8 @@ def _changes(settings: Config, directory: Path, earlier: Sequence[Submission]) -
     try:
         lines = differences(former.read_text(encoding="utf-8"), settings)
     except (ConfigError, OSError, UnicodeDecodeError) as error:
-        return [f"it goes on with the run there, whose configuration cannot be compared: {error}"]
-    heading = f"it goes on with the run there; beside {former.relative_to(directory)} "
+        return [f"the job continues the run there; its configuration cannot be compared: {error}"]
+    heading = f"the job continues the run there; compared with {former.relative_to(directory)} "
     if not lines:
         return [f"{heading}nothing has changed"]
     shown = [f"  {line}" for line in lines[:DIFFERENCES_SHOWN]]
@@ -327,7 +367,7 @@ def _changes(settings: Config, directory: Path, earlier: Sequence[Submission]) -
 
 
 def _advice(settings: Config, job: Job) -> list[str]:
-    """Lines about a launcher that serves better."""
+    """Return lines to print about a launcher that is better for this job."""
     from hpcmarl.launch.mpiexec import mpiexec_of
 
     if job.site.launcher != "srun" or job.kind == "hetjob":
@@ -336,21 +376,24 @@ def _advice(settings: Config, job: Job) -> list[str]:
     if program is None or program.library != "openmpi" or program.version < (5,):
         return []
     respawn = (
-        ", and replaces actors (topology.respawn, which srun cannot)" if settings.topology.respawn else ""
+        ", and replaces dead actors (topology.respawn, which srun cannot)"
+        if settings.topology.respawn
+        else ""
     )
     return [
         (
-            "under srun a dead rank ends the job, which is requeued and starts again; with "
-            f"slurm.launcher=mpirun the run goes on without it{respawn}"
+            "with srun a dead rank ends the job, which is requeued and starts again; with "
+            f"slurm.launcher=mpirun the run continues without that rank{respawn}"
         )
     ]
 
 
 def _report_estimate(settings: Config, topology: Topology, *, site_stages: bool) -> None:
-    """Print on standard error what the job will ask of file systems and memory.
+    """Print on standard error the job's estimated load on file systems and memory.
 
-    Its environment is not made for that, which takes seconds: the doctor does so, and adds bytes of
-    trajectories and of networks."""
+    The environment is not created for it, because that takes seconds. `hpcmarl doctor` creates it, and adds
+    the bytes of trajectories and networks.
+    """
     from hpcmarl.doctor.estimate import estimate
 
     largest = Counter(topology.hosts).most_common(1)[0][0]

@@ -1,5 +1,6 @@
 """Ranks inside one process: a world of one rank, several virtual ranks in tests and in replays. No copies, no
-threads."""
+threads.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +31,7 @@ class LocalWorld:
         self.size = size
         self.queues: list[deque[tuple[int, Buffer, SharedHandle]]] = [deque() for _ in range(size)]
         self.dead: set[int] = set()  # tests add to it
-        self.poll_respawned: list[tuple[int, bytes]] = []  # (rank, payload): tests start them
+        self.requested_respawns: list[tuple[int, bytes]] = []  # (rank, payload): tests start them
         self.sums: dict[tuple[tuple[int, ...], int], dict[int, Array]] = {}
         self.broadcasted: bytes = b""
         self.transports = [LocalTransport(self, rank) for rank in range(size)]
@@ -38,7 +39,8 @@ class LocalWorld:
 
 class LocalSum(Reduction):
     """Complete when every member has contributed; summed in rank order, so the result does not depend on who
-    came first."""
+    came first.
+    """
 
     def __init__(self, parts: dict[int, Array], members: tuple[int, ...]) -> None:
         self.parts = parts
@@ -97,7 +99,7 @@ class LocalTransport(Transport):
     def replace(self, rank: int, payload: bytes) -> None:
         self.world.queues[rank].clear()
         self.world.transports[rank] = LocalTransport(self.world, rank)
-        self.world.poll_respawned.append((rank, payload))
+        self.world.requested_respawns.append((rank, payload))
         self._receive_again(rank)
         self._new.append(rank)
 

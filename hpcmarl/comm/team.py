@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Sequence
 
-from hpcmarl.comm.protocol import Buffer, header_of
+from hpcmarl.comm.protocol import Buffer, set_team
 from hpcmarl.comm.transport import Message, Reduction, Regrouping, SendHandle, Transport
 from hpcmarl.errors import HpcmarlError, LaunchError
 from hpcmarl.types import Array
@@ -21,7 +21,8 @@ BEGINNING = "a team begins with the word of the league's server"  # so nothing i
 
 class TeamTransport(Transport):
     """`ranks`: those of the job, in the order of their numbers in the team; `world`: the number of the term,
-    from 1."""
+    from 1.
+    """
 
     def __init__(self, job: Transport, ranks: Sequence[int], world: int) -> None:
         self.job, self.ranks, self.world = job, tuple(ranks), world
@@ -50,7 +51,7 @@ class TeamTransport(Transport):
     def send(self, destination: int, buffer: Buffer) -> SendHandle:
         if destination in self._buried:
             return SendHandle()
-        header_of(buffer)["world"] = self.world
+        set_team(buffer, self.world)
         return self.job.send(self.ranks[destination], buffer)
 
     def shares_memory(self, destination: int) -> bool:

@@ -14,8 +14,6 @@ from itertools import islice
 from hpcmarl.config import TopologyConfig
 from hpcmarl.errors import ConfigError
 
-ROLE_NAMES = ("server", "learner", "actor", "evaluator", "league", "client")
-
 
 @dataclass(frozen=True)
 class Group:
@@ -29,7 +27,8 @@ class Group:
 @dataclass(frozen=True)
 class Topology:
     """The roles of a world. Rank 0 is always the server's, and evaluates, too; ranks of a league that are in
-    no group do nothing else."""
+    no group do nothing else.
+    """
 
     size: int
     hosts: tuple[str, ...]
@@ -58,12 +57,14 @@ class Topology:
 
     def actor_index(self, rank: int) -> int:
         """A number for each actor of the run, from 0, in group order. Raises KeyError for a rank without an
-        actor."""
+        actor.
+        """
         return self._actor_indices[rank]
 
     def groups_lost(self, lost: Collection[int]) -> list[int]:
         """The groups that cannot go on without these ranks: their learner is among them, or all of their
-        actors."""
+        actors.
+        """
         return [
             group.index
             for group in self.groups
@@ -133,7 +134,8 @@ def assign_roles(size: int, hosts: Sequence[str], config: TopologyConfig) -> Top
 
 def _deal(order: Sequence[int], counts: Sequence[int]) -> list[int]:
     """Ranks in blocks of (learner, actors…) where the first ranks are the learners and the others the actors,
-    in order."""
+    in order.
+    """
     learners, actors = order[: len(counts)], iter(order[len(counts) :])
     dealt: list[int] = []
     for learner, count in zip(learners, counts, strict=True):
@@ -152,7 +154,8 @@ def _is_dedicated(size: int, config: TopologyConfig, wanted: Sequence[int | str]
 
 def _actor_counts(available: int, wanted: Sequence[int | str], evaluators: int, dedicated: bool) -> list[int]:
     """Actors of each group: as asked, or an equal share of the ranks that are left (0: the learner steps
-    environments itself)."""
+    environments itself).
+    """
     groups, size = len(wanted), available + dedicated + evaluators
     beside = f" ({evaluators} of them evaluators)" if evaluators else ""
     server = "a dedicated server" if dedicated else "the server on rank 0 beside the first learner"

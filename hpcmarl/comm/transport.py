@@ -10,9 +10,8 @@ import math
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from typing import Any
 
-from hpcmarl.comm.protocol import HEADER_BYTES, Buffer, Kind, check_header
+from hpcmarl.comm.protocol import HEADER_BYTES, Buffer, Header, Kind, check_header
 from hpcmarl.errors import HpcmarlError, LaunchError
 from hpcmarl.types import Array
 
@@ -48,16 +47,22 @@ class SharedHandle(SendHandle):
 
 
 class Message:
-    """A received message. `header` is a protocol.HEADER record; `buffer` holds header and payload and is
-    valid until release()."""
+    """A received message.
+
+    Attributes:
+        header: Its decoded header.
+        kind: The header's kind.
+        buffer: Header and payload, uint8; valid until release().
+        source: Rank that it came from.
+    """
 
     __slots__ = ("_on_release", "buffer", "header", "kind", "source")
 
     def __init__(
-        self, header: Any, buffer: Buffer, source: int, on_release: Callable[[], None] | None = None
+        self, header: Header, buffer: Buffer, source: int, on_release: Callable[[], None] | None = None
     ) -> None:
         self.header = header
-        self.kind = Kind(int(header["kind"]))
+        self.kind = header.kind
         self.buffer = buffer
         self.source = source
         self._on_release = on_release
@@ -108,7 +113,8 @@ class Regrouped(Regrouping):
 
 class Transport(ABC):
     """Point-to-point messages in order between two ranks, flow-controlled: a send is done when the receiver
-    has taken it."""
+    has taken it.
+    """
 
     rank: int
     size: int
@@ -124,13 +130,15 @@ class Transport(ABC):
 
     def shares_memory(self, destination: int) -> bool:
         """Whether the receiver reads the sender's own buffer, so that a send is done only when the receiver
-        has no more use for it."""
+        has no more use for it.
+        """
         return destination == self.rank
 
     @abstractmethod
     def receive(self) -> Message | None:
         """The next complete message, or None; never blocks. Raises PeerFailure when another rank has aborted,
-        or has died where that cannot be survived."""
+        or has died where that cannot be survived.
+        """
 
     @abstractmethod
     def lost(self) -> list[int]:
@@ -139,17 +147,20 @@ class Transport(ABC):
     @abstractmethod
     def mark_failed(self, rank: int) -> None:
         """Go on without a rank: what it sends is not received, what it is sent vanishes (the handle is done
-        at once)."""
+        at once).
+        """
 
     @abstractmethod
     def replace(self, rank: int, payload: bytes) -> None:
         """Begin to start a process in the place of a buried rank; messages to it will go over this rank. See
-        `poll_respawned`."""
+        `poll_respawned`.
+        """
 
     @abstractmethod
     def poll_respawned(self) -> list[tuple[int, tuple[int, int] | LaunchError]]:
         """The ranks whose new process is there since the last call: (its number, when it was started;
-        launch/processes.py), or why none is."""
+        launch/processes.py), or why none is.
+        """
 
     @abstractmethod
     def reach_through(self, rank: int, relay: int) -> None:
@@ -158,7 +169,8 @@ class Transport(ABC):
     @property
     def leaves_at_once(self) -> bool:
         """Whether this process ends without farewell (os._exit): MPI_Finalize may wait for ever for a rank
-        that has died."""
+        that has died.
+        """
         return False
 
     @abstractmethod
@@ -167,7 +179,8 @@ class Transport(ABC):
         it with the same values.
 
         `hosts`: the host of every rank of the world. An earlier group is closed. Raises UsageError, on all of
-        `ranks`, where the backend cannot be used."""
+        `ranks`, where the backend cannot be used.
+        """
 
     @abstractmethod
     def start_sum(self, vector: Array) -> Reduction:
@@ -194,17 +207,20 @@ class Transport(ABC):
     @abstractmethod
     def broadcast(self, payload: bytes | None) -> bytes:
         """Rank 0's payload on every rank. Collective, for the start of a run; the others sleep while they
-        wait."""
+        wait.
+        """
 
     @abstractmethod
     def gather(self, payload: bytes) -> list[bytes]:
         """Every rank's payload (of one length on all ranks) on every rank. Collective, for benchmarks: it
-        grows with the square of the ranks."""
+        grows with the square of the ranks.
+        """
 
     @abstractmethod
     def gather_at_first(self, payload: bytes) -> list[bytes]:
         """Every rank's payload (of one length on all ranks) on rank 0, nothing elsewhere. Collective, for the
-        start of a run."""
+        start of a run.
+        """
 
     @abstractmethod
     def gather_hosts(self) -> list[str]:
@@ -217,7 +233,8 @@ class Transport(ABC):
 
     def rest(self, seconds: float) -> bool:
         """Sleep for so long, or until a message may have come where this rank can be woken; whether it was
-        woken."""
+        woken.
+        """
         time.sleep(seconds)
         return False
 
@@ -231,14 +248,16 @@ class Transport(ABC):
     @abstractmethod
     def close(self, seconds: float | None = None) -> None:
         """Wait for unfinished sends for a moment and leave the world; wait for the other ranks, `seconds` at
-        most: they may have died."""
+        most: they may have died.
+        """
 
 
 class LatestLink:
     """Sends to one rank where only the newest message matters: at most one under way and one waiting, newer
     ones replace it.
 
-    So a slow or frozen receiver costs its sender two buffers, whatever the rate."""
+    So a slow or frozen receiver costs its sender two buffers, whatever the rate.
+    """
 
     def __init__(self, transport: Transport, destination: int) -> None:
         self.transport = transport
@@ -248,7 +267,8 @@ class LatestLink:
 
     def offer(self, buffer: Buffer) -> None:
         """Send now if the last message was taken, else as soon as it is (see `flush`), unless a newer one
-        comes first."""
+        comes first.
+        """
         self._waiting = buffer
         self.flush()
 
@@ -279,7 +299,8 @@ class Backoff:
     past a moment that is known beforehand.
 
     Where messages wake the rank, naps are longer: they are for what nobody announces. `transport`: which
-    wakes it; None: none does."""
+    wakes it; None: none does.
+    """
 
     def __init__(
         self,
@@ -320,7 +341,8 @@ class Backoff:
 
 def receive_from(transport: Transport, kind: Kind, timeout: float) -> Message:
     """Wait for the next message, which must be of `kind`; for benchmarks and checks. TimeoutError after
-    `timeout` seconds."""
+    `timeout` seconds.
+    """
     backoff = Backoff(spins=2000)
     deadline = time.monotonic() + timeout
     while (message := transport.receive()) is None:

@@ -4,33 +4,19 @@
 sections and checks. `file` reads YAML files. Most code receives the models as arguments.
 """
 
-from hpcmarl.config.algo_checks import common_reward_text
-from hpcmarl.config.algos import (
+from hpcmarl.config.actor_critics import (
     ActorCriticConfig,
-    AgentNetworkConfig,
-    Algo,
-    AlgoConfig,
     COMAConfig,
-    CommonReward,
-    InferenceForm,
-    IQLConfig,
     MATraceConfig,
-    MixingConfig,
-    NetworkConfig,
-    OperatorConfig,
     PPOConfig,
-    PriorityConfig,
-    QLearningConfig,
-    QMIXConfig,
     ReinforceConfig,
-    ReplayConfig,
-    RESConfig,
-    SparseConfig,
     ValueCriticConfig,
-    VDNConfig,
-    WQMIXConfig,
 )
+from hpcmarl.config.algo_base import AlgoConfig, CommonReward, MinibatchPasses
+from hpcmarl.config.algo_checks import common_reward_text
+from hpcmarl.config.algos import Algo
 from hpcmarl.config.environment import EnvConfig, PolicyConfig
+from hpcmarl.config.networks import AgentNetworkConfig, InferenceForm, NetworkConfig, SparseConfig
 from hpcmarl.config.rounds import (
     AdamConfig,
     NigtConfig,
@@ -44,6 +30,18 @@ from hpcmarl.config.rounds import (
 from hpcmarl.config.run import EvalConfig, StopConfig
 from hpcmarl.config.schema import Config, batch_of, contradictions, counts_episodes, inference_form
 from hpcmarl.config.topology import DelayConfig, GroupConfig, TopologyConfig
+from hpcmarl.config.value_based import (
+    IQLConfig,
+    MixingConfig,
+    OperatorConfig,
+    PriorityConfig,
+    QLearningConfig,
+    QMIXConfig,
+    ReplayConfig,
+    RESConfig,
+    VDNConfig,
+    WQMIXConfig,
+)
 
 __all__ = [
     "ActorCriticConfig",
@@ -61,6 +59,7 @@ __all__ = [
     "IQLConfig",
     "InferenceForm",
     "MATraceConfig",
+    "MinibatchPasses",
     "MixingConfig",
     "NetworkConfig",
     "NigtConfig",

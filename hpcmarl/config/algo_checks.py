@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-from hpcmarl.config.algos import (
-    ActorCriticConfig,
-    AlgoConfig,
-    COMAConfig,
-    MATraceConfig,
-    QLearningConfig,
-    ValueCriticConfig,
-)
+from hpcmarl.config.actor_critics import ActorCriticConfig, COMAConfig, MATraceConfig, ValueCriticConfig
+from hpcmarl.config.algo_base import AlgoConfig
+from hpcmarl.config.value_based import QLearningConfig
 
 
 def algo_contradictions(algo: AlgoConfig) -> list[str]:
@@ -59,7 +54,7 @@ def common_reward_text(algo: AlgoConfig) -> tuple[str, str]:
         return f"algo.critic: {algo.critic}", "use algo.critic: independent"
     other = ", or algo.name: iql" if isinstance(algo, QLearningConfig) else ""
     return (
-        f"algo.name: {getattr(algo, 'name', '')}",
+        f"algo.name: {algo.name}",
         f"use algo.critic: independent with algo.name: ma_trace or ppo{other}",
     )
 

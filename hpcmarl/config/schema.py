@@ -11,14 +11,9 @@ from typing import Annotated
 
 from pydantic import Field, model_validator
 
+from hpcmarl.config.actor_critics import ActorCriticConfig, MATraceConfig
 from hpcmarl.config.algo_checks import algo_contradictions
-from hpcmarl.config.algos import (
-    ActorCriticConfig,
-    Algo,
-    InferenceForm,
-    MATraceConfig,
-    SparseConfig,
-)
+from hpcmarl.config.algos import Algo
 from hpcmarl.config.base import (
     Natural,
     Section,
@@ -27,6 +22,7 @@ from hpcmarl.config.base import (
 from hpcmarl.config.environment import EnvConfig, PolicyConfig
 from hpcmarl.config.league_checks import league_contradictions
 from hpcmarl.config.members import LeagueConfig
+from hpcmarl.config.networks import InferenceForm
 from hpcmarl.config.presets import PresetName
 from hpcmarl.config.rounds import (
     AdamConfig,
@@ -151,7 +147,7 @@ def inference_form(config: Config, *, repeatable: bool = False) -> InferenceForm
     Returns:
         "dense" without sparse training, else `algo.sparse.inference`.
     """
-    sparse: SparseConfig | None = getattr(config.algo, "sparse", None)
+    sparse = config.algo.sparse_training
     if sparse is None or (sparse.inference == "auto" and (repeatable or config.deterministic)):
         return "dense"
     return sparse.inference

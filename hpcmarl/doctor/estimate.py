@@ -1,8 +1,7 @@
-"""What a job will ask of file systems and memory: files and bytes a day, memory of each rank, file operations
-at the start.
+"""Estimate a job's load on file systems and memory.
 
-Called by this package's face and by `hpcmarl submit`. The constants were measured as docs/administrators.md
-says.
+The estimate covers files and bytes a day, memory of each host, and file operations at the start. Its
+constants were measured; docs/administrators.md describes how.
 """
 
 from __future__ import annotations
@@ -13,8 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from hpcmarl.comm.topology import Topology
-from hpcmarl.config import Config
-from hpcmarl.config.algos import QLearningConfig
+from hpcmarl.config import Config, QLearningConfig
 from hpcmarl.doctor.findings import Finding, Status
 from hpcmarl.errors import HpcmarlError
 from hpcmarl.io.trajectories.layout import layout_of_spec
@@ -22,14 +20,14 @@ from hpcmarl.io.trajectories.writer import QUEUE_BYTES, files_a_day, shard_secon
 from hpcmarl.runtime.host_memory import least_bytes
 from hpcmarl.types import EnvironmentSpec
 
-# stat and open calls of a rank until it trains, by strace: 5,900 of an actor, 26,600 of a learner, which
-# imports torch
+# Calls of stat and open by one rank until it trains. strace counts 5,900 for an actor and 26,600 for a
+# learner, which imports torch.
 START_OPERATIONS, LEARNER_OPERATIONS = 6_000, 27_000
-USUAL_SEGMENT = 25  # steps, where neither an unroll nor the environment says
-MANY_FILES = 50_000  # a day
-MANY_RANKS = 128  # that read Python from one file system
+USUAL_SEGMENT = 25  # steps of a segment if neither the algorithm nor the environment limits it
+MANY_FILES = 50_000  # files a day; more give a warning
+MANY_RANKS = 128  # ranks that read Python from one file system; more give a warning
 SECONDS_A_DAY = 86_400
-# file systems that all nodes of a cluster share
+# types of file systems that are usually shared by all nodes of a cluster
 SHARED_TYPES = frozenset(
     {
         "nfs",
@@ -55,17 +53,18 @@ def estimate(
     available: Mapping[str, float] | None = None,
     staged: bool | None = None,
 ) -> list[Finding]:
-    """Estimate for the job at hand.
+    """Estimate the load of a job.
 
     Args:
         config: Configuration of the run.
-        topology: Its ranks and hosts.
-        spec: Its environment; None where it cannot be made here. The bytes of a step are left out then.
-        available: Bytes of memory that each host has for the job, as far as known.
-        staged: Whether ranks read Python from the disk of their node; None: look where this Python lies.
+        topology: Ranks and hosts of the job.
+        spec: Specification of the environment; None leaves out the bytes of a step.
+        available: Host -> bytes of memory that it has for the job; hosts may be missing.
+        staged: Whether ranks read Python from their node's own disk; None: decide by the file system that
+            this Python lies on.
 
     Returns:
-        Findings "trajectory files", "trajectory bytes", "memory" (one a host) and "start".
+        Findings "trajectory files", "trajectory bytes", "memory" (one for each host) and "start".
     """
     work = workload(config, spec) if spec is not None else None
     return [
@@ -76,7 +75,7 @@ def estimate(
 
 
 def in_words(ranks: Iterable[int]) -> str:
-    """Write ranks in short: "rank 3", "ranks 0-7, 9"."""
+    """Return a short text for a set of ranks: "rank 3", "ranks 0-7, 9"."""
     numbers, parts = sorted(ranks), list[list[int]]()
     for number in numbers:
         if parts and parts[-1][1] == number - 1:
@@ -89,11 +88,11 @@ def in_words(ranks: Iterable[int]) -> str:
 
 @dataclass(frozen=True)
 class Workload:
-    """What the environment and the algorithm say about the sizes of a run.
+    """Sizes of a run that follow from its environment and algorithm.
 
     Attributes:
         step_bytes: Bytes of one environment step in a trajectory file, without compression.
-        parameters: Of the algorithm.
+        parameters: Number of parameters of the algorithm.
     """
 
     step_bytes: float
@@ -101,7 +100,7 @@ class Workload:
 
 
 def workload(config: Config, spec: EnvironmentSpec) -> Workload | None:
-    """Return the sizes of a run; None where the algorithm does not suit the environment."""
+    """Return the sizes of a run; None if the algorithm does not suit the environment."""
     from hpcmarl.algos.design import make_design
     from hpcmarl.nets.parameters import ParameterLayout
 
@@ -113,7 +112,7 @@ def workload(config: Config, spec: EnvironmentSpec) -> Workload | None:
             rows[group.rows] += sum(column.row_bytes for column in group.columns.values())
     except HpcmarlError:
         return None
-    # the index of a segment is shared among its steps
+    # Each segment has one row in the index; its bytes are divided among the steps of the segment.
     return Workload(
         rows["step"] + rows["segment"] / _segment_steps(config), ParameterLayout(design.modules).size
     )
@@ -122,7 +121,16 @@ def workload(config: Config, spec: EnvironmentSpec) -> Workload | None:
 def memory_of_hosts(
     config: Config, topology: Topology, work: Workload | None
 ) -> list[tuple[str, list[int], float]]:
-    """Host, its ranks and the bytes that they need at most, apart from environments."""
+    """Estimate the memory of each host's ranks, without environments.
+
+    Args:
+        config: Configuration of the run.
+        topology: Ranks and hosts of the job.
+        work: Sizes of the run; None leaves out messages and copies of the parameters.
+
+    Returns:
+        Host, its ranks, and the most bytes that they need together.
+    """
     hosts: dict[str, list[int]] = {}
     for rank, host in enumerate(topology.hosts):
         hosts.setdefault(host, []).append(rank)
@@ -147,34 +155,46 @@ def memory_of_hosts(
 
 
 def _segment_steps(config: Config) -> int:
-    return int(getattr(config.algo, "unroll", config.env.max_steps or USUAL_SEGMENT))
+    return config.algo.unroll_steps or config.env.max_steps or USUAL_SEGMENT
 
 
 def judge_memory(
     config: Config, topology: Topology, work: Workload | None, available: Mapping[str, float]
 ) -> list[Finding]:
-    """Compare the memory that each host's ranks need with what is `available` there, in bytes."""
+    """Compare the memory that each host's ranks need with the memory that is available there.
+
+    Args:
+        config: Configuration of the run.
+        topology: Ranks and hosts of the job.
+        work: Sizes of the run, if known.
+        available: Host -> bytes of memory; hosts may be missing.
+
+    Returns:
+        One finding for each host.
+    """
     findings = []
     for host, ranks, needed in memory_of_hosts(config, topology, work):
-        there = available.get(host)
-        of = f" of {there / 1e9:.1f} GB" if there is not None else ""
+        limit = available.get(host)
+        of = f" of {limit / 1e9:.1f} GB" if limit is not None else ""
         value = (
             f"{host}: {in_words(ranks)} need{'s' if len(ranks) == 1 else ''} up to {needed / 1e9:.1f} GB{of}"
         )
-        if there is None or needed <= there:
+        if limit is None or needed <= limit:
             findings.append(Finding("OK", "memory", value))
         else:
             findings.append(
                 Finding(
-                    "WARN", "memory", value, "fewer ranks on this host, or more memory: --sbatch=--mem=..."
+                    "WARN",
+                    "memory",
+                    value,
+                    "start fewer ranks on this host, or ask for more memory: --sbatch=--mem=...",
                 )
             )
     return findings
 
 
 def file_system_type(path: str | Path) -> str:
-    """The type of the file system that a path lies on, by /proc/self/mounts; empty where that is not
-    there."""
+    """Return the type of a path's file system from /proc/self/mounts; empty if that file cannot be read."""
     place, best = Path(path).resolve(), ("", "")
     try:
         lines = Path("/proc/self/mounts").read_text(encoding="utf-8", errors="replace").splitlines()
@@ -197,8 +217,8 @@ def _trajectories(config: Config, actors: int, work: Workload | None) -> list[Fi
         return [Finding("OK", "trajectory files", "none (trajectories.enabled: false)")]
     files, age = files_a_day(own, actors), shard_seconds(own, actors)
     value = (
-        f"about {files:,.0f} a day by {actors} actor{'s' if actors != 1 else ''}: one each after "
-        f"{age:,.0f} s or {own.shard_megabytes:g} MB"
+        f"about {files:,.0f} a day from {actors} actor{'s' if actors != 1 else ''}; each begins a new file "
+        f"after {age:,.0f} s or {own.shard_megabytes:g} MB"
     )
     status: Status = "WARN" if files > MANY_FILES else "OK"
     findings = [
@@ -214,9 +234,9 @@ def _trajectories(config: Config, actors: int, work: Workload | None) -> list[Fi
         "1,000 steps/s of all actors"
     )
     if config.stop.env_steps is not None:
-        value += f", {kept * config.stop.env_steps / 1e9:,.1f} GB in all"
+        value += f", {kept * config.stop.env_steps / 1e9:,.1f} GB in total"
     if own.max_gigabytes is not None:
-        value += f"; never more than {own.max_gigabytes * actors:,.0f} GB"
+        value += f"; at most {own.max_gigabytes * actors:,.0f} GB"
     return [*findings, Finding("OK", "trajectory bytes", value)]
 
 

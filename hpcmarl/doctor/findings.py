@@ -1,5 +1,4 @@
-"""What the doctor says: one line a finding, OK, WARN or BAD. Made by checks.py and world.py of this package,
-printed by its face."""
+"""Findings of the doctor: one line each, with the status OK, WARN or BAD."""
 
 from __future__ import annotations
 
@@ -13,7 +12,14 @@ Status = Literal["OK", "WARN", "BAD"]
 
 @dataclass(frozen=True)
 class Finding:
-    """One line. `remedy` is what to type or change; empty where nothing is to be done."""
+    """One line of the doctor.
+
+    Attributes:
+        status: OK, WARN, or BAD if a run would fail.
+        name: Name of the checked part.
+        value: Measured value or problem.
+        remedy: Command to type or setting to change; empty if none is needed.
+    """
 
     status: Status
     name: str
@@ -22,12 +28,12 @@ class Finding:
 
 
 def any_bad(findings: Sequence[Finding]) -> bool:
-    """Whether a run would fail."""
+    """Return whether a finding is BAD, so that a run would fail."""
     return any(finding.status == "BAD" for finding in findings)
 
 
 def as_text(findings: Sequence[Finding]) -> str:
-    """Aligned lines: status, name, value, and the remedy after an arrow."""
+    """Return aligned lines: status, name, value, and the remedy behind an arrow."""
     width = max((len(finding.name) for finding in findings), default=0)
     lines = []
     for finding in findings:
@@ -37,5 +43,5 @@ def as_text(findings: Sequence[Finding]) -> str:
 
 
 def as_json(findings: Sequence[Finding]) -> str:
-    """One JSON object: findings, and whether any is BAD."""
+    """Return one JSON object: the findings, and whether one of them is BAD."""
     return json.dumps({"findings": [asdict(finding) for finding in findings], "bad": any_bad(findings)})

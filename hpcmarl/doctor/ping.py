@@ -1,7 +1,6 @@
-"""Every rank sends a message to every other one and tells rank 0 whom it did not hear, with a deadline
-instead of a hang.
+"""Exchange a message between every pair of ranks and report missing ones to rank 0.
 
-Called by doctor/world.py over MPI and by the tests over the in-process transport; knows neither.
+A deadline ends the exchange, so that it cannot hang. It works with any transport.
 """
 
 from __future__ import annotations
@@ -16,9 +15,20 @@ from hpcmarl.packing import pack, unpack
 
 
 class AllPairs:
-    """One rank's part. Call `step()` until it returns True; then rank 0 has everybody's facts in `reports`.
+    """This rank's part in the exchange of messages between all pairs of ranks.
 
-    timeout: seconds to wait for the other ranks' messages, and again as many for their reports.
+    Call `step()` until it returns True. Rank 0 then has the facts of every rank that answered in `reports`.
+
+    Args:
+        transport: The world.
+        facts: Facts about this rank for rank 0.
+        timeout: Seconds to wait for the other ranks' messages, and again for their reports.
+        clock: Returns the time in seconds.
+
+    Attributes:
+        silent: Ranks whose message has not arrived.
+        reports: On rank 0, rank -> its facts and the list of its silent ranks.
+        died: Reason why the exchange ended early; empty otherwise.
     """
 
     def __init__(
@@ -31,13 +41,17 @@ class AllPairs:
         self.transport, self.facts, self.timeout, self.clock = transport, facts, timeout, clock
         self.silent = set(range(transport.size)) - {transport.rank}
         self.reports: dict[int, dict[str, Any]] = {}
-        self.died = ""  # why the exchange was broken off, if it was
+        self.died = ""
         self.started = clock()
         self._handles = [transport.send(other, control(Kind.PING)) for other in sorted(self.silent)]
         self._report: SendHandle | None = None
 
     def step(self) -> bool:
-        """Receive what has come; True when this rank has nothing left to do or its time is up."""
+        """Process received messages.
+
+        Returns:
+            True if this rank has finished its part or its time is up.
+        """
         while (message := self.transport.receive()) is not None:
             if message.kind == Kind.PING:
                 self.silent.discard(message.source)
@@ -46,7 +60,7 @@ class AllPairs:
             message.release()
         elapsed = self.clock() - self.started
         if self._report is None and (not self.silent or elapsed > self.timeout):
-            self._tell()
+            self._send_report()
         if elapsed > 2 * self.timeout + 1.0:
             return True
         if self._report is None:
@@ -55,7 +69,7 @@ class AllPairs:
             return len(self.reports) == self.transport.size and all(handle.done() for handle in self._handles)
         return self._report.done() and all(handle.done() for handle in self._handles)
 
-    def _tell(self) -> None:
+    def _send_report(self) -> None:
         report = {"facts": self.facts, "silent": sorted(self.silent)}
         if self.transport.rank == 0:
             self.reports[0], self._report = report, SendHandle()
@@ -63,8 +77,10 @@ class AllPairs:
             self._report = self.transport.send(0, control(Kind.STATE, bytes(pack(report))))
 
     def failures(self) -> list[str]:
-        """On rank 0: what did not arrive, as "2 -> 0"; a rank that did not report at all as "2 did not
-        report"."""
+        """Return, on rank 0, the messages and reports that did not arrive.
+
+        "2 -> 0" is a lost message from rank 2 to rank 0; "2 did not report" is a missing report.
+        """
         missing = [rank for rank in range(self.transport.size) if rank not in self.reports]
         pairs = [
             f"{source} -> {rank}"

@@ -1,7 +1,6 @@
-"""What the doctor finds out with all ranks together: the MPI library, the launcher, messages between all
-pairs, roles, cores.
+"""Checks of the doctor that need all ranks: MPI library, launcher, messages between all pairs, roles, cores.
 
-Called by this package's face on every rank. The only part of the doctor that loads MPI.
+Of the doctor, only this module and `examine` load MPI.
 """
 
 from __future__ import annotations
@@ -29,11 +28,18 @@ PING_TIMEOUT = 10.0  # seconds
 
 
 def check_library(environ: Mapping[str, str]) -> tuple[list[Finding], str, int]:
-    """The MPI library, its thread level and the world against the launcher; the library's version text ("" if
-    none loads); the size."""
+    """Check the MPI library, its thread level, and the size of the world against the launcher.
+
+    Args:
+        environ: Environment variables of this process.
+
+    Returns:
+        Findings, the version text of the library (empty if none loads), and the number of ranks.
+    """
     try:
         mpi_library: Any = importlib.import_module("hpcmarl.comm.mpi.library")
-    except Exception as error:  # no libmpi: RuntimeError; a broken one: ImportError, OSError
+    except Exception as error:
+        # A missing libmpi raises RuntimeError, a broken one ImportError or OSError.
         return (
             [
                 Finding(
@@ -65,22 +71,24 @@ def check_library(environ: Mapping[str, str]) -> tuple[list[Finding], str, int]:
 
 def _dead_ranks(survived: bool, size: int, library: str) -> Finding:
     if survived:
-        return Finding("OK", "dead ranks", "the others go on when an actor or a learner dies")
+        return Finding("OK", "dead ranks", "the other ranks continue when an actor or a learner dies")
     if size == 1:
-        return Finding("OK", "dead ranks", "not looked at with one rank", "hpcmarl doctor -n 4")
-    end = "one dead rank ends the job; --resume auto goes on from the last checkpoint"
+        return Finding("OK", "dead ranks", "not checked with one rank", "hpcmarl doctor -n 4")
+    end = "one dead rank ends the job; --resume auto continues from the last checkpoint"
     if library_kind(library) == "openmpi":
         return Finding(
             "WARN",
             "dead ranks",
             end,
-            "mpirun --with-ft ulfm (Open MPI 5), or hpcmarl train -n RANKS, which does so",
+            "mpirun --with-ft ulfm (Open MPI 5), or hpcmarl train -n RANKS, which adds it",
         )
-    return Finding("WARN", "dead ranks", end, "Open MPI 5 with --with-ft ulfm can go on without it")
+    return Finding(
+        "WARN", "dead ranks", end, "Open MPI 5 with --with-ft ulfm continues without the dead rank"
+    )
 
 
 def local_facts(run_directory: Path) -> dict[str, Any]:
-    """What rank 0 wants to know of a rank."""
+    """Return facts about this rank for rank 0: host, cores, memory in bytes, and write problem."""
     has_affinity = hasattr(os, "sched_getaffinity")
     cores = sorted(os.sched_getaffinity(0)) if has_affinity else list(range(os.cpu_count() or 1))
     return {
@@ -92,8 +100,19 @@ def local_facts(run_directory: Path) -> dict[str, Any]:
 
 
 def ping_all(transport: Transport, facts: dict[str, Any], timeout: float = PING_TIMEOUT) -> AllPairs:
-    """Run this rank's part of the exchange to its end; raises PeerFailure on ranks other than 0 when one of
-    them dies."""
+    """Run this rank's part of the exchange to its end. Collective.
+
+    Args:
+        transport: The world.
+        facts: Facts about this rank for rank 0.
+        timeout: Seconds to wait for messages, and again for reports.
+
+    Returns:
+        The finished exchange. On rank 0 its `died` is set if a rank died.
+
+    Raises:
+        PeerFailure: A rank died; raised on ranks other than 0.
+    """
     exchange, backoff = AllPairs(transport, facts, timeout), Backoff()
     try:
         while not exchange.step():
@@ -108,31 +127,39 @@ def ping_all(transport: Transport, facts: dict[str, Any], timeout: float = PING_
 
 
 def judge_messages(exchange: AllPairs) -> Finding:
-    """On rank 0: did every message between every pair arrive."""
+    """Judge, on rank 0, whether a message between every pair of ranks arrived."""
     size = exchange.transport.size
     if size == 1:
-        return Finding("OK", "messages", "not tried with one rank", "hpcmarl doctor -n 4")
+        return Finding("OK", "messages", "not checked with one rank", "hpcmarl doctor -n 4")
     if exchange.died:
         waiting = ", ".join(map(str, sorted(exchange.silent))) or "none"
         return Finding(
             "BAD",
             "messages",
-            f"{exchange.died}; rank 0 had not yet heard: {waiting}",
-            "look for that rank's last words on standard error",
+            f"{exchange.died}; rank 0 still waited for messages of: {waiting}",
+            "look for the last lines of that rank on standard error",
         )
     failures = exchange.failures()
     if not failures:
         return Finding("OK", "messages", f"all {size * (size - 1)} pairs of ranks within {PING_TIMEOUT:g} s")
     shown = ", ".join(failures[:20]) + (f" and {len(failures) - 20} more" if len(failures) > 20 else "")
     remedy = (
-        "look at those ranks' hosts and the network between them (firewall, interfaces: "
+        "check the hosts of these ranks and the network between them (firewall, interfaces: "
         "OMPI_MCA_btl_tcp_if_include, FI_PROVIDER)"
     )
     return Finding("BAD", "messages", f"did not arrive within {PING_TIMEOUT:g} s: {shown}", remedy)
 
 
 def judge_facts(reports: Mapping[int, Mapping[str, Any]], threads: int) -> list[Finding]:
-    """Cores of each host against the threads that its ranks will start, and ranks that cannot write."""
+    """Judge the facts of all ranks.
+
+    Args:
+        reports: Rank -> its report, as in `AllPairs.reports`.
+        threads: Threads that each rank will start.
+
+    Returns:
+        Findings about the cores of each host, and about ranks that cannot write to the run directory.
+    """
     facts = {rank: report["facts"] for rank, report in sorted(reports.items())}
     hosts: dict[str, list[int]] = {}
     for rank, fact in facts.items():
@@ -156,7 +183,7 @@ def judge_facts(reports: Mapping[int, Mapping[str, Any]], threads: int) -> list[
 
 
 def _judge_cores(host: str, cores: Mapping[int, Sequence[int]], threads: int) -> list[Finding]:
-    """The cores that the ranks of a host may use, all together and each by itself."""
+    """Compare the threads of a host's ranks with the cores that they may use together and individually."""
     union = len(set().union(*cores.values()))
     each = f"{threads} thread{'s' if threads > 1 else ''}"
     value = f"{host}: {in_words(cores)} with {each} each on {union} core{'s' if union > 1 else ''}"
@@ -164,8 +191,8 @@ def _judge_cores(host: str, cores: Mapping[int, Sequence[int]], threads: int) ->
         useful = max(1, union // threads) + (SERVER in cores)
         waits = ", of which the server's waits most of the time" if SERVER in cores else ""
         remedy = (
-            f"{useful} rank{'s are' if useful > 1 else ' is'} useful on these cores{waits}; more only "
-            "where environments sleep. Start fewer here"
+            f"{useful} rank{'s are' if useful > 1 else ' is'} useful on these cores{waits}; more are useful "
+            "only if environments sleep. Start fewer here"
         )
         remedy += (
             f"{', or set topology.threads: 1' if threads > 1 else ''}, or let them use more cores "
@@ -183,7 +210,7 @@ def _judge_cores(host: str, cores: Mapping[int, Sequence[int]], threads: int) ->
 
 
 def memory_by_host(reports: Mapping[int, Mapping[str, Any]]) -> dict[str, float]:
-    """Host -> bytes that its ranks may use together; hosts that do not tell are left out."""
+    """Return host -> bytes of memory that its ranks may use together; hosts that report none are left out."""
     found: dict[str, float] = {}
     for report in reports.values():
         host, memory = report["facts"]["host"], report["facts"]["memory"]
@@ -193,7 +220,7 @@ def memory_by_host(reports: Mapping[int, Mapping[str, Any]]) -> dict[str, float]
 
 
 def judge_roles(hosts: Sequence[str], config: Config | None) -> list[Finding]:
-    """The table rank -> roles."""
+    """Return the table of ranks and their roles as findings."""
     try:
         topology = assign_roles(len(hosts), hosts, config.topology if config else TopologyConfig())
     except HpcmarlError as error:
@@ -211,7 +238,7 @@ def judge_roles(hosts: Sequence[str], config: Config | None) -> list[Finding]:
 
 
 def roles_of(hosts: Sequence[str], config: Config) -> Topology | None:
-    """The roles of a run; None where they do not fit, which `judge_roles` says."""
+    """Return the roles of a run; None if they do not fit the ranks, which `judge_roles` reports."""
     try:
         return assign_roles(len(hosts), hosts, config.topology)
     except HpcmarlError:

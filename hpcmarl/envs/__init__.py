@@ -1,10 +1,13 @@
-"""Environments: one interface over PettingZoo's parallel and turn-based ones, Gymnasium's, and natively
-batched ones. The package's public face.
+"""Environments: one interface to PettingZoo, Gymnasium and natively batched environments.
 
-Called by roles/ and cli/main.py. A new kind of environment is one file with a slot.SlotAdapter and one line
-in KINDS; one that steps all slots by itself is one file with takes(), describe(), make(), prepare() and
-bare(), and one line in BATCHED. PettingZoo, gymnasium and JAX are imported when an environment is made, not
-when this package is.
+This module is the public face of the package. It covers the parallel and the turn-based interface of
+PettingZoo.
+
+To add a kind of environment, write one file with a `slot.SlotAdapter` and add one line to KINDS. To add an
+environment that steps all slots in one call, write one file and add one line to BATCHED. The file has
+`takes()`, `describe()`, `make()`, `prepare()` and `bare()`.
+
+PettingZoo, Gymnasium and JAX are imported when an environment is made, not when this package is imported.
 """
 
 from __future__ import annotations
@@ -40,13 +43,14 @@ __all__ = [
     "prepare_environment",
 ]
 
-# kind -> the class that drives one environment of that kind, as module:name
+# kind -> class that drives one environment of that kind, as module:name
 KINDS: dict[str, str] = {
     "parallel": "hpcmarl.envs.adapters.parallel:ParallelSlot",
     "aec": "hpcmarl.envs.adapters.aec:TurnSlot",
 }
-# env.id, or what it begins with, before a colon (smax:3m) or the first dot (mpe2.simple_v3) -> modules of
-# natively batched environments, the first that takes it; where none does it is driven one by one
+# env.id, or its part before the colon (smax:3m) or before the first dot (mpe2.simple_v3)
+# -> modules of natively batched environments. The first one that accepts the configuration (takes()) is used.
+# If none accepts it, each slot drives an environment separately.
 BATCHED: dict[str, tuple[str, ...]] = {
     "mpe2": ("hpcmarl.envs.particles",),
     "hpcmarl.envs.games.particles": ("hpcmarl.envs.particles",),
@@ -60,13 +64,23 @@ BATCHED_ONLY = ("smax", "matrix")
 
 
 def batched_module(config: EnvConfig) -> Any:
-    """The module of the natively batched environment that `env.id` names and `env.batched` allows, or None.
-    Raises as make_environment does, and ConfigError where `env.batched` asks for what there is not."""
+    """Return the module of the natively batched environment for a configuration.
+
+    Args:
+        config: The environment; `env.id` names it and `env.batched` allows or requires a batched form.
+
+    Returns:
+        The module, or None if the slots are driven one by one.
+
+    Raises:
+        MissingPackageError: If a package that the environment needs is not installed.
+        ConfigError: If the configuration is wrong, or `env.batched` requires a form that does not exist.
+        EnvironmentFailure: If `env.batched` is true, no batched form exists and the factory raises.
+    """
     if config.batched is False:
         if config.id.partition(":")[0] in BATCHED_ONLY:
             raise ConfigError(
-                f"env.batched is false, but {config.id} has no other environment than the batched one; "
-                "allowed: auto, true"
+                f"env.batched is false, but {config.id} has only a batched form; allowed: auto, true"
             )
         return None
     found = next(
@@ -75,36 +89,41 @@ def batched_module(config: EnvConfig) -> Any:
     if found is None and config.batched is True:
         from hpcmarl.envs.resolve import resolve
 
-        resolve(config)[1].close()  # which says what is wrong where the package refuses the arguments, too
+        # If the package refuses the arguments as well, resolve() raises the more precise error.
+        resolve(config)[1].close()
         raise ConfigError(
-            f"env.batched is true, but there is no batched environment of {config.id} with {_given(config)}; "
+            f"env.batched is true, but {config.id} has no batched form with {_given(config)}; "
             "allowed: auto, false"
         )
     return found
 
 
 def is_batched(config: EnvConfig) -> bool:
-    """Whether all slots are stepped together. Raises as make_environment does."""
+    """Return whether all slots are stepped together. Raises as `make_environment` does."""
     return batched_module(config) is not None
 
 
 def batching_remark(config: EnvConfig) -> str:
-    """One line about how the slots of an actor are stepped; empty where there is no choice. Raises as
-    make_environment does."""
+    """Describe in one line how the slots of an actor are stepped.
+
+    Returns:
+        The line; empty if the environment has no batched form. Raises as `make_environment` does.
+    """
     if is_batched(config):
         return f"{config.id}: all slots of an actor are stepped together (env.batched)"
     if not has_batched_form(config.id):
         return ""
     reason = (
-        "env.batched is false"
-        if config.batched is False
-        else f"there is no batched environment with {_given(config)}"
+        "env.batched is false" if config.batched is False else f"it has no batched form with {_given(config)}"
     )
-    return f"{config.id}: the slots of an actor are stepped one after the other, since {reason}"
+    return f"{config.id}: the slots of an actor are stepped one after the other, because {reason}"
 
 
 def has_batched_form(id: str) -> bool:
-    """Whether an environment is natively batched, at least with some arguments. Imports nothing."""
+    """Return whether an environment is natively batched, at least with some arguments.
+
+    Nothing is imported for the answer.
+    """
     return bool(_modules(id))
 
 
@@ -128,22 +147,27 @@ def make_environment(
     with_state: bool = False,
     skip_bad_numbers: bool = False,
 ) -> BatchedEnvironment:
-    """Make environments that are stepped together; the first observations come with reset().
+    """Make environments that are stepped together; `reset()` returns the first observations.
 
     Args:
         config: The environment.
-        policies: Which agents each policy has.
-        slots: How many environments.
-        seeds: Of their episodes.
-        spec: What describe() returns for them, where it is known already: natively batched environments then
-            need not ask the package.
-        record: Keep the actions of unfinished episodes, so that state_dict() says exactly where the
-            environments stand.
-        with_state: Write env.state() into frames that have room for it.
-        skip_bad_numbers: End episodes with observations or rewards that are not finite instead of raising.
+        policies: Agents of each policy.
+        slots: Number of environments.
+        seeds: Source of the episodes' seeds.
+        spec: Result of `describe()`, if it is known already. It saves natively batched environments a query
+            of their package.
+        record: Keep the actions of unfinished episodes, so that `state_dict()` can restore the environments
+            exactly.
+        with_state: Write `env.state()` into frames that have room for it.
+        skip_bad_numbers: End episodes with non-finite observations or rewards instead of raising.
+
+    Returns:
+        The batched environment.
 
     Raises:
-        MissingPackageError, ConfigError, EnvironmentFailure.
+        MissingPackageError: If a package that the environment needs is not installed.
+        ConfigError: If `env` or `policies` does not fit the environment.
+        EnvironmentFailure: If the environment raises or breaks its interface.
     """
     if (module := batched_module(config)) is not None:
         batch: BatchedEnvironment = module.make(
@@ -168,15 +192,27 @@ def make_environment(
 
 
 def prepare_environment(config: EnvConfig, slots: int) -> None:
-    """Do ahead what takes long the first time in a process: natively batched environments are compiled.
-    Raises as make_environment does."""
+    """Do in advance the work that is slow the first time in a process, such as compiling.
+
+    Only natively batched environments need it. Raises as `make_environment` does.
+
+    Args:
+        config: The environment.
+        slots: Number of environments.
+    """
     if (module := batched_module(config)) is not None:
         module.prepare(config, slots)
 
 
 def describe(config: EnvConfig, policies: Mapping[str, PolicyConfig]) -> EnvironmentSpec:
-    """The spec of an environment: builds one, reads its spaces, closes it. Raises as make_environment
-    does."""
+    """Return the specification of an environment.
+
+    The function builds one environment, reads its spaces and closes it. Raises as `make_environment` does.
+
+    Args:
+        config: The environment.
+        policies: Agents of each policy.
+    """
     if (module := batched_module(config)) is not None:
         spec: EnvironmentSpec = module.describe(config, policies)
     else:
@@ -185,7 +221,7 @@ def describe(config: EnvConfig, policies: Mapping[str, PolicyConfig]) -> Environ
         spec = probe(config, policies)[1].spec
     if config.common_reward and spec.turn_based:
         raise ConfigError(
-            f"env.common_reward: true is for games whose agents act at once, and {spec.id} is turn-based; "
-            "remove the key"
+            f"env.common_reward is true, but {spec.id} is turn-based; allowed: games with simultaneous "
+            "actions; remove the key"
         )
     return spec

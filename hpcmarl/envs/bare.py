@@ -1,7 +1,8 @@
-"""An environment stepped with random actions and nothing else: what training is measured against.
+"""An environment stepped with random actions and nothing else, as the baseline for training speed.
 
-It makes the environment through the same resolver as training does and then calls PettingZoo directly; a
-natively batched environment steps as many games at once as training does, by its own library's call.
+The environment comes from the same resolver as in training, and its own methods are called directly. A
+natively batched environment steps as many games at once as in training, with the step function of its
+library.
 """
 
 from __future__ import annotations
@@ -18,16 +19,24 @@ from hpcmarl.envs.base import Seeds, episode_seed
 from hpcmarl.envs.resolve import resolve
 from hpcmarl.types import EnvironmentSpec
 
-DRAWN = 4096  # actions drawn ahead for each agent, so that drawing costs nothing
+# Actions of each agent that are drawn in advance, so that drawing takes no time during the measurement.
+DRAWN = 4096
 
 
 def make_bare(
     config: EnvConfig, slots: int, seeds: Seeds, spec: EnvironmentSpec | None = None
 ) -> BareEnvironment | BareBatch:
-    """What `slots` slots are measured against: one environment, or a batch of as many where they are batched
-    by themselves.
+    """Make the baseline for `slots` slots.
 
-    spec: what describe() returns, for whatever policies, where it is known already."""
+    Args:
+        config: The environment.
+        slots: Number of slots in training.
+        seeds: Source of the episodes' seeds.
+        spec: Result of `describe()` for any policies, if it is known already.
+
+    Returns:
+        One environment, or a batch of `slots` games if the environment is natively batched.
+    """
     module = batched_module(config)
     return (
         BareEnvironment(config, seeds)
@@ -37,7 +46,15 @@ def make_bare(
 
 
 def step_bare(environment: BareBatch | BareEnvironment | None, seconds: float) -> tuple[int, float]:
-    """Step a bare environment for a while: environment steps and time. Without one, sleep."""
+    """Step a bare environment for some time.
+
+    Args:
+        environment: Environment to step; None: sleep instead.
+        seconds: Duration.
+
+    Returns:
+        Number of environment steps, and the elapsed time in seconds.
+    """
     if environment is None:
         time.sleep(seconds)
         return 0, seconds
@@ -50,19 +67,27 @@ def step_bare(environment: BareBatch | BareEnvironment | None, seconds: float) -
 
 
 class BareBatch:
-    """A natively batched environment; `step()` takes `steps_per_call` environment steps, one in each slot."""
+    """A natively batched environment without training.
+
+    Attributes:
+        step: Function that takes `steps_per_call` environment steps, one in each slot.
+        steps_per_call: Number of slots.
+    """
 
     def __init__(self, take: Callable[[], None], slots: int) -> None:
         self.step = take
         self.steps_per_call = slots
 
     def close(self) -> None:
-        """Nothing is open."""
+        """Do nothing: no resource is open."""
 
 
 class BareEnvironment:
-    """One environment; `step()` takes one environment step (one turn in an AEC game), resetting with a seed
-    where an episode ends."""
+    """One environment without training.
+
+    `step()` takes one environment step, which is one turn in an AEC game. At the end of an episode it resets
+    the environment with the next seed.
+    """
 
     steps_per_call = 1
 
@@ -73,9 +98,8 @@ class BareEnvironment:
         self.episode = 0
         self.count = 0
         self._turn_based = source.kind == "aec"
-        self._seen: dict[
-            Any, Any
-        ] = {}  # of the agents of a parallel environment that are given masks with their observations
+        # Last observations of a parallel environment, of the agents that observe an action mask.
+        self._seen: dict[Any, Any] = {}
         self._reset()
         generator = np.random.default_rng(seeds.seed)
         self.actions = {agent: self._draw(agent, generator) for agent in list(self.environment.agents)}
@@ -98,7 +122,7 @@ class BareEnvironment:
             }
 
     def step(self) -> None:
-        """One step with random (where there is a mask, allowed) actions."""
+        """Take one step with random actions; a mask restricts them to allowed ones."""
         index = self.count % DRAWN
         self.count += 1
         if self._turn_based:
@@ -133,7 +157,7 @@ class BareEnvironment:
 
 
 def _allowed(action: Any, mask: Any, index: int) -> Any:
-    """The action, or one that the mask (None: there is none) allows."""
+    """Return the action if the mask allows it, otherwise an allowed action. A mask of None allows all."""
     if mask is None or mask[action]:
         return action
     allowed = np.flatnonzero(mask)

@@ -1,8 +1,6 @@
-"""The interface that actors and evaluators see: many environment slots stepped together, written into arrays
-in place.
+"""Interface of batched environments, the arrays that they fill, and the seeds of episodes.
 
-Called by roles/. Knows numpy and the vocabulary of types.py; must not know PettingZoo, networks, ranks or
-files. How one environment is driven stands in parallel.py and aec.py, how slots are kept running in batch.py.
+A batched environment steps many environment slots together and writes the results into arrays in place.
 """
 
 from __future__ import annotations
@@ -28,23 +26,33 @@ from hpcmarl.types import (
 )
 
 SEED_BLOCK = 64
-IMAGE_SIZE = 10_000  # numbers: 64x64x3 is an image, a chess board's 8x8x111 is none
+# An observation counts as an image from this number of elements on.
+# An image of 64x64x3 passes; a chess board of 8x8x111 does not.
+IMAGE_SIZE = 10_000
 
 
 @dataclass(frozen=True)
 class Seeds:
-    """Where the episodes' seeds come from: the run's seed, and the number that slot 0 has among all slots of
-    the run."""
+    """Source of the seeds of the episodes in this process.
+
+    Attributes:
+        seed: Seed of the run.
+        first_slot: Number of slot 0 among all slots of the run.
+    """
 
     seed: int
     first_slot: int = 0
 
 
 def episode_seed(seed: int, slot: int, index: int) -> int:
-    """The seed of one episode: 31 bits that depend on the run's seed, the slot's number in the run and the
-    episode's index.
+    """Return the seed of one episode.
 
-    31 bits because some environments refuse larger or negative seeds.
+    The seed has 31 bits because some environments refuse larger or negative seeds.
+
+    Args:
+        seed: Seed of the run.
+        slot: Number of the slot in the run.
+        index: Index of the episode in the slot.
     """
     block, place = divmod(index, SEED_BLOCK)
     return _seed_block(seed, slot, block)[place]
@@ -52,22 +60,32 @@ def episode_seed(seed: int, slot: int, index: int) -> int:
 
 @lru_cache(maxsize=4096)
 def _seed_block(seed: int, slot: int, block: int) -> list[int]:
-    """The seeds of SEED_BLOCK episodes: hashing them together costs little more than hashing one."""
+    """Return the seeds of SEED_BLOCK episodes.
+
+    Hashing them together costs little more than hashing one.
+    """
     sequence = np.random.SeedSequence(entropy=seed, spawn_key=(slot, block))
     return (sequence.generate_state(SEED_BLOCK) & 0x7FFFFFFF).tolist()  # type: ignore[no-any-return]
 
 
 class BatchedEnvironment(ABC):
-    """`slots` independent copies of one environment.
+    """Several independent copies of one environment, stepped together.
 
-    Finished slots begin their next episode inside step(): `frame` then shows the new episode's first
-    observations with episode_start true, `outcome.finals` the last observations where the episode was
-    truncated, `outcome.episodes` what it came to. Every element of `frame` and `outcome` is overwritten at
-    each call; the arrays are never replaced. `counts` of this process: restarts, hangs (of them, for want of
-    time), bad_numbers (episodes cut off), quarantined (slots given up). `episode_index` and `episode_step`,
-    int64 [E]: each slot's current episode, and the index in it of the coming step. `rests_next`, bool [E], is
-    written by the caller: a slot that rests when its present episode is over, instead of beginning another
-    one.
+    A finished slot begins its next episode inside `step()`. Then `frame` holds the first observations of the
+    new episode, with `episode_start` true. `outcome.finals` holds the last observations of a truncated
+    episode, and `outcome.episodes` its length and returns.
+
+    Each call overwrites every element of `frame` and `outcome`; the arrays are never replaced.
+
+    Attributes:
+        spec: Specification of the environment.
+        slots: Number E of copies.
+        counts: Counters of this process: restarts, hangs (failures by time-out), bad_numbers (episodes cut
+            off because of non-finite values), quarantined (slots excluded after failures).
+        episode_index: Current episode of each slot, int64 [E].
+        episode_step: Index of the next step in that episode, int64 [E].
+        rests_next: Slots that rest after their current episode instead of beginning another one, bool [E].
+            The caller writes it.
     """
 
     spec: EnvironmentSpec
@@ -79,7 +97,7 @@ class BatchedEnvironment(ABC):
 
     @property
     def retired(self) -> Collection[int]:
-        """Slots that were given up for good, because their environments broke too often."""
+        """Slots in quarantine, because their environments failed too often."""
         return ()
 
     @abstractmethod
@@ -88,40 +106,64 @@ class BatchedEnvironment(ABC):
 
     @abstractmethod
     def step(self, actions: Mapping[str, Array], outcome: Outcome, frame: Frame) -> None:
-        """Take one step in every slot. actions: policy -> [E, N, *action.shape]; actions of agents not alive
-        are ignored.
+        """Take one step in every slot, and write `outcome` and the next `frame`.
 
-        Writes `outcome` and the next `frame`. Raises EnvironmentFailure when an environment broke more often
-        than env.restarts allows, or broke the PettingZoo contract.
+        Args:
+            actions: Actions of each policy, [E, N, *action.shape]. Actions of agents that are not alive are
+                ignored.
+            outcome: Rewards, flags and finished episodes of the step; overwritten.
+            frame: Observations before the next step; overwritten.
+
+        Raises:
+            EnvironmentFailure: If an environment failed more often than `env.restarts` allows, or broke the
+                PettingZoo contract.
         """
 
     @abstractmethod
     def restart_slots(self, slots: Sequence[int], frame: Frame) -> None:
-        """Abandon the unfinished episodes of these slots and begin new ones; only their rows of `frame` are
-        written."""
+        """Abandon the unfinished episodes of these slots and begin new ones.
+
+        Args:
+            slots: Slots to restart.
+            frame: Arrays to write; only the rows of these slots change.
+        """
 
     @abstractmethod
     def rest_slots(self, slots: Sequence[int]) -> None:
-        """Leave these slots out of coming steps, with nobody alive in them, until restart_slots names them;
-        their episodes are abandoned."""
+        """Exclude these slots from the next steps until `restart_slots` names them.
+
+        Their episodes are abandoned. No agent is alive in a resting slot.
+        """
 
     @abstractmethod
     def state_dict(self) -> dict[str, Any]:
-        """What load_state_dict needs: nested dicts of arrays and plain values."""
+        """Return the state for `load_state_dict`, as nested dictionaries of arrays and plain values."""
 
     @abstractmethod
     def load_state_dict(self, state: Mapping[str, Any], frame: Frame) -> None:
-        """Stand where `state` was taken (recording environments), or begin the episodes after it; writes
-        `frame`."""
+        """Restore a saved state and write `frame`.
+
+        A recording environment continues where the state was taken. Other environments begin the next
+        episodes.
+
+        Args:
+            state: Result of `state_dict()`.
+            frame: Observations before the next step; overwritten.
+        """
 
     @abstractmethod
     def close(self) -> None:
-        """Close the environments. Harmless when called twice."""
+        """Close the environments. A second call has no effect."""
 
 
 def new_frame(spec: EnvironmentSpec, slots: int, with_state: bool = False) -> Frame:
-    """A zeroed frame for `slots` slots; `state` is allocated only on request, and where the environment has
-    one."""
+    """Return a zeroed frame.
+
+    Args:
+        spec: Specification of the environment.
+        slots: Number of slots.
+        with_state: Allocate `state`, if the environment has one.
+    """
     policies = {}
     for policy in spec.policies:
         shape = (slots, len(policy.agents))
@@ -137,7 +179,7 @@ def new_frame(spec: EnvironmentSpec, slots: int, with_state: bool = False) -> Fr
 
 
 def new_outcome(spec: EnvironmentSpec, slots: int) -> Outcome:
-    """A zeroed outcome for `slots` slots."""
+    """Return a zeroed outcome for `slots` slots."""
     policies = {}
     for policy in spec.policies:
         shape = (slots, len(policy.agents))
@@ -148,7 +190,7 @@ def new_outcome(spec: EnvironmentSpec, slots: int) -> Outcome:
 
 
 def image_remark(spec: EnvironmentSpec) -> str:
-    """What to know about policies that see images, in one line; empty where none does."""
+    """Return one line about policies that observe images; empty if no policy does."""
     seen = [
         policy
         for policy in spec.policies
@@ -157,8 +199,8 @@ def image_remark(spec: EnvironmentSpec) -> str:
     if not seen:
         return ""
     shape = "x".join(map(str, seen[0].observation_shape))
-    what = (
+    description = (
         f"the observations of {', '.join(policy.name for policy in seen)} look like images ({shape}, "
         f"{seen[0].observation_size:,} numbers)"
     )
-    return f"{what}: networks have no convolutions, they take them flat and unscaled"
+    return f"{description}: networks have no convolutions, and observations reach them flattened and unscaled"

@@ -1,8 +1,7 @@
-"""Keeps the slots running: seeds, episode records, the restart budget, exact resume. The BatchedEnvironment
-of PettingZoo.
+"""Batched environment that drives one PettingZoo or Gymnasium environment in each slot.
 
-Made by the package's make_environment, called by roles/ through base.BatchedEnvironment. Must not know how
-one environment is driven (slot.SlotAdapter does), nor networks, ranks or files.
+It assigns the seeds, keeps the records of episodes, applies the restart budget and resumes exactly. An
+adapter (`slot.SlotAdapter`) drives each environment.
 """
 
 from __future__ import annotations
@@ -32,11 +31,27 @@ from hpcmarl.errors import ConfigError, EnvironmentFailure
 from hpcmarl.types import Array, Episode, FinalFrame, Frame, Outcome
 
 logger = logging.getLogger(__name__)
-EMPTY_RESETS = 5  # episodes in a row that may begin without agents
+# consecutive episodes that may begin without agents
+EMPTY_RESETS = 5
 
 
 class SlotBatch(BatchedEnvironment):
-    """E slots, each driven by an adapter of its own. `adapter` is a value of envs.KINDS (module:class)."""
+    """E slots, each with its own environment and adapter.
+
+    Args:
+        config: The environment.
+        source: Factory of environments, from `resolve()`.
+        layout: Spaces and agents that all slots share, from `probe()`.
+        slots: Number E of slots.
+        seeds: Source of the episodes' seeds.
+        adapter: Adapter class as module:class, a value of `envs.KINDS`.
+        record: Keep the actions of unfinished episodes for `state_dict()`.
+        with_state: Write `env.state()` into frames that have room for it.
+        skip_bad_numbers: End episodes with non-finite observations or rewards instead of raising.
+
+    Raises:
+        ConfigError: If a state is required and the environment has none.
+    """
 
     def __init__(
         self,
@@ -54,8 +69,7 @@ class SlotBatch(BatchedEnvironment):
         if with_state and layout.spec.state_size is None:
             raise ConfigError(
                 f"env.id {source.id} has no state(); choose algo.critic: joint_observation or independent, "
-                "or an environment that "
-                "has one"
+                "or an environment that has one"
             )
         module, _, name = adapter.partition(":")
         cls: Callable[[Any, Layout, bool], SlotAdapter] = getattr(importlib.import_module(module), name)
@@ -65,8 +79,8 @@ class SlotBatch(BatchedEnvironment):
         self.rests_next = np.zeros(slots, np.bool_)
         self._config, self._source, self._layout, self._seeds = config, source, layout, seeds
         self._record, self._skip_bad_numbers = record, skip_bad_numbers
-        self._upkeep = EnvSupervisor(config, source, slots, self._where)
-        self.counts = self._upkeep.counts
+        self._supervisor = EnvSupervisor(config, source, slots, self._where)
+        self.counts = self._supervisor.counts
         self._names, self._sizes = layout.names, [len(policy.agents) for policy in layout.spec.policies]
         self._adapters: list[SlotAdapter] = []
         self._returns = np.zeros((slots, len(self._names)))
@@ -81,23 +95,23 @@ class SlotBatch(BatchedEnvironment):
 
     @property
     def retired(self) -> Collection[int]:
-        return self._upkeep.retired
+        return self._supervisor.retired
 
     def reset(self, frame: Frame) -> None:
         self.restart_slots(range(self.slots), frame)
 
     def restart_slots(self, slots: Sequence[int], frame: Frame) -> None:
         views = Views(self._names, frame)
-        self._upkeep.resting.difference_update(slots)
+        self._supervisor.resting.difference_update(slots)
         for row in slots:
-            if row not in self._upkeep.retired:
+            if row not in self._supervisor.retired:
                 self._begin(row, views)
             copy_observations(self._adapters[row], row, views)
-        self._look_for_bad_numbers(None, views)
+        self._handle_nonfinite(None, views)
         self._check_masks(views)
 
     def rest_slots(self, slots: Sequence[int]) -> None:
-        self._upkeep.resting.update(slots)
+        self._supervisor.resting.update(slots)
 
     def step(self, actions: Mapping[str, Array], outcome: Outcome, frame: Frame) -> None:
         views = Views(self._names, frame, outcome)
@@ -105,7 +119,7 @@ class SlotBatch(BatchedEnvironment):
         prepared = [
             prepare(actions[name]) for prepare, name in zip(self._layout.prepare, self._names, strict=True)
         ]
-        idle = self._upkeep.idle
+        idle = self._supervisor.idle
         broken = self._play(prepared, idle)
         ended = self._settle(views, idle, broken)
         for row, problem in collect_rewards(self._adapters, self._layout, outcome, self._returns):
@@ -117,14 +131,22 @@ class SlotBatch(BatchedEnvironment):
         for row, end in ended:
             outcome.episode_end[row] = end
             self._finish(row, end, row in broken, outcome)
-            self._go_on(row, views)
+            self._begin_next_or_rest(row, views)
         collect_observations(self._adapters, views)
-        self._look_for_bad_numbers(outcome, views)
+        self._handle_nonfinite(outcome, views)
         self._check_masks(views)
 
     def _play(self, prepared: list[list[list[Any]]], idle: set[int]) -> set[int]:
-        """Step every environment; the slots whose environment raised are returned, and paid for."""
-        broken, limit = set(), self._upkeep.limit
+        """Step every environment, and consume one restart for each failure.
+
+        Args:
+            prepared: Actions of each policy in the form of the environment, [policy][slot][agent].
+            idle: Slots that are not stepped.
+
+        Returns:
+            Slots whose environment raised.
+        """
+        broken, limit = set(), self._supervisor.limit
         limited = limit.seconds is not None
         for row, adapter, actions in zip(
             range(self.slots), self._adapters, zip(*prepared, strict=True), strict=True
@@ -137,14 +159,22 @@ class SlotBatch(BatchedEnvironment):
                 adapter.play(actions)
             except Exception as error:
                 limit.stop()
-                self._upkeep.consume_restart(row, error)
+                self._supervisor.consume_restart(row, error)
                 broken.add(row)
         limit.stop()
         return broken
 
     def _settle(self, views: Views, idle: set[int], broken: set[int]) -> list[tuple[int, int]]:
-        """Write what came of the step; returns (row, TERMINATED or TRUNCATED) of the episodes that end.
-        Broken slots are added to `broken`."""
+        """Write the results of the step.
+
+        Args:
+            views: Arrays of the step.
+            idle: Slots that were not stepped.
+            broken: Slots whose environment failed; slots that fail here are added.
+
+        Returns:
+            (row, TERMINATED or TRUNCATED) of each episode that ended.
+        """
         ended, last = [], self._config.max_steps
         cuts = (self.episode_step + 1 >= last).tolist() if last else self._uncut
         for row, adapter, cut in zip(range(self.slots), self._adapters, cuts, strict=True):
@@ -154,9 +184,9 @@ class SlotBatch(BatchedEnvironment):
             try:
                 end = adapter.settle(row, views, cut) if row not in broken else adapter.abort(row, views)
             except EnvironmentFailure as error:
-                raise self._upkeep.contract_error(row, error) from error
+                raise self._supervisor.contract_error(row, error) from error
             except Exception as error:
-                self._upkeep.consume_restart(row, error)
+                self._supervisor.consume_restart(row, error)
                 broken.add(row)
                 end = adapter.abort(row, views)
             if end:
@@ -164,16 +194,23 @@ class SlotBatch(BatchedEnvironment):
         return ended
 
     def _finish(self, row: int, end: int, crashed: bool, outcome: Outcome) -> None:
-        """Tell of the episode that ended in this row; a broken environment is replaced."""
+        """Record the episode that ended in this row, and replace a broken environment.
+
+        Args:
+            row: The slot.
+            end: TERMINATED or TRUNCATED.
+            crashed: Whether the environment failed; then no `Episode` is recorded.
+            outcome: Its `finals` and `episodes` are extended.
+        """
         adapter = self._adapters[row]
         if end == TRUNCATED:
             try:
                 obs, state = adapter.final()
             except Exception as error:
-                raise self._upkeep.contract_error(row, error) from error
+                raise self._supervisor.contract_error(row, error) from error
             outcome.finals.append(FinalFrame(row, obs, state))
         if crashed:
-            adapter.environment = self._upkeep.rebuild(row, adapter.environment)
+            adapter.environment = self._supervisor.rebuild(row, adapter.environment)
             return
         returns = self._returns[row].tolist()
         outcome.episodes.append(
@@ -191,57 +228,75 @@ class SlotBatch(BatchedEnvironment):
             )
         )
 
-    def _go_on(self, row: int, views: Views) -> None:
-        """After an episode: begin the slot's next one, or rest."""
+    def _begin_next_or_rest(self, row: int, views: Views) -> None:
+        """Begin the slot's next episode, or rest, after an episode ended."""
         if not self.rests_next[row]:
             self._begin(row, views)
             return
-        self._upkeep.resting.add(row)
-        self._forget(row)
+        self._supervisor.resting.add(row)
+        self._clear_records(row)
         self._adapters[row].rest(row, views)
         views.episode_start[row] = True
 
     def _begin(self, row: int, views: Views) -> None:
-        """Begin the slot's next episode; broken resets are paid from the restart budget, empty episodes are
-        passed over."""
+        """Begin the slot's next episode.
+
+        A failed reset consumes a restart. An episode that begins without agents is skipped.
+
+        Raises:
+            EnvironmentFailure: If the restart budget allows no further failure, or EMPTY_RESETS resets leave
+                no agents.
+        """
         empty = 0
-        while row not in self._upkeep.retired:
+        while row not in self._supervisor.retired:
             self.episode_index[row] += 1
-            self._forget(row)
+            self._clear_records(row)
             try:
-                with self._upkeep.limit.around():
+                with self._supervisor.limit.around():
                     lives = self._adapters[row].begin(self._seed(row), row, views)
                 if lives:
                     break
                 empty += 1
             except EnvironmentFailure as error:
-                raise self._upkeep.contract_error(row, error) from error
+                raise self._supervisor.contract_error(row, error) from error
             except Exception as error:
-                self._upkeep.consume_restart(row, error)
-                self._adapters[row].environment = self._upkeep.rebuild(row, self._adapters[row].environment)
+                self._supervisor.consume_restart(row, error)
+                self._adapters[row].environment = self._supervisor.rebuild(
+                    row, self._adapters[row].environment
+                )
             if empty == EMPTY_RESETS:
                 raise EnvironmentFailure(
                     f"environment {self._where(row)}: {EMPTY_RESETS} resets left no agents; a reset must "
                     "fill env.agents"
                 )
-        if row in self._upkeep.retired:
+        if row in self._supervisor.retired:
             self._adapters[row].rest(row, views)
         views.episode_start[row] = True
 
-    def _look_for_bad_numbers(self, outcome: Outcome | None, views: Views) -> None:
-        """Observations or rewards that are not finite: EnvironmentFailure, or the end of the episode in which
-        they came."""
+    def _handle_nonfinite(self, outcome: Outcome | None, views: Views) -> None:
+        """Handle non-finite observations and rewards.
+
+        With `skip_bad_numbers` the episode is cut off at this step and the slot continues in a new
+        environment.
+
+        Args:
+            outcome: Results of the step; None after a reset.
+            views: Arrays of the step.
+
+        Raises:
+            EnvironmentFailure: If such episodes must not be skipped, or new episodes are non-finite too.
+        """
         for attempt in range(EMPTY_RESETS + 1):
             found = find_nonfinite(self.spec, outcome, views)
             for row, agent, what in found:
                 problem = f"environment {self._where(row)}: agent {agent} {what}"
                 if not self._skip_bad_numbers:
                     raise EnvironmentFailure(
-                        f"{problem}; faults.on_nan: skip would end such episodes and go on"
+                        f"{problem}; set faults.on_nan: skip to end such episodes and continue"
                     )
                 if attempt == EMPTY_RESETS:
-                    raise EnvironmentFailure(f"{problem}, after each of {EMPTY_RESETS} resets")
-                logger.warning("%s; the episode is cut off there", problem)
+                    raise EnvironmentFailure(f"{problem}, also after {EMPTY_RESETS} resets")
+                logger.warning("%s; the episode is truncated at this step", problem)
             if not found:
                 return
             for row in {row for row, _, _ in found}:
@@ -249,8 +304,10 @@ class SlotBatch(BatchedEnvironment):
                 self._cut_off(row, outcome, views)
 
     def _cut_off(self, row: int, outcome: Outcome | None, views: Views) -> None:
-        """Make the last step the truncated end of its episode, with zeros for what was no number, and go on
-        in a new environment."""
+        """Truncate the episode at the last step, and continue in a new environment.
+
+        Zeros replace the non-finite numbers of that step.
+        """
         adapter = self._adapters[row]
         if outcome is not None:
             if not outcome.episode_end[row]:
@@ -262,15 +319,15 @@ class SlotBatch(BatchedEnvironment):
                 if episode.slot != row or np.isfinite(episode.return_mean)
             ]
             make_finite(row, outcome)
-        adapter.environment = self._upkeep.rebuild(row, adapter.environment)
+        adapter.environment = self._supervisor.rebuild(row, adapter.environment)
         if outcome is None:
             self._begin(row, views)
         else:
-            self._go_on(row, views)
+            self._begin_next_or_rest(row, views)
         copy_observations(adapter, row, views)
 
-    def _forget(self, row: int) -> None:
-        """Nothing has happened yet in the slot's episode."""
+    def _clear_records(self, row: int) -> None:
+        """Reset the counters and records of the slot's episode."""
         self.episode_step[row] = 0
         self._returns[row] = 0.0
         self._recorded[row] = []
@@ -293,15 +350,19 @@ class SlotBatch(BatchedEnvironment):
             )
 
     def state_dict(self) -> dict[str, Any]:
-        """restarts, episode [E] (each slot's current one, -1 before the first); with record also the actions
-        since its reset."""
+        """Return the state for `load_state_dict`.
+
+        Returns:
+            restarts: number of restarts; episode: int64 [E], the current episode of each slot, -1 before the
+            first. With `record` also actions: the actions of each slot since its reset.
+        """
         state: dict[str, Any] = {"restarts": self.counts["restarts"], "episode": self.episode_index.copy()}
         if self._record:
             state["actions"] = {str(row): self._actions(row) for row in range(self.slots)}
         return state
 
     def _actions(self, row: int) -> dict[str, Array]:
-        """policy -> [steps, N, *action.shape]"""
+        """Return the recorded actions of a slot by policy, each [steps, N, *action.shape]."""
         steps = self._recorded[row]
         actions = {}
         for number, policy in enumerate(self.spec.policies):
@@ -310,11 +371,18 @@ class SlotBatch(BatchedEnvironment):
         return actions
 
     def load_state_dict(self, state: Mapping[str, Any], frame: Frame) -> None:
-        """Replay the recorded actions of each slot; without a record begin the next episodes.
+        """Replay the recorded actions of each slot; without a record, begin the next episodes.
 
-        Where the number of slots has changed all slots begin after the furthest episode, so that none is
-        played twice. Raises EnvironmentFailure where a replay ends early or raises: the environment is not
-        deterministic.
+        If the number of slots has changed, all slots begin after the latest saved episode, so that no episode
+        is played twice.
+
+        Args:
+            state: Result of `state_dict()`.
+            frame: Observations before the next step; overwritten.
+
+        Raises:
+            EnvironmentFailure: If a replay ends early or raises, because the environment is not
+                deterministic.
         """
         saved = np.asarray(state["episode"], np.int64)
         same = saved.shape == (self.slots,)
@@ -332,8 +400,18 @@ class SlotBatch(BatchedEnvironment):
             copy_observations(self._adapters[row], row, views)
 
     def _replay(self, row: int, actions: Mapping[str, Array], views: Views) -> None:
+        """Restore one slot's unfinished episode by playing its recorded actions.
+
+        Args:
+            row: The slot.
+            actions: Actions of each policy since the reset, [steps, N, *action.shape].
+            views: Arrays to write.
+
+        Raises:
+            EnvironmentFailure: If the environment raises or the episode ends.
+        """
         adapter = self._adapters[row]
-        self._forget(row)
+        self._clear_records(row)
         prepared = [
             prepare(np.asarray(actions[name]))
             for prepare, name in zip(self._layout.prepare, self._names, strict=True)
@@ -361,7 +439,7 @@ class SlotBatch(BatchedEnvironment):
         if not alive:
             raise EnvironmentFailure(
                 f"environment {self._where(row)} ended in the replay of an unfinished episode; exact resume "
-                "needs one that seed and actions determine"
+                "needs an environment that is determined by seed and actions"
             )
         views.episode_start[row] = self.episode_step[row] == 0
 

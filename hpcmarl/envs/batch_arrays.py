@@ -1,7 +1,4 @@
-"""What is written for all slots at once: one numpy call instead of one a slot.
-
-Called by batch.py at each step. Must not know environments: it copies what the adapters hold.
-"""
+"""Writes to the arrays of all slots at once, with one numpy call instead of one for each slot."""
 
 from __future__ import annotations
 
@@ -12,14 +9,19 @@ import numpy as np
 from hpcmarl.envs.slot import Layout, SlotAdapter, Views
 from hpcmarl.types import DoubleArray, EnvironmentSpec, FloatArray, Outcome
 
-COMMON_REWARD_TOLERANCE = (
-    1e-5  # of the reward, and in its units: agents' rewards may have been added up in another order
-)
+# Relative and absolute: environments may add up the rewards of two agents in a different order.
+COMMON_REWARD_TOLERANCE = 1e-5
 COMMON_REWARD_IS_SET = "env.common_reward is true, or the environment's metadata says so"
 
 
 def prefill(views: Views, outcome: Outcome, alive_default: bool) -> None:
-    """What most rows look like; rows that differ are written by their adapters."""
+    """Set the values that most rows have after a step; the adapters write rows that differ.
+
+    Args:
+        views: Arrays of the step.
+        outcome: Its lists are emptied and its flags cleared.
+        alive_default: Initial value of `alive`.
+    """
     outcome.finals.clear()
     outcome.episodes.clear()
     outcome.episode_end[...] = 0
@@ -37,16 +39,22 @@ def prefill(views: Views, outcome: Outcome, alive_default: bool) -> None:
 def collect_rewards(
     adapters: Sequence[SlotAdapter], layout: Layout, outcome: Outcome, returns: DoubleArray
 ) -> list[tuple[int, str]]:
-    """Copy all slots' rewards, and add the sum over each policy's agents to `returns` [E, policies].
+    """Copy the rewards of all slots, and add each policy's sum over agents to its return.
+
+    Args:
+        adapters: Adapters of all slots.
+        layout: Spaces and agents that all slots share.
+        outcome: Its rewards are overwritten.
+        returns: Returns of the running episodes, [E, policies]; increased in place.
 
     Returns:
-        (row, what is wrong) where agents that are to have one reward have two.
+        (row, problem) for each slot whose agents must share one reward and have different ones.
     """
     targets = [outcome.policies[name].reward for name in layout.names]
     for number, target in enumerate(targets):
         rewards = np.array([adapter.rewards[number] for adapter in adapters])
         target[...] = rewards
-        # one agent after the other, whatever their number
+        # accumulate() adds the agents in order; sum() may use another order, depending on their number.
         returns[:, number] += np.add.accumulate(rewards, 1)[:, -1]
     if not layout.common_reward:
         return []
@@ -56,8 +64,15 @@ def collect_rewards(
 
 
 def unequal_rewards(rewards: FloatArray, agents: Sequence[str]) -> list[tuple[int, str]]:
-    """(row, what is wrong) where agents that are to have one reward have two. rewards [E, N] of these
-    agents."""
+    """Find slots whose agents must share one reward and have different ones.
+
+    Args:
+        rewards: Rewards of a step, [E, N].
+        agents: Names of the N agents.
+
+    Returns:
+        (row, problem) for each such slot.
+    """
     least, most = rewards.argmin(1), rewards.argmax(1)
     found = []
     for row in np.flatnonzero(
@@ -78,7 +93,7 @@ def unequal_rewards(rewards: FloatArray, agents: Sequence[str]) -> list[tuple[in
 
 
 def collect_observations(adapters: Sequence[SlotAdapter], views: Views) -> None:
-    """Copy all slots' observations, converted to float32."""
+    """Copy the observations of all slots, converted to float32."""
     for number, target in enumerate(views.obs):
         parts = [observation for adapter in adapters for observation in adapter.obs[number]]
         if target.flags.c_contiguous:
@@ -88,15 +103,20 @@ def collect_observations(adapters: Sequence[SlotAdapter], views: Views) -> None:
 
 
 def copy_observations(adapter: SlotAdapter, row: int, views: Views) -> None:
-    """Copy one slot's observations."""
+    """Copy the observations of one slot."""
     for target, parts in zip(views.obs, adapter.obs, strict=True):
         for column, observation in enumerate(parts):
             target[row, column] = observation
 
 
 def stuck_agents(spec: EnvironmentSpec, views: Views) -> Iterator[tuple[int, str]]:
-    """(row, agent) of acting agents whose mask allows no action, in multi-discrete spaces: none of a
-    component."""
+    """Find acting agents whose mask allows no action.
+
+    In a multi-discrete space each component needs an allowed action.
+
+    Yields:
+        (row, agent) of each such agent.
+    """
     for policy, mask, alive in zip(spec.policies, views.masks, views.alive, strict=True):
         if mask is None:
             continue

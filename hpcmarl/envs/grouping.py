@@ -1,7 +1,4 @@
-"""Which agents share a policy: by their spaces, unless the configuration says otherwise.
-
-Called by probe.py. Knows names and descriptions of spaces; must not know environments or slots.
-"""
+"""Assignment of agents to policies: agents with equal spaces share one, unless the configuration differs."""
 
 from __future__ import annotations
 
@@ -19,7 +16,16 @@ from hpcmarl.types import PolicySpec
 
 @dataclass(frozen=True)
 class AgentView:
-    """One agent: its name, its gymnasium spaces, how they are read, and whether it is given action masks."""
+    """One agent, its spaces and the way they are read.
+
+    Attributes:
+        name: Name of the agent.
+        observation_space: Its observation space in gymnasium.
+        action_space: Its action space in gymnasium.
+        observation: How its observations are read.
+        action: How its actions are written.
+        has_mask: Whether it receives action masks.
+    """
 
     name: str
     observation_space: Any
@@ -30,20 +36,31 @@ class AgentView:
 
     @property
     def needs(self) -> tuple[Any, ...]:
-        """What a policy must provide for it; agents that need the same may share one."""
+        """Requirements of the agent on its policy; agents with equal requirements may share one."""
         return (self.observation.shape, self.action.key, self.has_mask)
 
     def describe(self) -> str:
+        """Describe the agent for an error message."""
         mask = ", masked" if self.has_mask else ""
         return f"{self.name} (observation {self.observation_space}, action {self.action_space}{mask})"
 
 
 def group_agents(agents: Sequence[AgentView], policies: Mapping[str, PolicyConfig]) -> tuple[PolicySpec, ...]:
-    """Share out the agents. Policies are ordered by their first agent, agents in a policy as in `agents`.
+    """Assign the agents to policies.
 
-    Configured policies take the agents that their patterns (fnmatch) match. The others: agents with equal
-    spaces share a policy that is named by the common beginning of their names, or policy_K. Raises
-    ConfigError naming `policies`.
+    Configured policies take the agents that match their patterns (fnmatch). The remaining agents with equal
+    spaces share a policy. Its name is the common prefix of their names, or policy_K.
+
+    Args:
+        agents: All agents.
+        policies: Configured policies by name.
+
+    Returns:
+        Policies, ordered by their first agent. The agents of a policy keep the order of `agents`.
+
+    Raises:
+        ConfigError: If a pattern matches no agent, two policies match one agent, or the agents of a policy
+            differ.
     """
     chosen = _configured(agents, policies)
     groups: list[tuple[str, list[AgentView]]] = []
@@ -71,13 +88,18 @@ def group_agents(agents: Sequence[AgentView], policies: Mapping[str, PolicyConfi
 
 
 def teams_of(policies: Sequence[PolicySpec], common_reward: bool) -> tuple[tuple[str, ...], ...]:
-    """Return what EnvironmentSpec.teams says of these policies: with a common reward they are one team, else
-    no team is known."""
+    """Return the value of `EnvironmentSpec.teams` for these policies.
+
+    Args:
+        policies: All policies.
+        common_reward: Whether all agents share one reward. Then the policies form one team; otherwise no team
+            is known.
+    """
     return (tuple(policy.name for policy in policies),) if common_reward else ()
 
 
 def _configured(agents: Sequence[AgentView], policies: Mapping[str, PolicyConfig]) -> dict[str, str]:
-    """Agent -> configured policy, for the agents that a pattern matches."""
+    """Return agent -> configured policy for the agents that match a pattern."""
     names = [agent.name for agent in agents]
     chosen: dict[str, str] = {}
     for policy, config in policies.items():
@@ -92,7 +114,7 @@ def _configured(agents: Sequence[AgentView], policies: Mapping[str, PolicyConfig
                 if chosen.setdefault(name, policy) != policy:
                     raise ConfigError(
                         f"policies: agent {name} is matched by {chosen[name]} and by {policy}; allowed: one "
-                        "policy an agent; narrow the patterns"
+                        "policy for each agent; narrow the patterns"
                     )
     return chosen
 
@@ -102,7 +124,7 @@ def _check_same(policy: str, members: Sequence[AgentView]) -> None:
         if member.needs != members[0].needs:
             raise ConfigError(
                 f"policies.{policy}.agents: {members[0].describe()} and {member.describe()} differ; agents "
-                "of one policy need equal spaces; give them policies of their own"
+                "of one policy need equal spaces; assign them to separate policies"
             )
 
 
@@ -124,8 +146,11 @@ def _same_spaces(agents: Sequence[AgentView]) -> list[list[AgentView]]:
 
 
 def _name(members: Sequence[AgentView], number: int, taken: set[str]) -> str:
-    """The agents' common beginning without trailing digits and separators; a lone agent's own name; policy_K
-    where that fails."""
+    """Return a name for a policy.
+
+    It is the name of a single agent, or the common prefix of the names without trailing digits and
+    separators. If neither works, it is policy_K.
+    """
     names = [agent.name for agent in members]
     name = names[0] if len(names) == 1 else _common_beginning(names).rstrip("0123456789").rstrip("_-. ")
     name = re.sub(r"[^A-Za-z0-9_-]", "_", name)

@@ -1,7 +1,7 @@
-"""Environments that are known to run, for `hpcmarl list envs`. Data only: nothing here is imported to be
-listed.
+"""Environments that are known to run, for `hpcmarl list envs`.
 
-Any PettingZoo environment works by its import path; this table is no registry, only a place to begin.
+The module holds only data; listing an environment imports nothing. Any other PettingZoo environment works by
+its import path: this table is not a registry.
 """
 
 from __future__ import annotations
@@ -14,10 +14,16 @@ from hpcmarl.config import EnvConfig
 
 @dataclass(frozen=True)
 class KnownEnvironment:
-    """One line of the list. `package` is what pip installs; `modules` are what must be importable.
+    """One line of the list.
 
-    constant_sum: all players' rewards together are the same in every episode. Said of PettingZoo's games
-    alone: `matrix:` and `openspiel:` games tell by themselves.
+    Attributes:
+        id: Value of `env.id`.
+        package: Argument of pip install.
+        modules: Modules that must be importable.
+        kind: parallel or aec.
+        summary: Description in one line.
+        constant_sum: Whether the sum of all players' rewards is the same in every episode. It is set for
+            PettingZoo's games only: `matrix:` and `openspiel:` games state it themselves.
     """
 
     id: str
@@ -29,12 +35,11 @@ class KnownEnvironment:
 
     @property
     def installed(self) -> bool:
-        """Whether every module that it needs can be found (without importing any of them)."""
+        """Whether every required module can be found, without importing any of them."""
         return all(find_spec(module) is not None for module in self.modules)
 
 
-# Environments whose episodes all have the same number of steps for the same keyword arguments, by the
-# beginning of their ids.
+# Prefixes of the ids of environments with a fixed length of episodes for given keyword arguments.
 FIXED_LENGTH = (
     "mpe2.",
     "hpcmarl.envs.games.particles:",
@@ -55,7 +60,7 @@ _SPIEL = ("pyspiel",)
 _CLASSIC = ("pettingzoo", "pygame")
 
 KNOWN_ENVIRONMENTS: tuple[KnownEnvironment, ...] = (
-    KnownEnvironment("mpe2.simple_v3", "mpe2", _MPE, "parallel", "one agent walks to a landmark"),
+    KnownEnvironment("mpe2.simple_v3", "mpe2", _MPE, "parallel", "one agent moves to a landmark"),
     KnownEnvironment(
         "mpe2.simple_spread_v3", "mpe2", _MPE, "parallel", "cooperative: three agents cover three landmarks"
     ),
@@ -71,13 +76,13 @@ KNOWN_ENVIRONMENTS: tuple[KnownEnvironment, ...] = (
         "mpe2",
         _MPE,
         "parallel",
-        "cooperative: two agents move and tell each other where to",
+        "cooperative: each of two agents knows the goal of the other",
     ),
     KnownEnvironment(
         "mpe2.simple_adversary_v3", "mpe2", _MPE, "parallel", "two agents hide their goal from an adversary"
     ),
     KnownEnvironment(
-        "mpe2.simple_crypto_v3", "mpe2", _MPE, "parallel", "two agents talk, a third listens in"
+        "mpe2.simple_crypto_v3", "mpe2", _MPE, "parallel", "two agents communicate, a third one eavesdrops"
     ),
     KnownEnvironment(
         "mpe2.simple_push_v3", "mpe2", _MPE, "parallel", "an adversary keeps an agent from its goal"
@@ -88,7 +93,7 @@ KNOWN_ENVIRONMENTS: tuple[KnownEnvironment, ...] = (
         "mpe2",
         _MPE,
         "parallel",
-        "predators with a leader that talks, prey, forests",
+        "predators with a leader that speaks, prey, forests",
     ),
     KnownEnvironment(
         "hpcmarl.envs.games.particles:parallel_env",
@@ -159,35 +164,51 @@ KNOWN_ENVIRONMENTS: tuple[KnownEnvironment, ...] = (
     KnownEnvironment("openspiel:connect_four", "hpcmarl[league]", _SPIEL, "aec", "turn-based, masked moves"),
     KnownEnvironment("openspiel:tic_tac_toe", "hpcmarl[league]", _SPIEL, "aec", "turn-based, masked moves"),
     KnownEnvironment(
-        "openspiel:goofspiel", "hpcmarl[league]", _SPIEL, "parallel", "players bid cards at once"
+        "openspiel:goofspiel", "hpcmarl[league]", _SPIEL, "parallel", "players bid cards simultaneously"
     ),
     KnownEnvironment(
         "openspiel:matrix_rps",
         "hpcmarl[league]",
         _SPIEL,
         "parallel",
-        "rock, paper, scissors, as OpenSpiel has it",
+        "OpenSpiel's rock, paper, scissors",
     ),
     KnownEnvironment("matrix:rps", "hpcmarl", (), "parallel", "rock, paper, scissors; rounds by env.kwargs"),
     KnownEnvironment(
         "matrix:biased_rps", "hpcmarl", (), "parallel", "the same, but paper's win over rock counts twice"
     ),
     KnownEnvironment(
-        "matrix:matching_pennies", "hpcmarl", (), "parallel", "one wants equal coins, the other unequal ones"
+        "matrix:matching_pennies",
+        "hpcmarl",
+        (),
+        "parallel",
+        "player_0 wins with equal coins, player_1 with unequal ones",
     ),
     KnownEnvironment(
-        "matrix:prisoners_dilemma", "hpcmarl", (), "parallel", "defecting pays, whatever the other does"
+        "matrix:prisoners_dilemma",
+        "hpcmarl",
+        (),
+        "parallel",
+        "defecting pays, whatever the other player does",
     ),
     KnownEnvironment(
-        "matrix:stag_hunt", "hpcmarl", (), "parallel", "cooperative: much together, or little for sure"
+        "matrix:stag_hunt",
+        "hpcmarl",
+        (),
+        "parallel",
+        "cooperative: a large reward together, or a small one for sure",
     ),
     KnownEnvironment(
-        "matrix:chicken", "hpcmarl", (), "parallel", "who swerves loses a little, who does not perhaps much"
+        "matrix:chicken", "hpcmarl", (), "parallel", "swerving costs a little, a collision costs much"
     ),
     KnownEnvironment(
-        "matrix:battle_of_the_sexes", "hpcmarl", (), "parallel", "to meet is good, where is in dispute"
+        "matrix:battle_of_the_sexes",
+        "hpcmarl",
+        (),
+        "parallel",
+        "both gain by meeting and prefer different places",
     ),
-    KnownEnvironment("matrix:coordination", "hpcmarl", (), "parallel", "cooperative: choose the same"),
+    KnownEnvironment("matrix:coordination", "hpcmarl", (), "parallel", "cooperative: choose the same action"),
     KnownEnvironment(
         "lbforaging:Foraging-8x8-2p-3f-v3",
         "lbforaging",
@@ -200,7 +221,7 @@ KNOWN_ENVIRONMENTS: tuple[KnownEnvironment, ...] = (
         "rware",
         ("rware",),
         "parallel",
-        "robots carry shelves through a warehouse, rewards are rare",
+        "robots carry shelves through a warehouse, with rare rewards",
     ),
     KnownEnvironment(
         "pettingzoo.sisl.multiwalker_v9",
@@ -251,14 +272,14 @@ KNOWN_ENVIRONMENTS: tuple[KnownEnvironment, ...] = (
         "git+https://github.com/oxwhirl/smac.git",
         ("smac", "pysc2"),
         "parallel",
-        "battles of StarCraft II itself, which it needs",
+        "battles in StarCraft II, which must be installed",
     ),
     KnownEnvironment(
         "hpcmarl.envs.games.starcraft:smacv2",
         "git+https://github.com/oxwhirl/smacv2.git",
         ("smacv2", "pysc2"),
         "parallel",
-        "the same with random units and places",
+        "the same with random units and positions",
     ),
     KnownEnvironment(
         "smax:3m", "hpcmarl[smax]", _SMAX, "parallel", "StarCraft-like: three marines against three"
@@ -295,7 +316,7 @@ KNOWN_ENVIRONMENTS: tuple[KnownEnvironment, ...] = (
         "hpcmarl[smax]",
         _SMAX,
         "parallel",
-        "StarCraft-like: 3s5z against one zealot more",
+        "StarCraft-like: 3s5z against the same and one more zealot",
     ),
     KnownEnvironment(
         "smax:3s_vs_5z",
@@ -316,21 +337,21 @@ KNOWN_ENVIRONMENTS: tuple[KnownEnvironment, ...] = (
         "hpcmarl[smax]",
         _SMAX,
         "parallel",
-        "StarCraft-like: five random units on each side, random places",
+        "StarCraft-like: five random units on each side, random positions",
     ),
     KnownEnvironment(
         "smax:smacv2_10_units",
         "hpcmarl[smax]",
         _SMAX,
         "parallel",
-        "StarCraft-like: ten random units on each side, random places",
+        "StarCraft-like: ten random units on each side, random positions",
     ),
     KnownEnvironment(
         "smax:smacv2_20_units",
         "hpcmarl[smax]",
         _SMAX,
         "parallel",
-        "StarCraft-like: twenty random units on each side, random places",
+        "StarCraft-like: twenty random units on each side, random positions",
     ),
 )
 CONSTANT_SUM = frozenset(known.id for known in KNOWN_ENVIRONMENTS if known.constant_sum)

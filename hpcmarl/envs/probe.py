@@ -1,8 +1,4 @@
-"""Reads an environment's agents and spaces once: the layout that all its slots share, and the spec that the
-policies see.
-
-Called by the package's make_environment and describe. Must not know slots, seeds of episodes or arrays.
-"""
+"""Reads an environment's agents and spaces into its specification and the layout of its slots."""
 
 from __future__ import annotations
 
@@ -22,9 +18,19 @@ from hpcmarl.types import EnvironmentSpec
 
 
 def probe(config: EnvConfig, policies: Mapping[str, PolicyConfig]) -> tuple[Source, Layout]:
-    """Build one environment, reset it, read it, close it.
+    """Build one environment, reset it, read its agents and spaces, and close it.
 
-    Raises MissingPackageError, ConfigError (env or policies do not fit) or EnvironmentFailure (it raised).
+    Args:
+        config: The environment.
+        policies: Agents of each policy.
+
+    Returns:
+        The factory of environments, and the layout that all slots share.
+
+    Raises:
+        MissingPackageError: If a package that the environment needs is not installed.
+        ConfigError: If `env` or `policies` does not fit the environment.
+        EnvironmentFailure: If the environment raises or has no agents.
     """
     source, environment = resolve(config)
     try:
@@ -75,7 +81,7 @@ def _layout(
 
 
 def _reset(kind: str, environment: Any) -> Mapping[Any, Any]:
-    """Reset and return the infos by agent."""
+    """Reset the environment and return its infos by agent."""
     if kind == "aec":
         environment.reset(seed=0)
         return environment.infos  # type: ignore[no-any-return]
@@ -103,7 +109,7 @@ def _view_agents(environment: Any, agents: list[Any], infos: Mapping[Any, Any]) 
                 action.space.mask_size > 0 and (observation.has_mask or in_info),
             )
         )
-    # an agent that joins later is masked if one like it, present now, is
+    # An agent that joins later has a mask if a present agent with the same spaces has one.
     masked = [(row[1], row[2]) for row in found if row[5]]
     present = set(environment.agents)
     return [
@@ -113,19 +119,26 @@ def _view_agents(environment: Any, agents: list[Any], infos: Mapping[Any, Any]) 
 
 
 def _space(environment: Any, which: str, agent: Any) -> Any:
-    """By PettingZoo's method, or by the dictionary of environments that have only that."""
+    """Return a space of an agent.
+
+    PettingZoo's method `which` has it. Some environments have only a dictionary, named `which` + "s".
+    """
     method = getattr(environment, which, None)
     return method(agent) if callable(method) else getattr(environment, which + "s")[agent]
 
 
 def _says_common_reward(environment: Any) -> bool:
-    """Whether `metadata["common_reward"]` is true."""
+    """Return whether `metadata["common_reward"]` is True."""
     metadata = getattr(environment, "metadata", None)
     return isinstance(metadata, Mapping) and metadata.get("common_reward") is True
 
 
 def _state_size(environment: Any) -> int | None:
-    """Elements of env.state(), or None where it has none: environments say so by raising what they like."""
+    """Return the number of elements of `env.state()`.
+
+    Returns:
+        The number; None if the environment has no state. Such an environment may raise any exception.
+    """
     method = getattr(environment, "state", None)
     if not callable(method):
         return None

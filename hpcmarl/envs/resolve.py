@@ -1,8 +1,7 @@
-"""From `env.id` to an environment: imports the module, finds its factory, builds PettingZoo environments of
-the wanted kind.
+"""From `env.id` to an environment: imports the module, finds its factory and builds PettingZoo environments.
 
-Called by probe.py and batch.py. Imports PettingZoo, and gym.py and games/openspiel.py for Gymnasium's
-environments and OpenSpiel's. Must not know spaces, policies or slots.
+The kind of environment follows `env.kind`. Environments of Gymnasium and OpenSpiel are built by
+`adapters/gym.py` and `games/openspiel.py`.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from hpcmarl.config import EnvConfig
 from hpcmarl.envs.trust import check_importable
 from hpcmarl.errors import ConfigError, EnvironmentFailure, HpcmarlError, MissingPackageError
 
-# what to give pip when an import fails: the longest matching beginning of the id wins
+# prefix of the id -> argument of pip if an import fails; the longest matching prefix is used
 PIP_HINTS = {
     "mpe2": "mpe2",
     "pettingzoo": "pettingzoo",
@@ -35,7 +34,13 @@ PIP_HINTS = {
 
 @dataclass(frozen=True)
 class Source:
-    """Where environments come from: build() makes a new one; kind is parallel or aec."""
+    """Factory of environments.
+
+    Attributes:
+        id: Value of `env.id`.
+        kind: parallel or aec.
+        build: Function that makes a new environment.
+    """
 
     id: str
     kind: str
@@ -43,30 +48,34 @@ class Source:
 
 
 def resolve(config: EnvConfig) -> tuple[Source, Any]:
-    """Find the factory of `env.id` and build a first environment with it (its type decides the kind):
-    (source, environment).
+    """Find the factory of `env.id` and build a first environment, whose type decides the kind.
 
-    Raises MissingPackageError (a package is not installed), ConfigError (env.id, env.kwargs or env.kind is
-    wrong) or EnvironmentFailure (the factory raised).
+    Returns:
+        The source of further environments, and the first environment.
+
+    Raises:
+        MissingPackageError: If a package is not installed.
+        ConfigError: If `env.id`, `env.kwargs` or `env.kind` is wrong.
+        EnvironmentFailure: If the factory raises.
     """
     factory = _find(config)
     environment = _construct(factory, config)
     kind = _kind_of(environment, config)
     convert = _conversion(environment, kind, config)
-    wanted = {"gymnasium": "parallel"}.get(kind, kind) if config.kind == "auto" else config.kind
-    source = Source(config.id, wanted, lambda: convert(_construct(factory, config)))
+    target_kind = {"gymnasium": "parallel"}.get(kind, kind) if config.kind == "auto" else config.kind
+    source = Source(config.id, target_kind, lambda: convert(_construct(factory, config)))
     return source, convert(environment)
 
 
 def _find(config: EnvConfig) -> Callable[..., Any]:
-    """The factory that `env.id` names: a game of OpenSpiel, registered with Gymnasium, or in a module."""
+    """Return the factory that `env.id` names: an OpenSpiel game, a Gymnasium id or a function."""
     module_name, _, attribute = config.id.partition(":")
     if module_name == "openspiel":
         from hpcmarl.envs.games.openspiel import factory
 
         return factory(attribute, config)
     module = _import(module_name, config.id)
-    # importing a package registers its ids
+    # The import has registered the ids of the package with Gymnasium.
     if module_name == "gymnasium" or (attribute and not attribute.isidentifier()):
         from hpcmarl.envs.adapters.gym import registered
 
@@ -75,20 +84,22 @@ def _find(config: EnvConfig) -> Callable[..., Any]:
 
 
 def _import(name: str, id: str) -> Any:
-    os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")  # pygame greets on standard output
+    # pygame prints a greeting on standard output.
+    os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")
     here = os.getcwd()
     if here not in sys.path:
-        # the user's own module beside the configuration; last, so that it hides no installed one
+        # The user's own module may lie in the working directory.
+        # In the last position it hides no installed package.
         sys.path.append(here)
     if not all(part.isidentifier() for part in name.split(".")):
         raise ConfigError(
-            f"env.id {id!r} is no import path; allowed: a PettingZoo module (mpe2.simple_spread_v3), "
+            f"env.id {id!r} is not an import path; allowed: a PettingZoo module (mpe2.simple_spread_v3), "
             "package.module:factory, gymnasium:ID, or openspiel:GAME"
         )
     check_importable(id)
     try:
         with warnings.catch_warnings():
-            # PettingZoo's own, about its registry
+            # PettingZoo warns about its own registry.
             warnings.filterwarnings("ignore", category=DeprecationWarning)
             return importlib.import_module(name)
     except ModuleNotFoundError as error:
@@ -105,12 +116,12 @@ def _import(name: str, id: str) -> Any:
 
 
 def _not_found(name: str, missing: str, id: str) -> Exception:
-    """The package itself is missing, or it is there and has no such module."""
+    """Return the error for a module that does not exist, in a missing or in an installed package."""
     parent, _, last = missing.rpartition(".")
     if not parent:
         return MissingPackageError(
-            f"env.id {id}: there is no package {missing}; {_hint(name, missing)}, or start where "
-            f"{missing}.py lies"
+            f"env.id {id}: the package {missing} is not installed; {_hint(name, missing)}, or start hpcmarl "
+            f"in the directory of {missing}.py"
         )
     package = sys.modules.get(parent)
     modules = [module.name for module in pkgutil.iter_modules(getattr(package, "__path__", []))]
@@ -125,7 +136,7 @@ def _hint(name: str, missing: str) -> str:
 
 
 def _factory(module: Any, attribute: str, config: EnvConfig) -> Callable[..., Any]:
-    """The named callable; without a name parallel_env or env, as `env.kind` wants."""
+    """Return the named factory; without a name, `parallel_env` or `env` in the order of `env.kind`."""
     public = sorted(
         name for name, value in vars(module).items() if callable(value) and not name.startswith("_")
     )
@@ -137,12 +148,12 @@ def _factory(module: Any, attribute: str, config: EnvConfig) -> Callable[..., An
                 f"{', '.join(public) or 'none'}"
             )
         return factory  # type: ignore[no-any-return]
-    wanted = {
+    names = {
         "auto": ("parallel_env", "env"),
         "parallel": ("parallel_env", "env"),
         "aec": ("env", "parallel_env"),
     }[config.kind]
-    for name in wanted:
+    for name in names:
         factory = getattr(module, name, None)
         if callable(factory):
             return factory  # type: ignore[no-any-return]
@@ -158,7 +169,8 @@ def _construct(factory: Callable[..., Any], config: EnvConfig) -> Any:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", category=DeprecationWarning)
             return factory(**config.kwargs)
-    except HpcmarlError:  # an adapter or a game of our own says itself what is wrong
+    # hpcmarl's own adapters and games raise messages that need no addition.
+    except HpcmarlError:
         raise
     except TypeError as error:
         raise ConfigError(f"{given} does not fit {config.id}: {_line(error)}") from error
@@ -175,8 +187,11 @@ def _construct(factory: Callable[..., Any], config: EnvConfig) -> Any:
 
 
 def _kind_of(environment: Any, config: EnvConfig) -> str:
-    """parallel, aec or gymnasium, by type or by attributes that only such an environment has (before a reset
-    some refuse to show them)."""
+    """Return the kind of an environment: parallel, aec or gymnasium.
+
+    The type decides, or attributes that only one kind has. Some environments do not show all attributes
+    before a reset.
+    """
     from pettingzoo.utils.env import AECEnv, ParallelEnv
 
     from hpcmarl.envs.adapters.gym import is_gymnasium
@@ -203,14 +218,14 @@ def _has(thing: Any, name: str) -> bool:
 
 
 def _conversion(environment: Any, kind: str, config: EnvConfig) -> Callable[[Any], Any]:
-    """What makes the built environment one of the wanted kind."""
+    """Return the function that converts a built environment to the kind that `env.kind` requires."""
     from pettingzoo.utils import aec_to_parallel, parallel_to_aec
 
     from hpcmarl.envs.adapters.gym import GymnasiumAgents
 
     if kind == "gymnasium":
         if config.kind == "aec":
-            raise ConfigError(f"env.kind aec: {config.id} is no game of turns; use parallel or auto")
+            raise ConfigError(f"env.kind aec: {config.id} is not turn-based; use parallel or auto")
         return GymnasiumAgents
     if config.kind in ("auto", kind):
         return lambda built: built
@@ -218,12 +233,12 @@ def _conversion(environment: Any, kind: str, config: EnvConfig) -> Callable[[Any
         return lambda built: parallel_to_aec(built)
     if not environment.metadata.get("is_parallelizable", False):
         raise ConfigError(
-            f"env.kind parallel: {config.id} is turn-based and says it cannot be played in parallel; use aec "
-            "or auto"
+            f"env.kind parallel: {config.id} is turn-based and its metadata is_parallelizable is not true; "
+            "use aec or auto"
         )
     return lambda built: aec_to_parallel(built)
 
 
 def _line(error: BaseException) -> str:
-    """The message on one line."""
+    """Return the message of an error on one line."""
     return " ".join(str(error).split())

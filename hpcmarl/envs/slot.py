@@ -1,7 +1,6 @@
-"""One environment slot: what parallel.py and aec.py have in common, and the tables that they work from.
+"""One environment slot: the base class of the adapters, and the tables that they use.
 
-Called by batch.py. An adapter drives one environment and writes one row of the batch's arrays; it must not
-know seeds, budgets, episode records or other slots.
+An adapter drives one environment and writes one row of the batch's arrays.
 """
 
 from __future__ import annotations
@@ -23,8 +22,16 @@ WIN_KEYS = ("win", "won", "battle_won")
 
 
 class Place(NamedTuple):
-    """Where an agent stands in the arrays (policy number, column in the policy) and how its observations are
-    read."""
+    """Position of an agent in the arrays, and the way its observations are read.
+
+    Attributes:
+        agent: Agent as the environment names it.
+        policy: Number of its policy.
+        column: Column of the agent in that policy.
+        shape: Shape of its observation.
+        convert: Conversion of its observations; None: they are arrays of that shape.
+        mask: Source of its action masks: NO_MASK, OBSERVATION_MASK or INFO_MASK.
+    """
 
     agent: Any
     policy: int
@@ -36,10 +43,14 @@ class Place(NamedTuple):
 
 @dataclass(frozen=True)
 class Layout:
-    """What all slots of an environment share: the spec, the agents' places, and per policy what turns actions
-    into the environment's.
+    """Description that all slots of an environment share.
 
-    common_reward: all agents have one reward in a step, and those that have left the episode get it, too.
+    Attributes:
+        spec: Specification of the environment.
+        places: Position of each agent.
+        prepare: For each policy, the function that converts actions to the environment's form.
+        common_reward: Whether all agents share one reward in each step, including agents that have left the
+            episode.
     """
 
     spec: EnvironmentSpec
@@ -49,11 +60,15 @@ class Layout:
 
     @property
     def names(self) -> tuple[str, ...]:
+        """Names of the policies."""
         return tuple(policy.name for policy in self.spec.policies)
 
 
 class Views:
-    """The arrays of a frame and an outcome by policy number: one look-up a step instead of one a slot."""
+    """Arrays of a frame and an outcome by policy number.
+
+    Building them once in a step saves the look-ups in each slot.
+    """
 
     __slots__ = ("alive", "episode_start", "masks", "obs", "state", "terminated", "truncated")
 
@@ -70,12 +85,18 @@ class Views:
 
 
 class SlotAdapter(ABC):
-    """Drives one environment.
+    """Driver of one environment.
 
-    `rewards[policy][column]` are those of the last step and `obs[policy][column]` the arrays observed after
-    it: the batch copies them for all slots at once. Everything else is written into the row by the adapter.
-    Before settle() the batch has set, in all rows, alive to `alive_default`, masks to true and flags to
-    false.
+    The batch copies `rewards` and `obs` for all slots at once. The adapter writes everything else into its
+    row. Before `settle()` the batch sets alive to `alive_default`, masks to true and flags to false in all
+    rows.
+
+    Attributes:
+        alive_default: Initial value of alive in each row.
+        environment: The environment; the batch replaces it after a failure.
+        rewards: Rewards of the last step, [policy][column].
+        obs: Observations after the last step, [policy][column].
+        infos: Last infos, by agent.
     """
 
     alive_default: bool
@@ -99,29 +120,57 @@ class SlotAdapter(ABC):
 
     @abstractmethod
     def begin(self, seed: int, row: int, views: Views) -> bool:
-        """Reset the environment, set obs and write the row (not episode_start); false where the episode has
-        no agents."""
+        """Reset the environment, set `obs` and write the row, except episode_start.
+
+        Args:
+            seed: Seed of the episode.
+            row: Slot to write.
+            views: Arrays to write.
+
+        Returns:
+            False if the episode has no agents.
+        """
 
     @abstractmethod
     def play(self, actions: Sequence[Sequence[Any]]) -> None:
-        """Step the environment with actions[policy][column]: nothing but that, so that one slot's long step
-        does not push the bookkeeping of the others out of the processor's caches."""
+        """Step the environment.
+
+        The method must do nothing else. Otherwise a slot's long step would push the bookkeeping of the other
+        slots out of the processor's caches.
+
+        Args:
+            actions: Actions in the environment's form, [policy][column].
+        """
 
     @abstractmethod
     def settle(self, row: int, views: Views, cut: bool) -> int:
-        """Write what came of play(); returns ONGOING, TERMINATED or TRUNCATED.
+        """Write the results of `play()`, and the row of the next frame if the episode continues.
 
-        While the episode goes on the row of the next frame is written. `cut` truncates all living agents
-        after this step.
+        Args:
+            row: Slot to write.
+            views: Arrays to write.
+            cut: Truncate all living agents after this step.
+
+        Returns:
+            ONGOING, TERMINATED or TRUNCATED.
         """
 
     @abstractmethod
     def living(self) -> list[tuple[Place, Any]]:
-        """The agents that lived before the step that failed, with their last good observations."""
+        """Return the agents that lived before the failed step, with their last valid observations."""
 
     def abort(self, row: int, views: Views) -> int:
-        """Make the failed step the truncated end of the episode, with nothing in it but the last good
-        observations."""
+        """Make the failed step the truncated end of the episode.
+
+        The step has no rewards, and the final observations are the last valid ones.
+
+        Args:
+            row: Slot to write.
+            views: Arrays to write.
+
+        Returns:
+            TRUNCATED.
+        """
         self._clear_rewards()
         for terminated, truncated in zip(views.terminated, views.truncated, strict=True):
             terminated[row] = truncated[row] = False
@@ -131,19 +180,25 @@ class SlotAdapter(ABC):
         return TRUNCATED
 
     def final(self) -> tuple[dict[str, FloatArray], FloatArray | None]:
-        """The observations and the state at the end of a truncated episode; zeros for agents that died."""
+        """Return the observations and the state at the end of a truncated episode.
+
+        Returns:
+            Observations by policy, [N, *observation_shape], zeros for agents that died; and the state [S] or
+            None.
+        """
         arrays = [
             np.zeros((len(policy.agents), *policy.observation_shape), np.float32)
             for policy in self.layout.spec.policies
         ]
         for place, observation in self._final:
-            if observation is None:  # of an agent that had none yet when its environment failed
+            # The environment failed before this agent had an observation.
+            if observation is None:
                 continue
             arrays[place.policy][place.column] = read_observation(place, observation)
         return dict(zip(self.layout.names, arrays, strict=True)), self._final_state
 
     def _blank(self, row: int, views: Views) -> None:
-        """Make a row empty: nobody alive, zero observations, every action allowed."""
+        """Clear a row: no agent alive, zero observations, every action allowed."""
         self._clear_observations()
         for alive, mask in zip(views.alive, views.masks, strict=True):
             alive[row] = False
@@ -151,7 +206,7 @@ class SlotAdapter(ABC):
                 mask[row] = True
 
     def win(self) -> dict[str, float]:
-        """{"win": 1.0 or 0.0} where the last infos of an agent tell it."""
+        """Return {"win": 1.0 or 0.0} if the last infos have a key of WIN_KEYS, otherwise {}."""
         for info in self.infos.values():
             if not info or not isinstance(info, Mapping):
                 continue
@@ -161,7 +216,7 @@ class SlotAdapter(ABC):
         return {}
 
     def rest(self, row: int, views: Views) -> None:
-        """A slot in quarantine: nobody acts, nothing is seen."""
+        """Clear the row of a resting or quarantined slot: no agent acts, and observations are zero."""
         self._clear_rewards()
         self._blank(row, views)
 
@@ -191,26 +246,39 @@ class SlotAdapter(ABC):
         state = np.array(self.environment.state(), np.float32).ravel()
         if state.size != self.layout.spec.state_size:
             raise EnvironmentFailure(
-                f"the state has {state.size} elements; it had {self.layout.spec.state_size} at first, and "
-                "must keep its size"
+                f"the state has {state.size} elements; allowed: {self.layout.spec.state_size}, its size at "
+                "the first reset"
             )
         return state
 
 
 def read_observation(place: Place, observation: Any) -> Array:
-    """An observation as an array of the agent's shape. Raises EnvironmentFailure where the shape is another
-    one."""
+    """Return an observation as an array of the agent's shape.
+
+    Raises:
+        EnvironmentFailure: If the observation has a different shape.
+    """
     array: Array = np.asarray(observation if place.convert is None else place.convert(observation))
     if array.shape != place.shape:
         raise EnvironmentFailure(
-            f"agent {place.agent} observes an array of shape {array.shape}; its space says {place.shape}"
+            f"agent {place.agent} observes an array of shape {array.shape}; its observation space has "
+            f"the shape {place.shape}"
         )
     return array
 
 
 def write_mask(place: Place, given: Any, row: int, views: Views) -> None:
-    """Write an action mask (an array, or one array a component) where the environment gave one; elsewhere all
-    actions stay allowed."""
+    """Write an action mask into a row. Without a mask, all actions stay allowed.
+
+    Args:
+        place: Position of the agent.
+        given: Mask from the environment: an array, a tuple with an array for each component, or None.
+        row: Slot to write.
+        views: Arrays to write.
+
+    Raises:
+        EnvironmentFailure: If the mask has the wrong size.
+    """
     target = views.masks[place.policy]
     if target is None or given is None:
         return

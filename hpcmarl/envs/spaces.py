@@ -1,10 +1,8 @@
-"""Gymnasium spaces in our terms: what a policy sees of an observation, what an environment gets of an action.
+"""Conversion of observations and actions between Gymnasium spaces and the arrays of policies.
 
-Called by probe.py. Knows gymnasium's spaces; must not know environments, policies or slots.
-
-Observations become float32 of a fixed shape: a Box keeps its shape (unscaled), everything else is flattened
-by gymnasium (Discrete and MultiDiscrete one-hot, Dict and Tuple in the space's own order). An `action_mask`
-in a Dict is no observation.
+Observations become float32 of a fixed shape. A Box keeps its shape and scale; gymnasium flattens all other
+spaces. Discrete and MultiDiscrete become one-hot, and Dict and Tuple keep the space's own order. An
+`action_mask` in a Dict is not part of the observation.
 """
 
 from __future__ import annotations
@@ -25,8 +23,13 @@ Convert = Callable[[Any], Array]
 
 @dataclass(frozen=True)
 class ObservationView:
-    """How an observation is read: its shape for the policy, a conversion (None: it is an array of that shape
-    already), and whether it brings an action mask along."""
+    """Way in which an observation is read.
+
+    Attributes:
+        shape: Shape of the observation for the policy.
+        convert: Conversion; None: the observation is already an array of that shape.
+        has_mask: Whether the observation contains an action mask.
+    """
 
     shape: tuple[int, ...]
     convert: Convert | None
@@ -35,10 +38,12 @@ class ObservationView:
 
 @dataclass(frozen=True)
 class ActionView:
-    """How actions are written: our description, and what turns a batch of ours [E, N, *shape] into the
-    environment's, [E][N].
+    """Way in which actions are written.
 
-    `key` tells which agents may share one conversion.
+    Attributes:
+        space: Description of the actions for the policy.
+        prepare: Function from a batch of actions [E, N, *shape] to the environment's actions, [E][N].
+        key: Agents with equal keys may share one conversion.
     """
 
     space: ActionSpace
@@ -47,7 +52,15 @@ class ActionView:
 
 
 def view_observation(space: Any, agent: str) -> ObservationView:
-    """Read an observation space. Raises ConfigError, naming the agent, for spaces without a fixed size."""
+    """Read an observation space.
+
+    Args:
+        space: Gymnasium space.
+        agent: Name of the agent, for messages.
+
+    Raises:
+        ConfigError: If the space has no fixed size.
+    """
     if isinstance(space, spaces.Dict) and "action_mask" in space.spaces:
         inner = {key: value for key, value in space.spaces.items() if key != "action_mask"}
         if tuple(inner) == ("observation",):
@@ -79,8 +92,15 @@ def _pick_observation(observation: Any) -> Array:
 
 
 def view_action(space: Any, agent: str) -> ActionView:
-    """Read an action space. Raises ConfigError, naming the agent, for unbounded boxes and for other kinds of
-    spaces."""
+    """Read an action space.
+
+    Args:
+        space: Gymnasium space.
+        agent: Name of the agent, for messages.
+
+    Raises:
+        ConfigError: If the space is an unbounded Box or of an unsupported kind.
+    """
     if isinstance(space, spaces.Discrete):
         return _view_discrete(int(space.n), int(space.start))
     if isinstance(space, spaces.MultiDiscrete):
@@ -100,7 +120,7 @@ def view_action(space: Any, agent: str) -> ActionView:
 
 def _view_discrete(count: int, start: int) -> ActionView:
     def prepare(actions: Array) -> list[list[Any]]:
-        # plain integers: environments compute with them several times faster than with numpy's scalars
+        # Environments compute several times faster with plain integers than with numpy scalars.
         return (actions + start).tolist() if start else actions.tolist()  # type: ignore[no-any-return]
 
     return ActionView(ActionSpace("discrete", (count,)), prepare, ("discrete", count, start))
@@ -133,7 +153,7 @@ def _view_box(space: Any, agent: str) -> ActionView:
     shape, whole = space.shape, np.issubdtype(space.dtype, np.integer)
 
     def prepare(actions: Array) -> list[list[Any]]:
-        # a new array: environments may keep what they are given
+        # Make a new array, because environments may keep their actions.
         bounded = np.minimum(np.maximum(actions, low), high)
         bounded = (np.rint(bounded) if whole else bounded).astype(space.dtype, copy=False)
         return [list(row) for row in bounded.reshape(*actions.shape[:2], *shape)]

@@ -1,8 +1,8 @@
-"""What is done about environments that raise, hang or give numbers that are none: restarts within a budget,
-then an end or quarantine.
+"""Replaces broken environments: time limits, a restart budget, and the quarantine of slots.
 
-Called by batch.py. Knows how many slots there are and how an environment is built, not how one is driven or
-stepped.
+An environment that raises or hangs consumes a restart. Past the budget the run stops, or the slot is
+quarantined (`env.on_restart_limit`). An environment with non-finite values is replaced without consuming a
+restart.
 """
 
 from __future__ import annotations
@@ -19,22 +19,26 @@ from hpcmarl.config import EnvConfig
 from hpcmarl.envs.resolve import Source
 from hpcmarl.errors import EnvironmentFailure
 
-RESET_FACTOR = 10.0  # a reset may take so many times as long as a step
+# ratio of the time limit of a reset to that of a step
+RESET_FACTOR = 10.0
 
 
 class StepTimeout(Exception):
-    """The environment was still at work when its time was up."""
+    """The environment did not finish within its time limit."""
 
 
 class TimeLimit:
-    """Interrupts Python code of this process's main thread after a while (SIGALRM); without a limit, or in
-    another thread, it does nothing.
+    """Interrupt Python code in the main thread of this process after some time (SIGALRM).
 
-    Code that does not come back to the interpreter cannot be interrupted so: then the whole rank falls silent
-    and is given up.
+    Without a limit, or in another thread, it does nothing. It cannot interrupt code that does not return to
+    the interpreter. In that case the whole rank stops responding and is declared dead.
+
+    Args:
+        seconds: Time limit of a step; None: no limit.
     """
 
-    _inside = 0.0  # the limit under way, of whichever instance; 0: none
+    # limit in seconds that is being timed now, of any instance; 0: none
+    _inside = 0.0
 
     def __init__(self, seconds: float | None) -> None:
         main = threading.current_thread() is threading.main_thread()
@@ -43,19 +47,30 @@ class TimeLimit:
             signal.signal(signal.SIGALRM, _interrupt)
 
     def start(self, factor: float = 1.0) -> None:
-        """Begin to count (again). Code that swallows the interruption is interrupted again after as long."""
+        """Start or restart the timer.
+
+        Code that swallows the interruption is interrupted again after the same time.
+
+        Args:
+            factor: Multiple of the time limit of a step.
+        """
         if self.seconds is not None:
             TimeLimit._inside = factor * self.seconds
             signal.setitimer(signal.ITIMER_REAL, TimeLimit._inside, TimeLimit._inside)
 
     def stop(self) -> None:
+        """Stop the timer."""
         if self.seconds is not None:
             TimeLimit._inside = 0.0
             signal.setitimer(signal.ITIMER_REAL, 0.0)
 
     @contextlib.contextmanager
     def around(self, factor: float = RESET_FACTOR) -> Iterator[None]:
-        """The limit around a block, for what happens rarely."""
+        """Apply the limit to a block, for rare operations such as resets.
+
+        Args:
+            factor: Multiple of the time limit of a step.
+        """
         self.start(factor)
         try:
             yield
@@ -66,15 +81,26 @@ class TimeLimit:
 def _interrupt(_number: int, _frame: FrameType | None) -> None:
     if TimeLimit._inside:
         raise StepTimeout(
-            f"was still at work after {TimeLimit._inside:g} s (env.step_seconds; a reset may take "
+            f"did not finish within {TimeLimit._inside:g} s (env.step_seconds; a reset may take "
             f"{RESET_FACTOR:g} times as long)"
         )
 
 
 class EnvSupervisor:
-    """Pays for what breaks. `retired`: slots in quarantine; `resting`: left out for a while.
+    """Keeper of the restart budget of environments.
 
-    `counts`: restarts, hangs, bad_numbers, quarantined of this process."""
+    Args:
+        config: The environment.
+        source: Factory of environments.
+        slots: Number of slots.
+        where: Function that describes a slot and its episode for messages.
+
+    Attributes:
+        limit: Time limit of steps and resets.
+        retired: Slots in quarantine.
+        resting: Slots that are excluded for a while.
+        counts: Number of restarts, hangs, bad_numbers and quarantined slots in this process.
+    """
 
     def __init__(self, config: EnvConfig, source: Source, slots: int, where: Callable[[int], str]) -> None:
         self.config = config
@@ -84,20 +110,28 @@ class EnvSupervisor:
         self.limit = TimeLimit(config.step_seconds)
         self.retired: set[int] = set()
         self.resting: set[int] = set()
-        self.counts: Counter[str] = Counter(restarts=0, hangs=0, find_nonfinite=0, quarantined=0)
+        self.counts: Counter[str] = Counter(restarts=0, hangs=0, bad_numbers=0, quarantined=0)
 
     @property
     def idle(self) -> set[int]:
-        """The slots that are not stepped."""
+        """Slots that are not stepped."""
         return self.retired | self.resting
 
     def contract_error(self, row: int, error: Exception) -> EnvironmentFailure:
-        """The exception for an environment that does not keep to the interface: no restart helps."""
+        """Return the exception for an environment that breaks the interface; a restart would not help."""
         return EnvironmentFailure(f"environment {self.where(row)} broke the PettingZoo contract: {error}")
 
     def consume_restart(self, row: int, error: Exception) -> None:
-        """Pay one restart; past the budget the slot goes into quarantine, or EnvironmentFailure is raised
-        from the environment's exception."""
+        """Consume one restart; past the budget, quarantine the slot or raise.
+
+        Args:
+            row: The slot.
+            error: Exception of the environment.
+
+        Raises:
+            EnvironmentFailure: From `error`, if the budget is spent and `env.on_restart_limit` is stop, or no
+                slot is left.
+        """
         self.counts["hangs"] += isinstance(error, StepTimeout)
         if self.counts["restarts"] < self.config.restarts:
             self.counts["restarts"] += 1
@@ -114,7 +148,15 @@ class EnvSupervisor:
             raise EnvironmentFailure(f"{problem}, and all {self.slots} slots are in quarantine") from error
 
     def rebuild(self, row: int, old: Any) -> Any:
-        """A new environment in the place of a broken one; the old one where the slot had to be given up."""
+        """Replace a broken environment by a new one.
+
+        Args:
+            row: The slot.
+            old: The broken environment; it is closed.
+
+        Returns:
+            The new environment; the old one if the slot was quarantined.
+        """
         with contextlib.suppress(Exception), self.limit.around():
             old.close()
         while row not in self.retired:

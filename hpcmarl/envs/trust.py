@@ -1,14 +1,14 @@
-"""Which environments may be imported: `env.id` names code that runs with the user's rights.
+"""Checks which environments may be imported: `env.id` names code that runs with the user's rights.
 
-Two questions, both answered from the records of installed packages, without importing anything:
+Both checks read the records of installed packages and import nothing:
 
-- `check_importable`, asked of every environment: it comes from hpcmarl, from a package of environments, or
-    from the user himself
-  (a module of no package, or a package that was installed from a directory or a repository).
-- `check_offered`, asked of an environment that only a checkpoint names: a package of environments offers it
-    as one.
+- `check_importable` applies to every environment. Its code must come from hpcmarl, from a package of
+  environments, or from the user. Code of the user is a module outside all installed packages, or a package
+  installed from a directory or a repository.
+- `check_offered` applies to an environment that only a checkpoint names. A package of environments must offer
+  it as one.
 
-`--trust ID` and the variable HPCMARL_TRUST overrule both.
+`--trust ID` and the variable HPCMARL_TRUST override both.
 """
 
 from __future__ import annotations
@@ -27,77 +27,80 @@ from urllib.parse import unquote, urlparse
 
 from hpcmarl.errors import ConfigError
 
-# ids that --trust has named, separated by blanks; ranks and their replacements inherit it
+# Ids that --trust named, separated by blanks. Ranks and respawned ranks inherit the variable.
 VARIABLE = "HPCMARL_TRUST"
-LIBRARIES = frozenset({"pettingzoo", "gymnasium"})  # what depends on these holds environments
+# A package that depends on one of these libraries holds environments.
+LIBRARIES = frozenset({"pettingzoo", "gymnasium"})
 OWN = "hpcmarl"
-NATIVE = ("smax", "matrix", "openspiel")  # kinds of environments that hpcmarl makes itself
-# PettingZoo's names for the factories of a module; "": the first of them
+# kinds of environments that hpcmarl makes itself
+NATIVE = ("smax", "matrix", "openspiel")
+# PettingZoo's names for the factories of a module; "": no name, which selects one of them
 OFFERED = (
     "",
     "parallel_env",
     "env",
     "raw_env",
 )
-# no private function: some of them import
+# Private functions do not match, because some of them import modules.
 _OWN_GAME = re.compile(r"hpcmarl\.envs\.games\.[a-z]\w*(:[A-Za-z]\w*)?")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _EXTRA = re.compile(r"\bextra\b")
 
 
 def trust(ids: Iterable[str]) -> None:
-    """Trust these environments in this process and in those that it starts."""
+    """Trust these environments in this process and in its child processes."""
     os.environ[VARIABLE] = " ".join(dict.fromkeys([*trusted(), *ids]))
 
 
 def trusted() -> list[str]:
-    """Return what `trust` was given in this process, or in the one that started it."""
+    """Return the ids that `trust` received in this process or in a parent process."""
     return os.environ.get(VARIABLE, "").split()
 
 
 def check_importable(id: str) -> None:
-    """Refuse a factory in Python's standard library, in hpcmarl itself or in an installed package that holds
-    no environments.
+    """Refuse a factory outside packages of environments and the user's own modules.
+
+    Refused are Python's standard library, hpcmarl itself and installed packages without environments.
 
     Args:
-        id: `env.id`.
+        id: Value of `env.id`.
 
     Raises:
-        ConfigError: one line with what is allowed.
+        ConfigError: If it is refused; the message names the allowed ids.
     """
     package = _package(id)
     if id in trusted() or is_native(id) or holds_environments(package):
         return
     found = distributions(package)
     if package in sys.stdlib_module_names or package == OWN:
-        reason = f"the package {package} ({origin(id)}) holds none"
+        reason = f"the package {package} ({origin(id)}) contains none"
     elif found and not any(map(_is_local, found)):
         reason = (
             f"the package {package} ({origin(id)}) depends on neither PettingZoo nor Gymnasium, so it "
-            "holds none"
+            "contains none"
         )
     else:
         return
     raise ConfigError(
-        f"env.id {id} is no environment: {reason}; allowed: a PettingZoo module, package.module:factory of a "
-        f"package that depends on one of them, or a module of your own (--trust {id}, or {VARIABLE}={id} for "
-        "jobs, imports it all the same)"
+        f"env.id {id} is not an environment: {reason}; allowed: a PettingZoo module, package.module:factory "
+        "of a package that depends on PettingZoo or Gymnasium, or your own module; to import it despite this "
+        f"check, add --trust {id}, or set {VARIABLE}={id} for jobs"
     )
 
 
 def check_offered(id: str, problem: str) -> None:
-    """Refuse an environment that no package of environments offers: nobody but a file has named it.
+    """Refuse an environment that no package of environments offers, because only a file names it.
 
-    An id that is registered with Gymnasium is offered, and so are a module's parallel_env, env and raw_env.
-    Other functions of such packages may import or load what their arguments say
+    Ids registered with Gymnasium are offered, and so are a module's parallel_env, env and raw_env. Other
+    functions of such packages may import or load code that their arguments name
     (gymnasium.envs.registration:make).
 
     Args:
-        id: `env.id`.
-        problem: who names it and why that does not suffice; the message begins with it.
+        id: Value of `env.id`.
+        problem: Beginning of the message: the file that names the id, and why that is not enough.
 
     Raises:
-        ConfigError: one line that names the remedy.
+        ConfigError: If it is refused; the message names the remedy.
     """
     if id in trusted() or is_native(id):
         return
@@ -106,13 +109,13 @@ def check_offered(id: str, problem: str) -> None:
         return
     raise ConfigError(
         f"{problem}; no package that depends on PettingZoo or Gymnasium registers it, or offers it as "
-        f"parallel_env, env or raw_env; importing it ({origin(id)}) runs its code: say --trust {id} if you "
-        "know it"
+        f"parallel_env, env or raw_env; importing it ({origin(id)}) runs its code: add --trust {id} if you "
+        "trust it"
     )
 
 
 def origin(id: str) -> str:
-    """Say where an environment's code comes from, without importing it."""
+    """Describe the origin of an environment's code without importing it."""
     if is_native(id):
         return "part of hpcmarl"
     package = _package(id)
@@ -128,8 +131,11 @@ def origin(id: str) -> str:
 
 @lru_cache
 def holds_environments(package: str) -> bool:
-    """Whether a package is PettingZoo, Gymnasium or of distributions that need one of them, not for an extra
-    only. hpcmarl's own count apart."""
+    """Return whether a package holds environments.
+
+    It does if all its distributions are, or require, PettingZoo or Gymnasium. Requirements of extras do not
+    count, and hpcmarl is excluded.
+    """
     found = distributions(package)
     return bool(found) and all(
         name != OWN and (name in LIBRARIES or LIBRARIES & _requirements(name)) for name in found
@@ -141,7 +147,7 @@ def distributions(package: str) -> tuple[str, ...]:
     """Return the installed distributions that a top-level package belongs to, by their normalised names."""
     if not package.isidentifier():
         return ()
-    # mostly they have the same name, and finding out otherwise reads the records of all
+    # Most distributions have the name of their package. Any other search reads the records of all of them.
     namesake = _installed(package)
     if namesake is not None and _owns(namesake, package):
         return (_normalised(package),)
@@ -149,20 +155,23 @@ def distributions(package: str) -> tuple[str, ...]:
     if place is None or not any(
         name.endswith((".dist-info", ".egg-info")) for name in os.listdir(place.parent)
     ):
-        # nothing is installed there, so that the records of all packages need not be read, by every rank
+        # Nothing is installed there. This saves every rank reading the records of all packages.
         return ()
     candidates = {_normalised(name) for name in _packages().get(package, ())}
     return tuple(sorted(name for name in candidates if (found := _installed(name)) and _owns(found, package)))
 
 
 def _place(package: str) -> Path | None:
-    """Where a top-level package or module lies: its directory or file; None where there is none. Finding it
-    imports nothing."""
+    """Return the directory or file of a top-level package or module without importing it.
+
+    Returns:
+        The path; None if it does not exist.
+    """
     try:
         spec = importlib.util.find_spec(package)
     except (ImportError, ValueError):
         spec = None
-    # where a user's own module is found
+    # A module of the user may lie in the working directory.
     spec = spec or importlib.machinery.PathFinder.find_spec(package, [os.getcwd()])
     if spec is None:
         return None
@@ -178,8 +187,10 @@ def _packages() -> dict[str, list[str]]:
 
 @lru_cache
 def _installed(name: str) -> metadata.Distribution | None:
-    """The installed distribution of that name. One that lies in the working directory does not count: others
-    may have written there."""
+    """Return the installed distribution of that name.
+
+    A distribution in the working directory does not count, because other users may have written there.
+    """
     here = os.path.realpath(os.getcwd())
     places = [place for place in sys.path if os.path.realpath(place or ".") != here]
     return next(iter(metadata.distributions(name=name, path=places)), None)
@@ -192,8 +203,10 @@ def _owns(distribution: metadata.Distribution, package: str) -> bool:
 
 
 def _requirements(distribution: str) -> frozenset[str]:
-    """What a distribution needs itself, extras left out: those of tests and of optional parts say nothing
-    about it."""
+    """Return the requirements of a distribution without those of extras.
+
+    Extras cover tests and optional parts, which do not characterise a package.
+    """
     found = _installed(distribution)
     texts = [text.partition(";") for text in (found.requires if found is not None else None) or ()]
     return frozenset(
@@ -204,8 +217,7 @@ def _requirements(distribution: str) -> frozenset[str]:
 
 
 def _is_local(distribution: str) -> bool:
-    """Whether the user has installed a distribution from a directory, which is still there, or from a
-    repository (PEP 610)."""
+    """Return whether a distribution was installed from a repository or an existing directory (PEP 610)."""
     found = _installed(distribution)
     text = None if found is None else found.read_text("direct_url.json")
     try:
@@ -222,7 +234,7 @@ def _package(id: str) -> str:
 
 
 def is_native(id: str) -> bool:
-    """Whether an environment is part of hpcmarl, so that nothing else is imported for it."""
+    """Return whether an environment is part of hpcmarl, so that no other code is imported for it."""
     return _OWN_GAME.fullmatch(id) is not None or id.partition(":")[0] in NATIVE
 
 

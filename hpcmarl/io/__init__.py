@@ -1,7 +1,5 @@
-"""Files: trajectories, checkpoints, metrics and the run directory that holds them. The only package that
-imports h5py.
+"""Files of a run: trajectories, checkpoints, metrics and the run directory.
 
-Knows environments and rollouts by `types` alone; no torch, no network. Import the modules you need from here,
-for instance `from hpcmarl.io.trajectories.writer import TrajectoryWriter`; docs/files.md describes every
-file.
+Only this package uses h5py. Import its modules directly, for instance
+`from hpcmarl.io.trajectories.writer import TrajectoryWriter`. docs/files.md describes every file.
 """

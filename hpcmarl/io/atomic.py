@@ -1,8 +1,8 @@
-"""Files that are whole or absent: temporary name, flush, fsync, verify, rename, fsync of the directory.
+"""Atomic writing of files, and remedies for errors of the file system.
 
-All of io/ publishes files through here. Knows nothing of what the files hold. A temporary file has the final
-name plus ".partial", in the same directory, so that the rename is atomic; a stale one is overwritten by the
-next attempt.
+A published file is complete or absent: it is written under a temporary name, flushed, fsynced, verified and
+renamed, and then its directory is fsynced. The temporary file has the final name plus ".partial", in the same
+directory, so that the rename is atomic. The next attempt overwrites a stale temporary file.
 """
 
 from __future__ import annotations
@@ -19,12 +19,8 @@ from hpcmarl.errors import FormatError, StorageError
 
 PARTIAL = ".partial"
 NO_HARD_LINKS = (errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP, errno.EMLINK, errno.EXDEV)
-# 524 is the kernel's ENOTSUPP, which NFS and Lustre answer where locks are off
-LOCK_ERRORS = (
-    errno.EAGAIN,
-    errno.ENOLCK,
-    524,
-)
+# 524 is the kernel's ENOTSUPP, which NFS and Lustre return if locks are turned off.
+LOCK_ERRORS = (errno.EAGAIN, errno.ENOLCK, 524)
 
 _REMEDIES = {
     errno.ENOSPC: "the disk is full: free some space, or put the run on another disk with --run-dir",
@@ -53,14 +49,14 @@ _LOCK_REMEDY = (
 
 
 def errno_of(error: BaseException) -> int | None:
-    """The system's error number, also where HDF5 only quotes it in its text."""
+    """Return the error number of the system; HDF5 may give it only as part of its message."""
     number = getattr(error, "errno", None)
     quoted = re.search(r"errno = (\d+)", str(error))
     return int(quoted[1]) if quoted else number
 
 
 def remedy(error: BaseException) -> str:
-    """What to do about a system error, as half a sentence."""
+    """Return the remedy for a system error, as half a sentence."""
     number = errno_of(error)
     if number in LOCK_ERRORS:
         return _LOCK_REMEDY
@@ -68,20 +64,25 @@ def remedy(error: BaseException) -> str:
 
 
 def storage_error(path: str | os.PathLike[str], action: str, error: BaseException) -> StorageError:
-    """One line: the path, what failed, the system's words and the remedy."""
+    """Build an error of one line: the path, the failed action, the message of the system and the remedy."""
     number = errno_of(error)
     words = os.strerror(number) if number and number != 524 else " ".join(str(error).split())[:200]
     return StorageError(f"{os.fspath(path)}: cannot {action}: {words}; {remedy(error)}")
 
 
 def partial_path(path: Path) -> Path:
-    """Where the file is written until it is whole."""
+    """Return the temporary name of a file, under which it is written until it is complete."""
     return path.with_name(path.name + PARTIAL)
 
 
 def fsync_path(path: Path) -> None:
-    """Forces a file, or a directory's names, to the disk. File systems that cannot sync a directory are
-    forgiven."""
+    """Force the content of a file, or the entries of a directory, to the disk.
+
+    A file system that cannot sync directories is accepted.
+
+    Raises:
+        OSError: If the disk fails.
+    """
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -93,9 +94,16 @@ def fsync_path(path: Path) -> None:
 
 
 def publish(partial: Path, path: Path, verify: Callable[[Path], object] | None = None) -> None:
-    """Gives a finished temporary file its final name: fsync, verify, rename, fsync of the directory.
+    """Give a finished temporary file its final name: fsync, verify, rename, fsync of the directory.
 
-    Raises OSError where the disk fails and whatever `verify` raises; then the final name is untouched.
+    Args:
+        partial: The finished temporary file.
+        path: The final name; an existing file is replaced.
+        verify: Called with the temporary file before the rename. Its exceptions are passed on; then the final
+            name is unchanged.
+
+    Raises:
+        OSError: If the disk fails.
     """
     fsync_path(partial)
     if verify is not None:
@@ -105,19 +113,19 @@ def publish(partial: Path, path: Path, verify: Callable[[Path], object] | None =
 
 
 def publish_new(partial: Path, path: Path, verify: Callable[[Path], object] | None = None) -> None:
-    """Give a finished temporary file a final name that nobody has; an existing file is never replaced.
+    """Give a finished temporary file a final name that is free; never replace an existing file.
 
-    A hard link takes the name or fails, on network file systems too. Where there are no hard links an empty
-    file reserves the name, and a rename replaces that.
+    A hard link takes the name or fails, on network file systems too. If the file system has no hard links, an
+    empty file reserves the name, and the rename replaces that file.
 
     Args:
-        partial: the finished temporary file; gone afterwards.
-        path: the final name.
-        verify: called with the temporary file before it is published.
+        partial: The finished temporary file. It is removed on success.
+        path: The final name.
+        verify: Called with the temporary file before it is published. Its exceptions are passed on.
 
     Raises:
-        FileExistsError: the name is taken; the temporary file is still there.
-        OSError: the disk fails. Whatever `verify` raises is passed on.
+        FileExistsError: If the name is taken. The temporary file still exists.
+        OSError: If the disk fails.
     """
     fsync_path(partial)
     if verify is not None:
@@ -125,7 +133,7 @@ def publish_new(partial: Path, path: Path, verify: Callable[[Path], object] | No
     try:
         os.link(partial, path)
     except FileExistsError:
-        # a repeated request of NFS reports its own success as a failure
+        # NFS may repeat a request that has already succeeded; the repetition then fails.
         if not os.path.samefile(partial, path):
             raise
     except OSError as error:
@@ -140,11 +148,22 @@ def publish_new(partial: Path, path: Path, verify: Callable[[Path], object] | No
 def write_atomically(
     path: Path, write: Callable[[Path], object], verify: Callable[[Path], object] | None = None
 ) -> None:
-    """Calls write(temporary path), then publishes it as `path`. Nothing is left behind on failure. Raises
-    StorageError."""
+    """Write a file with `write`, called with the temporary path, and publish it as `path`.
+
+    After a failure no temporary file is left.
+
+    Args:
+        path: The final name; an existing file is replaced.
+        write: Writes the file of the path that it is given.
+        verify: Called with the temporary file before it is published. Its exceptions are passed on.
+
+    Raises:
+        StorageError: If the disk fails.
+    """
     partial = partial_path(path)
     try:
-        partial.unlink(missing_ok=True)  # a stale one; were it a link, writing would go through it
+        # Remove a stale file. If it were a link, writing would change the file behind it.
+        partial.unlink(missing_ok=True)
         write(partial)
         publish(partial, path, verify)
     except OSError as error:
@@ -156,13 +175,24 @@ def write_atomically(
 
 
 def write_text(path: Path, text: str) -> None:
-    """A small text file, whole or absent. Raises StorageError."""
+    """Write a small text file atomically.
+
+    Raises:
+        StorageError: If the disk fails.
+    """
     write_atomically(path, lambda partial: partial.write_text(text, encoding="utf-8"))
 
 
 def open_regular(path: Path) -> BinaryIO:
-    """Opens a file for reading that must be one: a pipe would wait for ever, a device never end. Raises
-    FormatError, OSError."""
+    """Open a regular file for reading.
+
+    Other kinds are refused: reading from a pipe could wait for ever, and reading from a device might never
+    end.
+
+    Raises:
+        FormatError: If it is not a regular file.
+        OSError: If it cannot be opened.
+    """
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     mode = os.fstat(descriptor).st_mode
     if stat.S_ISREG(mode):
@@ -172,8 +202,12 @@ def open_regular(path: Path) -> BinaryIO:
 
 
 def read_bytes(path: Path, limit: int) -> bytes:
-    """The whole of a file of at most `limit` bytes. Raises FormatError for a larger one and for what is no
-    regular file, OSError."""
+    """Read a whole file of at most `limit` bytes.
+
+    Raises:
+        FormatError: If it is larger, or not a regular file.
+        OSError: If it cannot be read.
+    """
     with open_regular(path) as stream:
         if os.fstat(stream.fileno()).st_size <= limit:
             content = stream.read(limit + 1)

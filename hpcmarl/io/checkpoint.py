@@ -1,8 +1,8 @@
-"""Checkpoints: one HDF5 file a version, atomic, with a checksum; the newest that verifies is found again.
+"""Checkpoints: one HDF5 file for each version, written atomically and protected by a checksum.
 
-The server writes them (CheckpointWriter, in the background), `--resume`, `eval` and `data verify` read them.
-The state is a tree (see hpcmarl.packing); all that is known here of a training run's is where its version and
-its number of steps stand, which must agree. A state of S bytes needs S more while it is written.
+The state is a tree (see hpcmarl.packing). A training state contains its version and its number of optimizer
+steps; loading checks that both agree with the version of the file. Writing a state of S bytes takes S more
+bytes of memory, because it is read back. The copy that `CheckpointWriter` makes takes another S.
 """
 
 from __future__ import annotations
@@ -31,17 +31,27 @@ SUPERSEDED = "superseded"
 
 
 def checkpoint_path(directory: str | os.PathLike[str], version: int) -> Path:
-    """checkpoint-0000001234.h5 for version 1234."""
+    """Return the path of a checkpoint: checkpoint-0000001234.h5 for version 1234."""
     return Path(directory) / f"checkpoint-{version:010d}.h5"
 
 
 def save_checkpoint(
     directory: str | os.PathLike[str], state: dict[str, Tree], *, version: int, attributes: Mapping[str, Any]
 ) -> Path:
-    """Writes the state whole or not at all, reads it back and compares checksums. Returns the file.
+    """Write a state atomically, read it back and compare checksums.
 
-    `attributes` (config, env, seeds, …; plain values) become root attributes. Raises StorageError where the
-    disk fails or gives back something else, TypeError for a state that is no tree.
+    Args:
+        directory: Directory of the checkpoints.
+        state: A tree.
+        version: Version of the parameters.
+        attributes: Root attributes (config, env, seeds, …) as plain values.
+
+    Returns:
+        The file.
+
+    Raises:
+        StorageError: If the disk fails or returns other data than were written.
+        TypeError: If the state is not a tree.
     """
     path = checkpoint_path(directory, version)
     write_state(path, CHECKPOINT, _with_stacked_actors(state), {**attributes, "version": version})
@@ -49,8 +59,11 @@ def save_checkpoint(
 
 
 def load_checkpoint(path: str | os.PathLike[str]) -> tuple[dict[str, Tree], dict[str, Any]]:
-    """The state and the root attributes. Raises FormatError for a file that is damaged, foreign, newer or
-    contradicts itself."""
+    """Return the state and the root attributes of a checkpoint.
+
+    Raises:
+        FormatError: If the file is damaged, foreign or of a newer format, or contradicts itself.
+    """
     state, attributes = read_state(path, CHECKPOINT, "resume from an older checkpoint")
     _unstack_actors(path, state)
     _check_versions(path, state, attributes)
@@ -58,7 +71,7 @@ def load_checkpoint(path: str | os.PathLike[str]) -> tuple[dict[str, Tree], dict
 
 
 def _with_stacked_actors(state: dict[str, Tree]) -> dict[str, Tree]:
-    """The state with the states of its actors, of which there may be thousands, stacked (stacking.py)."""
+    """Stack the states of all actors (stacking.py), since there may be thousands."""
     roles = state.get("roles")
     if not isinstance(roles, dict) or not isinstance(roles.get("actor"), dict) or MARK in roles["actor"]:
         return state
@@ -74,13 +87,16 @@ def _unstack_actors(path: str | os.PathLike[str], state: dict[str, Any]) -> None
     except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
         words = " ".join(f"{type(error).__name__}: {error}".split())[:200]
         raise FormatError(
-            f"{os.fspath(path)}: its states of actors are not what hpcmarl writes ({words}); resume from an "
-            "older checkpoint"
+            f"{os.fspath(path)}: the states of its actors are damaged ({words}); resume from an older "
+            "checkpoint"
         ) from error
 
 
 def _copied(state: dict[str, Tree]) -> dict[str, Tree]:
-    """A copy with stacked actors: copying thousands of small dicts one by one would hold up the caller."""
+    """Copy a state, with stacked actors.
+
+    Copying thousands of small dictionaries one by one would take too much of the caller's time.
+    """
     stacked = _with_stacked_actors(state)
     if stacked is state:
         return copy.deepcopy(state)
@@ -94,26 +110,34 @@ def _copied(state: dict[str, Tree]) -> dict[str, Tree]:
 def _check_versions(
     path: str | os.PathLike[str], state: Mapping[str, Any], attributes: Mapping[str, Any]
 ) -> None:
-    """Refuse parameters that are not those of the version they are said to be. Raises FormatError."""
+    """Check that rounds, optimizer steps and attributes give the same version.
+
+    Raises:
+        FormatError: If they do not.
+    """
     try:
-        taken, version = int(state["engine"]["optimizer"]["updates"]), int(state["engine"]["rule"]["round"])
+        steps, version = int(state["engine"]["optimizer"]["updates"]), int(state["engine"]["rule"]["round"])
     except (KeyError, TypeError, ValueError):
-        return  # no state of a training run: a replay, a league
-    said = attributes.get("version", version)
-    if not taken == version == said:
+        return  # not the state of a training run, but of a replay or a league
+    declared = attributes.get("version", version)
+    if not steps == version == declared:
         raise FormatError(
-            f"{os.fspath(path)}: says version {said}, but its rounds are at {version} and its optimizer has "
-            f"made {taken} steps; resume from an older checkpoint"
+            f"{os.fspath(path)}: declares version {declared}, but its rounds are at {version} and its "
+            f"optimizer has made {steps} steps; resume from an older checkpoint"
         )
 
 
 def verify_checkpoint(path: str | os.PathLike[str]) -> None:
-    """Reads the whole file and compares its checksum. Raises FormatError."""
+    """Read a checkpoint completely and compare its checksum.
+
+    Raises:
+        FormatError: If it is not a good checkpoint.
+    """
     load_checkpoint(path)
 
 
 def list_checkpoints(directory: str | os.PathLike[str]) -> list[Path]:
-    """The checkpoints of a run directory, or of its checkpoints/ directory, newest version first."""
+    """List the checkpoints of a run directory or of its checkpoints/ directory, newest version first."""
     directory = Path(directory)
     nested = directory / "checkpoints"
     try:
@@ -130,10 +154,18 @@ def _version_of(file: Path) -> int:
 
 
 def find_checkpoint(path: str | os.PathLike[str]) -> Path | None:
-    """The newest checkpoint of a run directory that verifies; bad ones are named in the log. None where there
-    is none.
+    """Return the newest checkpoint that verifies.
 
-    A file is verified and given back. Raises FormatError for a file that does not verify.
+    Checkpoints that do not verify are skipped with a warning.
+
+    Args:
+        path: A run directory, a directory of checkpoints, or a checkpoint file.
+
+    Returns:
+        The checkpoint; None if no checkpoint of the directory verifies.
+
+    Raises:
+        FormatError: If `path` is a file that does not verify.
     """
     if Path(path).is_file():
         verify_checkpoint(path)
@@ -149,11 +181,15 @@ def find_checkpoint(path: str | os.PathLike[str]) -> Path | None:
 
 
 def load_newest(path: str | os.PathLike[str]) -> tuple[Path, dict[str, Tree], dict[str, Any]] | None:
-    """Load the newest checkpoint of a run directory that verifies, reading it once; bad ones are named in the
-    log.
+    """Load the newest checkpoint that verifies, reading it only once.
+
+    Checkpoints that do not verify are skipped with a warning.
+
+    Args:
+        path: A run directory or a directory of checkpoints.
 
     Returns:
-        The file, its state and its root attributes; None where there is none.
+        The file, its state and its root attributes; None if no checkpoint verifies.
     """
     for candidate in list_checkpoints(path):
         try:
@@ -166,19 +202,19 @@ def load_newest(path: str | os.PathLike[str]) -> tuple[Path, dict[str, Tree], di
 def set_aside(
     directory: str | os.PathLike[str], first: int | None, label: str, spare: Path | None = None
 ) -> list[Path]:
-    """Move checkpoints that a run does not go on from to `directory`/superseded/`label`.
+    """Move checkpoints from which the run does not continue to `directory`/superseded/`label`.
 
     Args:
-        directory: a directory of checkpoints.
-        first: those of this version and newer ones move; None: all.
-        label: names the start of the run that moves them.
-        spare: the one that the run goes on from, which stays.
+        directory: Directory of the checkpoints.
+        first: Checkpoints of this version and newer ones are moved; None: all of them.
+        label: Name of the start that moves them.
+        spare: Checkpoint from which the run continues; it stays.
 
     Returns:
-        The files where they lie now.
+        The moved files, at their new places.
 
     Raises:
-        StorageError: a file cannot be moved.
+        StorageError: If a file cannot be moved.
     """
     moved = []
     for file in list_checkpoints(directory):
@@ -195,17 +231,29 @@ def set_aside(
 
 
 class Keeper:
-    """Deletes old checkpoints of a directory, so that `keep` that verify stay.
+    """Deletes old checkpoints of a directory, so that the newest `keep` that verify stay.
 
-    A file that does not verify counts for nothing, and goes only when it is older than those that stay."""
+    A file that does not verify does not count. It is deleted only if it is older than the ones that stay.
+
+    Args:
+        directory: Directory of the checkpoints.
+        keep: Number of good checkpoints to keep, at least 1.
+    """
 
     def __init__(self, directory: str | os.PathLike[str], keep: int) -> None:
         self.directory, self.keep = Path(directory), max(keep, 1)
-        self._verified: dict[tuple[Path, int], bool] = {}  # (file, time of its last change)
+        # (file, time of its last change) -> whether it verifies
+        self._verified: dict[tuple[Path, int], bool] = {}
 
     def prune(self, written: Path | None = None) -> None:
-        """Delete what is no longer needed; `written` was written just now: it is good, and it stays. Raises
-        StorageError."""
+        """Delete checkpoints that are no longer needed.
+
+        Args:
+            written: A checkpoint that has just been written and verified. It counts as good and stays.
+
+        Raises:
+            StorageError: If a file cannot be deleted.
+        """
         good = 0
         files = list_checkpoints(self.directory)
         if written in files:
@@ -235,22 +283,26 @@ class Keeper:
 
 
 class CheckpointWriter:
-    """Writes checkpoints from a background thread, one at a time; of those that wait, the newest wins.
+    """Writes checkpoints one at a time in a background thread.
 
-    Errors never stop training by themselves: `poll` hands them over and the caller decides. last_error: of
-    the newest checkpoint that was tried, None when it was written. What a killed writer left under temporary
-    names is removed first.
+    If several states wait, only the newest is written. Errors do not stop training: `poll` returns them, and
+    the caller decides. Temporary files of a killed writer are removed at the start.
+
+    Attributes:
+        last_path: The newest checkpoint that was written; None before the first one.
+        last_version: Its version.
+        last_error: Error of the most recent attempt; None if it succeeded.
     """
 
     def __init__(
         self, directory: str | os.PathLike[str], *, keep: int, guard: Callable[[], object] = lambda: None
     ) -> None:
-        """Begin the thread.
+        """Start the thread.
 
         Args:
-            directory: of the checkpoints.
-            keep: so many that verify stay.
-            guard: called before each is written; a StorageError that it raises is why that one is not.
+            directory: Directory of the checkpoints.
+            keep: Number of good checkpoints to keep.
+            guard: Called before each checkpoint. If it raises StorageError, that checkpoint is not written.
         """
         self.directory, self._guard = Path(directory), guard
         self._keeper = Keeper(directory, keep)
@@ -272,8 +324,17 @@ class CheckpointWriter:
     def submit(
         self, state: dict[str, Tree], *, version: int, attributes: Mapping[str, Any], copied: bool = False
     ) -> None:
-        """Copies the state (unless it is `copied`: nobody will change it) and returns at once; it replaces
-        one that still waits."""
+        """Queue a state for writing and return at once; it replaces a state that still waits.
+
+        Args:
+            state: A tree.
+            version: Version of the parameters.
+            attributes: Root attributes as plain values.
+            copied: Whether nobody changes the state any more. Otherwise it is copied first.
+
+        Raises:
+            StorageError: If the writer is closed.
+        """
         work = (state if copied else _copied(state), version, dict(attributes))
         with self._changed:
             if self._closed:
@@ -282,17 +343,17 @@ class CheckpointWriter:
             self._changed.notify_all()
 
     def poll(self) -> StorageError | None:
-        """The oldest error not yet handed over, or None."""
+        """Return the oldest error that has not been returned yet, or None."""
         with self._changed:
             return self._errors.pop(0) if self._errors else None
 
     def wait(self) -> None:
-        """Returns when all that was submitted is written or has failed."""
+        """Wait until all submitted states are written or have failed."""
         with self._changed:
             self._changed.wait_for(lambda: self._pending is None and not self._busy)
 
     def close(self) -> None:
-        """Writes what waits and ends the thread; ask `poll` afterwards."""
+        """Write the state that waits and end the thread; `poll` then returns its errors."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
@@ -313,7 +374,7 @@ class CheckpointWriter:
                 self._keeper.prune(path)
             except StorageError as problem:
                 error = problem
-            except Exception as problem:  # a thread must not die silently: whatever it is, poll() tells
+            except Exception as problem:  # the thread must not die silently: poll() returns every error
                 error = StorageError(f"{self.directory}: checkpoint of version {version} failed: {problem!r}")
                 error.__cause__ = problem
             with self._changed:

@@ -1,8 +1,4 @@
-"""What files hold and whether they are good: the work behind `hpcmarl data inspect` and `hpcmarl data
-verify`.
-
-Knows the formats of this package; prints nothing.
-"""
+"""Content and state of files, for `hpcmarl data inspect` and `hpcmarl data verify`."""
 
 from __future__ import annotations
 
@@ -42,13 +38,17 @@ GOOD, BAD, OPEN = "good", "bad", "open"
 
 
 def file_kind(path: Path) -> str:
-    """The format of a finished HDF5 file. Raises FormatError."""
+    """Return the format of a finished HDF5 file.
+
+    Raises:
+        FormatError: If it is not a readable file of hpcmarl.
+    """
     with open_checked(path, None) as file, reading(path):
         return str(file.attrs["format"])
 
 
 def run_files(path: Path) -> Iterator[Path]:
-    """The files of a directory that can be verified, temporary ones included; a file stands for itself."""
+    """Yield the files of a directory that can be verified, including temporary ones; a file yields itself."""
     if not path.is_dir():
         yield path
         return
@@ -66,7 +66,12 @@ def _is_start(path: Path) -> bool:
 
 
 def verify_file(path: Path) -> dict[str, Any]:
-    """{"path", "status": good, bad or open (a temporary file), "reason"}; reads the whole file."""
+    """Read a whole file and report whether it is good.
+
+    Returns:
+        A dictionary of "path", "status" (good, bad, or open for a temporary file) and "reason" (one line,
+        empty if the file is good).
+    """
     try:
         if path.name.endswith(PARTIAL):
             reason = (
@@ -92,13 +97,17 @@ def verify_file(path: Path) -> dict[str, Any]:
     except (HpcmarlError, OSError, ValueError) as error:
         reason = str(error).removeprefix(f"{path}: ")
         if path.name.startswith("shard-") and "damaged" in reason and "data salvage" not in reason:
-            reason += f"; `hpcmarl data salvage {path}` keeps what is whole"
+            reason += f"; `hpcmarl data salvage {path}` recovers the undamaged segments"
         return {"path": str(path), "status": BAD, "reason": reason}
     return {"path": str(path), "status": GOOD, "reason": ""}
 
 
 def describe(path: Path) -> dict[str, Any]:
-    """What a file or run directory holds, as plain values with units in the keys. Raises FormatError."""
+    """Return the content of a file or run directory as plain values, with units in the keys.
+
+    Raises:
+        FormatError: If a file cannot be read.
+    """
     if path.is_dir():
         return _describe_run(path)
     if path.name.endswith(PARTIAL):

@@ -1,9 +1,9 @@
-"""Metrics of a run: metrics.csv and metrics-groups.npy (a row at a time, safe against kills), metrics.h5 (for
-tools) and summary.json.
+"""Metrics of a run: metrics.csv, metrics-groups.npy, metrics.h5 and summary.json.
 
-metrics_writer.py writes the first three; report, evaluation and prediction read them. Columns may be added at
-any row. Figures of single groups are not columns, since there may be thousands: metrics-groups.npy has them,
-and metrics.h5 an array [row, group] for each.
+metrics.csv and metrics-groups.npy grow row by row and survive kills; metrics.h5 is for other tools.
+metrics_writer.py writes these three. Columns may be added at any row. Figures of single groups are not
+columns, since there may be thousands of groups: metrics-groups.npy holds them, and metrics.h5 has an array
+[row, group] for each figure.
 """
 
 from __future__ import annotations
@@ -30,22 +30,23 @@ from hpcmarl.io.hdf5.schema import (
     root_attributes,
     write_attributes,
 )
+from hpcmarl.io.metric_reference import unit_of
 from hpcmarl.io.row_files import VERSION, load_npy, read_csv
 from hpcmarl.io.table import Table
 
 CSV, GROUPS_NPY, HDF5 = "metrics.csv", "metrics-groups.npy", "metrics.h5"
-GROUPS = "groups"  # the group of metrics.h5 that holds figures of single groups
-LARGEST_SUMMARY = 16 << 20  # bytes that a reader takes
+GROUPS = "groups"  # HDF5 group of metrics.h5 with the figures of single groups
+LARGEST_SUMMARY = 16 << 20  # bytes; readers refuse larger files
 
 Array = NDArray[np.float64]
 
 
 class GroupHistory(NamedTuple):
-    """Figures of single groups.
+    """Figures of single groups over the run.
 
     Attributes:
         version: [R], versions of the rows.
-        figures: name -> [R, G]; NaN where a group has none.
+        figures: Name -> [R, G]; NaN if a group has no value.
     """
 
     version: Array
@@ -53,11 +54,21 @@ class GroupHistory(NamedTuple):
 
 
 def write_hdf5(path: Path, table: Table, groups: Table) -> None:
-    """Write a metrics.h5, atomically.
+    """Write metrics.h5 atomically.
 
-    The figures of `table` are 1-D datasets along `row`; "/" in a name becomes ".", the attribute `column`
-    keeps the name. Those of `groups` are datasets [row, group] in `groups/`, beside their `version`. HDF5
-    fills a buffer, so that no lock of h5py is held while the disk hangs.
+    The figures of `table` become 1-D datasets along `row`. A "/" in a name becomes "."; the attribute
+    `column` keeps the name. The figures of `groups` become datasets [row, group] in the HDF5 group `groups`,
+    beside their `version`. HDF5 writes into a buffer in memory, so that h5py's lock is not held while the
+    disk hangs.
+
+    Args:
+        path: metrics.h5 in the run directory, whose config.yaml becomes a root attribute.
+        table: The figures of the run.
+        groups: The figures of single groups.
+
+    Raises:
+        StorageError: If the disk fails.
+        FormatError: If the file reads back with other bytes.
     """
     config = path.with_name("config.yaml")
     attributes = {"role": "server", "config": config.read_text(encoding="utf-8") if config.exists() else ""}
@@ -86,7 +97,7 @@ def write_hdf5(path: Path, table: Table, groups: Table) -> None:
 
     def verify(partial: Path) -> None:
         if partial.read_bytes() != image:
-            raise FormatError(f"{path}: reads back with other bytes than were written")
+            raise FormatError(f"{path}: reads back with other bytes than were written; check the file system")
 
     write_atomically(path, write, verify)
 
@@ -100,22 +111,17 @@ def _dimension(place: h5py.Group, name: str, length: int) -> h5py.Dataset:
 
 def _figure(place: h5py.Group, name: str, column: str, values: Array, *scales: h5py.Dataset) -> None:
     dataset = place.create_dataset(name, data=values)
-    write_attributes(dataset, {"column": column, "units": _unit(column)})
+    write_attributes(dataset, {"column": column, "units": unit_of(column)})
     for dimension, scale in zip(dataset.dims, scales, strict=True):
         dimension.attach_scale(scale)
 
 
-def _unit(name: str) -> str:
-    """What the ending of a column's name says about its unit."""
-    if name.endswith("_per_second"):
-        return "1/s"
-    if name == "seconds" or name.endswith("_seconds"):
-        return "s"
-    return "reward" if "return" in name else "1"
-
-
 def read_hdf5(path: Path) -> dict[str, Array]:
-    """Return the columns of a metrics.h5, [row] each. Raises FormatError."""
+    """Return the columns of a metrics.h5, shape [row] each.
+
+    Raises:
+        FormatError: If the file is damaged or foreign.
+    """
     with open_checked(path, METRICS) as file, reading(path):
         return {
             str(item.attrs.get("column", item.name[1:])): item[()].astype(np.float64)
@@ -124,14 +130,18 @@ def read_hdf5(path: Path) -> dict[str, Array]:
 
 
 def read_hdf5_groups(path: Path) -> GroupHistory | None:
-    """Return the figures of single groups in a metrics.h5; None where there are none. Raises FormatError."""
+    """Return the figures of single groups in a metrics.h5; None if it has none.
+
+    Raises:
+        FormatError: If the file is damaged or foreign.
+    """
     with open_checked(path, METRICS) as file, reading(path):
         inner = file.get(GROUPS)
         if not isinstance(inner, h5py.Group) or VERSION not in inner:
             return None
-        found = {item.name.rpartition("/")[2]: item for item in _datasets(path, inner, 1, 2)}
-        version = found.pop(VERSION)
-        shapes = {item.shape for item in found.values()}
+        datasets = {item.name.rpartition("/")[2]: item for item in _datasets(path, inner, 1, 2)}
+        version = datasets.pop(VERSION)
+        shapes = {item.shape for item in datasets.values()}
         if (
             version.ndim != 1
             or len(shapes) > 1
@@ -142,22 +152,31 @@ def read_hdf5_groups(path: Path) -> GroupHistory | None:
             )
         return GroupHistory(
             version[()].astype(np.float64),
-            {name: item[()].astype(np.float64) for name, item in found.items()},
+            {name: item[()].astype(np.float64) for name, item in datasets.items()},
         )
 
 
 def verify_hdf5(path: Path) -> None:
-    """Read a metrics.h5 whole. Raises FormatError."""
+    """Read a metrics.h5 completely.
+
+    Raises:
+        FormatError: If the file is damaged or foreign.
+    """
     read_hdf5(path)
     read_hdf5_groups(path)
 
 
 def _datasets(path: Path, place: h5py.Group, *dimensions: int) -> list[h5py.Dataset]:
-    """The figures in a group. Raises FormatError for what declares more than the file holds."""
+    """Return the figures in an HDF5 group.
+
+    Raises:
+        FormatError: If a dataset declares more bytes than the file holds, or has another type or number of
+            dimensions.
+    """
     datasets = [item for item in place.values() if isinstance(item, h5py.Dataset) and not item.is_scale]
     left = os.path.getsize(path)
     for item in datasets:
-        # figures are stored as they are, so that the file bounds what they declare
+        # Figures are stored uncompressed, so all of them together declare no more bytes than the file has.
         left -= item.size * item.dtype.itemsize
         if item.ndim not in dimensions or item.dtype.kind not in "biuf" or left < 0:
             raise FormatError(
@@ -167,8 +186,18 @@ def _datasets(path: Path, place: h5py.Group, *dimensions: int) -> list[h5py.Data
 
 
 def read_metrics(run_directory: str | os.PathLike[str]) -> dict[str, Array]:
-    """Return all columns of a run, NaN where a row has no value: from metrics.csv, else from metrics.h5.
-    Raises FormatError."""
+    """Return all columns of a run, from metrics.csv or else from metrics.h5.
+
+    Args:
+        run_directory: The run directory.
+
+    Returns:
+        Column -> [row], NaN if a row has no value.
+
+    Raises:
+        FormatError: If the file is damaged, or neither file exists.
+        StorageError: If it cannot be read.
+    """
     directory = Path(run_directory)
     if (directory / CSV).exists():
         return read_csv(directory / CSV)
@@ -178,8 +207,13 @@ def read_metrics(run_directory: str | os.PathLike[str]) -> dict[str, Array]:
 
 
 def read_groups(run_directory: str | os.PathLike[str]) -> GroupHistory | None:
-    """Return the figures of single groups of a run, from metrics-groups.npy, else from metrics.h5; None where
-    there are none.
+    """Return the figures of single groups of a run, from metrics-groups.npy or else from metrics.h5.
+
+    Args:
+        run_directory: The run directory.
+
+    Returns:
+        The figures; None if the run has none.
 
     Raises:
         FormatError: If the file is damaged.
@@ -207,17 +241,25 @@ def _jsonable(value: Any) -> Any:
 
 
 def json_text(value: Any, indent: int | None = None) -> str:
-    """A value as JSON; numbers that are not finite become null."""
+    """Return a value as JSON; non-finite numbers become null."""
     return json.dumps(_jsonable(value), indent=indent, allow_nan=False)
 
 
 def write_summary(run_directory: str | os.PathLike[str], summary: Mapping[str, Any]) -> None:
-    """summary.json, atomically; numbers that are not finite become null. Raises StorageError."""
+    """Write summary.json atomically; non-finite numbers become null.
+
+    Raises:
+        StorageError: If the disk fails.
+    """
     write_text(Path(run_directory) / "summary.json", json_text(summary, indent=2) + "\n")
 
 
 def read_summary(path: Path) -> dict[str, Any]:
-    """A summary.json. Raises FormatError for anything else, also for one that is too large or too deep."""
+    """Read a summary.json.
+
+    Raises:
+        FormatError: If it is unreadable, too large, nested too deeply or not a JSON object.
+    """
     try:
         summary = json.loads(read_bytes(path, LARGEST_SUMMARY))
     except OSError as error:

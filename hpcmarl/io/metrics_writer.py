@@ -1,7 +1,6 @@
-"""Write metrics in the background: whoever has a row hands it over and goes on.
+"""Writing of metrics in a background thread.
 
-The recorders of runs and leagues call it. A row is in the system's hands a moment later; a file system that
-stalls holds up nobody.
+The caller hands over a row and continues at once. A file system that stalls does not delay it.
 """
 
 from __future__ import annotations
@@ -26,32 +25,31 @@ from hpcmarl.io.row_files import VERSION, CsvFile, NpyFile, RowFile, load_csv, l
 from hpcmarl.io.table import Table, row_limit
 
 LOGGER = logging.getLogger(__name__)
-# metrics.h5 at most so often, and rarer where writing it is slow
-FIRST_SNAPSHOT_SECONDS, SNAPSHOT_SECONDS = (
-    5.0,
-    60.0,
-)
+# metrics.h5 is written first after 5 s, then once a minute, and less often if writing it is slow.
+FIRST_SNAPSHOT_SECONDS, SNAPSHOT_SECONDS = 5.0, 60.0
 RETRY_SECONDS = 10.0  # after an error of the disk
-# at the end, for rows that wait; below topology.heartbeat_timeout_seconds, or the server would look frozen
+# Longest time that close() waits for the last rows. It is below topology.heartbeat_timeout_seconds; otherwise
+# the server would appear to hang.
 CLOSE_SECONDS = 20.0
-MOST_WAITING = 1000  # rows while the disk stalls, fewer with many groups; past it they are thinned evenly
+# Rows that may wait while the disk stalls; fewer with many groups. Beyond this, rows are thinned evenly.
+MOST_WAITING = 1000
 
 
 class MetricsWriter:
-    """Append rows to metrics.csv and metrics-groups.npy, keep metrics.h5 up to date, and go on where an
-    earlier run stopped.
+    """Appends rows to metrics.csv and metrics-groups.npy and keeps metrics.h5 up to date.
+
+    It continues the files of an earlier start.
 
     Args:
-        run_directory: Where the files are.
-        guard: Raises HpcmarlError when nothing may be written any more, because another job has the
-            directory.
+        run_directory: Directory of the files.
+        guard: Raises HpcmarlError if nothing may be written any more, because another job owns the directory.
 
     Attributes:
-        error: Why the last attempt to write failed, in one line; None once all rows could be written. It does
-            not stop training.
+        error: Reason why the last attempt to write failed, in one line; None once all rows are written. An
+            error does not stop training.
 
     Raises:
-        FormatError: If there is a metrics.csv that is not ours.
+        FormatError: If the directory holds a metrics.csv that hpcmarl did not write.
         StorageError: If it cannot be read.
     """
 
@@ -69,7 +67,8 @@ class MetricsWriter:
         self._changed = False  # since metrics.h5 was written
         self._snapshot_due = time.monotonic() + FIRST_SNAPSHOT_SECONDS
         self._waiting: list[Callable[[], None]] = []
-        self._handed, self._stride = 0, 1  # rows so far; of so many one waits while the disk stalls
+        # Rows so far. While the disk stalls, only one of `_stride` rows is kept in the queue.
+        self._handed, self._stride = 0, 1
         self._busy = self._closing = False
         self._condition = threading.Condition()
         self._thread = threading.Thread(target=self._work, name="metrics-writer", daemon=True)
@@ -79,12 +78,14 @@ class MetricsWriter:
     def append(
         self, row: Mapping[str, float], groups: Mapping[str, NDArray[np.float64]] | None = None
     ) -> None:
-        """Add a row; never waits for the disk.
+        """Add a row; never wait for the disk.
+
+        A row replaces an earlier row of its version, whose other figures stay. Rows of later versions are
+        dropped.
 
         Args:
-            row: column -> number, `version` among them. A row of the last row's version replaces it, but for
-                figures that it lacks; rows of later versions are dropped.
-            groups: name -> [G], figures of single groups.
+            row: Column -> number; `version` is one of the columns.
+            groups: Name -> [G], figures of single groups.
         """
         version = float(row[VERSION])
         own, figures = (
@@ -95,24 +96,33 @@ class MetricsWriter:
         self._hand_over(lambda: self._append(version, own, figures), most)
 
     def truncate(self, version: int | None, aside: Path | None = None) -> None:
-        """Drop the rows of later versions than `version`, which a resumed run writes again. Comes before the
-        first row.
+        """Drop the rows of later versions, which a resumed run writes again.
+
+        Call it before the first row.
 
         Args:
-            version: Of the checkpoint; None: drop all rows.
-            aside: Where the file of all dropped rows goes.
+            version: Version of the checkpoint; rows after it are dropped. None: drop all rows.
+            aside: Place to which metrics.csv is moved if all rows are dropped.
         """
         self._hand_over(lambda: self._truncate(version, aside), MOST_WAITING)
 
     def wait(self, seconds: float | None = None) -> bool:
-        """Wait until all that was handed over is written, or could not be. Returns False if that takes longer
-        than `seconds`."""
+        """Wait until all rows handed over are written, or could not be.
+
+        Args:
+            seconds: Longest time to wait; None: no limit.
+
+        Returns:
+            False if that takes longer than `seconds`.
+        """
         with self._condition:
             return self._condition.wait_for(lambda: not (self._waiting or self._busy), seconds)
 
     def close(self) -> None:
-        """Write what waits, and metrics.h5; may be called again. A disk that stalls is waited for once,
-        CLOSE_SECONDS at most."""
+        """Write the waiting rows and metrics.h5. It may be called again.
+
+        If the disk stalls, it waits for at most CLOSE_SECONDS, and only in the first call.
+        """
         with self._condition:
             again, self._closing = self._closing, True
             self._condition.notify_all()
@@ -121,7 +131,7 @@ class MetricsWriter:
         self._thread.join(CLOSE_SECONDS)
         if self._thread.is_alive():
             self.error = (
-                f"{self.directory}: the disk has not answered for {CLOSE_SECONDS:g} s; the last "
+                f"{self.directory}: the disk has not responded for {CLOSE_SECONDS:g} s; the last "
                 "rows of the metrics may be missing"
             )
             LOGGER.error("%s", self.error)
@@ -129,7 +139,7 @@ class MetricsWriter:
     def _hand_over(self, work: Callable[[], None], most: int) -> None:
         with self._condition:
             if len(self._waiting) >= most:  # the disk stalls
-                del self._waiting[1::2]  # the first may be a truncation
+                del self._waiting[1::2]  # keep the first entry, which may be a truncation
                 self._stride *= 2
             self._handed += 1
             if self._handed % self._stride:
@@ -138,7 +148,7 @@ class MetricsWriter:
                 self._waiting.append(work)
             self._condition.notify_all()
 
-    # ---- in the thread
+    # ---- methods of the background thread
 
     def _work(self) -> None:
         closing = False
@@ -158,7 +168,7 @@ class MetricsWriter:
             for work in waiting:
                 try:
                     work()
-                except Exception:  # the thread lives on: later rows may do
+                except Exception:  # keep the thread alive: later rows may succeed
                     LOGGER.exception("%s: a row of the metrics is lost", self.directory)
             if waiting or self.error is not None:
                 self._save()
@@ -187,7 +197,7 @@ class MetricsWriter:
         width = len(next(iter(groups.values()), ()))
         if not width:
             return
-        if width != self._groups.width:  # the run goes on with another number of groups
+        if width != self._groups.width:  # the run continues with another number of groups
             self._npy.close()
             self._groups = Table(width)
             self._npy = NpyFile(self._npy.path, self._groups)
@@ -206,7 +216,8 @@ class MetricsWriter:
             table.cut(-math.inf if version is None else version)
         self._changed = len(self._table) > 0
         if not self._changed:
-            with contextlib.suppress(OSError):  # of an earlier start; the next snapshot replaces it
+            # metrics.h5 of an earlier start. If it cannot be removed, the next one replaces it.
+            with contextlib.suppress(OSError):
                 (self.directory / HDF5).unlink()
 
     def _save(self) -> None:
@@ -223,7 +234,9 @@ class MetricsWriter:
             self.error = None
             return
         if self.error is None:
-            LOGGER.error("%s; training goes on, the rows are written as soon as it can be done", problems[0])
+            LOGGER.error(
+                "%s; training continues, the rows are written when the disk works again", problems[0]
+            )
         self.error = problems[0]
 
     def _snapshot(self) -> None:
@@ -240,5 +253,5 @@ def _load_groups(path: Path) -> Table:
     try:
         return load_npy(path)
     except (FormatError, StorageError) as error:
-        LOGGER.warning("%s; figures of single groups begin anew", error)
+        LOGGER.warning("%s; figures of single groups start from an empty table", error)
         return Table()

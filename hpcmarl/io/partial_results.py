@@ -1,8 +1,8 @@
-"""What is done of an experiment in virtual time that is not done: parts/ in its directory, one HDF5 file a
-simulation, beside config.yaml.
+"""Finished simulations of an unfinished experiment in virtual time.
 
-Made by cli/simulate.py, called by sim/running.py as its `ResultStore`; knows no simulator: figures and
-courses are plain trees (tree.py).
+They are HDF5 files in `parts/` of the experiment's directory, one for each simulation, beside config.yaml. A
+simulation has figures (name -> value) and a course (column -> values over time); both are plain trees
+(hdf5/tree.py).
 """
 
 from __future__ import annotations
@@ -27,52 +27,83 @@ from hpcmarl.io.hdf5.tree import read_tree, write_tree
 from hpcmarl.types import Array
 
 CONFIG_NAME = "config.yaml"
-WORTH = 1.0  # seconds that a simulation took for it to be kept
+WORTH = 1.0  # seconds; shorter simulations are not stored
 
 
 class PartialResultStore:
-    """Keeps simulations that took WORTH seconds or more. `directory`: of the whole experiment."""
+    """Stores simulations that took WORTH seconds or more.
+
+    Args:
+        directory: Directory of the whole experiment.
+        config: The whole configuration as YAML. An experiment can only be resumed with the same one.
+    """
 
     def __init__(self, directory: Path, config: str) -> None:
-        """config: the whole configuration as YAML; only the same one may go on."""
+        """Prepare the store; nothing is read or written yet."""
         self.directory = directory
         self.config = config
         self.parts = directory / "parts"
 
     def check(self, resume: bool) -> None:
-        """Whether the directory may be used: empty, or the beginnings of the same experiment where that is to
-        be resumed. Raises UsageError."""
+        """Check that the directory can be used.
+
+        It can be used if it is empty, or if `resume` is set and it holds the beginning of the same
+        experiment.
+
+        Raises:
+            UsageError: If the directory cannot be used.
+        """
         if not self.directory.exists() or (self.directory.is_dir() and not any(self.directory.iterdir())):
             return
         written = self.directory / CONFIG_NAME
         if not resume:
             raise UsageError(
-                f"--out {self.directory}: exists and is not empty; choose another directory, or --resume "
-                "what was ended in it"
+                f"--out {self.directory}: exists and is not empty; choose another directory, or continue "
+                "the experiment in it with --resume"
             )
         if not self.parts.is_dir() or not written.is_file():
             raise UsageError(
                 f"--resume: {self.directory} holds no unfinished simulation; choose another directory, or "
-                "leave --resume out"
+                "omit --resume"
             )
         if written.read_text() != self.config:
             raise UsageError(
-                f"--resume: {written} is another configuration; give the same file and changes, or choose "
-                "another --out"
+                f"--resume: {written} differs from the given configuration; give the same file and "
+                "overrides, or choose another --out"
             )
 
     def get(self, config: str, seed: int) -> tuple[dict[str, Any], dict[str, Array]] | None:
-        """Figures and course of the simulation of a configuration (YAML) with a seed, where it was kept.
-        Raises FormatError for a damaged file."""
+        """Return a stored simulation.
+
+        Args:
+            config: Configuration of the simulation as YAML.
+            seed: Its seed.
+
+        Returns:
+            Its figures and its course; None if it is not stored.
+
+        Raises:
+            FormatError: If the file is damaged.
+        """
         path = self._path(config, seed)
         if not path.is_file():
             return None
         with open_checked(path, SIMULATION) as file, reading(path):
-            found = read_tree(file["outcome"])
-            return found["figures"], found["course"]
+            outcome = read_tree(file["outcome"])
+            return outcome["figures"], outcome["course"]
 
     def put(self, config: str, seed: int, figures: Mapping[str, Any], course: Mapping[str, Array]) -> None:
-        """Keep it, where it took long. Raises StorageError."""
+        """Store a simulation if it took WORTH seconds or more.
+
+        Args:
+            config: Configuration of the simulation as YAML.
+            seed: Its seed.
+            figures: Its results by name; `seconds` is the time that it took.
+            course: Column -> values over time.
+
+        Raises:
+            StorageError: If the disk fails.
+        """
         if figures["seconds"] < WORTH:
             return
         if not self.parts.is_dir():
@@ -93,7 +124,7 @@ class PartialResultStore:
         write_atomically(self._path(config, seed), write)
 
     def clear(self) -> None:
-        """All is written elsewhere."""
+        """Delete all stored simulations, after their results have been written elsewhere."""
         shutil.rmtree(self.parts, ignore_errors=True)
 
     def _path(self, config: str, seed: int) -> Path:

@@ -1,8 +1,7 @@
-"""Files that hold a table row by row and survive kills: metrics.csv, and metrics-groups.npy for figures by
-group.
+"""Files that hold a table row by row and survive kills: metrics.csv and metrics-groups.npy.
 
-Rows are added at the end; the whole file is replaced where earlier rows or names change. Readers stream, so
-that a file of any length costs the memory of the rows that are kept.
+Rows are appended. If earlier rows or the names change, the whole file is replaced. Readers stream, so that a
+file of any length needs memory only for the rows that are kept.
 """
 
 from __future__ import annotations
@@ -27,28 +26,32 @@ from hpcmarl.io.atomic import open_regular, storage_error, write_atomically
 from hpcmarl.io.table import Table
 
 VERSION = "version"
-LARGEST_LINE = 16 << 20  # bytes of a row that a reader takes
-# bytes that are read in full; larger files, of earlier versions of hpcmarl, are thinned
+LARGEST_LINE = 16 << 20  # bytes; readers refuse longer rows
+# Bytes. Larger files, which earlier versions of hpcmarl could write, are thinned while they are read.
 LARGEST_CSV = 1 << 30
 LARGEST_VERSION = 2.0**53
 ROWS_AT_ONCE = 256  # written or read
-OLD_GROUP_COLUMN = re.compile(r"group_\d+/")  # figures by group stood in metrics.csv once
+# Earlier versions of hpcmarl wrote the figures of single groups to metrics.csv.
+OLD_GROUP_COLUMN = re.compile(r"group_\d+/")
 _NPY = np.lib.format
 
 
 def _text(value: float) -> str:
-    """Return whole numbers without a point, NaN as an empty cell, all else so that it reads back exactly."""
+    """Format a number for a CSV cell.
+
+    Whole numbers have no decimal point, NaN is an empty cell, and all other numbers read back exactly.
+    """
     if math.isnan(value):
         return ""
     return str(int(value)) if value.is_integer() and abs(value) < LARGEST_VERSION else repr(value)
 
 
 class RowFile(ABC):
-    """A file that follows a table.
+    """A file that is kept equal to a table in memory.
 
     Args:
-        path: The file; an old one is replaced at the first update.
-        table: What the file has to hold.
+        path: The file. An existing one is replaced by the first update.
+        table: The content of the file.
     """
 
     def __init__(self, path: Path, table: Table) -> None:
@@ -57,8 +60,9 @@ class RowFile(ABC):
         self._rows = 0  # in the file
 
     def update(self) -> None:
-        """Bring the file up to date; without rows there is none. After a failure the next call writes it
-        anew.
+        """Bring the file up to date. An empty table has no file.
+
+        After a failure the next call writes the whole file again.
 
         Raises:
             StorageError: If the disk fails. The file then ends with a whole row.
@@ -79,7 +83,7 @@ class RowFile(ABC):
         table.saved()
 
     def close(self) -> None:
-        """Close the file; the next update replaces it."""
+        """Close the file. The next update replaces it."""
         if self._descriptor is not None:
             descriptor, self._descriptor = self._descriptor, None
             with contextlib.suppress(OSError):
@@ -107,19 +111,22 @@ class RowFile(ABC):
 
     @abstractmethod
     def _measure(self, size: int) -> None:
-        """Note the places of the last rows of a new file of `size` bytes."""
+        """Store the positions of the last rows of a new file of `size` bytes."""
 
     @abstractmethod
     def _extend(self, start: int) -> None:
-        """Write the rows from `start` on; it is the file's last row, which is replaced, or the next one."""
+        """Write the rows from `start` on.
+
+        The row `start` is either the last row of the file, which is replaced, or the next one.
+        """
 
 
 class CsvFile(RowFile):
-    """The figures of a table of width 1 as text: a heading and one line a row."""
+    """A table of width 1 as text: a heading, and one line for each row."""
 
     def __init__(self, path: Path, table: Table) -> None:
         super().__init__(path, table)
-        self._size = self._last = 0  # bytes of whole rows; where the last one begins
+        self._size = self._last = 0  # bytes of whole rows; offset of the last one
 
     def _lines(self, start: int, stop: int) -> list[str]:
         return [",".join(map(_text, row)) + "\n" for row in self.table.values[start:stop, :, 0].tolist()]
@@ -147,7 +154,7 @@ class CsvFile(RowFile):
         try:
             self._write_at(self._size, b"".join(lines))
         except OSError:
-            with contextlib.suppress(OSError):  # no half row where the disk is full
+            with contextlib.suppress(OSError):  # leave no half row on a full disk
                 os.ftruncate(self._descriptor, self._size)
             raise
         self._size += sum(map(len, lines))
@@ -155,14 +162,15 @@ class CsvFile(RowFile):
 
 
 class NpyFile(RowFile):
-    """A table as a NumPy array of records: `version`, then every figure with one number a group.
+    """A table as a NumPy array of records: `version`, then every figure with one number for each group.
 
-    The head, whose length stays the same, says how many rows are whole. It is written after them, so that a
-    kill leaves a valid array."""
+    The header has a constant length and gives the number of whole rows. It is written after the rows, so that
+    a kill leaves a valid array.
+    """
 
     def __init__(self, path: Path, table: Table) -> None:
         super().__init__(path, table)
-        self._head = 0  # bytes
+        self._head = 0  # bytes of the header
 
     def _type(self) -> np.dtype[Any]:
         return np.dtype(
@@ -176,7 +184,8 @@ class NpyFile(RowFile):
             "fortran_order": False,
             "descr": _NPY.dtype_to_descr(self._type()),
         }
-        _NPY.write_array_header_2_0(head, description)  # numpy leaves room for the number of rows to grow
+        # numpy leaves room in the header, so that the number of rows can grow.
+        _NPY.write_array_header_2_0(head, description)
         return head.getvalue()
 
     def _records(self, start: int, stop: int) -> bytes:
@@ -203,16 +212,21 @@ class NpyFile(RowFile):
 
 
 class CsvRows:
-    """The rows of a metrics.csv, one after the other.
+    """The rows of a metrics.csv, read one after the other.
 
     A last row that a kill cut short is left out.
 
+    Args:
+        path: The file, for error messages.
+        stream: The opened file.
+
     Attributes:
         names: Columns of the heading.
-        cut: After the last row: bytes of a row without an end.
+        cut: Bytes of an unfinished last row; known after the last row has been read.
 
     Raises:
-        FormatError: If the file is not a table of numbers with these columns, at once or later.
+        FormatError: If the file is not a table of numbers with these columns. Reading the rows can raise it,
+            too.
     """
 
     def __init__(self, path: Path, stream: BinaryIO) -> None:
@@ -228,7 +242,7 @@ class CsvRows:
             raise FormatError(f"{path}: line 1 names a column twice; move the file away")
 
     def _line(self, number: int) -> bytes:
-        """Return the next line, b"" past the last whole one."""
+        """Return the next line; b"" after the last whole one."""
         line = self._stream.readline(LARGEST_LINE)
         if line.endswith(b"\n"):
             return line
@@ -241,7 +255,14 @@ class CsvRows:
         return b""
 
     def rows(self, columns: Sequence[int] | None = None) -> Iterator[list[float]]:
-        """Yield the values of these columns, or of all, row by row; NaN for empty cells."""
+        """Yield the values of the rows, NaN for empty cells.
+
+        Args:
+            columns: Indices of the columns to return; None: all.
+
+        Raises:
+            FormatError: If a row does not have a number or an empty cell for each column.
+        """
         count = len(self.names)
         number = 1
         while line := self._line(number := number + 1):
@@ -255,13 +276,18 @@ class CsvRows:
                 ]
             except ValueError as error:
                 raise FormatError(
-                    f"{self.path}, line {number}: not {count} numbers; mend the line or move the file away"
+                    f"{self.path}, line {number}: not {count} numbers; repair the line or move the file away"
                 ) from error
 
 
 @contextlib.contextmanager
 def open_csv(path: Path) -> Iterator[CsvRows]:
-    """Open a metrics.csv for reading. Raises FormatError, StorageError."""
+    """Open a metrics.csv for reading.
+
+    Raises:
+        FormatError: If it is not a metrics.csv.
+        StorageError: If it cannot be read.
+    """
     try:
         with open_regular(path) as stream:
             yield CsvRows(path, stream)
@@ -270,8 +296,9 @@ def open_csv(path: Path) -> Iterator[CsvRows]:
 
 
 def load_csv(path: Path) -> Table:
-    """Return a metrics.csv of any length as a table to go on with; figures by group, of earlier versions of
-    hpcmarl, are left out.
+    """Return a metrics.csv of any length as a table to which rows can be added.
+
+    Figures of single groups, which earlier versions of hpcmarl wrote there, are left out.
 
     Raises:
         FormatError: If the file is not a table of metrics with a version in each row.
@@ -283,22 +310,27 @@ def load_csv(path: Path) -> Table:
         table.add_names([file.names[index] for index in kept])
         if table.names and VERSION not in table.names:
             raise FormatError(
-                f"{path}: has no column {VERSION}, so that a run cannot go on with it; move the file away"
+                f"{path}: has no column {VERSION}, so a run cannot continue it; move the file away"
             )
         place = table.names.index(VERSION) if table.names else 0
         for number, row in enumerate(file.rows(kept), start=2):
             if not abs(row[place]) < LARGEST_VERSION:
                 raise FormatError(
-                    f"{path}, line {number}: {VERSION} is {row[place]}; mend the line or move the file away"
+                    f"{path}, line {number}: {VERSION} is {row[place]}; repair the line or move the file away"
                 )
             table.push(row[place], np.array(row)[:, None])
     return table
 
 
 def read_csv(path: Path) -> dict[str, NDArray[np.float64]]:
-    """Return the columns of a metrics.csv; a last row that a kill cut short is left out.
+    """Return the columns of a metrics.csv. A last row that a kill cut short is left out.
 
-    A file of more than LARGEST_CSV bytes is thinned while it is read. Raises FormatError, StorageError."""
+    A file of more than LARGEST_CSV bytes is thinned while it is read.
+
+    Raises:
+        FormatError: If the file is not a table of metrics.
+        StorageError: If it cannot be read.
+    """
     with open_csv(path) as file:
         if path.stat().st_size > LARGEST_CSV:
             table = load_csv(path)
@@ -314,13 +346,18 @@ def read_csv(path: Path) -> dict[str, NDArray[np.float64]]:
 
 
 def count_rows(path: Path) -> int:
-    """Return the number of whole rows of a metrics.csv. Raises FormatError, StorageError."""
+    """Return the number of whole rows of a metrics.csv.
+
+    Raises:
+        FormatError: If the file is not a table of metrics.
+        StorageError: If it cannot be read.
+    """
     with open_csv(path) as file:
         return sum(1 for _ in file.rows(()))
 
 
 def check_csv(path: Path) -> None:
-    """Read a metrics.csv whole.
+    """Read a metrics.csv completely.
 
     Raises:
         FormatError: If it is not a table of metrics, or ends in the middle of a row.
@@ -333,8 +370,8 @@ def check_csv(path: Path) -> None:
             break
     else:
         raise FormatError(
-            f"{path}: ends in the middle of a row ({rows} whole rows, then {file.cut} bytes): readers leave "
-            "that row out, and a run that goes on here removes it"
+            f"{path}: ends in the middle of a row ({rows} whole rows, then {file.cut} bytes): readers ignore "
+            "that row, and a resumed run removes it"
         )
 
 
@@ -342,10 +379,11 @@ def check_csv(path: Path) -> None:
 
 
 def load_npy(path: Path) -> Table:
-    """Return the table in a metrics-groups.npy, as far as its rows are whole.
+    """Return the table in a metrics-groups.npy, as far as its rows are complete.
 
     Raises:
-        FormatError: If the file is not an array of records by version, or holds less than its head says.
+        FormatError: If the file is not an array of records by version, or holds fewer rows than its header
+            says.
         StorageError: If it cannot be read.
     """
     foreign = f"{path}: not a table of figures by group; move it away"
@@ -370,7 +408,7 @@ def load_npy(path: Path) -> Table:
                 raise FormatError(foreign)
             if rows * record.itemsize > size - stream.tell():
                 raise FormatError(
-                    f"{path}: the file is truncated: its head says {rows} rows of {record.itemsize} bytes"
+                    f"{path}: the file is truncated: its header says {rows} rows of {record.itemsize} bytes"
                 )
             table = Table(width)
             table.add_names(names[1:])
@@ -379,7 +417,7 @@ def load_npy(path: Path) -> Table:
                 content = np.frombuffer(stream.read(count * record.itemsize), "<f8").reshape(count, -1)
                 if not (np.abs(content[:, 0]) < LARGEST_VERSION).all():
                     raise FormatError(
-                        f"{path}: row {start} or one after it has no version; the file is damaged"
+                        f"{path}: row {start} or a later one has no version; the file is damaged"
                     )
                 for row in content:
                     table.push(float(row[0]), row[1:].reshape(-1, width))

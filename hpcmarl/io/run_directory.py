@@ -1,8 +1,4 @@
-"""The run directory: what lies where in it, and whether a place is fit to hold one.
-
-The first rank makes it before anything else is written; every rank asks it for paths. Knows no contents of
-the files.
-"""
+"""Paths in a run directory, and checks that a path can hold one."""
 
 from __future__ import annotations
 
@@ -24,17 +20,22 @@ CHECKPOINTS = "checkpoints"
 
 
 def home_of(source: Path) -> Path | None:
-    """Return the run directory that a checkpoint or a directory of checkpoints lies in; another directory is
-    its own.
+    """Return the run directory of a checkpoint or of a directory of checkpoints.
 
-    None for a file that lies in no run directory."""
+    Args:
+        source: A checkpoint file, a checkpoints/ directory or something in it, or a run directory.
+
+    Returns:
+        The run directory. A directory without a parent named checkpoints/ is its own. None for a file outside
+        a run directory.
+    """
     place = source.absolute()
     home = next((parent.parent for parent in (place, *place.parents) if parent.name == CHECKPOINTS), None)
     return home if home is not None or source.is_file() else source
 
 
 class RunDirectory:
-    """Paths inside a run directory; making the object touches nothing."""
+    """Paths inside a run directory. Creating the object touches no files."""
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
@@ -46,27 +47,29 @@ class RunDirectory:
         self.logs = self.path / "logs"
 
     def log_path(self, rank: int) -> Path:
-        """logs/rank-NNNN.log"""
+        """Return logs/rank-NNNN.log."""
         return self.logs / f"rank-{rank:04d}.log"
 
     def trajectory_directory(self, rank: int) -> Path:
-        """trajectories/rank-NNNN"""
+        """Return trajectories/rank-NNNN."""
         return self.trajectories / f"rank-{rank:04d}"
 
     def replay_directory(self, group: int) -> Path:
-        """replay/group-NNNN"""
+        """Return replay/group-NNNN."""
         return self.replay / f"group-{group:04d}"
 
     def create(self, config: str, *, keep: str | None = None) -> None:
-        """Make the directories and write config.yaml.
+        """Create the directories and write config.yaml.
+
+        A warning is logged if little space is free.
 
         Args:
-            config: the resolved configuration as YAML text.
-            keep: where the earlier configuration goes, starts/`keep`.yaml; None: it is overwritten.
+            config: The resolved configuration as YAML text.
+            keep: The earlier configuration is copied to starts/`keep`.yaml. None: it is overwritten.
 
         Raises:
-            ConfigError: nothing can be written there.
-            StorageError: the disk fails.
+            ConfigError: If the directory cannot be created or written.
+            StorageError: If the disk fails.
         """
         self.make_root()
         try:
@@ -88,11 +91,14 @@ class RunDirectory:
             )
 
     def make_root(self) -> bool:
-        """Make the directory itself, and see that files can be written there; whether it is new.
+        """Create the directory itself, and check that files can be written there.
+
+        Returns:
+            Whether the directory is new.
 
         Raises:
-            ConfigError: it cannot be made or written.
-            StorageError: the disk fails.
+            ConfigError: If it cannot be created or written.
+            StorageError: If the disk fails.
         """
         new = not self.path.exists()
         try:
@@ -116,16 +122,17 @@ class RunDirectory:
         return new
 
     def remove_if_empty(self) -> None:
-        """Remove the directory again if nothing is in it."""
+        """Remove the directory if it is empty."""
         with contextlib.suppress(OSError):
             self.path.rmdir()
 
     def check(self, *, resuming: bool) -> None:
-        """Refuse a path that cannot hold the run: a file, a dangling link, or, unless the run resumes, a
-        directory that is not empty.
+        """Check that the path can hold the run.
+
+        Refused are a file, a dangling link, and a directory that is not empty unless the run is resumed.
 
         Raises:
-            ConfigError: one line with the remedy.
+            ConfigError: If the path is refused; one line with the remedy.
         """
         try:
             if self.path.is_symlink() and not self.path.exists():

@@ -1,8 +1,8 @@
-"""The exclusive lock on a run directory: one job at a time writes there.
+"""The exclusive lock on a run directory: only one job at a time writes there.
 
-The lock is a file that only one process can create, on NFS and Lustre too. It names its owner, and a thread
-renews its time. A lock is taken over when its owner is provably gone, or has not renewed it for
-STALE_SECONDS. Ages are measured by the clock of the file system, since hosts' clocks differ.
+The lock is a file that only one process can create, on NFS and Lustre too. It names its owner. A thread
+renews its time of modification. A lock is taken over if its owner is provably gone, or has not renewed it for
+STALE_SECONDS. Ages are measured by the clock of the file system, because the clocks of hosts differ.
 """
 
 from __future__ import annotations
@@ -25,19 +25,25 @@ NAME = "run.lock"
 RENEWAL_SECONDS = 10.0
 STALE_SECONDS = 120.0
 RELEASE_SECONDS = 5.0
-WATCHED_RENEWALS = 2.5  # no takeover before so many were missed under our eyes, in case clocks differ …
-CERTAIN_SECONDS = 3600.0  # … unless the lock is that old
-# a holder that has not looked for so long was frozen, or its file system stalled
+# In case clocks differ, a lock is only taken over after this process has seen so many renewals missed …
+WATCHED_RENEWALS = 2.5
+CERTAIN_SECONDS = 3600.0  # … or if the lock is that old.
+# An owner that has not read its lock for so long was suspended, or its file system stalled.
 LOOK_SECONDS = 1.5 * RENEWAL_SECONDS
 LARGEST_LOCK = 1 << 16  # bytes
-Judge = Callable[[Mapping[str, Any]], bool | None]  # whether an owner is gone; None: nothing proves it
+# Whether an owner has ended; None if nothing proves either.
+Judge = Callable[[Mapping[str, Any]], bool | None]
 
 
 class RunLock:
-    """A held lock; `release` gives it back, and so does the end of the process.
+    """A lock on a run directory; get one from `acquire`.
+
+    Args:
+        directory: The run directory.
+        owner: Facts about the owner, as plain values.
 
     Attributes:
-        lost: why the lock is no longer held, in one line; None while it is.
+        lost: Reason why the lock is no longer held, in one line; None while it is held.
     """
 
     def __init__(self, directory: Path, owner: Mapping[str, Any]) -> None:
@@ -51,25 +57,36 @@ class RunLock:
         self._thread: threading.Thread | None = None
 
     def check(self) -> None:
-        """Raise StorageError if another job has taken the lock, so that nothing of this one is written over
-        its files."""
+        """Renew the lock and check that it is still held.
+
+        Call it before writing, so that this job does not overwrite the files of another one.
+
+        Raises:
+            StorageError: If another job has taken the lock.
+        """
         self._renew()
         if self.lost is not None:
             raise StorageError(self.lost)
 
     def watch(self) -> None:
-        """The same for those who ask at every step: the file is read only after a while without a renewal, as
-        when this process was frozen."""
+        """Check that the lock is still held, cheaply enough for every step.
+
+        The file is read only after LOOK_SECONDS without a renewal, for instance after this process was
+        suspended.
+
+        Raises:
+            StorageError: If another job has taken the lock.
+        """
         if self.lost is None and time.monotonic() - self._looked > LOOK_SECONDS:
             self._renew()
         if self.lost is not None:
             raise StorageError(self.lost)
 
     def release(self) -> None:
-        """Give the lock back; harmless when it is not held."""
+        """Release the lock. It does no harm if the lock is not held."""
         self._end.set()
         if self._thread is not None and self._thread is not threading.current_thread():
-            self._thread.join(RELEASE_SECONDS)  # it may hang on a file system that stalls
+            self._thread.join(RELEASE_SECONDS)  # the thread may hang on a file system that stalls
         with contextlib.suppress(OSError):
             if _read(self.path).get("token") == self.token:
                 self.path.unlink(missing_ok=True)
@@ -91,8 +108,10 @@ class RunLock:
         self._thread.start()
 
     def _renew(self) -> None:
-        """Renew the lock's time if it is still this one's. A failing disk is no loss: the next attempt may
-        succeed."""
+        """Renew the lock if it still belongs to this owner.
+
+        An error of the disk does not lose the lock: the next attempt may succeed.
+        """
         self._looked = time.monotonic()
         try:
             holder = _read(self.path)
@@ -110,19 +129,26 @@ class RunLock:
             return
 
     def _restore(self) -> None:
-        """Somebody has removed the file: create it again."""
+        """Create the lock file again after another process has removed it."""
         with contextlib.suppress(OSError):
             if not self._create(self.path):
                 self._renew()
 
     def _create(self, path: Path) -> bool:
-        """Create a file that names this owner, whole; False where it exists. Raises OSError."""
+        """Create a file that names this owner, atomically.
+
+        Returns:
+            False if the file exists.
+
+        Raises:
+            OSError: If the disk fails.
+        """
         if not self._own.exists():
             _write_new(self._own, self._content)
         try:
             os.link(self._own, path)
         except FileExistsError:
-            # a repeated request of NFS reports its own success as a failure
+            # NFS may repeat a request that has already succeeded; the repetition then fails.
             return path.exists() and os.path.samefile(self._own, path)
         except OSError as error:
             if error.errno not in NO_HARD_LINKS:
@@ -134,21 +160,21 @@ class RunLock:
         return True
 
     def _age(self) -> float:
-        """Seconds since the lock was renewed, by the file system's clock."""
+        """Return the seconds since the lock was renewed, by the clock of the file system."""
         os.utime(self._own)
         return os.stat(self._own).st_mtime - os.stat(self.path).st_mtime
 
     def _take_over(self, holder: Mapping[str, Any]) -> None:
         """Replace the lock of an owner that is gone.
 
-        A second file makes the takers take turns: whoever has it looks at the lock again, so that nobody
-        replaces another taker's.
+        A second file makes processes take turns. The process that owns it reads the lock again, so that it
+        does not replace the lock of another process that was faster.
         """
         turn = self.path.with_name(f".{NAME}.takeover")
         if not self._create(turn):
             with contextlib.suppress(FileNotFoundError):
                 if os.stat(self._own).st_mtime - os.stat(turn).st_mtime > STALE_SECONDS:
-                    turn.unlink()  # its taker has died
+                    turn.unlink()  # the process that created it has died
             time.sleep(RENEWAL_SECONDS / 100)
             os.utime(self._own)
             return
@@ -170,17 +196,17 @@ def acquire(
     """Lock a run directory.
 
     Args:
-        directory: the run directory; it exists.
-        owner: who locks it (plain values: host, process, job, …); kept in the file.
-        is_gone: judges the owner of an existing lock: True: it has ended, False: it lives, None: nothing
+        directory: The run directory, which must exist.
+        owner: Facts about the owner, as plain values (host, process, job, …). They are stored in the file.
+        is_gone: Judges the owner of an existing lock. True: it has ended. False: it is running. None: nothing
             proves either.
-        say: called with one line before waiting.
+        say: Called with one line before waiting.
 
     Returns:
-        The held lock.
+        The lock, which is held until `release` or the end of the process.
 
     Raises:
-        ConfigError: another job holds it, or the directory cannot be written.
+        ConfigError: If another job holds the lock, or the directory cannot be written.
     """
     lock = RunLock(Path(directory), owner)
     try:
@@ -199,7 +225,7 @@ def acquire(
 
 
 def read_owner(directory: str | os.PathLike[str]) -> dict[str, Any] | None:
-    """Return what the lock of a run directory says of its owner; None where there is no lock."""
+    """Return the facts about the owner of a lock; None if the run directory is not locked."""
     try:
         return _read(Path(directory) / NAME)
     except OSError:
@@ -207,7 +233,11 @@ def read_owner(directory: str | os.PathLike[str]) -> dict[str, Any] | None:
 
 
 def _wait_or_take_over(lock: RunLock, is_gone: Judge, say: Callable[[str], None]) -> None:
-    """Return when the lock may be free. Raises ConfigError when its owner lives."""
+    """Return when the lock may be free.
+
+    Raises:
+        ConfigError: If its owner is running.
+    """
     try:
         holder = _read(lock.path)
         first = os.stat(lock.path).st_mtime
@@ -217,7 +247,7 @@ def _wait_or_take_over(lock: RunLock, is_gone: Judge, say: Callable[[str], None]
             if not said:
                 say(
                     f"{lock.path}: {_text(holder)} renewed it {age:.0f} s ago; waiting to see whether that "
-                    "job lives"
+                    "job is still running"
                 )
                 said = True
             time.sleep(min(1.0, RENEWAL_SECONDS / 5))
@@ -231,24 +261,36 @@ def _wait_or_take_over(lock: RunLock, is_gone: Judge, say: Callable[[str], None]
             )
         lock._take_over(holder)
     except FileNotFoundError:
-        return  # given back meanwhile
+        return  # released meanwhile
 
 
 def _may_live(age: float, watched: float) -> bool:
-    """Whether the owner of a lock that was renewed `age` seconds ago, and not in the `watched` seconds since,
-    may still live."""
+    """Return whether the owner of a lock may still be running.
+
+    Args:
+        age: Seconds since the lock was last renewed.
+        watched: Seconds for which this process has seen no renewal.
+    """
     return age < STALE_SECONDS or (age < CERTAIN_SECONDS and watched < WATCHED_RENEWALS * RENEWAL_SECONDS)
 
 
 def _write_new(path: Path, content: str) -> None:
-    """Write a file that does not exist. Raises OSError."""
+    """Write a new file.
+
+    Raises:
+        OSError: If the file exists, or the disk fails.
+    """
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
     with open(descriptor, "w", encoding="utf-8") as stream:
         stream.write(content)
 
 
 def _read(path: Path) -> dict[str, Any]:
-    """The owner in a lock file; an unreadable one has no facts. Raises OSError."""
+    """Return the owner in a lock file; an empty dictionary if the file does not parse.
+
+    Raises:
+        OSError: If the file cannot be read.
+    """
     with path.open("rb") as stream:
         content = stream.read(LARGEST_LOCK)
     try:
@@ -264,7 +306,7 @@ def _text(holder: Mapping[str, Any]) -> str:
 
 
 def _keep(reference: weakref.ref[RunLock], end: threading.Event) -> None:
-    """Renew the lock until it is released, lost or forgotten."""
+    """Renew the lock until it is released, lost or garbage-collected."""
     while not end.wait(RENEWAL_SECONDS):
         lock = reference()
         if lock is None:

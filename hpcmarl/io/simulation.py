@@ -1,11 +1,13 @@
-"""simulation.h5: what `hpcmarl simulate` found, case by case. Written by cli/simulate.py, read by
-analysis/simulation.py and describe.py.
+"""The file simulation.h5: results of `hpcmarl simulate`, case by case.
 
-/cases/<index>              attributes setting, method, batch (the M that tells it from others, or null),
-    tuned, trials, config (YAML)
-/cases/<index>/outcomes/<seed's index>   attributes seed and all figures; /course: one dataset a column,
-    [points] float64
-Knows no simulator: cases are plain trees (tree.py).
+    /cases/<index>              attributes setting, method, batch (M, if it distinguishes cases; else null),
+                                tuned, trials, config (YAML)
+    /cases/<index>/outcomes/<index of the seed>
+                                attributes seed and all figures
+    /cases/<index>/outcomes/<index of the seed>/course
+                                one dataset for each column, [points] float64
+
+In memory, cases are plain trees (hdf5/tree.py).
 """
 
 from __future__ import annotations
@@ -33,8 +35,17 @@ _OF_A_CASE = {"setting": str, "method": str, "tuned": dict, "config": str, "outc
 
 
 def write_simulation(path: Path, config: str, seeds: list[int], cases: list[dict[str, Any]]) -> None:
-    """Writes the file, whole or not at all. `config`: the whole configuration as YAML. Raises
-    StorageError."""
+    """Write simulation.h5 atomically.
+
+    Args:
+        path: The file.
+        config: The whole configuration as YAML.
+        seeds: All seeds.
+        cases: The cases, as trees.
+
+    Raises:
+        StorageError: If the disk fails.
+    """
 
     def write(partial: Path) -> None:
         with new_file(partial) as file:
@@ -47,7 +58,11 @@ def write_simulation(path: Path, config: str, seeds: list[int], cases: list[dict
 
 
 def read_simulation(path: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """The cases and the root attributes. Raises FormatError."""
+    """Return the cases and the root attributes of a simulation.h5.
+
+    Raises:
+        FormatError: If the file is damaged or foreign.
+    """
     with open_checked(path, SIMULATION) as file, reading(path):
         attributes = read_attributes(file)
         tree = read_tree(file["cases"])
@@ -60,14 +75,14 @@ def read_simulation(path: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:
         ]
         if wrong or not all(_is_outcome(outcome) for outcome in case["outcomes"]):
             raise FormatError(
-                f"{path}: case {index} is not one ({', '.join(wrong) or 'its outcomes'}); the file is "
+                f"{path}: case {index} has invalid fields ({', '.join(wrong) or 'outcomes'}); the file is "
                 "damaged or foreign"
             )
     return cases, attributes
 
 
 def _is_outcome(outcome: Any) -> bool:
-    """Figures beside a course: columns of one length."""
+    """Return whether this is an outcome: its course has 1-D columns of the same length."""
     course = outcome.get("course") if isinstance(outcome, dict) else None
     columns = list(course.values()) if isinstance(course, dict) else []
     return bool(columns) and all(

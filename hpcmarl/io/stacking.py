@@ -1,9 +1,9 @@
-"""Many trees of one form as one tree of stacked arrays, and back: the states of a thousand actors in some
-twenty HDF5 objects.
+"""Stacking of many similar trees into one tree of arrays, and back.
 
-Checkpoints store actors' states so. Trees of the same form (keys, kinds of values, types and dimensions of
-arrays) are stacked together; each form makes a stack of its own. Every leaf becomes a dict with one key that
-says how it is stored.
+Checkpoints store the states of actors this way: a thousand states take about twenty HDF5 objects. Trees of
+the same form (keys, kinds of values, types and dimensions of arrays) are stacked together; each form has a
+separate stack. Every leaf becomes a dictionary with one key, which names the way in which the leaf is
+stored.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy as np
 
 from hpcmarl.packing import Tree, plain
 
-_BIG = 17  # bytes of an integer of up to 128 bits and its sign
+_BIG = 17  # bytes of an integer of up to 128 bits with its sign
 _SMALL = 1 << 63
 MARK = "stacks"
 
@@ -24,13 +24,13 @@ def stack(trees: Mapping[str, Tree]) -> dict[str, Tree]:
     """Stack named trees.
 
     Args:
-        trees: name -> tree (hpcmarl.packing).
+        trees: Name -> tree (hpcmarl.packing).
 
     Returns:
-        A tree with the key MARK; `unstack` makes the same trees of it. It shares no array with them.
+        A tree with the key MARK. `unstack` restores the trees from it. It shares no array with them.
 
     Raises:
-        TypeError: a value that a tree cannot hold.
+        TypeError: If a tree cannot hold one of the values.
     """
     forms: dict[Any, list[str]] = {}
     for name, tree in trees.items():
@@ -43,20 +43,20 @@ def stack(trees: Mapping[str, Tree]) -> dict[str, Tree]:
 
 
 def unstack(stacked: Mapping[str, Any]) -> dict[str, Tree]:
-    """Give back what was stacked.
+    """Restore the trees that were stacked.
 
     Raises:
-        KeyError, TypeError, ValueError, IndexError: it is not what `stack` returns.
+        KeyError, TypeError, ValueError or IndexError: If `stacked` does not come from `stack`.
     """
-    found: dict[str, Tree] = {}
+    trees: dict[str, Tree] = {}
     for each in stacked[MARK]:
         names = [str(name) for name in each["names"]]
-        found |= dict(zip(names, _unstacked(each["tree"], len(names)), strict=True))
-    return found
+        trees |= dict(zip(names, _unstacked(each["tree"], len(names)), strict=True))
+    return trees
 
 
 def _form(value: Tree) -> Any:
-    """What must agree for trees to be stacked; hashable."""
+    """Return a hashable description of a tree; trees with the same one can be stacked."""
     value = plain(value)
     if isinstance(value, dict):
         return ("dict", *((key, _form(item)) for key, item in sorted(value.items())))
@@ -115,7 +115,7 @@ def _unstacked(stacked: Mapping[str, Any], count: int) -> list[Tree]:
     if kind == "ragged":
         return _ragged(np.asarray(content["values"]), np.asarray(content["shapes"], np.int64), count)
     if kind not in ("array", "text", "bool", "float", "int", "big") or len(content) != count:
-        raise ValueError(f"a stacked value of kind {kind!r} has not {count} parts")
+        raise ValueError(f"a stacked value of kind {kind!r} does not have {count} parts")
     if kind == "array":
         return [np.array(value) for value in content]
     if kind == "big":
@@ -128,7 +128,7 @@ def _unstacked(stacked: Mapping[str, Any], count: int) -> list[Tree]:
 def _ragged(values: Any, shapes: Any, count: int) -> list[Tree]:
     sizes = shapes.prod(axis=1)
     if shapes.shape[0] != count or (shapes < 0).any() or sizes.sum() != values.size:
-        raise ValueError("the shapes of stacked arrays do not fit their values")
+        raise ValueError("the shapes of stacked arrays do not match their values")
     ends = np.cumsum(sizes).tolist()
     return [
         values[end - size : end].reshape(shape).copy()

@@ -1,9 +1,9 @@
-"""The starts of a run, one immutable record each, and the lineage that they make.
+"""The starts of a run, one immutable record each, and their lineage.
 
-A run is started once and resumed any number of times. Each start goes on from a checkpoint of an earlier
-start, or from nothing. What an earlier start played after that checkpoint is played again, so its files are
-superseded. The first rank writes a record `starts/start-0003.json` before anything else; readers of
-trajectories ask `Lineage` which segments still belong to the run.
+A run is started once and resumed any number of times. Each start continues from a checkpoint of an earlier
+start, or begins without one. Steps that an earlier start played after that checkpoint are played again, so
+their segments are superseded. Rank 0 writes a record `starts/start-0003.json` before anything else. `Lineage`
+decides which segments of trajectories still belong to the run.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from hpcmarl.io.atomic import publish_new, read_bytes, storage_error
 from hpcmarl.types import BoolArray, IntArray
 
 DIRECTORY = "starts"
-LARGEST_RECORD = 16 << 20  # bytes: a hundred thousand ranks
+LARGEST_RECORD = 16 << 20  # bytes; enough for a hundred thousand ranks
 _NAME = re.compile(r"start-(\d+)\.json")
 
 
@@ -33,14 +33,14 @@ class Start:
     """One start of a run.
 
     Attributes:
-        number: 1 for the first start in the run directory, counting up.
-        parent: the start that wrote the checkpoint; None where this start goes on from nothing in this
-            directory.
-        version: the checkpoint's version; 0 without a checkpoint.
-        rollouts: for each rank of the parent, how many of its rollouts the checkpoint knows.
-        checkpoint: path of the checkpoint; None without one.
-        run: identifies the run directory's run, also among others' files.
-        facts: host, process, job, MPI library and the like, for people.
+        number: 1 for the first start in the run directory, then counting up.
+        parent: Start that wrote the checkpoint. None if this start does not continue from a checkpoint in
+            this directory.
+        version: Version of the checkpoint; 0 without a checkpoint.
+        checkpoint: Path of the checkpoint; None without one.
+        rollouts: Rank of the parent -> number of its rollouts that the checkpoint covers.
+        facts: Host, process, job, MPI library and the like, for people.
+        run: Identity of the run, which also distinguishes its files from those of other runs.
     """
 
     number: int
@@ -53,11 +53,15 @@ class Start:
 
 
 class Lineage:
-    """The chain of starts that leads to the newest one."""
+    """The chain of starts that leads to the newest one.
+
+    Args:
+        starts: Number -> start.
+    """
 
     def __init__(self, starts: Mapping[int, Start]) -> None:
         self.starts = dict(starts)
-        self._next: dict[int, Start | None] = {}  # start of the chain -> the start that went on from it
+        self._next: dict[int, Start | None] = {}  # start of the chain -> start that continued from it
         following: Start | None = None
         current = self.starts.get(max(self.starts, default=0))
         while current is not None and current.number not in self._next:
@@ -67,21 +71,21 @@ class Lineage:
 
     @property
     def chain(self) -> list[int]:
-        """Numbers of the starts that the run consists of, oldest first."""
+        """Numbers of the starts that make up the run, oldest first."""
         return sorted(self._next)
 
     def live(self, start: int, rank: int, rollout: IntArray, version: IntArray) -> BoolArray:
-        """Tell which segments belong to the run as it stands.
+        """Return which segments belong to the run as it stands.
 
         Args:
-            start: the start that recorded the segments.
-            rank: the rank that recorded them.
-            rollout: [S], number of the rollout that each segment was cut from.
-            version: [S], parameter version that each segment was sampled under.
+            start: Start that recorded the segments.
+            rank: Rank that recorded them.
+            rollout: Number of the rollout from which each segment was cut, shape [S].
+            version: Version of the parameters under which each segment was sampled, shape [S].
 
         Returns:
-            [S], False where a later start has played again, or abandoned, what the segment holds. Segments of
-            a start without a record count as live, since nothing is known against them.
+            Shape [S]; False if a later start has played the steps of the segment again or abandoned them.
+            Segments of a start without a record count as live, since nothing shows that they are superseded.
         """
         rollout = np.asarray(rollout)
         if start not in self.starts:
@@ -93,38 +97,47 @@ class Lineage:
             return np.ones(rollout.shape, np.bool_)
         if rank in following.rollouts:
             return np.asarray(rollout < following.rollouts[rank], np.bool_)
-        # the checkpoint was written without this rank's state
+        # The checkpoint was written without the state of this rank, so its number of rollouts is unknown.
         return np.asarray(np.asarray(version) < following.version, np.bool_)
 
 
 def read_starts(run_directory: str | os.PathLike[str]) -> dict[int, Start]:
-    """Return the records of a run directory by number; empty where there are none.
+    """Return the records of a run directory by number; empty if there are none.
 
     Raises:
-        FormatError: a record that is damaged.
+        FormatError: If a record is damaged.
+        StorageError: If a record cannot be read.
     """
     directory = Path(run_directory) / DIRECTORY
-    found = {}
+    starts = {}
     try:
         files = list(directory.iterdir())
     except OSError:
         return {}
     for file in files:
         if (match := _NAME.fullmatch(file.name)) is not None:
-            found[int(match[1])] = read_start(file)
-    return found
+            starts[int(match[1])] = read_start(file)
+    return starts
 
 
 def read_lineage(run_directory: str | os.PathLike[str]) -> Lineage:
-    """Return the lineage of a run directory. Raises FormatError for a damaged record."""
+    """Return the lineage of a run directory.
+
+    Raises:
+        FormatError: If a record is damaged.
+        StorageError: If a record cannot be read.
+    """
     return Lineage(read_starts(run_directory))
 
 
 def write_start(run_directory: str | os.PathLike[str], start: Start) -> Path:
-    """Write the record of a start, whole or not at all; an existing one is never replaced.
+    """Write the record of a start atomically; never replace an existing one.
+
+    Returns:
+        The file.
 
     Raises:
-        StorageError: the disk fails, or the number is taken.
+        StorageError: If the disk fails, or a record with that number exists.
     """
     path = Path(run_directory) / DIRECTORY / f"start-{start.number:04d}.json"
     content = (
@@ -148,7 +161,12 @@ def write_start(run_directory: str | os.PathLike[str], start: Start) -> Path:
 
 
 def read_start(path: Path) -> Start:
-    """Read one record. Raises FormatError, StorageError."""
+    """Read one record.
+
+    Raises:
+        FormatError: If it is damaged.
+        StorageError: If it cannot be read.
+    """
     try:
         record = json.loads(read_bytes(path, LARGEST_RECORD))
         rollouts = {int(rank): int(count) for rank, count in record["rollouts"].items()}

@@ -1,6 +1,6 @@
-"""A table of metrics in memory: one row a version, in increasing order, of bounded size however long the run.
+"""A table of metrics in memory: one row for each version, in increasing order, with a bounded number of rows.
 
-The newest half always stands in full. When the table is full, older rows are thinned evenly over the versions
+The newest half is always complete. When the table is full, older rows are thinned evenly over the versions
 that they cover, to a quarter of the table.
 """
 
@@ -11,14 +11,14 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-ROWS = 20_000  # at most
-TABLE_BYTES = 64 << 20  # wide tables have fewer rows, so that they stay below
-FEWEST_ROWS = 64  # however wide
-FIRST_ROWS, FIRST_BYTES = 256, 1 << 20  # room at first, the less of the two
+ROWS = 20_000  # most rows of a table
+TABLE_BYTES = 64 << 20  # wide tables have fewer rows, to stay below this size …
+FEWEST_ROWS = 64  # … but at least these
+FIRST_ROWS, FIRST_BYTES = 256, 1 << 20  # initial room: the smaller of the two
 
 
 def row_limit(row_bytes: int) -> int:
-    """Return the number of rows at which a table with rows of so many bytes is thinned."""
+    """Return the number of rows at which a table with rows of `row_bytes` bytes is thinned."""
     return max(FEWEST_ROWS, min(ROWS, TABLE_BYTES // max(1, row_bytes)))
 
 
@@ -26,10 +26,10 @@ class Table:
     """Rows of named figures by version.
 
     Args:
-        width: Numbers of a figure in a row: 1, or one a group.
+        width: Numbers of a figure in a row: 1, or one for each group.
 
     Attributes:
-        names: Figures, in the order in which they first came.
+        names: Figures, in the order in which they were added.
         changed_from: First row that differs since `saved`; -1 if the names differ, too.
     """
 
@@ -46,17 +46,24 @@ class Table:
 
     @property
     def versions(self) -> NDArray[np.float64]:
-        """Version of each row, [row], strictly increasing."""
+        """Version of each row, shape [row], strictly increasing."""
         return self._versions[: self._rows]
 
     @property
     def values(self) -> NDArray[np.float64]:
-        """All figures, [row, name, width], NaN where a row has no value."""
+        """All figures, shape [row, name, width]; NaN if a row has no value."""
         return self._values[: self._rows]
 
     def append(self, version: float, figures: Mapping[str, ArrayLike]) -> None:
-        """Add a row. It replaces a row of its version, whose other figures stay, and drops rows of later
-        versions."""
+        """Add a row.
+
+        It replaces an earlier row of its version, whose other figures stay. Rows of later versions are
+        dropped.
+
+        Args:
+            version: Version of the row.
+            figures: Name -> value, of the width of the table.
+        """
         known = set(self.names)
         self.add_names([name for name in figures if name not in known])
         values = np.full((len(self.names), self.width), np.nan)
@@ -66,7 +73,7 @@ class Table:
         self.push(version, values)
 
     def add_names(self, names: Sequence[str]) -> None:
-        """Add figures, which earlier rows do not have."""
+        """Add figures; earlier rows have no value for them."""
         if names:
             self.names += names
             missing = np.full((len(self._values), len(names), self.width), np.nan)
@@ -74,7 +81,12 @@ class Table:
             self.changed_from = -1
 
     def push(self, version: float, values: NDArray[np.float64]) -> None:
-        """Add a row as `append` does, its figures as an array [name, width]."""
+        """Add a row as `append` does.
+
+        Args:
+            version: Version of the row.
+            values: Shape [name, width].
+        """
         if self._rows and version <= self._versions[self._rows - 1]:
             self.cut(version)
             if self._rows and version == self._versions[self._rows - 1]:
@@ -88,11 +100,11 @@ class Table:
             self._thin()
 
     def cut(self, version: float) -> None:
-        """Drop the rows of later versions than `version`."""
+        """Drop the rows of versions after `version`."""
         self._shorten(int(np.searchsorted(self.versions, version, side="right")))
 
     def saved(self) -> None:
-        """Note that a file holds the table as it is now."""
+        """Record that a file now holds the same content as the table."""
         self.changed_from = self._rows
 
     def _make_room(self, row_bytes: int) -> None:
@@ -106,14 +118,15 @@ class Table:
         self.changed_from = min(self.changed_from, rows)
 
     def _thin(self) -> None:
-        """Keep of the older half the last row in each of equal spans of versions, and the very first row.
+        """Thin the older half: keep the last row of each of equal spans of versions, and the very first row.
 
-        A span is a power of two of versions and begins at a multiple of it: what a wide span keeps, narrow
-        ones have kept."""
+        The length of a span is a power of two, and a span begins at a multiple of it. So every row that a
+        wide span keeps was also kept by narrower ones.
+        """
         older = self.versions[: self._rows // 2]
-        wanted = max(1, self._rows // 4)
+        spans = max(1, self._rows // 4)
         span = 1.0
-        while older[-1] - older[0] >= span * wanted:
+        while older[-1] - older[0] >= span * spans:
             span *= 2
         place = np.floor(older / span)
         stay = np.append(place[1:] != place[:-1], True)

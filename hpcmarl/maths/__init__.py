@@ -1,1 +1,1 @@
-"""Pure functions on arrays: no networks, no environments, no ranks. Everybody may call them."""
+"""Pure functions on arrays: targets, ratings, meta-strategies, sparse layers and round times."""

@@ -1,4 +1,4 @@
-"""Whether all numbers of a vector are finite. Called for every gradient and every step; knows neither."""
+"""A fast test for non-finite numbers."""
 
 from __future__ import annotations
 
@@ -10,8 +10,14 @@ from hpcmarl.types import Array
 
 
 def all_finite(vector: Array) -> bool:
-    """Return whether no number of a vector [P] is infinite or NaN. The sum of squares says yes at once; only
-    where it does not, all are looked at."""
+    """Return whether a vector holds neither NaN nor infinity.
+
+    A finite sum of squares proves it at once. Otherwise the sum may have overflowed, so every entry is
+    tested.
+
+    Args:
+        vector: Shape [P].
+    """
     with np.errstate(over="ignore", invalid="ignore"):
         squares = np.dot(vector, vector)
     return math.isfinite(squares) or bool(np.isfinite(vector).all())

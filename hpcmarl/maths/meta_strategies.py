@@ -1,9 +1,8 @@
-"""Meta-strategies of a game of snapshots: mixtures over rows and columns of a payoff matrix. Called by
-league/core/psro.py; knows no league.
+"""Meta-strategies of a game between snapshots: mixtures over the rows and columns of a payoff matrix.
 
-The game is zero-sum: payoff [m, n] is the row's, the column's is its negative. Every function returns (row
-mixture [m], column mixture [n]), float64, that sum to 1. Payoffs must be finite; ValueError otherwise, or
-where there are no rows or columns.
+The game is zero-sum: payoff [m, n] is the payoff of the row player, and the column player gets its negative.
+Every meta-strategy returns (row mixture [m], column mixture [n]) in float64; each mixture sums to 1. All
+functions raise ValueError if the matrix is empty or a payoff is not finite.
 """
 
 from __future__ import annotations
@@ -18,41 +17,62 @@ from hpcmarl.errors import MissingPackageError
 Matrix = NDArray[np.float64]
 Mixtures = tuple[Matrix, Matrix]
 
-_GAIN = 1e-9  # of payoffs in [0, 1]: what gains less is no better response
-_FIRST = (
-    16  # rows and columns of the first linear program; then twice as many best responses are added each time
-)
+# A response that gains less than this, with payoffs scaled to [0, 1], does not count as better.
+_GAIN = 1e-9
+# Rows and columns of the first linear program. The number of best responses that are added doubles each time.
+_FIRST = 16
 
 
 def uniform(payoff: Matrix) -> Mixtures:
-    """All alike."""
+    """Return uniform mixtures over all rows and all columns."""
     rows, columns = _checked(payoff).shape
     return np.full(rows, 1.0 / rows), np.full(columns, 1.0 / columns)
 
 
 def exploitability_of_mixture(payoff: Matrix, row: Matrix, column: Matrix) -> float:
-    """(max_i (A y)_i - min_j (x^T A)_j) / 2 for mixtures x [m] and y [n]: what a best response gains,
-    averaged over both players.
+    """Return the gain of a best response against two mixtures, averaged over both players.
 
-    It is zero at an equilibrium and nowhere else, and never negative: half of what the literature calls
-    NashConv, OpenSpiel's `exploitability`.
+        (max_i (A y)_i - min_j (x^T A)_j) / 2
+
+    It is never negative, and zero exactly at an equilibrium. It equals OpenSpiel's `exploitability`, which is
+    half of NashConv in the literature.
+
+    Args:
+        payoff: A, shape [m, n].
+        row: Mixture x, shape [m].
+        column: Mixture y, shape [n].
+
+    Returns:
+        The gain in units of the payoff.
     """
     matrix = _checked(payoff)
     return max(0.0, float(np.max(matrix @ column) - np.min(row @ matrix)) / 2)
 
 
 def nash(payoff: Matrix) -> Mixtures:
-    """An equilibrium by linear programming (HiGHS in scipy): x maximises v with x^T A >= v, y are the
-    multipliers of these constraints.
+    """Compute an equilibrium by linear programming (HiGHS in scipy).
 
-    Solved for a few rows and columns first, to which the best responses among all others are added until
-    there are none that gain: in a large pool few snapshots have a share. Where there are several equilibria
-    it is any of them, except that snapshots whose payoffs are the same throughout share alike: where nothing
-    is known yet, the mixtures are uniform. Raises MissingPackageError without scipy.
+    The mixture x maximises v subject to x^T A >= v; y are the multipliers of these constraints.
+
+    The program is first solved for a few rows and columns. Then the best responses among all others are added
+    until none of them gains. This is fast because few snapshots of a large pool have a share.
+
+    If there are several equilibria, any of them may be returned. But snapshots with identical payoffs always
+    get equal shares, so the mixtures are uniform as long as no payoffs are known.
+
+    Args:
+        payoff: A, shape [m, n].
+
+    Returns:
+        Row mixture [m] and column mixture [n].
+
+    Raises:
+        MissingPackageError: If scipy is not installed.
+        ValueError: If the matrix is empty or not finite, or if the solver fails.
     """
     matrix = _checked(payoff)
     scaled = (matrix - matrix.min()) / (np.ptp(matrix) or 1.0)
-    # distinct rows and columns: [the first of each kind], [which kind each is], [how many of each]
+    # Distinct rows and columns: index of the first of each kind, kind of each, number of each kind.
     _, rows, row_kind, row_count = np.unique(
         scaled, axis=0, return_index=True, return_inverse=True, return_counts=True
     )
@@ -79,13 +99,13 @@ def nash(payoff: Matrix) -> Mixtures:
 
 
 def _best(gains: Matrix, least: float, count: int) -> NDArray[np.intp]:
-    """Where the largest of the gains [K] are, so many at most, that are above `least`."""
+    """Return the indices of the largest gains [K]: at most `count` of them, and only those above `least`."""
     order = np.argsort(-gains)[:count]
     return order[gains[order] > least]
 
 
 def _program(game: Matrix) -> tuple[Matrix, Matrix, float]:
-    """(x, y, v) of a matrix of payoffs in [0, 1]."""
+    """Solve the linear program of a matrix of payoffs in [0, 1]; return (x, y, v)."""
     try:
         optimize = importlib.import_module("scipy.optimize")
     except ImportError as error:
@@ -93,7 +113,7 @@ def _program(game: Matrix) -> tuple[Matrix, Matrix, float]:
             "the meta-strategy nash needs scipy, which is not installed; pip install 'hpcmarl[league]'"
         ) from error
     rows, columns = game.shape
-    found = optimize.linprog(
+    solution = optimize.linprog(
         np.append(np.zeros(rows), -1.0),
         A_ub=np.column_stack([-game.T, np.ones(columns)]),
         b_ub=np.zeros(columns),
@@ -102,21 +122,28 @@ def _program(game: Matrix) -> tuple[Matrix, Matrix, float]:
         bounds=[(0, None)] * rows + [(None, None)],
         method="highs",
     )
-    if found.status != 0:
-        raise ValueError(f"the equilibrium of a payoff matrix was not found: {found.message}")
-    row, column = np.maximum(found.x[:-1], 0.0), np.maximum(-found.ineqlin.marginals, 0.0)
-    return row / row.sum(), column / column.sum(), float(found.x[-1])
+    if solution.status != 0:
+        raise ValueError(f"the equilibrium of a payoff matrix was not found: {solution.message}")
+    row, column = np.maximum(solution.x[:-1], 0.0), np.maximum(-solution.ineqlin.marginals, 0.0)
+    return row / row.sum(), column / column.sum(), float(solution.x[-1])
 
 
 def replicator(payoff: Matrix, time: float = 1000.0) -> Mixtures:
-    """Time averages of the replicator dynamics of both populations, from uniform mixtures.
+    """Compute time averages of the replicator dynamics of both populations, from uniform mixtures.
 
         dx_i/dt = x_i ((A y)_i - x^T A y)        dy_j/dt = y_j (x^T A y - (x^T A)_j)
 
-    In logits z with x = softmax(z) that is dz/dt = A y, which a Runge-Kutta method of fourth order follows
-    without leaving the simplex. In zero-sum games the averages' exploitability is at most (log m + log n) /
-    (2 time) and the error of the steps; the mixtures themselves go round in circles. `time` is in units of 1
-    / (range of the payoffs).
+    In logits z with x = softmax(z) the dynamics are dz/dt = A y. A Runge-Kutta method of fourth order follows
+    them without leaving the simplex. The mixtures themselves cycle; their time averages converge. The
+    exploitability of the averages is at most (log m + log n) / (2 time), plus the error of the integration
+    steps.
+
+    Args:
+        payoff: A, shape [m, n].
+        time: Length of the integration, in units of 1 / (range of the payoffs).
+
+    Returns:
+        Row mixture [m] and column mixture [n].
     """
     matrix = _checked(payoff)
     spread = float(np.ptp(matrix))
@@ -138,8 +165,8 @@ def replicator(payoff: Matrix, time: float = 1000.0) -> Mixtures:
             row_slope, column_slope = scaled @ column, -(row @ scaled)
             row_mean += weight * row
             column_mean += weight * column
-        # the sum of the stages' slopes, by linearity: so the logits are the payoffs against the averages, and
-        # the bound holds
+        # By linearity this is the weighted sum of the slopes of the stages. So the logits are payoffs against
+        # the averages, and the bound holds.
         row_logits += step * (scaled @ column_mean)
         column_logits -= step * (row_mean @ scaled)
         row_sum += row_mean
@@ -154,26 +181,42 @@ def _softmax(logits: Matrix) -> Matrix:
 
 
 def alpha_rank(payoff: Matrix, alpha: float = 100.0, population: int = 50, *, symmetric: bool) -> Mixtures:
-    """alpha-rank (arXiv 1903.01373): how long evolving populations hold each strategy, when mutants are rare.
+    """Compute alpha-rank: the share of time of each strategy in evolving populations with rare mutants.
 
     A mutant tau takes over a population of m that plays sigma with the fixation probability (eq. 2)
-        rho = (1 - e^(-u)) / (1 - e^(-m u)),  u = alpha (f_tau - f_sigma);  1/m where u = 0
-    and the mixture is the stationary distribution of the Markov chain with rates proportional to rho.
-    symmetric: one population, whose members meet each other; f is the payoff against the other of the two;
-    payoff [n, n], both mixtures are the same. Else two populations; a state is a pair (row, column), f the
-    payoff of who changes, the mixtures are the marginals.
 
-    In logarithms throughout, without subtractions: right for any alpha. Takes time in proportion to the cube
-    of the number of states, n or m n (docs/league.md says how long). Raises ValueError where a symmetric
-    game's matrix is not square.
+        rho = (1 - e^(-u)) / (1 - e^(-m u)),  u = alpha (f_tau - f_sigma);  1/m if u = 0
 
-    symbol -> variable: f -> payoff, m -> population, rho -> fixation, alpha -> alpha
+    The mixture is the stationary distribution of the Markov chain with rates proportional to rho. With one
+    population (`symmetric`) its members meet each other, and f is the payoff against the other of the two
+    strategies. With two populations a state is a pair (row, column), and f is the payoff of the population
+    that changes. The mixtures are then the marginals.
+
+    All computations are in logarithms and without subtractions, so the result is accurate for any alpha. The
+    time grows with the cube of the number of states, which is n or m n (docs/league.md gives measured times).
+
+        symbol -> variable: f -> payoff, m -> population, rho -> fixation, alpha -> alpha
+
+    Args:
+        payoff: Shape [m, n]; [n, n] if symmetric.
+        alpha: Selection intensity, in one over the unit of the payoffs.
+        population: Members of each population.
+        symmetric: Whether there is one population; then both mixtures are the same.
+
+    Returns:
+        Row mixture [m] and column mixture [n].
+
+    Raises:
+        ValueError: If the matrix is empty or not finite, or if the matrix of a symmetric game is not square.
+
+    Source:
+        alpha-rank, arXiv 1903.01373.
     """
     matrix = _checked(payoff)
     rows, columns = matrix.shape
     if symmetric:
         if rows != columns:
-            raise ValueError(f"the matrix of a symmetric game is square, not {rows} x {columns}")
+            raise ValueError(f"the matrix of a symmetric game must be square, not {rows} x {columns}")
         # [sigma, tau]: f(tau, sigma) - f(sigma, tau)
         mass = _stationary(_log_fixation(alpha * (matrix.T - matrix), population))
         return mass, mass.copy()
@@ -189,7 +232,10 @@ def alpha_rank(payoff: Matrix, alpha: float = 100.0, population: int = 50, *, sy
 
 
 def _log_fixation(gain: Matrix, population: int) -> Matrix:
-    """log rho for u = gain: log((1 - e^-|u|) / (1 - e^-m|u|)), and (m - 1) |u| less where u < 0."""
+    """Return log rho for u = `gain`.
+
+    This is log((1 - e^-|u|) / (1 - e^-m|u|)), less (m - 1) |u| if u < 0.
+    """
     size = np.maximum(np.abs(gain), 1e-300)
     chance = np.where(
         size < 1e-14, -np.log(population), np.log(-np.expm1(-size)) - np.log(-np.expm1(-population * size))
@@ -199,11 +245,13 @@ def _log_fixation(gain: Matrix, population: int) -> Matrix:
 
 
 def _stationary(rates: Matrix) -> Matrix:
-    """The stationary distribution [N] of an irreducible chain with these logarithms of rates [N, N], whose
-    diagonal is ignored.
+    """Return the stationary distribution [N] of an irreducible Markov chain.
 
-    State by state is taken out of the chain (Grassmann, Taksar and Heyman 1985): only sums, products and
+    States are eliminated one by one (Grassmann, Taksar and Heyman 1985). This needs only sums, products and
     quotients of positive numbers.
+
+    Args:
+        rates: Logarithms of the transition rates, shape [N, N]; the diagonal is ignored.
     """
     rates = rates.copy()
     count = len(rates)
@@ -223,8 +271,9 @@ def _stationary(rates: Matrix) -> Matrix:
 def _checked(payoff: Matrix) -> Matrix:
     matrix: Matrix = np.asarray(payoff, dtype=np.float64)
     if matrix.ndim != 2 or matrix.size == 0 or not np.all(np.isfinite(matrix)):
+        nonfinite = np.count_nonzero(~np.isfinite(matrix))
         raise ValueError(
-            f"a payoff matrix has rows and columns of finite numbers, not shape {matrix.shape} with numbers "
-            "that are not finite"
+            "a payoff matrix must have at least one row and column, and finite entries only; this one has "
+            f"shape {matrix.shape} and {nonfinite} non-finite entries"
         )
     return matrix

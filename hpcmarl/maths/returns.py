@@ -1,4 +1,4 @@
-"""Discounted rewards to go. Called by algos/reinforce.py; knows no networks and no rollouts."""
+"""Discounted rewards to go."""
 
 from __future__ import annotations
 
@@ -10,14 +10,19 @@ from hpcmarl.types import Array, BoolArray, FloatArray, IntArray
 def rewards_to_go(
     reward: Array, discount: float, mask: BoolArray | None = None, first_step: IntArray | None = None
 ) -> FloatArray:
-    """G_t = sum over h >= t of discount^h r_h: the weights of the trajectory gradient of arXiv 2509.24305.
+    """Compute G_t = sum over h >= t of discount^h r_h.
 
-    The discount counts from the episode's start, not from t, as the paper writes it. Summed in double
-    precision.
+    These are the weights of the trajectory gradient of arXiv 2509.24305. The discount counts from the start
+    of the episode, not from t, as in the paper. The sum is computed in double precision.
 
-    reward [T, ...]: one column an episode (and agent); mask [T, ...] bool: false on padding, whose rewards do
-    not count; first_step: index in its episode of row 0, broadcast against reward[0] (default 0). Returns [T,
-    ...] float32.
+    Args:
+        reward: Shape [T, ...], one column for each episode (and agent).
+        discount: Discount factor.
+        mask: Shape [T, ...] bool; false on padding, where rewards do not count.
+        first_step: Index of row 0 in its episode, broadcast against reward[0]; default 0.
+
+    Returns:
+        G, shape [T, ...] float32.
     """
     rows = np.arange(reward.shape[0]).reshape(-1, *(1,) * (reward.ndim - 1))
     exponent = rows if first_step is None else rows + first_step

@@ -1,1 +1,1 @@
-"""Networks over one flat parameter vector: policies, critics, and the distributions of their actions."""
+"""Networks on one flat parameter vector: policies, critics and action distributions."""

@@ -1,4 +1,4 @@
-"""Torch modules from the descriptions of networks (shapes.py)."""
+"""Torch modules built from the descriptions of networks in shapes.py."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from hpcmarl.nets.shapes import (
 
 
 class Constant(nn.Module):
-    """One trained number under a name."""
+    """One trained number with a name."""
 
     def __init__(self, shape: ConstantShape) -> None:
         super().__init__()
@@ -55,5 +55,8 @@ BUILDERS: dict[type[Shape], Callable[[Any], nn.Module]] = {
 
 
 def build(shape: Shape) -> nn.Module:
-    """Return the module that a shape describes; flat.FlatParameters gives it its weights."""
+    """Build the module that a shape describes.
+
+    The weights are uninitialised until flat.FlatParameters binds them to a parameter vector.
+    """
     return BUILDERS[type(shape)](shape)

@@ -1,11 +1,14 @@
-"""How an agent acts, given the raw outputs of its policy's network: one class for each kind of action, in
-numpy.
+"""Selection of actions from the raw outputs of a policy network, in numpy.
 
-Learning has the same distributions in torch (heads.py). Log-probabilities are always computed from the action
-as it is stored, by the same formula when acting and when learning.
+Each kind of action space has one class. Learners use the same distributions in torch (heads.py). Acting and
+learning compute log-probabilities by the same formula, always from the action as it is stored.
 
-    raw [n, K]   action [n, *action.shape]   mask [n, A] bool or None   logp [n]   noise ([n, ...], ...)   (n:
-        any rows)
+Shapes, for n rows:
+    raw      [n, K]
+    action   [n, *action.shape]
+    mask     [n, A] bool, or None
+    logp     [n]
+    noise    tuple of arrays [n, ...]
 """
 
 from __future__ import annotations
@@ -20,30 +23,36 @@ import numpy as np
 from hpcmarl.errors import UsageError
 from hpcmarl.types import ActionSpace, Array, BoolArray, FloatArray
 
-# Logit of an unavailable action: its probability is exactly zero in float32, yet nothing becomes infinite.
+# Logit of an unavailable action. Its probability is exactly zero in float32, yet no number becomes infinite.
 UNAVAILABLE = -1e9
-# The pre-squash value u of a continuous action is kept within this bound: beyond it float32 cannot tell
-# tanh(u) from 1 well.
+# Bound of the value u of a continuous action before the squashing. Beyond it, float32 hardly separates
+# tanh(u) from 1.
 LARGEST_SQUASH = 5.0
-# Added to the softplus head, so that a fresh network has deviation one; and the least deviation.
+# Added to the input of the softplus, so that a new network has a standard deviation of one.
 UNIT_SOFTPLUS = math.log(math.e - 1.0)
 LEAST_DEVIATION = 1e-3
-# Exponential noise may be zero once in a long while; this keeps the race below finite.
+# Exponential noise is zero in rare cases. This offset keeps the quotient in _choose_component finite.
 TINY = np.float32(1e-30)
 FORBIDDEN = np.float32(UNAVAILABLE)
 
-Noise = tuple[Array, ...]  # random numbers: each array has one row for each row of raw outputs
+# Random numbers. Each array has one row for each row of raw outputs.
+Noise = tuple[Array, ...]
 
 
 class Chooser(ABC):
-    """How one agent acts, given raw network outputs. meaning: what these are, in a word or two."""
+    """Rule by which an agent selects actions from raw network outputs.
+
+    Attributes:
+        meaning: Short description of the raw outputs.
+        raw_size: Number of raw outputs per row, K.
+    """
 
     meaning: ClassVar[str]
     raw_size: int
 
     @abstractmethod
     def draw(self, rows: int, generator: np.random.Generator) -> Noise:
-        """Draw the random numbers that `choose` needs for this many rows."""
+        """Draw the random numbers that `choose` needs for `rows` rows."""
 
     @abstractmethod
     def choose(
@@ -52,40 +61,72 @@ class Chooser(ABC):
         """Choose an action for each row.
 
         Args:
-            raw: Raw outputs [n, K].
-            mask: Allowed actions [n, A]; None: all are.
-            noise: The rows' random numbers from `draw`; they are overwritten. None: take the most probable
-                actions (continuous: the squashed mean).
-            with_logp: Whether log-probabilities are wanted.
+            raw: Raw outputs, shape [n, K].
+            mask: Allowed actions, shape [n, A]; None: all actions are allowed.
+            noise: Random numbers from `draw`, which this method overwrites. None: choose the most probable
+                actions (continuous actions: the squashed mean).
+            with_logp: Whether to compute log-probabilities.
 
         Returns:
-            Actions, and their log-probabilities [n] float32 or None.
+            Actions, shape [n, *action.shape], and their log-probabilities, shape [n] float32, or None.
         """
 
-    def on_progress(self, env_steps: int) -> None:  # noqa: B027  most do not change in the course of a run
-        """The run has made so many environment steps."""
+    def on_progress(self, env_steps: int) -> None:  # noqa: B027  most choosers have no schedule
+        """Update schedules to the number of environment steps that the run has made."""
 
     def action_probs(self, raw: FloatArray, mask: BoolArray | None) -> FloatArray:
-        """How likely a drawn action is each one, [n, A]; discrete actions only. Raises TypeError for
-        others."""
-        raise TypeError(f"{type(self).__name__} has no table of single actions")
+        """Return the probability that sampling selects each action.
+
+        Args:
+            raw: Raw outputs, shape [n, K].
+            mask: Allowed actions, shape [n, A]; None: all actions are allowed.
+
+        Returns:
+            Probabilities, shape [n, A].
+
+        Raises:
+            TypeError: If actions are not discrete.
+        """
+        raise TypeError(
+            f"{type(self).__name__} has no probabilities of single actions; allowed: discrete actions"
+        )
 
     def score(self, raw: FloatArray, action: Array, mask: BoolArray | None) -> FloatArray:
-        """How the log-probabilities of actions change with the raw outputs, [n, K]. Raises TypeError where
-        actions have no such probabilities."""
-        raise TypeError(f"{type(self).__name__} has no log-probabilities that change with its raw outputs")
+        """Return the derivative of the actions' log-probabilities with respect to the raw outputs.
+
+        Args:
+            raw: Raw outputs, shape [n, K].
+            action: Actions, shape [n, *action.shape].
+            mask: Allowed actions, shape [n, A]; None: all actions are allowed.
+
+        Returns:
+            Derivatives, shape [n, K].
+
+        Raises:
+            TypeError: If actions have no differentiable log-probability.
+        """
+        raise TypeError(f"{type(self).__name__} has no differentiable log-probabilities")
 
 
 class EpsilonGreedy(Chooser):
-    """Raw outputs are values of discrete actions: the best allowed one (of equal ones the first), with
-    probability `epsilon` any allowed one."""
+    """Epsilon-greedy choice; the raw outputs are the values of discrete actions.
+
+    With probability `epsilon` the agent takes a random allowed action, else the allowed action of the largest
+    value. Among equal values the first action wins.
+    """
 
     meaning = "values"
 
     def __init__(
         self, space: ActionSpace, epsilon: float, schedule: Callable[[int], float] | None = None
     ) -> None:
-        """schedule: epsilon after so many environment steps of the run; None: it stays."""
+        """Create a chooser.
+
+        Args:
+            space: A discrete action space.
+            epsilon: Probability of a random action.
+            schedule: Maps the environment steps of the run to epsilon; None: epsilon is constant.
+        """
         self.raw_size = space.sizes[0]
         self.epsilon = epsilon
         self._schedule = schedule
@@ -103,16 +144,16 @@ class EpsilonGreedy(Chooser):
         best = self._best(raw, mask)
         if noise is None:
             return best, np.zeros(len(raw), np.float32) if with_logp else None
-        explores, worth = noise
-        drawn = (worth if mask is None else np.where(mask, worth, -1.0)).argmax(1)
-        action = np.where(explores < self.epsilon, drawn, best)
+        explores, preference = noise
+        random_action = (preference if mask is None else np.where(mask, preference, -1.0)).argmax(1)
+        action = np.where(explores < self.epsilon, random_action, best)
         if not with_logp:
             return action, None
         share = self.epsilon / (raw.shape[1] if mask is None else np.maximum(mask.sum(1), 1))
         return action, np.log(share + (1.0 - self.epsilon) * (action == best)).astype(np.float32)
 
     def _best(self, raw: FloatArray, mask: BoolArray | None) -> Array:
-        """The allowed actions of the largest values, [n]."""
+        """Return the allowed actions of the largest values, shape [n]."""
         best: Array = (raw if mask is None else np.where(mask, raw, -np.inf)).argmax(1)
         return best
 
@@ -127,13 +168,16 @@ class EpsilonGreedy(Chooser):
 
 
 def make_chooser(space: ActionSpace) -> Chooser:
-    """Return the chooser that samples from a distribution over this action space. Raises UsageError where
-    continuous bounds are not finite intervals."""
+    """Return the chooser that samples from a distribution over this action space.
+
+    Raises:
+        UsageError: If the bounds of continuous actions are not finite intervals.
+    """
     return TanhGaussianChooser(space) if space.kind == "continuous" else CategoricalChooser(space)
 
 
 class CategoricalChooser(Chooser):
-    """One masked categorical distribution a component; discrete actions have one component."""
+    """One masked categorical distribution per action component; a discrete action has one component."""
 
     meaning = "logits"
 
@@ -151,8 +195,11 @@ class CategoricalChooser(Chooser):
     def choose(
         self, raw: FloatArray, mask: BoolArray | None, noise: Noise | None, with_logp: bool = True
     ) -> tuple[Array, FloatArray | None]:
-        """Unavailable actions have probability zero, and the likeliest one scores above zero whatever the
-        noise: never taken."""
+        """Choose an action for each row; see Chooser.choose.
+
+        Unavailable actions are never taken. Their probability is exactly zero, and the quotient of the most
+        probable action is positive for every noise.
+        """
         if mask is not None:
             raw = np.where(mask, raw, FORBIDDEN)
         if self.single:
@@ -190,8 +237,10 @@ class CategoricalChooser(Chooser):
 def _choose_component(
     logits: FloatArray, noise: FloatArray | None, with_logp: bool
 ) -> tuple[Array, FloatArray | None]:
-    """The argmax of probability / exponential noise [n, K] is a draw from the distribution; without noise it
-    is the mode."""
+    """Sample one component, or return its mode if `noise` is None.
+
+    The argmax of probability / exponential noise, both [n, K], is a sample of the distribution.
+    """
     if noise is None and not with_logp:
         return logits.argmax(1), None
     logits = logits - np.maximum.reduce(logits, 1, keepdims=True)
@@ -204,12 +253,16 @@ def _choose_component(
 
 
 class TanhGaussianChooser(Chooser):
-    """action = centre + scale * tanh(u), u ~ Normal(mean, deviation) in every dimension; raw = (mean,
-    softplus^-1 deviation).
+    """A tanh-squashed Gaussian in every dimension of a continuous action.
 
-    |u| is kept below LARGEST_SQUASH when drawing, and u is recovered from the stored float32 action in double
-        precision.
-    Setting of the paper: tanh-squashed Gaussian, softplus deviation head (arXiv 2509.24305, experiments).
+        action = centre + scale * tanh(u),    u ~ Normal(mean, deviation)
+        raw = (mean, softplus^-1 deviation)
+
+    `choose` limits |u| to LARGEST_SQUASH. The log-probability uses the u of the stored float32 action,
+    recovered in double precision.
+
+    Source:
+        The squashing and the softplus deviation head follow the experiments of arXiv 2509.24305.
     """
 
     meaning = "mean, softplus^-1 deviation"
@@ -232,7 +285,16 @@ class TanhGaussianChooser(Chooser):
         self._bound = math.tanh(LARGEST_SQUASH)
 
     def unsquash(self, action: Array) -> FloatArray:
-        """u of stored actions: double precision inside, since 1 - tanh(u) loses digits near the bounds."""
+        """Recover u from stored actions.
+
+        The computation is in double precision, because 1 - tanh(u) loses digits near the bounds.
+
+        Args:
+            action: Actions, shape [..., D].
+
+        Returns:
+            The values before the squashing, shape [..., D] float32.
+        """
         squashed = (action - self._centre) / self._scale
         return np.arctanh(np.clip(squashed, -self._bound, self._bound)).astype(np.float32)
 
@@ -266,7 +328,7 @@ class TanhGaussianChooser(Chooser):
     def score(self, raw: FloatArray, action: Array, mask: BoolArray | None) -> FloatArray:
         mean, deviation = self._moments(raw)
         noise = (self.unsquash(action) - mean) / deviation
-        # the deviation, with its raw output
+        # derivative of the deviation with respect to its raw output
         grows = 0.5 + 0.5 * np.tanh(0.5 * (raw[:, self.dimensions :] + np.float32(UNIT_SOFTPLUS)))
         slope: FloatArray = np.concatenate(
             [noise / deviation, (np.square(noise) - 1.0) / deviation * grows], 1

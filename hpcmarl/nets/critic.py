@@ -1,5 +1,7 @@
-"""The value network: dense layers with one output, perhaps with a GRU between them. Trained by algos/; what
-its input means is their business."""
+"""The value network: dense layers, with an optional GRU before the last layer.
+
+The algorithms in algos/ define the meaning of its inputs and train it.
+"""
 
 from __future__ import annotations
 
@@ -15,15 +17,22 @@ from hpcmarl.types import BoolArray
 
 
 class Critic(nn.Module):
-    """Outputs [...] of inputs [..., D]; where `outputs` is given, so many of each: [..., outputs].
+    """A value network with one output per row, or `outputs` of them if its shape sets that number.
 
-    With `normalise_values` an output is a value in units of the spread of the targets so far (arXiv
-    2103.01955, section 5.1); `normalise_inputs` does the same to the inputs. Recurrent critics have a memory
-    of `memory_size` numbers (0: none) and go through `unroll` and `step`; units that have no value in a row
-    keep it, an episode's first row starts from zeros."""
+    Inputs have the shape [..., D]; outputs have the shape [...] or [..., outputs].
+
+    With `normalise_values`, an output is a value in units of the spread of all earlier targets (arXiv
+    2103.01955, section 5.1). `normalise_inputs` normalises the inputs in the same way.
+
+    A recurrent critic is evaluated by `unroll` and `step` instead of `forward`. A unit without a value in a
+    row keeps its memory. The memory is zero at the first row of an episode.
+
+    Attributes:
+        memory_size: Length of the GRU's memory, H; 0 without a GRU.
+    """
 
     def __init__(self, shape: CriticShape) -> None:
-        """Make the network; its weights are still to be set (flat.py)."""
+        """Build the layers; their weights are uninitialised until FlatParameters binds them (flat.py)."""
         super().__init__()
         self._single = shape.outputs is None
         self.memory_size = shape.memory_size
@@ -44,17 +53,17 @@ class Critic(nn.Module):
     def unroll(
         self, inputs: torch.Tensor, active: BoolArray, starts: BoolArray, memory: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Recurrent critics only: outputs in the rows that act, and the memory after them.
+        """Evaluate a recurrent critic on unrolls.
 
         Args:
-            inputs: [T, B, U, D].
-            acts: Rows with a value, [T, B, U].
-            starts: First rows of episodes, [T, B].
-            memory: Before row 0, [B, U, H]; not differentiated.
+            inputs: Shape [T, B, U, D].
+            active: Rows that have a value, shape [T, B, U].
+            starts: First rows of episodes, shape [T, B].
+            memory: Memory before row 0, shape [B, U, H]; gradients do not flow into it.
 
         Returns:
-            Outputs [n] (differentiable) and memories [n, H] of the acting rows, in the order of the dense
-            array.
+            Outputs [n] (differentiable) and memories [n, H] of the n active rows, in the C order of [T, B,
+            U].
         """
         assert self.body is not None
         assert self.cell is not None
@@ -64,7 +73,7 @@ class Critic(nn.Module):
         )
         hidden = recur(
             self.cell,
-            self.body(self._seen(inputs.reshape(-1, inputs.shape[-1])[packing.rows])),
+            self.body(self._normalise(inputs.reshape(-1, inputs.shape[-1])[packing.rows])),
             memory.reshape(columns, -1),
             packing,
         )
@@ -72,42 +81,54 @@ class Critic(nn.Module):
         return self._out(self.head(hidden)), hidden.detach()
 
     def step(self, inputs: torch.Tensor, memory: torch.Tensor) -> torch.Tensor:
-        """Recurrent critics only: outputs [n] of single rows, inputs [n, D] and the memory [n, H] before
-        them."""
+        """Evaluate a recurrent critic on single rows.
+
+        Args:
+            inputs: Shape [n, D].
+            memory: Memory before each row, shape [n, H].
+
+        Returns:
+            Outputs, shape [n].
+        """
         assert self.body is not None
         assert self.cell is not None
-        return self._out(self.head(self.cell(self.body(self._seen(inputs)), memory)))
+        return self._out(self.head(self.cell(self.body(self._normalise(inputs)), memory)))
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
-        """Feed-forward critics only."""
-        return self._out(self.layers(self._seen(inputs)))
+        """Evaluate a feed-forward critic."""
+        return self._out(self.layers(self._normalise(inputs)))
 
-    def _seen(self, inputs: torch.Tensor) -> torch.Tensor:
+    def _normalise(self, inputs: torch.Tensor) -> torch.Tensor:
         if self._inputs is None:
             return inputs
-        seen: torch.Tensor = self._inputs(inputs)
-        return seen
+        normalised: torch.Tensor = self._inputs(inputs)
+        return normalised
 
     def _out(self, outputs: torch.Tensor) -> torch.Tensor:
         return outputs.squeeze(-1) if self._single else outputs
 
     def values(self, outputs: torch.Tensor) -> torch.Tensor:
-        """What outputs [...] stand for, in units of the rewards."""
+        """Convert outputs [...] to values in units of the rewards."""
         if self._targets is None:
             return outputs
         mean, deviation = self._targets.mean_and_deviation()
         return outputs * deviation + mean
 
     def outputs_for(self, values: torch.Tensor) -> torch.Tensor:
-        """The outputs [...] that stand for values: the inverse of `values`."""
+        """Convert values [...] to outputs; the inverse of `values`."""
         if self._targets is None:
             return values
         mean, deviation = self._targets.mean_and_deviation()
         return (values - mean) / deviation
 
     def observe(self, inputs: torch.Tensor, targets: torch.Tensor, weight: float) -> None:
-        """Gather inputs [n, D] and target values [n] for the moments, where there are any; each row weighs
-        `weight`."""
+        """Add inputs and targets to the running moments that this critic has.
+
+        Args:
+            inputs: Shape [n, D].
+            targets: Target values, shape [n].
+            weight: Weight of each row.
+        """
         if self._inputs is not None:
             self._inputs.add(inputs, weight)
         if self._targets is not None:

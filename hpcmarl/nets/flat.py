@@ -1,10 +1,12 @@
-"""Torch modules whose parameters are views of one vector (parameters.py), and their gradients views of
-another.
+"""Torch modules whose parameters and gradients are views of two vectors (parameters.py).
 
-Modules keep working as usual: their parameters' `.data` and `.grad` are views of the two vectors. Behind the
-parameters come the modules' buffers: numbers that are averaged, not trained (moments.py); their `.grad`
-gathers what is to be averaged. Nothing may rebind `.data` afterwards (no `.to()`, no deepcopy, no
-`assign=True`).
+Modules work as usual: the `.data` and `.grad` of their parameters are views of the parameter vector and the
+gradient vector.
+
+The buffers of the modules follow the parameters. Buffers hold averaged numbers, which are not trained
+(moments.py). Their `.grad` collects the numbers to be averaged.
+
+Code must not rebind `.data` afterwards: no `.to()`, no deepcopy, no `assign=True`.
 """
 
 from __future__ import annotations
@@ -20,33 +22,43 @@ from hpcmarl.types import FloatArray
 
 
 class FlatParameters:
-    """Named modules bound to a vector.
+    """Named modules bound to a parameter vector.
 
     Attributes:
-        vector: The parameters [P]; the array given, whose values the modules take over.
-        gradient: Their gradients [P].
+        vector: Parameters, shape [P]. It is the array passed to the constructor; the modules take its values.
+        gradient: Gradients of the parameters, shape [P].
     """
 
     def __init__(self, layout: ParameterLayout, modules: Mapping[str, nn.Module], vector: FloatArray) -> None:
-        """Bind modules that have the names and shapes of `layout`. Raises ValueError for others."""
+        """Bind the modules to `vector`.
+
+        Args:
+            layout: Names, shapes and places of the parameters.
+            modules: Modules by name.
+            vector: Parameters, shape [P] float32.
+
+        Raises:
+            ValueError: If the names or shapes of the modules' parameters differ from the layout.
+        """
         self.vector = vector
         self._data = torch.from_numpy(vector)
         self._gradient = torch.zeros(layout.size, dtype=torch.float32)
         self.gradient: FloatArray = self._gradient.numpy()
         self._views: list[tuple[torch.Tensor, torch.Tensor]] = []
-        found: dict[str, torch.Tensor] = {
+        tensors: dict[str, torch.Tensor] = {
             f"{name}.{own}": part
             for name, module in modules.items()
             for own, part in module.named_parameters()
         }
-        found |= {
+        tensors |= {
             f"{name}.{own}": part for name, module in modules.items() for own, part in module.named_buffers()
         }
-        if [(name, tuple(part.shape)) for name, part in found.items()] != list(layout.shapes.items()):
+        if [(name, tuple(part.shape)) for name, part in tensors.items()] != list(layout.shapes.items()):
             raise ValueError(
-                f"modules have the parameters {sorted(found)}; their description has {sorted(layout.shapes)}"
+                f"modules have the parameters {sorted(tensors)}; their description has "
+                f"{sorted(layout.shapes)}"
             )
-        for name, parameter in found.items():
+        for name, parameter in tensors.items():
             self._bind(parameter, layout.places[name])
 
     def _bind(self, parameter: torch.Tensor, place: slice) -> None:
@@ -55,18 +67,22 @@ class FlatParameters:
         self._views.append((parameter, parameter.grad))
 
     def place_of(self, parameter: torch.Tensor) -> slice:
-        """Where in the vector one of the modules' parameters is."""
+        """Return the slice of the vector that holds one of the modules' parameters."""
         start = int(parameter.storage_offset())
         return slice(start, start + parameter.numel())
 
     def load(self, vector: FloatArray) -> None:
-        """Copy a vector [P] into the parameters. Raises ValueError where the length differs."""
+        """Copy a vector [P] into the parameters.
+
+        Raises:
+            ValueError: If the length differs.
+        """
         if vector.shape != self.vector.shape:
             raise ValueError(f"parameters have shape {vector.shape}; these networks need {self.vector.shape}")
         np.copyto(self.vector, vector)
 
     def zero_gradient(self) -> None:
-        """Set the gradient to zero, and bind it again where an optimizer or a backward pass unbound it."""
+        """Set the gradient to zero and restore views that an optimizer or a backward pass replaced."""
         self._gradient.zero_()
         for parameter, view in self._views:
             if parameter.grad is not view:

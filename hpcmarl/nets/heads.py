@@ -1,8 +1,12 @@
-"""Distributions over actions for learning: log-probabilities and entropies of raw outputs, differentiable.
-Acting has choosers.py.
+"""Differentiable action distributions for learning: log-probabilities and entropies in torch.
 
-raw [n, K]   action [n, *action.shape]   mask [n, A] bool or None   logp, entropy, maximum entropy [n]   (n:
-    any rows)
+Acting uses the same distributions in numpy (choosers.py).
+
+Shapes, for n rows:
+    raw                               [n, K]
+    action                            [n, *action.shape]
+    mask                              [n, A] bool, or None
+    logp, entropy, maximum entropy    [n]
 """
 
 from __future__ import annotations
@@ -24,32 +28,68 @@ from hpcmarl.types import ActionSpace
 
 
 class Head(ABC):
-    """The distribution over one agent's actions."""
+    """Distribution over the actions of one agent."""
 
     @abstractmethod
     def evaluate(
         self, raw: torch.Tensor, action: torch.Tensor, mask: torch.Tensor | None
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Log-probability of the action and entropy of the distribution, in nats, both [n] and differentiable
-        in raw."""
+        """Compute log-probabilities and entropies.
+
+        Args:
+            raw: Raw outputs, shape [n, K].
+            action: Actions, shape [n, *action.shape].
+            mask: Allowed actions, shape [n, A]; None: all actions are allowed.
+
+        Returns:
+            Log-probability of each action and entropy of each distribution, in nats, shape [n] each. Both are
+            differentiable in `raw`.
+        """
 
     def probabilities(self, raw: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
-        """Of every single action, [n, A]; discrete actions only. Raises TypeError for others."""
-        raise TypeError(f"{type(self).__name__} has no table of single actions")
+        """Return the probability of every action.
+
+        Args:
+            raw: Raw outputs, shape [n, K].
+            mask: Allowed actions, shape [n, A]; None: all actions are allowed.
+
+        Returns:
+            Probabilities, shape [n, A].
+
+        Raises:
+            TypeError: If actions are not discrete.
+        """
+        raise TypeError(
+            f"{type(self).__name__} has no probabilities of single actions; allowed: discrete actions"
+        )
 
     @abstractmethod
     def maximum_entropy(self, mask: torch.Tensor | None, rows: int) -> torch.Tensor:
-        """Entropy [n] of the uniform distribution over the available actions, in nats."""
+        """Return the entropy of the uniform distribution over the allowed actions.
+
+        Args:
+            mask: Allowed actions, shape [n, A]; None: all actions are allowed.
+            rows: Number of rows, n.
+
+        Returns:
+            Entropies in nats, shape [n].
+        """
 
 
 def make_head(space: ActionSpace) -> Head:
-    """The head of an action space. Raises UsageError where continuous bounds are not finite intervals."""
+    """Return the distribution for an action space.
+
+    Raises:
+        UsageError: If the bounds of continuous actions are not finite intervals.
+    """
     return TanhGaussianHead(space) if space.kind == "continuous" else CategoricalHead(space)
 
 
 class CategoricalHead(Head):
-    """One masked categorical distribution a component; discrete actions have one component. Entropy is
-    exact."""
+    """One masked categorical distribution per action component, with exact entropy.
+
+    A discrete action has one component.
+    """
 
     def __init__(self, space: ActionSpace) -> None:
         chooser = CategoricalChooser(space)
@@ -67,9 +107,9 @@ class CategoricalHead(Head):
         for component, part in enumerate(self._slices):
             log_probability = functional.log_softmax(raw[..., part], dim=-1)
             taken = log_probability.gather(-1, action[..., component : component + 1]).squeeze(-1)
-            spread = -(log_probability.exp() * log_probability).sum(-1)
+            component_entropy = -(log_probability.exp() * log_probability).sum(-1)
             logp = taken if logp is None else logp + taken
-            entropy = spread if entropy is None else entropy + spread
+            entropy = component_entropy if entropy is None else entropy + component_entropy
         assert logp is not None
         assert entropy is not None
         return logp, entropy
@@ -87,12 +127,16 @@ class CategoricalHead(Head):
 
 
 class TanhGaussianHead(Head):
-    """The tanh-squashed Gaussian of choosers.TanhGaussianChooser.
+    """The tanh-squashed Gaussian of choosers.TanhGaussianChooser, with an estimated entropy.
 
-    Entropy is an estimate at the given action: the Gaussian's own, exact, plus the log-Jacobian log(scale (1
-    - tanh(u)^2)) with u = mean + deviation * e, where e is the noise that the action shows under the present
-    parameters, held constant (the pathwise gradient). Unbiased where the action came from this very
-    distribution; off-policy it is biased a little.
+    The entropy is the exact entropy of the Gaussian plus an estimate of the mean log-Jacobian, taken at the
+    given action:
+
+        log(scale (1 - tanh(u)^2)),    u = mean + deviation * e
+
+    Here e is the noise that yields the given action under the present parameters. It is held constant, so the
+    gradient is the pathwise one. The estimate is unbiased if the action was sampled from the present
+    distribution. Off-policy it has a small bias.
     """
 
     def __init__(self, space: ActionSpace) -> None:
@@ -113,13 +157,13 @@ class TanhGaussianHead(Head):
         gaussian = -0.5 * noise.square() - log_deviation - 0.5 * math.log(2 * math.pi)
         logp = (gaussian - _log_slope(u)).sum(-1) - self._log_scale
         moved = mean + deviation * noise.detach()
-        spread = log_deviation + 0.5 * math.log(2 * math.pi * math.e) + _log_slope(moved)
-        return logp, spread.sum(-1) + self._log_scale
+        dimension_entropy = log_deviation + 0.5 * math.log(2 * math.pi * math.e) + _log_slope(moved)
+        return logp, dimension_entropy.sum(-1) + self._log_scale
 
     def maximum_entropy(self, mask: torch.Tensor | None, rows: int) -> torch.Tensor:
         return torch.full((rows,), self._log_scale + self._dimensions * math.log(2.0))
 
 
 def _log_slope(u: torch.Tensor) -> torch.Tensor:
-    """log(1 - tanh(u)^2) without cancellation: 2 (log 2 - u - softplus(-2u))."""
+    """Return log(1 - tanh(u)^2) without cancellation, as 2 (log 2 - u - softplus(-2u))."""
     return 2.0 * (math.log(2.0) - u - functional.softplus(-2.0 * u))

@@ -1,8 +1,8 @@
-"""Dense layers as torch trains them; acting has numpy_layers.py.
+"""Dense layers for training in torch; acting uses numpy_layers.py.
 
-Training goes through one hand-written backward pass for the whole stack (`DenseStack`): on 2400 rows it takes
-three quarters of the time of torch's own layer by layer, since torch's float32 tanh costs twice as much as
-its logistic function.
+One hand-written backward pass covers the whole stack of layers (`DenseStack`). On 2400 rows it takes three
+quarters of the time of torch's separate layers. The reason is that the float32 tanh of torch costs twice as
+much as its logistic function.
 """
 
 from __future__ import annotations
@@ -21,27 +21,30 @@ MINUS_ONE = torch.tensor(-1.0)
 
 
 class BareLinear(nn.Linear):
-    """A linear layer whose weights are still to be set. (torch's skip_init goes by way of its meta device,
-    which imports sympy: 0.6 s a rank.)"""
+    """A linear layer with uninitialised weights.
+
+    The skip_init function of torch is no alternative: it uses the meta device, which imports sympy and costs
+    0.6 s per rank.
+    """
 
     def reset_parameters(self) -> None:
-        """Draw nothing: torch would draw from its global generator."""
+        """Leave the weights uninitialised; torch would draw from its global generator."""
 
 
 class BareGRUCell(nn.GRUCell):
-    """A GRU cell whose weights are still to be set."""
+    """A GRU cell with uninitialised weights."""
 
     def reset_parameters(self) -> None:
-        """Draw nothing."""
+        """Leave the weights uninitialised; torch would draw from its global generator."""
 
 
 def gru_cell(shape: GRUShape) -> nn.GRUCell:
-    """Make a GRU cell; its weights are still to be set."""
+    """Create a GRU cell with uninitialised weights."""
     return BareGRUCell(shape.inputs, shape.memory)
 
 
 class Dense(nn.Module):
-    """The layers of a DenseShape; their weights are still to be set."""
+    """The layers of a DenseShape, with uninitialised weights."""
 
     def __init__(self, shape: DenseShape) -> None:
         super().__init__()
@@ -49,8 +52,14 @@ class Dense(nn.Module):
         self.layers = nn.ModuleList(BareLinear(inputs, outputs) for inputs, outputs in pairwise(shape.sizes))
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
-        """inputs [..., first size] -> [..., last size]. Differentiable once, in the parameters and the
-        inputs."""
+        """Apply the layers; differentiable once in the parameters and the inputs.
+
+        Args:
+            inputs: Shape [..., first size].
+
+        Returns:
+            Outputs, shape [..., last size].
+        """
         if not self.layers:
             return inputs
         parameters = cast(
@@ -66,14 +75,15 @@ class Dense(nn.Module):
 def stages_of(
     inputs: torch.Tensor, activation: str, activate_last: bool, parameters: Sequence[torch.Tensor]
 ) -> Iterator[torch.Tensor]:
-    """Compute dense layers one after the other, tanh(x) as 2 sigmoid(2x) - 1 (within 2e-7). Not
-    differentiable.
+    """Compute dense layers one after the other; not differentiable.
+
+    tanh(x) is computed as 2 sigmoid(2x) - 1, which is exact to 2e-7.
 
     Args:
         inputs: Shape [n, first size].
         activation: "tanh" or "relu".
-        activate_last: Whether it follows the last layer, too.
-        parameters: Weight [outputs, inputs] and bias of each layer.
+        activate_last: Whether the activation also follows the last layer.
+        parameters: Weight [outputs, inputs] and bias [outputs] of each layer, in turn.
 
     Yields:
         The outputs [n, outputs] of each layer.
@@ -94,22 +104,32 @@ def stages_of(
 def last_stage(
     inputs: torch.Tensor, activation: str, activate_last: bool, *parameters: torch.Tensor
 ) -> torch.Tensor:
-    """Return the last of `stages_of`, where no gradient is wanted: the others are not kept."""
+    """Return the last output of `stages_of` without keeping the others, for calls without a gradient."""
     hidden = inputs
-    for hidden in stages_of(inputs, activation, activate_last, parameters):  # noqa: B007  the last one counts
+    for hidden in stages_of(inputs, activation, activate_last, parameters):  # noqa: B007  only the last is used
         pass
     return hidden
 
 
 class DenseStack(torch.autograd.Function):
-    """All layers of a Dense in one node of torch's graph."""
+    """All layers of a Dense as one node of the autograd graph."""
 
     @staticmethod
     def forward(
         ctx: Any, inputs: torch.Tensor, activation: str, activate_last: bool, *parameters: torch.Tensor
     ) -> torch.Tensor:
-        """inputs [n, first size]; parameters: weight [outputs, inputs] and bias of each layer. Returns [n,
-        last size]."""
+        """Compute the layers.
+
+        Args:
+            ctx: The autograd context.
+            inputs: Shape [n, first size].
+            activation: "tanh" or "relu".
+            activate_last: Whether the activation also follows the last layer.
+            *parameters: Weight [outputs, inputs] and bias [outputs] of each layer, in turn.
+
+        Returns:
+            Outputs, shape [n, last size].
+        """
         stages = [inputs, *stages_of(inputs, activation, activate_last, parameters)]
         ctx.activation, ctx.activate_last = activation, activate_last
         ctx.save_for_backward(*stages, *parameters)
@@ -118,8 +138,15 @@ class DenseStack(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, slope: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        """slope [n, last size]: the derivative by the outputs; returns those by the inputs and by every
-        parameter."""
+        """Compute the derivatives with respect to the inputs and every parameter.
+
+        Args:
+            ctx: The autograd context.
+            slope: Derivative with respect to the outputs, shape [n, last size].
+
+        Returns:
+            One entry per argument of `forward`; None for arguments without a derivative.
+        """
         saved = ctx.saved_tensors
         layers = (len(saved) - 1) // 3
         stages, parameters = saved[: layers + 1], saved[layers + 1 :]

@@ -1,7 +1,9 @@
-"""Mixers: the team's value of a joint action from the agents' utilities. Trained by algos/; know no algorithm
-and no rollout.
+"""Mixers: networks that combine the agents' utilities into the team's value of a joint action.
 
-[...]: any rows   K joint actions of each   n agents   S size of the state that the weights depend on
+[...]    any leading dimensions
+K        joint actions per row
+n        agents
+S        size of the state that the mixing weights depend on
 """
 
 from __future__ import annotations
@@ -15,24 +17,34 @@ from hpcmarl.nets.shapes import DenseShape, MonotonicMixerShape, Shape, Unrestri
 
 
 class SumMixer(nn.Module):
-    """VDN (arXiv 1706.05296): the sum of the utilities."""
+    """VDN's mixer (arXiv 1706.05296): the sum of the utilities."""
 
     def forward(self, utilities: torch.Tensor, state: torch.Tensor | None) -> torch.Tensor:
-        """utilities [..., K, n] -> values [..., K]; the state is not used."""
+        """Sum the utilities.
+
+        Args:
+            utilities: Shape [..., K, n].
+            state: Not used.
+
+        Returns:
+            Values, shape [..., K].
+        """
         return utilities.sum(-1)
 
 
 class MonotonicMixer(nn.Module):
-    """QMIX (arXiv 1803.11485 section 4): an ELU network whose weights, all positive, and biases are made from
-    the state.
+    """QMIX's mixer (arXiv 1803.11485 section 4), monotonic in every agent's utility.
 
-    So no agent's utility can lower the team's value, and the agents' own best actions are the best joint one.
+    It is an ELU network. Networks of the state produce its weights, which are all positive, and its biases. A
+    higher utility of one agent therefore never lowers the team's value. The agents' own best actions form the
+    best joint action.
 
-    With "relu" the weights grow with the state, and where that has no bounds far states amplify what is
-    bootstrapped from them; with "tanh" they are bounded."""
+    With "relu" the weights grow with the state. If the state is unbounded, distant states then amplify the
+    values that are bootstrapped from them. With "tanh" the weights are bounded.
+    """
 
     def __init__(self, shape: MonotonicMixerShape) -> None:
-        """Make the networks; their weights are still to be set (flat.py)."""
+        """Build the networks; their weights are uninitialised until FlatParameters binds them (flat.py)."""
         super().__init__()
         self.agents, self.width = shape.agents, shape.width
         parts = shape.children()
@@ -41,7 +53,15 @@ class MonotonicMixer(nn.Module):
         )
 
     def forward(self, utilities: torch.Tensor, state: torch.Tensor) -> torch.Tensor:
-        """utilities [..., K, n], state [..., S] -> values [..., K]."""
+        """Mix utilities.
+
+        Args:
+            utilities: Shape [..., K, n].
+            state: Shape [..., S].
+
+        Returns:
+            Values, shape [..., K].
+        """
         first = self.first(state).abs().unflatten(-1, (self.agents, self.width))
         hidden = functional.elu(utilities @ first + self.bias(state).unsqueeze(-2))
         values: torch.Tensor = (hidden @ self.second(state).abs().unsqueeze(-1)).squeeze(-1) + self.value(
@@ -51,17 +71,27 @@ class MonotonicMixer(nn.Module):
 
 
 class UnrestrictedMixer(nn.Module):
-    """WQMIX's central critic (arXiv 2006.10800 section 5): a plain network of the state and the utilities,
-    plus a value of the state."""
+    """WQMIX's central mixer (arXiv 2006.10800 section 5), which need not be monotonic.
+
+    It is the sum of a feed-forward network of the state and the utilities, and a value of the state.
+    """
 
     def __init__(self, shape: UnrestrictedMixerShape) -> None:
-        """Make the networks; their weights are still to be set (flat.py)."""
+        """Build the networks; their weights are uninitialised until FlatParameters binds them (flat.py)."""
         super().__init__()
         parts = shape.children()
         self.mixed, self.value = _dense(parts["mixed"]), _dense(parts["value"])
 
     def forward(self, utilities: torch.Tensor, state: torch.Tensor) -> torch.Tensor:
-        """utilities [..., K, n], state [..., S] -> values [..., K]."""
+        """Mix utilities.
+
+        Args:
+            utilities: Shape [..., K, n].
+            state: Shape [..., S].
+
+        Returns:
+            Values, shape [..., K].
+        """
         seen = state.unsqueeze(-2).expand(*utilities.shape[:-1], state.shape[-1])
         values: torch.Tensor = self.mixed(torch.cat([seen, utilities], -1)).squeeze(-1) + self.value(state)
         return values

@@ -1,8 +1,7 @@
-"""Gradients of log-probabilities in numpy: what a policy's parameters do to the chances of the actions that
-were taken. Without torch.
+"""Gradients of a policy's log-probabilities in numpy, without torch.
 
-For policies of dense layers alone, and for the few rows of an episode, where torch takes longer to begin than
-numpy to end. The functions are those of layers.py and heads.py (tests compare both).
+They exist for policies of dense layers alone. For the few rows of an episode, the fixed cost of a torch call
+exceeds the whole computation in numpy. Results agree with layers.py and heads.py; tests compare both.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from hpcmarl.types import Array, BoolArray, FloatArray
 
 
 def has_numpy_gradient(shape: PolicyShape) -> bool:
-    """Whether a policy is made of dense layers alone."""
+    """Return whether a policy consists of dense layers alone and sees only observations."""
     return (
         shape.cell is None
         and shape.value is None
@@ -27,16 +26,16 @@ def has_numpy_gradient(shape: PolicyShape) -> bool:
 
 
 class ScoreGradient:
-    """Adds up what log-probabilities change with the parameters of one policy."""
+    """Accumulates weighted gradients of the log-probabilities of one policy."""
 
     def __init__(self, shape: PolicyShape, chooser: Chooser, arrays: Arrays, gradients: Arrays) -> None:
-        """Make it for a policy of dense layers.
+        """Create the gradient of a policy of dense layers.
 
         Args:
-            shape: Of the policy's network.
-            chooser: How its agents act.
-            arrays: Views of the vector of parameters, by their names in the network.
-            gradients: Views of the vector that the gradient is added to, by the same names.
+            shape: Description of the policy's network.
+            chooser: Chooser of the policy's agents.
+            arrays: Views of the parameter vector, by the parameters' names in the network.
+            gradients: Views of the vector that receives the gradient, by the same names.
         """
         self._chooser = chooser
         self._layers = _Layers(shape.outputs, arrays, gradients)
@@ -45,10 +44,10 @@ class ScoreGradient:
         """Add the gradient of sum_n weight_n log pi(action_n | inputs_n).
 
         Args:
-            inputs: What the network saw, [n, D].
-            action: What was done, [n, *action.shape].
-            mask: Allowed actions, [n, A]; None: all were.
-            weight: [n].
+            inputs: Inputs of the network, shape [n, D].
+            action: Actions taken, shape [n, *action.shape].
+            mask: Allowed actions, shape [n, A]; None: all actions were allowed.
+            weight: Weights of the rows, shape [n].
         """
         slope = self._chooser.score(self._layers.forward(inputs), action, mask)
         slope *= weight[:, None]
@@ -56,17 +55,17 @@ class ScoreGradient:
 
 
 class _Layers:
-    """Dense layers that remember what they saw."""
+    """Dense layers that keep their inputs for the backward pass."""
 
     def __init__(self, shape: DenseShape, arrays: Arrays, gradients: Arrays) -> None:
         names = [f"outputs.layers.{index}." for index in range(len(shape.sizes) - 1)]
         self._weights = [(arrays[f"{name}weight"], arrays[f"{name}bias"]) for name in names]
         self._gradients = [(gradients[f"{name}weight"], gradients[f"{name}bias"]) for name in names]
         self._tanh = shape.activation == "tanh"
-        self._seen: list[FloatArray] = []  # what each layer saw
+        self._seen: list[FloatArray] = []  # inputs of each layer
 
     def forward(self, inputs: FloatArray) -> FloatArray:
-        """Raw outputs [n, K] of inputs [n, D]."""
+        """Return raw outputs [n, K] for inputs [n, D]."""
         self._seen = [inputs]
         for index, (weight, bias) in enumerate(self._weights):
             outputs: FloatArray = self._seen[-1] @ weight.T
@@ -79,7 +78,7 @@ class _Layers:
         return inputs
 
     def backward(self, slope: FloatArray) -> None:
-        """Add the gradient of what has the slope [n, K] over the raw outputs."""
+        """Add the gradients of a function with derivative `slope` [n, K] with respect to the raw outputs."""
         for index in range(len(self._weights) - 1, -1, -1):
             seen, (weight, bias) = self._seen[index], self._gradients[index]
             weight += slope.T @ seen

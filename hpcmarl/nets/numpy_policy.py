@@ -1,11 +1,11 @@
-"""A policy's network in numpy, for acting: the function of policy.Policy on the same parameter vector,
-without torch.
+"""A policy's network in numpy, for acting without torch.
 
-Agents that do not act in a row keep their memory; an episode's first row starts from zero memory.
+It computes the function of policy.Policy on the same parameter vector. An agent that does not act in a row
+keeps its memory. The memory is zero at the first row of an episode.
 
-The last action, where a policy sees it, is part of what acting remembers: the memory [E, N, H + A] of a slot
-is the GRU's, then the one-hot of the agent's latest action. So whoever keeps the memory of a slot keeps its
-last actions too, and an episode begins without one.
+If a policy sees the last action, that action is part of the agent's memory. The memory [E, N, H + A] of a
+slot holds the GRU's memory, then the one-hot of the agent's latest action. Code that keeps the memory of a
+slot thus keeps its last actions, too. An episode begins without a last action.
 """
 
 from __future__ import annotations
@@ -22,21 +22,27 @@ from hpcmarl.types import Array, BoolArray, Decision, FloatArray, IntArray, Poli
 
 
 class NumpyPolicy:
-    """Chooses actions with the present parameters of a policy's network, in numpy.
+    """Policy network that chooses actions with the present parameters, in numpy.
 
     Attributes:
-        chooser: How actions follow from raw outputs.
-        inputs: D.
-        sparse: The matrices, where they are sparse.
+        chooser: Rule that selects actions from raw outputs.
+        inputs: Number of inputs, D.
+        sparse: The matrices in sparse form; empty before `become_sparse`.
     """
 
     def __init__(self, shape: PolicyShape, chooser: Chooser, arrays: Arrays) -> None:
-        """arrays: views of the vector of parameters, by their names in the network."""
+        """Create the network.
+
+        Args:
+            shape: Description of the policy's network.
+            chooser: Chooser of the policy's agents.
+            arrays: Views of the parameter vector, by the parameters' names in the network.
+        """
         self.chooser = chooser
         self.inputs = shape.inputs
         self._width, self._actions = shape.width, shape.actions
         self._agents, self._agent_id = shape.agents, shape.agent_id
-        self._normalised = None if shape.moments is None else NumpyMoments(_within("moments", arrays))
+        self._moments = None if shape.moments is None else NumpyMoments(_within("moments", arrays))
         self._body = None if shape.body is None else NumpyDense(shape.body, _within("body", arrays))
         self._recurrence = (
             None if shape.cell is None else NumpyRecurrence(shape.cell, _within("cell", arrays))
@@ -49,7 +55,12 @@ class NumpyPolicy:
         self.sparse: list[SparseWeight] = []
 
     def become_sparse(self, *, measured: bool) -> None:
-        """Multiply by the weights that are there only; measured: where that is the quicker way. Once."""
+        """Multiply by the non-zero weights only. Call it at most once.
+
+        Args:
+            measured: Whether each matrix uses this form only if it is measured to be faster than the dense
+                one.
+        """
         for layers in self._layers:
             sparse = [
                 SparseWeight(weight.transposed, measured=measured)
@@ -60,7 +71,7 @@ class NumpyPolicy:
             self.sparse += sparse
 
     def refresh(self) -> None:
-        """The parameters have changed. To be called after every change."""
+        """Take note that the parameters have changed. Call it after every change."""
         for layers in self._layers:
             for weight in layers.weights:
                 weight.refresh()
@@ -74,12 +85,22 @@ class NumpyPolicy:
         greedy: bool,
         with_logp: bool = True,
     ) -> Decision:
-        """Decide for E slots of N agents in one batch; arrays as in types.PolicyFrame and types.Decision.
-        Changes nothing passed in.
+        """Choose actions for E slots of N agents in one batch, without changing the arguments.
 
-        Only rows of living agents are computed: in games whose players take turns that is half of the work.
-        Random numbers are drawn for all rows. Agents that are not alive get action 0 and logp 0, and keep
-        their memory.
+        Only rows of living agents are computed, which saves half of the work in two-player games with turns.
+        Random numbers are drawn for all rows. Agents that are not alive get action 0 and log-probability 0,
+        and keep their memory.
+
+        Args:
+            frame: Observations, living agents and action masks.
+            starts: Slots in which an episode starts, shape [E].
+            memory: Memory before this step, shape [E, N, H + A]; None for policies without memory.
+            generator: Source of the random numbers.
+            greedy: Whether to choose the most probable actions.
+            with_logp: Whether to compute log-probabilities.
+
+        Returns:
+            Actions, log-probabilities and the memory after this step (types.Decision).
         """
         slots, agents = frame.alive.shape
         rows = slots * agents
@@ -112,8 +133,11 @@ class NumpyPolicy:
         return Decision(chosen, None if logp is None else logp.reshape(slots, agents), after)
 
     def _inputs(self, obs: FloatArray, last: FloatArray | None) -> FloatArray:
-        """What the network sees [E * N, D]: observations [E, N, *shape], last actions [E, N, A], and the
-        agents' one-hot numbers."""
+        """Return the network's inputs [E * N, D].
+
+        They are the observations [E, N, *shape], the last actions [E, N, A] and the one-hot numbers of the
+        agents.
+        """
         slots, agents = obs.shape[:2]
         flat = obs.reshape(slots, agents, -1)
         if last is not None or self._agent_id:
@@ -129,8 +153,10 @@ class NumpyPolicy:
     def _remembered(
         self, memory: FloatArray | None, starts: BoolArray
     ) -> tuple[FloatArray | None, FloatArray | None]:
-        """The GRU's memory [E * N, H] and the last actions [E, N, A] before a step, zero where an episode
-        starts [E]; None for what there is not."""
+        """Split the memory before a step into the GRU's memory [E * N, H] and the last actions [E, N, A].
+
+        Both are zero in slots in which an episode starts. A part that the policy does not have is None.
+        """
         if not self._width + self._actions:
             return None, None
         assert memory is not None
@@ -144,14 +170,14 @@ class NumpyPolicy:
         """Compute the network's outputs.
 
         Args:
-            obs: Inputs [n, D].
-            before: The GRU's memory [n, H]; None: zeros.
-            mask: Allowed actions [n, A], for dueling heads; None: all are.
+            obs: Inputs, shape [n, D].
+            before: The GRU's memory before the rows, shape [n, H]; None: zeros.
+            mask: Allowed actions for dueling heads, shape [n, A]; None: all actions are allowed.
 
         Returns:
-            Raw outputs [n, K], and the GRU's memory [n, H] after them (None without a GRU).
+            Raw outputs [n, K], and the GRU's memory [n, H] after the rows (None without a GRU).
         """
-        seen = self._seen(obs)
+        seen = self._normalise(obs)
         hidden = seen if self._body is None else self._body(seen)
         if self._recurrence is None:
             return self._heads(hidden, mask), None
@@ -163,8 +189,11 @@ class NumpyPolicy:
     def _raw_of(
         self, living: IntArray, obs: FloatArray, before: FloatArray | None, mask: BoolArray | None
     ) -> tuple[FloatArray, FloatArray | None]:
-        """As `raw`, of some of the rows. Sparse forms compute all rows: they are timed anew where the number
-        of rows changes."""
+        """Compute the outputs of some of the rows; as `raw`.
+
+        With sparse matrices all rows are computed. A varying number of rows would make these matrices time
+        their forms again.
+        """
         if self.sparse:
             raw, hidden = self.raw(obs, before, mask)
             return raw.take(living, 0), None if hidden is None else hidden.take(living, 0)
@@ -176,9 +205,20 @@ class NumpyPolicy:
         return raw if self._value is None else numpy_dueling_values(raw, self._value(hidden), mask)
 
     def action_probs(self, obs: FloatArray, mask: BoolArray | None, agent: int) -> FloatArray:
-        """How likely each action is drawn, [n, A], for observations [n, *shape] of one agent and masks [n,
-        A]. Raises TypeError where policies are recurrent or see their last action, whose chances depend on
-        more than an observation, or actions are not discrete."""
+        """Return the probability of each action for single observations of one agent.
+
+        Args:
+            obs: Observations, shape [n, *shape].
+            mask: Allowed actions, shape [n, A]; None: all actions are allowed.
+            agent: Number of the agent in the policy.
+
+        Returns:
+            Probabilities, shape [n, A].
+
+        Raises:
+            TypeError: If the policy is recurrent or sees its last action, so that one observation does not
+                determine the probabilities; or if actions are not discrete.
+        """
         if self._recurrence is not None:
             raise TypeError("a recurrent policy acts by its memory, not by one observation")
         if self._actions:
@@ -188,38 +228,38 @@ class NumpyPolicy:
             inputs = numbered(np.repeat(inputs[:, None], self._agents, 1))[:, agent]
         return self.chooser.action_probs(self.raw(inputs, mask=mask)[0], mask)
 
-    def _seen(self, obs: FloatArray) -> FloatArray:
-        return obs if self._normalised is None else self._normalised(obs)
+    def _normalise(self, obs: FloatArray) -> FloatArray:
+        return obs if self._moments is None else self._moments(obs)
 
 
 @functools.lru_cache
 def _numbers(agents: int) -> FloatArray:
-    """One-hot numbers [N, N] of a policy's agents; read only."""
+    """Return the one-hot numbers [N, N] of a policy's agents. Callers must not write to it."""
     return np.eye(agents, dtype=np.float32)
 
 
 def numbered(obs: Array) -> FloatArray:
-    """Observations [..., N, D] of a policy's agents with their one-hot numbers behind them: [..., N, D +
-    N]."""
+    """Append the agents' one-hot numbers to observations: [..., N, D] becomes [..., N, D + N]."""
     agents = obs.shape[-2]
     return np.concatenate([obs, np.broadcast_to(_numbers(agents), (*obs.shape[:-1], agents))], -1)
 
 
 def last_actions(action: Array, active: BoolArray, actions: int) -> FloatArray:
-    """What each agent did last before each row of an episode.
+    """Return each agent's last action before each row of an episode.
 
     Args:
         action: Actions, shape [T, ..., N] int64.
-        acts: Where an agent takes one, shape [T, ..., N].
-        actions: How many there are, A.
+        active: Rows in which an agent takes an action, shape [T, ..., N].
+        actions: Number of actions, A.
 
     Returns:
-        One-hot actions, shape [T + 1, ..., N, A]; zero where the agent has not acted yet. An agent that does
-        not act keeps its last one.
+        One-hot actions, shape [T + 1, ..., N, A]; zero before the agent's first action. In rows in which the
+        agent does not act, its last action stays.
     """
     steps = len(action)
     rows = np.arange(steps).reshape(-1, *[1] * (action.ndim - 1))
-    latest = np.maximum.accumulate(np.where(active, rows, -1), 0)  # row of the latest action up to this one
+    # row of the latest action up to each row
+    latest = np.maximum.accumulate(np.where(active, rows, -1), 0)
     chosen = np.take_along_axis(action, np.maximum(latest, 0), 0)
     seen = np.zeros((steps + 1, *action.shape[1:], actions), np.float32)
     seen[1:] = np.eye(actions, dtype=np.float32)[chosen] * (latest >= 0)[..., None]
@@ -227,14 +267,14 @@ def last_actions(action: Array, active: BoolArray, actions: int) -> FloatArray:
 
 
 def _spread(values: Array, rows: IntArray, count: int) -> Array:
-    """`count` rows: these values at `rows`, zeros elsewhere."""
+    """Return `count` rows with the given values at `rows` and zeros elsewhere."""
     spread = np.zeros((count, *values.shape[1:]), values.dtype)
     spread[rows] = values
     return spread
 
 
 def _within(part: str, arrays: Arrays) -> dict[str, FloatArray]:
-    """The arrays of a part, by their names in it."""
+    """Return the arrays of a part of the network, by their names in that part."""
     return {
         name.removeprefix(f"{part}."): array for name, array in arrays.items() if name.startswith(f"{part}.")
     }

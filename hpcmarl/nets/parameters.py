@@ -1,8 +1,7 @@
-"""The parameter vector: all parameters of a run as one contiguous float32 array, and where in it each of them
-lies.
+"""The parameter vector: all parameters of a run in one contiguous float32 array.
 
-Trained parameters come first, module after module; behind them those that are averaged (shapes.py). No torch
-is needed to make, name or read it.
+Trained parameters come first, module after module. Averaged numbers follow them (shapes.py). Creating, naming
+and reading the vector does not need torch.
 """
 
 from __future__ import annotations
@@ -14,19 +13,22 @@ import numpy as np
 from hpcmarl.nets.shapes import Shape
 from hpcmarl.types import FloatArray, Layer
 
-ALIGNMENT = 64  # bytes: sums of the same numbers at another alignment may be rounded in another order
+# In bytes. Another alignment can change the order in which numpy adds, and thus the rounding of sums.
+ALIGNMENT = 64
 
 
 class ParameterLayout:
-    """Places of the parameters of named modules.
+    """Places of the parameters of named modules in the vector.
 
     Attributes:
-        size: P.
-        segments: Module -> its slice of trained parameters.
-        averages: The slice of those that are averaged, the end of the vector.
-        layers: The matrices among the trained ones.
-        places: Full name -> slice, in the order of the vector.
-        shapes: Full name -> shape.
+        size: Length of the vector, P.
+        modules: Descriptions of the modules, by name.
+        segments: Slice of each module's trained parameters.
+        averages: Slice of the averaged numbers, at the end of the vector.
+        layers: The trained matrices.
+        layer_names: Full names of these matrices, in the same order.
+        places: Slice of each parameter by full name, in the order of the vector.
+        shapes: Shape of each parameter by full name.
     """
 
     def __init__(self, modules: Mapping[str, Shape]) -> None:
@@ -36,7 +38,7 @@ class ParameterLayout:
             for module, shape in modules.items()
             for name, parameter in shape.parameters(f"{module}.")
         }
-        # stable: trained first
+        # The sort is stable and puts trained parameters first.
         ordered = sorted(self._parameters, key=lambda name: self._parameters[name].averaged)
         self.shapes = {name: self._parameters[name].shape for name in ordered}
         self.places: dict[str, slice] = {}
@@ -66,27 +68,30 @@ class ParameterLayout:
         return slice(places[0].start, places[-1].stop) if places else slice(0, 0)
 
     def prefix_of(self, wanted: Shape) -> str:
-        """Return what the names of this part's parameters begin with. Raises KeyError for a shape that is not
-        among the modules."""
+        """Return the common prefix of the parameter names of a network or part.
+
+        Raises:
+            KeyError: If the shape does not belong to the modules.
+        """
         for module, shape in self.modules.items():
             for prefix, part in shape.inner(f"{module}."):
                 if part is wanted:
                     return prefix
-        raise KeyError("no such network")
+        raise KeyError("the shape belongs to none of the modules")
 
     def named(self, vector: FloatArray) -> dict[str, FloatArray]:
-        """Return views of a vector [P] by full name, in its order."""
+        """Return views of a vector [P] by full name, in the order of the vector."""
         return {name: vector[place].reshape(self.shapes[name]) for name, place in self.places.items()}
 
     def draw(self, vector: FloatArray, seed: int) -> None:
-        """Fill a vector [P] with initial values, a function of the layout and the seed alone."""
+        """Fill a vector [P] with initial values, which depend only on the layout and the seed."""
         generator = np.random.default_rng(seed)
         for name, view in self.named(vector).items():
             view[...] = self._parameters[name].draw(generator, self.shapes[name])
 
 
 def aligned_zeros(size: int) -> FloatArray:
-    """Return zeros [size] that begin at a multiple of ALIGNMENT bytes."""
+    """Return zeros [size] float32 that begin at a multiple of ALIGNMENT bytes."""
     spare = ALIGNMENT // 4
     whole = np.zeros(size + spare, np.float32)
     first = (-whole.ctypes.data % ALIGNMENT) // 4

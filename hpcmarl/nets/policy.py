@@ -1,5 +1,7 @@
-"""The policy network of one policy group in torch, for learning: dense layers, perhaps a GRU, and raw
-outputs. Acting has numpy_policy.py."""
+"""The network of one policy group in torch, for learning; acting uses numpy_policy.py.
+
+It has dense layers, an optional GRU and raw outputs.
+"""
 
 from __future__ import annotations
 
@@ -20,8 +22,15 @@ from hpcmarl.types import BoolArray
 
 
 class Policy(nn.Module):
-    """Raw outputs [n, K] from inputs [n, D]: observations, with last_action followed by the agent's last
-    action, with agent_id as `numbered` gives them. The weights are still to be set (flat.py)."""
+    """Policy network that maps inputs [n, D] to raw outputs [n, K].
+
+    The inputs are observations. With `last_action` the agent's last action follows, and with `agent_id` the
+    agent's one-hot number (numpy_policy.numbered). The weights are uninitialised until FlatParameters binds
+    them (flat.py).
+
+    Attributes:
+        patterns: Non-zero weights of the cell's two matrices, if the recurrence multiplies by these alone.
+    """
 
     def __init__(self, shape: PolicyShape) -> None:
         super().__init__()
@@ -29,9 +38,7 @@ class Policy(nn.Module):
         self.agents, self.agent_id = shape.agents, shape.agent_id
         self.width, self.memory_size = shape.width, shape.memory_size
         self.moments = None if shape.moments is None else Moments(shape.moments)
-        self.patterns: tuple[Pattern, Pattern] | None = (
-            None  # of the cell's two weights, where it is to multiply by their non-zeros
-        )
+        self.patterns: tuple[Pattern, Pattern] | None = None
         self.body = None if shape.body is None else Dense(shape.body)
         self.cell = None if shape.cell is None else gru_cell(shape.cell)
         self.outputs = Dense(shape.outputs)
@@ -39,12 +46,18 @@ class Policy(nn.Module):
 
     @cached_property
     def head(self) -> Head:
-        """The distribution over actions, where the raw outputs are one's."""
+        """The distribution over actions, for policies whose raw outputs define one."""
         return make_head(self.shape.action)
 
     def unroll_where(self, masks: tuple[BoolArray, BoolArray] | None) -> None:
-        """Recurrent policies: which of the cell's weights [3 H, I] and [3 H, H] are there, so that `unroll`
-        uses, and differentiates by, only these, unless they are most of all. None: all."""
+        """Restrict the products and gradients of a recurrent policy's cell to its active weights.
+
+        The restriction affects `unroll`. It is lifted if the density of either mask exceeds MOST_NON_ZEROS.
+
+        Args:
+            masks: Active weights of the cell's two matrices, shapes [3 H, I] and [3 H, H]; None: all weights
+                are active.
+        """
         former = self.patterns or (None, None)
         sparse = masks is not None and max(mask.mean() for mask in masks) <= MOST_NON_ZEROS
         self.patterns = (
@@ -54,9 +67,16 @@ class Policy(nn.Module):
         )
 
     def forward(self, obs: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
-        """Feed-forward policies only: obs [n, D] -> raw [n, K]. mask [n, A]: allowed actions, for dueling
-        heads; None: all."""
-        seen = self._seen(obs)
+        """Compute the raw outputs of a feed-forward policy.
+
+        Args:
+            obs: Inputs, shape [n, D].
+            mask: Allowed actions for dueling heads, shape [n, A]; None: all actions are allowed.
+
+        Returns:
+            Raw outputs, shape [n, K].
+        """
+        seen = self._normalise(obs)
         return self._heads(seen if self.body is None else self.body(seen), mask)
 
     def _heads(self, hidden: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
@@ -64,15 +84,15 @@ class Policy(nn.Module):
         return raw if self.value is None else dueling_values(raw, self.value(hidden), mask)
 
     def observe(self, obs: torch.Tensor, weight: float) -> None:
-        """Gather observations [n, D] for the moments, where there are any; each weighs `weight`."""
+        """Add inputs [n, D], each with this weight, to the running moments if the policy has them."""
         if self.moments is not None:
             self.moments.add(obs, weight)
 
-    def _seen(self, obs: torch.Tensor) -> torch.Tensor:
+    def _normalise(self, obs: torch.Tensor) -> torch.Tensor:
         if self.moments is None:
             return obs
-        seen: torch.Tensor = self.moments(obs)
-        return seen
+        normalised: torch.Tensor = self.moments(obs)
+        return normalised
 
     def unroll(
         self,
@@ -82,8 +102,18 @@ class Policy(nn.Module):
         memory: torch.Tensor,
         mask: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """Recurrent policies only. obs [T, B, N, D], alive [T, B, N], starts [T, B], memory [B, N, H] -> raw
-        [T, B, N, K], zero where not alive. mask [T, B, N, A]: as in `forward`."""
+        """Compute the raw outputs of a recurrent policy over unrolls.
+
+        Args:
+            obs: Inputs, shape [T, B, N, D].
+            alive: Rows to compute, shape [T, B, N].
+            starts: First rows of episodes, shape [T, B].
+            memory: Memory before row 0, shape [B, N, H].
+            mask: Allowed actions for dueling heads, shape [T, B, N, A]; None: all actions are allowed.
+
+        Returns:
+            Raw outputs, shape [T, B, N, K]; zero where `alive` is false.
+        """
         assert self.body is not None
         assert self.cell is not None
         shape = alive.shape
@@ -91,7 +121,7 @@ class Policy(nn.Module):
         packing = Packing(
             alive.view(-1, columns).numpy(), starts.unsqueeze(-1).expand(shape).reshape(-1, columns).numpy()
         )
-        inputs = self.body(self._seen(obs.reshape(-1, obs.shape[-1])[packing.rows]))
+        inputs = self.body(self._normalise(obs.reshape(-1, obs.shape[-1])[packing.rows]))
         first = memory.view(columns, -1)
         hidden = (
             recur(self.cell, inputs, first, packing)

@@ -1,20 +1,26 @@
-"""A GRU over columns with gaps, for learning: only the rows that act, packed, forwards and backwards by hand.
-Used by policy.py.
+"""A GRU over columns with gaps, for learning, with hand-written forward and backward passes.
 
-    gates of row t:  r = sigmoid(W_r x + U_r h + b_r)    z likewise    c = tanh(W_c x + b_c + r (U_c h + d_c))
-        h' = c + z (h - c)
+A column is the sequence of rows of one agent in one slot. Only active rows are computed, in packed form. Row
+t computes, as torch.nn.GRUCell does (arXiv 1406.1078, with the reset gate after the matrix):
 
-as torch.nn.GRUCell has them (arXiv 1406.1078 with the reset gate behind the matrix). Whatever does not depend
-on the row before, the products with x and the gradients of all matrices, is one product over all rows;
-torch's own cell makes a dozen nodes of its graph for each row and goes on with columns that have ended
-(docs/benchmarks.md has figures). Knows no policy and no rollout.
+    r  = sigmoid(W_r x + U_r h + b_r)          z likewise
+    c  = tanh(W_c x + b_c + r (U_c h + d_c))
+    h' = c + z (h - c)
 
-Columns are sorted by how many rows they have that act: the j-th acting rows of all columns are step j, and
-the columns that still have one are the first so many of the step before.
+Computations that do not depend on the previous row are one product over all rows. These are the products with
+x and the gradients of all matrices. In contrast, torch's own cell adds a dozen nodes to the autograd graph
+for each row. It also computes columns that have ended. docs/benchmarks.md has figures.
 
-    symbol -> variable, shape:  x inputs [n, I]   h before, h' hidden [n, H]   r, z gates [n, 2H]   c
-        candidate [n, H]   U_c h + d_c echo [n, H]
-    (n acting rows of C columns)
+Columns are sorted by their number of active rows, largest first. Step j holds the j-th active row of every
+column that has one. The columns of a step are therefore the first columns of the step before.
+
+    symbol         variable     shape, for n active rows of C columns
+    x              inputs       [n, I]
+    h              before       [n, H]
+    h'             hidden       [n, H]
+    r, z           gates        [n, 2H]
+    c              candidate    [n, H]
+    U_c h + d_c    echo         [n, H]
 """
 
 from __future__ import annotations
@@ -31,22 +37,31 @@ from hpcmarl.types import BoolArray
 
 
 class Packing:
-    """Which rows of T rows of C columns act, and in which order a recurrence goes through them.
+    """Active rows among T rows of C columns, in the order in which a recurrence computes them.
 
-    rows [n] int64: their places t C + c, step after step.   steps: each step's slice of them.   columns [C]
-        int64: the columns sorted.
-    before [n] int64: where a row's memory comes from: the number of an earlier packed row + C, or of a sorted
-    column's first memory. keeps [n, 1] float32: 0 where an episode began since then, or None where none did.
+    Attributes:
+        rows: Places t C + c of the active rows, step after step, shape [n] int64.
+        steps: Slice of `rows` for each step.
+        columns: The columns in sorted order, shape [C] int64.
+        before: Source of each row's memory, shape [n] int64. It is the number of an earlier packed row plus
+            C, or the number of a sorted column. The latter stands for the memory before row 0.
+        keeps: Factors of that memory, shape [n, 1] float32: 0 if an episode has started since, else 1. None:
+            no episode starts.
     """
 
     def __init__(self, active: BoolArray, starts: BoolArray) -> None:
-        """acts [T, C]; starts [T, C]: the first row of an episode, in which the memory is zero."""
+        """Pack the active rows.
+
+        Args:
+            active: Rows to compute, shape [T, C].
+            starts: First rows of episodes, in which the memory is zero, shape [T, C].
+        """
         length, columns = active.shape
         counts = active.sum(0)
         order = np.argsort(-counts, kind="stable")
         place = np.empty(columns, np.int64)
         place[order] = np.arange(columns)
-        # of step j: columns with more than j acting rows
+        # size of step j: number of columns with more than j active rows
         sizes = np.bincount(counts, minlength=length + 1)[:0:-1].cumsum()[::-1]
         sizes = sizes[sizes > 0]
         ends = sizes.cumsum()
@@ -74,24 +89,39 @@ class Packing:
 
 
 def spread(rows: torch.Tensor, places: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor:
-    """rows [n, ...] at their places [n] among all rows of `shape`, zeros elsewhere: [*shape, ...].
-    Differentiable."""
+    """Place rows among zeros; differentiable.
+
+    Args:
+        rows: Shape [n, ...].
+        places: Numbers of the rows among all rows of `shape`, shape [n].
+        shape: Leading dimensions of the result.
+
+    Returns:
+        A tensor [*shape, ...] with the given rows, and zeros elsewhere.
+    """
     dense: torch.Tensor = rows.new_zeros(math.prod(shape), *rows.shape[1:]).index_copy(0, places, rows)
     return dense.view(*shape, *rows.shape[1:])
 
 
 def recur(cell: nn.GRUCell, inputs: torch.Tensor, memory: torch.Tensor, packing: Packing) -> torch.Tensor:
-    """inputs [n, I] of the packed rows, memory [C, H] before row 0 (not differentiated) -> the cell's memory
-    after each of them [n, H].
+    """Run a GRU cell over packed rows; differentiable once, in the cell's parameters and the inputs.
 
-    Differentiable once, in the cell's parameters and the inputs."""
+    Args:
+        cell: The GRU cell.
+        inputs: Inputs of the packed rows, shape [n, I].
+        memory: Memory before row 0, shape [C, H]; gradients do not flow into it.
+        packing: Order of the rows.
+
+    Returns:
+        Memory after each packed row, shape [n, H].
+    """
     parameters = (cell.weight_ih, cell.weight_hh, cell.bias_ih, cell.bias_hh)
     hidden: torch.Tensor = Recurrence.apply(inputs, memory[packing.columns], packing, *parameters)  # type: ignore[no-untyped-call]
     return hidden
 
 
 class Recurrence(torch.autograd.Function):
-    """All steps in one node of torch's graph."""
+    """All steps of a GRU as one node of the autograd graph."""
 
     @staticmethod
     def forward(
@@ -104,8 +134,21 @@ class Recurrence(torch.autograd.Function):
         bias_ih: torch.Tensor,
         bias_hh: torch.Tensor,
     ) -> torch.Tensor:
-        """memory [C, H] of the sorted columns; the parameters are GRUCell's, [3H, I], [3H, H], [3H], [3H].
-        Returns [n, H]."""
+        """Compute the memories after all packed rows.
+
+        Args:
+            ctx: The autograd context.
+            inputs: Inputs of the packed rows, shape [n, I].
+            memory: Memory before row 0 of the sorted columns, shape [C, H].
+            packing: Order of the rows.
+            weight_ih: Parameter of the GRU cell, shape [3H, I].
+            weight_hh: Parameter of the GRU cell, shape [3H, H].
+            bias_ih: Parameter of the GRU cell, shape [3H].
+            bias_hh: Parameter of the GRU cell, shape [3H].
+
+        Returns:
+            Memory after each packed row, shape [n, H].
+        """
         width = memory.shape[1]
         both = 2 * width
         gates = torch.addmm(bias_ih[:both] + bias_hh[:both], inputs, weight_ih[:both].t())
@@ -129,8 +172,15 @@ class Recurrence(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, slope: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        """slope [n, H]: the derivative by the memories; returns those by the inputs and by every
-        parameter."""
+        """Compute the derivatives with respect to the inputs and every parameter.
+
+        Args:
+            ctx: The autograd context.
+            slope: Derivative with respect to the memories, shape [n, H].
+
+        Returns:
+            One entry per argument of `forward`; None for arguments without a derivative.
+        """
         inputs, memory, weight_ih, weight_hh, gates, candidate, echo, hidden = ctx.saved_tensors
         packing: Packing = ctx.packing
         width = memory.shape[1]
@@ -138,8 +188,8 @@ class Recurrence(torch.autograd.Function):
         if packing.keeps is not None:
             before *= packing.keeps
         reset, update = gates[:, :width], gates[:, width:]
-        # d h' / d (what goes into c); and d h' / d (what U makes of h, and what goes into r, z) as one block
-        # of 3H
+        # `into_candidate`: derivative of h' with respect to the argument of the tanh in c.
+        # `into`: block of 3H derivatives of h' with respect to the arguments of r and z, and to U_c h + d_c.
         into_candidate = (1.0 - update) * (1.0 - candidate.square())
         into = torch.cat(
             [

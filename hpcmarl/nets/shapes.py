@@ -1,7 +1,7 @@
-"""Networks described without torch: names, shapes and initial values of their parameters.
+"""Descriptions of networks without torch: names, shapes and initial values of their parameters.
 
-A learner builds torch modules from these descriptions (build.py), every other rank a forward pass in numpy
-(numpy_policy.py). The order of `parameters` is the order in the parameter vector (parameters.py), and the
+A learner builds torch modules from these descriptions (build.py). All other ranks build a forward pass in
+numpy (numpy_policy.py). The order of `parameters` is their order in the parameter vector (parameters.py). The
 names are those of the torch modules.
 """
 
@@ -18,19 +18,27 @@ from hpcmarl.config import NetworkConfig
 from hpcmarl.types import ActionSpace, FloatArray, PolicySpec
 
 GAINS = {"tanh": 5.0 / 3.0, "relu": 2.0**0.5}
-# Gain of a policy's last layer: the first policy is nearly uniform.
+# Gain of a policy's last layer. It makes the initial policy nearly uniform.
 FIRST_POLICY_GAIN = 0.01
-FIRST_VALUE_GAIN = 0.1  # of a last layer: the first values are small beside most rewards
-# Of the layer that makes weights: with the usual widths the first Q_tot moves about as much as one of its
-# utilities. Weights of gain 1 amplify ten times, and every copy of the target network feeds that back.
+# Gain of a last layer of values. It makes the initial values small compared with most rewards.
+FIRST_VALUE_GAIN = 0.1
+# Gain of the last layer that produces mixing weights. With the usual widths, the initial Q_tot then changes
+# about as much as one of its utilities. A gain of 1 amplifies ten times, and every copy of the target network
+# feeds that back.
 FIRST_WEIGHT_GAIN = 0.25
 
 Draw = Callable[[np.random.Generator, tuple[int, ...]], FloatArray]
 
 
 class Parameter(NamedTuple):
-    """One array of parameters. averaged: it is not trained but averaged over updates (moments.py), and lies
-    behind all trained ones."""
+    """One array of parameters.
+
+    Attributes:
+        shape: Shape of the array.
+        draw: Function that draws the initial values.
+        averaged: Whether the numbers are averaged over updates (moments.py) instead of trained. They lie
+            behind all trained parameters.
+    """
 
     shape: tuple[int, ...]
     draw: Draw
@@ -38,14 +46,14 @@ class Parameter(NamedTuple):
 
 
 class Shape:
-    """Describes a network or a part of one."""
+    """Description of a network or of a part of one."""
 
     def own(self) -> Mapping[str, Parameter]:
         """Return the parameters that belong to no child, by name."""
         return {}
 
     def children(self) -> Mapping[str, Shape]:
-        """Return the parts, by name, in the order of their parameters."""
+        """Return the parts by name, in the order of their parameters."""
         return {}
 
     def parameters(self, prefix: str = "") -> Iterator[tuple[str, Parameter]]:
@@ -56,23 +64,29 @@ class Shape:
             yield from child.parameters(f"{prefix}{name}.")
 
     def inner(self, prefix: str = "") -> Iterator[tuple[str, Shape]]:
-        """Yield this shape and all parts of it, each with what the names of its parameters begin with."""
+        """Yield this shape and all of its parts, each with the prefix of its parameters' names."""
         yield prefix, self
         for name, child in self.children().items():
             yield from child.inner(f"{prefix}{name}.")
 
 
 def zeros(_generator: np.random.Generator, shape: tuple[int, ...]) -> FloatArray:
-    """Draw nothing: zeros."""
+    """Return zeros; an initial value that draws no random numbers."""
     return np.zeros(shape, np.float32)
 
 
 def orthogonal(gain: float, blocks: int = 1) -> Draw:
-    """Return a function that draws (semi-)orthogonal matrices [O, I], scaled by `gain`; of so many blocks [O
-    / blocks, I] each.
+    """Return a function that draws (semi-)orthogonal matrices [O, I].
 
-    Source: arXiv 1312.6120. The decomposition is done in double precision, so that float32 results do not
-    depend on the library's rounding.
+    The decomposition is done in double precision. The float32 results therefore do not depend on the rounding
+    of the linear-algebra library.
+
+    Args:
+        gain: Factor of the matrices.
+        blocks: Number of blocks [O / blocks, I] that are drawn separately and stacked.
+
+    Source:
+        arXiv 1312.6120.
     """
 
     def draw(generator: np.random.Generator, shape: tuple[int, ...]) -> FloatArray:
@@ -90,8 +104,14 @@ def orthogonal(gain: float, blocks: int = 1) -> Draw:
 
 @dataclass(frozen=True)
 class DenseShape(Shape):
-    """Linear layers with the activation after each of them but, unless `activate_last`, the last; `last_gain`
-    scales the last layer's weights."""
+    """Linear layers, each followed by the activation; the last one only if `activate_last` is set.
+
+    Attributes:
+        sizes: Size of the inputs, then of the outputs of each layer.
+        activation: "tanh" or "relu".
+        activate_last: Whether the activation also follows the last layer.
+        last_gain: Gain of the last layer's initial weights; None: the gain of the activation.
+    """
 
     sizes: tuple[int, ...]
     activation: str
@@ -99,16 +119,23 @@ class DenseShape(Shape):
     last_gain: float | None = None
 
     def own(self) -> Mapping[str, Parameter]:
-        found: dict[str, Parameter] = {}
+        arrays: dict[str, Parameter] = {}
         for index, (inputs, outputs) in enumerate(pairwise(self.sizes)):
             last = index == len(self.sizes) - 2
             gain = self.last_gain if last and self.last_gain is not None else GAINS[self.activation]
-            found[f"layers.{index}.weight"] = Parameter((outputs, inputs), orthogonal(gain))
-            found[f"layers.{index}.bias"] = Parameter((outputs,), zeros)
-        return found
+            arrays[f"layers.{index}.weight"] = Parameter((outputs, inputs), orthogonal(gain))
+            arrays[f"layers.{index}.bias"] = Parameter((outputs,), zeros)
+        return arrays
 
     def stages(self, prefix: str) -> list[dict[str, str | None]]:
-        """List the layers as {kind, weight, bias, activation or None}, with the names of their parameters."""
+        """List the layers as dictionaries of kind, weight, bias and activation.
+
+        Args:
+            prefix: Prefix of the parameters' names.
+
+        Returns:
+            One dictionary per layer. Weight and bias are names of parameters; activation may be None.
+        """
         stages: list[dict[str, str | None]] = []
         for index in range(len(self.sizes) - 1):
             plain = index == len(self.sizes) - 2 and not self.activate_last
@@ -126,7 +153,7 @@ class DenseShape(Shape):
 
 @dataclass(frozen=True)
 class GRUShape(Shape):
-    """A GRU cell as torch has it, with orthogonal weights gate by gate."""
+    """A GRU cell as torch defines it; the weights of each gate are orthogonal."""
 
     inputs: int
     memory: int
@@ -143,7 +170,7 @@ class GRUShape(Shape):
 
 @dataclass(frozen=True)
 class MomentsShape(Shape):
-    """Running moments of `size` features: count, sums, sums of squares."""
+    """Running moments of `size` features: count, sums and sums of squares."""
 
     size: int
 
@@ -164,7 +191,7 @@ class ConstantShape(Shape):
 
 @dataclass(frozen=True)
 class GroupShape(Shape):
-    """Several networks under names."""
+    """Several named networks."""
 
     parts: Mapping[str, Shape]
 
@@ -174,17 +201,21 @@ class GroupShape(Shape):
 
 @dataclass(frozen=True)
 class PolicyShape(Shape):
-    """A policy network: dense layers, perhaps a GRU, then `raw_size` outputs; with `dueling` the last layer
-    is two (dueling.py).
+    """A policy network: dense layers, an optional GRU, then `raw_size` outputs.
+
+    With `dueling` the last layer is replaced by two (dueling.py).
 
     Attributes:
         observation: Size of a flattened observation.
-        agents: Agents of the policy, N.
-        action: What an agent may do.
-        raw_size: Outputs, K.
-        normalise: Whether inputs are in units of their own spread so far.
+        agents: Number of agents of the policy, N.
+        action: Action space of an agent.
+        config: Sizes, activation and recurrence of the network.
+        raw_size: Number of outputs, K.
+        last_gain: Gain of the last layer's initial weights.
+        normalise: Whether inputs are normalised by their running moments.
         agent_id: Whether the agent's number is an input.
-        last_action: Whether the agent's last action is one (discrete actions only).
+        last_action: Whether the agent's last action is an input (discrete actions only).
+        dueling: Whether the outputs are a value and advantages.
     """
 
     observation: int
@@ -207,46 +238,60 @@ class PolicyShape(Shape):
         last_gain: float = FIRST_POLICY_GAIN,
         **more: bool,
     ) -> PolicyShape:
-        """Return the shape of a policy's network; more: see the attributes."""
+        """Return the shape of a policy's network.
+
+        Args:
+            spec: The policy.
+            config: Sizes, activation and recurrence of the network.
+            raw_size: Number of outputs, K.
+            last_gain: Gain of the last layer's initial weights.
+            **more: Further attributes of the class.
+        """
         return cls(spec.observation_size, len(spec.agents), spec.action, config, raw_size, last_gain, **more)
 
     @property
     def actions(self) -> int:
-        """A, how many inputs are the last action's one-hot; 0 where it is not seen."""
+        """Number of inputs for the one-hot last action, A; 0 if it is not an input."""
         return self.action.sizes[0] if self.last_action else 0
 
     @property
     def inputs(self) -> int:
-        """D: the observation, the last action, the agent's number."""
+        """Number of inputs, D: the observation, the last action and the agent's number."""
         return self.observation + self.actions + (self.agents if self.agent_id else 0)
 
     @property
     def width(self) -> int:
-        """H, of the GRU's memory; 0 without one."""
+        """Length of the GRU's memory, H; 0 without a GRU."""
         return self.config.memory if self.config.recurrent else 0
 
     @property
     def memory_size(self) -> int:
-        """Numbers that an agent remembers from a step to the next when it acts, H + A."""
+        """Length of the memory that an acting agent carries from step to step, H + A."""
         return self.width + self.actions
 
     @property
     def moments(self) -> MomentsShape | None:
+        """The moments that normalise the inputs; None without normalisation."""
         return MomentsShape(self.inputs) if self.normalise else None
 
     @property
     def body(self) -> DenseShape | None:
-        """The layers before the GRU or the two heads; None where `outputs` are all layers."""
+        """The layers before the GRU or before the two heads; None if `outputs` contains all layers."""
         if not (self.config.recurrent or self.dueling):
             return None
         return DenseShape((self.inputs, *self.config.hidden), self.config.activation, activate_last=True)
 
     @property
     def cell(self) -> GRUShape | None:
+        """The GRU; None in feed-forward policies."""
         return GRUShape(self._last_hidden, self.config.memory) if self.config.recurrent else None
 
     @property
     def outputs(self) -> DenseShape:
+        """The output layer, preceded by all hidden layers if `body` is None.
+
+        With dueling heads it yields the advantages.
+        """
         if self.body is None:
             return DenseShape(
                 (self.inputs, *self.config.hidden, self.raw_size),
@@ -259,6 +304,7 @@ class PolicyShape(Shape):
 
     @property
     def value(self) -> DenseShape | None:
+        """The value layer of dueling heads; None without them."""
         return (
             DenseShape((self._before_heads, 1), self.config.activation, last_gain=self.last_gain)
             if self.dueling
@@ -279,32 +325,46 @@ class PolicyShape(Shape):
         )
 
     def stages(self, prefix: str = "") -> list[dict[str, str | None]]:
-        """List what leads from an observation to raw outputs: {kind: normalise, dense, gru or dueling,
-        parameters by name, activation or None}."""
-        found: list[dict[str, str | None]] = (
+        """List the computation from an observation to raw outputs, stage by stage.
+
+        Args:
+            prefix: Prefix of the parameters' names.
+
+        Returns:
+            One dictionary per stage: its kind (normalise, dense, gru or dueling), the names of its
+            parameters, and its activation or None.
+        """
+        result: list[dict[str, str | None]] = (
             [] if self.moments is None else [{"kind": "normalise", "moments": f"{prefix}moments.moments"}]
         )
         if self.body is not None:
-            found += self.body.stages(f"{prefix}body.")
+            result += self.body.stages(f"{prefix}body.")
         if self.cell is not None:
-            found.append(
+            result.append(
                 {
                     "kind": "gru",
                     **{name: f"{prefix}cell.{name}" for name in self.cell.own()},
                     "activation": None,
                 }
             )
-        found += self.outputs.stages(f"{prefix}outputs.")
+        result += self.outputs.stages(f"{prefix}outputs.")
         if self.value is not None:
             value = self.value.stages(f"{prefix}value.")[0]
-            found[-1] |= {"kind": "dueling", "value_weight": value["weight"], "value_bias": value["bias"]}
-        return found
+            result[-1] |= {"kind": "dueling", "value_weight": value["weight"], "value_bias": value["bias"]}
+        return result
 
 
 @dataclass(frozen=True)
 class CriticShape(Shape):
-    """A value network: dense layers, perhaps a GRU between them; `outputs` None: one output, without an axis
-    of its own."""
+    """A value network: dense layers, with an optional GRU before the last layer.
+
+    Attributes:
+        inputs: Number of inputs, D.
+        config: Sizes, activation and recurrence of the network.
+        outputs: Number of outputs; None: one output without an axis for them.
+        normalise_inputs: Whether inputs are normalised by their running moments.
+        normalise_values: Whether outputs are in units of the running moments of the targets.
+    """
 
     inputs: int
     config: NetworkConfig
@@ -314,7 +374,7 @@ class CriticShape(Shape):
 
     @property
     def memory_size(self) -> int:
-        """H; 0 without a GRU."""
+        """Length of the GRU's memory, H; 0 without a GRU."""
         return self.config.memory if self.config.recurrent else 0
 
     def children(self) -> Mapping[str, Shape]:
@@ -338,12 +398,20 @@ class CriticShape(Shape):
 
 @dataclass(frozen=True)
 class SumMixerShape(Shape):
-    """VDN's mixer has no parameters."""
+    """VDN's mixer, which has no parameters."""
 
 
 @dataclass(frozen=True)
 class MonotonicMixerShape(Shape):
-    """QMIX's mixer (mixers.py): networks of the state that make its weights."""
+    """QMIX's mixer (mixers.py): networks of the state that produce its weights.
+
+    Attributes:
+        agents: Number of agents, n.
+        state: Size of the state, S.
+        width: Hidden units of the mixing network.
+        hyper: Hidden units of the networks that produce the weights.
+        activation: Activation of these networks.
+    """
 
     agents: int
     state: int
@@ -365,7 +433,13 @@ class MonotonicMixerShape(Shape):
 
 @dataclass(frozen=True)
 class UnrestrictedMixerShape(Shape):
-    """WQMIX's central mixer (mixers.py)."""
+    """WQMIX's central mixer (mixers.py).
+
+    Attributes:
+        agents: Number of agents, n.
+        state: Size of the state, S.
+        width: Hidden units of each layer.
+    """
 
     agents: int
     state: int

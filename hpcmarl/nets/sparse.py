@@ -1,10 +1,14 @@
-"""Weights that inputs are multiplied by when acting: dense, or the quicker of dense and the non-zeros by rows
-(CSR), which torch multiplies.
+"""Weight matrices for acting, in dense form or by their non-zeros (CSR).
 
-Which form is quicker depends on the machine, the rows and the non-zeros, so both are timed on the very
-inputs. Measured on one core of an EPYC with AVX2, 24 rows, 95 % zeros, without DenseWeight's copy: 1024 x
-1024 takes 1.0 ms dense and 0.28 ms by its non-zeros, 64 x 64 takes 5 and 11 microseconds
-(docs/benchmarks.md).
+The faster form depends on the machine, the number of rows and the number of non-zeros. SparseWeight therefore
+times both forms on the actual inputs. Products by non-zeros use torch.
+
+Measured on one core of an EPYC with AVX2 (docs/benchmarks.md), with 24 rows, 95 % zeros, and without the copy
+of DenseWeight:
+
+    matrix         dense      CSR
+    1024 x 1024    1.0 ms     0.28 ms
+    64 x 64        5 us       11 us
 """
 
 from __future__ import annotations
@@ -21,29 +25,37 @@ from hpcmarl.types import FloatArray, IntArray
 if TYPE_CHECKING:
     import torch
 
-MARGIN = 0.9  # the new form must take at most this share of the time: a tie is not worth the conversions
-MOST_NON_ZEROS = 0.5  # no share above this is tried
-CHANGE = 0.1  # of the non-zeros, after which the forms are timed again
+# Largest share of the dense product's time that CSR may take. A tie does not repay the conversions.
+MARGIN = 0.9
+MOST_NON_ZEROS = 0.5  # largest density at which CSR is tried
+# Relative change of the number of non-zeros after which both forms are timed again.
+CHANGE = 0.1
 REPEATS = 5
-MOST_COPIED = 512 * 1024  # weights; copying more of them after each update costs what several products win
+# Largest matrix that DenseWeight copies, in weights. A larger copy after each update costs more time than
+# several products save.
+MOST_COPIED = 512 * 1024
 
 
 class DenseWeight:
-    """`product(inputs [rows, I]) -> [rows, O]` for a weight [O, I] that others change; tell it by `refresh`.
+    """A weight [O, I] in dense form, with `product(inputs [rows, I]) -> [rows, O]`.
 
-    It multiplies by a transposed copy. For the few rows of acting that takes half to nine tenths of the time
-    that the weight itself takes."""
+    The product uses a transposed copy of the weight. For the few rows of acting, it takes half to nine tenths
+    of the time of a product with the weight itself. Call `refresh` after each change of the weight.
+
+    Args:
+        transposed: View [I, O] of the weight's own memory, which stays valid.
+    """
 
     def __init__(self, transposed: FloatArray) -> None:
-        """transposed: [I, O], a view of the weight's own memory, which stays valid."""
         self.transposed = transposed
         self._copy: FloatArray | None = None
 
     def refresh(self) -> None:
-        """The weight has changed. Costs nothing until the next product."""
+        """Take note that the weight has changed; no cost until the next product."""
         self._copy = None
 
     def product(self, inputs: FloatArray) -> FloatArray:
+        """Return the product of inputs [rows, I] with the weight, shape [rows, O]."""
         if self._copy is None:
             self._copy = (
                 np.ascontiguousarray(self.transposed)
@@ -55,29 +67,31 @@ class DenseWeight:
 
 
 class SparseWeight:
-    """As DenseWeight, for a weight with many zeros.
+    """A weight [O, I] with many zeros; same interface as DenseWeight.
 
-    measured: time both forms and take the quicker one; else always CSR."""
+    Args:
+        transposed: View [I, O] of the weight's own contiguous memory, which stays valid.
+        measured: Whether to time both forms and use the faster one. False: always use CSR.
+    """
 
     def __init__(self, transposed: FloatArray, *, measured: bool) -> None:
-        """transposed: [I, O], a view of the weight's own contiguous memory, which stays valid."""
         self._dense = DenseWeight(transposed)
         self._values: FloatArray = transposed.T.reshape(-1)
         assert np.shares_memory(self._values, transposed)
         self._measured = measured
         self._stale = True
-        self._rows = self._timed_with = -1  # rows and non-zeros when the forms were timed
-        self._places: IntArray = np.zeros(0, np.int64)  # of the kept weights in _values
+        self._rows = self._timed_with = -1  # rows and non-zeros of the last timing
+        self._places: IntArray = np.zeros(0, np.int64)  # of the CSR weights in _values
         self._matrix: torch.Tensor | None = None  # CSR; None: dense
 
     @property
     def form(self) -> str:
-        """dense or csr: what the last product took."""
+        """Form that the last product used, "dense" or "csr"."""
         return "dense" if self._matrix is None else "csr"
 
     @property
     def bytes(self) -> int:
-        """Memory of the form in use; CSR's is in addition to the weight itself, which others need."""
+        """Memory of the form in use, in bytes. CSR needs it in addition to the weight itself."""
         if self._matrix is None:
             return self._values.nbytes
         return sum(
@@ -86,12 +100,12 @@ class SparseWeight:
         )
 
     def refresh(self) -> None:
-        """The weight has changed: its values, perhaps which of them are there. Costs nothing until the next
-        product."""
+        """Take note that values or non-zeros have changed; no cost until the next product."""
         self._stale = True
         self._dense.refresh()
 
     def product(self, inputs: FloatArray) -> FloatArray:
+        """Return the product of inputs [rows, I] with the weight, shape [rows, O]."""
         if self._stale or inputs.shape[0] != self._rows:
             self._prepare(inputs)
         return self._dense.product(inputs) if self._matrix is None else self._sparse_product(inputs)
@@ -104,7 +118,7 @@ class SparseWeight:
         return product
 
     def _prepare(self, inputs: FloatArray) -> None:
-        """Follow the weight, and time the forms again where that may have another outcome."""
+        """Update the matrix to the weight, and time both forms again if the result may differ."""
         count = _non_zeros(self._values)
         if self._matrix is not None and self._stale:
             self._follow(count)
@@ -119,16 +133,20 @@ class SparseWeight:
         self._rows = rows
 
     def _follow(self, count: int) -> None:
-        """Gather the kept weights' new values; start anew where there are non-zeros elsewhere, such as a
-        grown weight after its first update."""
+        """Copy the new values into the CSR matrix.
+
+        If other weights have become non-zero, for example a grown weight after its first update, convert the
+        matrix from scratch.
+        """
         assert self._matrix is not None
         kept = self._matrix.values().numpy()
-        np.take(self._values, self._places, out=kept, mode="clip")  # the mode that writes without a buffer
+        np.take(self._values, self._places, out=kept, mode="clip")  # this mode needs no buffer
         if _non_zeros(kept) != count:
             self._convert()
 
     def _convert(self) -> None:
-        import torch  # the products by non-zeros are torch's: ranks that act with dense weights do without it
+        # Ranks that act with dense weights do not need torch.
+        import torch
 
         inputs, outputs = self._dense.transposed.shape
         self._places = np.flatnonzero(self._values != 0)
@@ -140,7 +158,7 @@ class SparseWeight:
             torch.from_numpy(self._values[self._places]),
         )
         with warnings.catch_warnings():
-            # torch: its CSR tensors are a beta feature
+            # torch warns that CSR tensors are a beta feature
             warnings.filterwarnings("ignore", message="Sparse", category=UserWarning)
             self._matrix = torch.sparse_csr_tensor(*parts, size=(outputs, inputs), check_invariants=False)
 
@@ -158,11 +176,15 @@ class SparseWeight:
 
 
 def _non_zeros(values: FloatArray) -> int:
-    return int(np.count_nonzero(values != 0))  # counting the floats themselves takes numpy six times as long
+    # numpy counts booleans six times as fast as floats
+    return int(np.count_nonzero(values != 0))
 
 
 def _best_seconds(calls: list[Callable[[], object]]) -> list[float]:
-    """The shortest of a few runs of each, taken in turn; the first round does not count."""
+    """Return the shortest time of each call in seconds.
+
+    The calls are timed in turn, in several rounds. The first round only warms up.
+    """
     best = [np.inf] * len(calls)
     for turn in range(REPEATS + 1):
         for index, call in enumerate(calls):

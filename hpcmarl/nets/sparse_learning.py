@@ -1,9 +1,9 @@
-"""Learning with a matrix of weights of which few are there: torch's products by their non-zeros (CSR),
-gradients only where weights are.
+"""Training with sparse matrices: products by non-zeros (CSR), and gradients of active weights only.
 
-Used by policy.py for the recurrence, whose two matrices are most of a wide policy; knows no algorithm. A
-product with many rows goes in parts of ROWS: torch's CSR product of 96 rows and a 3072 x 1024 matrix with 95
-% zeros takes a third of the dense one's time, that of 5760 rows all of it.
+policy.py uses it for the recurrence. The two matrices of a GRU hold most of the weights of a wide policy.
+
+A product with many rows is computed in parts of ROWS rows. With a 3072 x 1024 matrix of 95 % zeros, torch's
+CSR product of 96 rows takes a third of the time of the dense product. With 5760 rows it takes the same time.
 """
 
 from __future__ import annotations
@@ -23,11 +23,13 @@ ROWS = 128
 
 
 class Pattern:
-    """Which weights of a matrix [O, I] are there, in the order of its memory, and in that of its
-    transpose."""
+    """Active weights of a matrix [O, I], in the memory order of the matrix and of its transpose.
+
+    Args:
+        mask: Active weights, shape [O, I].
+    """
 
     def __init__(self, mask: BoolArray) -> None:
-        """mask [O, I]."""
         self.mask = mask
         self.outputs, self.inputs = mask.shape
         rows, columns = np.nonzero(mask)
@@ -42,36 +44,42 @@ class Pattern:
 
     @classmethod
     def of(cls, mask: BoolArray, former: Pattern | None) -> Pattern:
-        """A pattern of this mask: the former one where it is of the same."""
+        """Return the pattern of a mask; reuse `former` if it has the same mask."""
         return former if former is not None and np.array_equal(former.mask, mask) else cls(np.array(mask))
 
     def matrices(self, values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """The matrix [O, I] of these values [non-zeros], and its transpose."""
+        """Return the CSR matrix [O, I] with these values, and its transpose.
+
+        Args:
+            values: Values of the active weights, shape [non-zeros].
+        """
         with warnings.catch_warnings():
-            # torch: its CSR tensors are a beta feature
+            # torch warns that CSR tensors are a beta feature
             warnings.filterwarnings("ignore", message="Sparse", category=UserWarning)
-            straight = torch.sparse_csr_tensor(
+            matrix = torch.sparse_csr_tensor(
                 *self._by_rows, values, size=(self.outputs, self.inputs), check_invariants=False
             )
-            turned = torch.sparse_csr_tensor(
+            transpose = torch.sparse_csr_tensor(
                 *self._by_columns,
                 values[self._order],
                 size=(self.inputs, self.outputs),
                 check_invariants=False,
             )
-        return straight, turned
+        return matrix, transpose
 
 
 class SparseMatrix:
-    """A weight [O, I] for one backward pass: `product`s with it, whose gradients reach the weight where the
-    pattern has one."""
+    """A weight [O, I] in sparse form, for one forward and backward pass.
+
+    The gradients of its products reach the weight at the places of the pattern only.
+    """
 
     def __init__(self, weight: torch.Tensor, pattern: Pattern) -> None:
         self._values: torch.Tensor = Gather.apply(weight, pattern.places)  # type: ignore[no-untyped-call]
         self._matrices = pattern.matrices(self._values.detach())
 
     def product(self, rows: torch.Tensor) -> torch.Tensor:
-        """rows [n, I] -> [n, O]."""
+        """Return the product of rows [n, I] with the weight, shape [n, O]."""
         outputs: torch.Tensor = Product.apply(self._values, rows, *self._matrices)  # type: ignore[no-untyped-call]
         return outputs
 
@@ -83,7 +91,18 @@ def recur_sparse(
     memory: torch.Tensor,
     packing: Packing,
 ) -> torch.Tensor:
-    """What recurrence.recur does, by the weights that are there. patterns: of weight_ih and weight_hh."""
+    """Run a GRU cell over packed rows by its active weights only; otherwise as recurrence.recur.
+
+    Args:
+        cell: The GRU cell.
+        patterns: Active weights of weight_ih and weight_hh.
+        inputs: Inputs of the packed rows, shape [n, I].
+        memory: Memory before row 0, shape [C, H].
+        packing: Order of the rows.
+
+    Returns:
+        Memory after each packed row, shape [n, H].
+    """
     width = cell.hidden_size
     of_inputs = SparseMatrix(cell.weight_ih, patterns[0]).product(inputs) + cell.bias_ih
     matrix = SparseMatrix(cell.weight_hh, patterns[1])
@@ -102,10 +121,11 @@ def recur_sparse(
 
 
 class Gather(torch.autograd.Function):
-    """The values of a weight at different places."""
+    """Values of a weight at distinct places."""
 
     @staticmethod
     def forward(ctx: Any, weight: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
+        """Return the values [n] at the given places [n]."""
         ctx.save_for_backward(places)
         ctx.shape = weight.shape
         return weight.reshape(-1)[places]
@@ -113,6 +133,7 @@ class Gather(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, slope: torch.Tensor) -> tuple[torch.Tensor, None]:
+        """Return the derivative with respect to the weight."""
         (places,) = ctx.saved_tensors
         whole = slope.new_zeros(ctx.shape)
         whole.view(-1)[places] = slope
@@ -120,12 +141,21 @@ class Gather(torch.autograd.Function):
 
 
 class Product(torch.autograd.Function):
-    """rows @ matrix.T; the gradient by the values of the matrix is computed only where these are."""
+    """The product rows @ matrix.T; its gradient with respect to the matrix covers the non-zeros only."""
 
     @staticmethod
     def forward(
         ctx: Any, values: torch.Tensor, rows: torch.Tensor, matrix: torch.Tensor, transpose: torch.Tensor
     ) -> torch.Tensor:
+        """Compute the product [n, O].
+
+        Args:
+            ctx: The autograd context.
+            values: Non-zeros of the matrix, shape [non-zeros]; they receive the gradient.
+            rows: Shape [n, I].
+            matrix: CSR matrix of these values, shape [O, I].
+            transpose: Its transpose, shape [I, O].
+        """
         ctx.save_for_backward(rows)
         ctx.matrix, ctx.transpose = matrix, transpose
         return _product(matrix, rows)
@@ -135,6 +165,7 @@ class Product(torch.autograd.Function):
     def backward(
         ctx: Any, slope: torch.Tensor
     ) -> tuple[torch.Tensor | None, torch.Tensor | None, None, None]:
+        """Compute the derivatives with respect to `values` and `rows`."""
         (rows,) = ctx.saved_tensors
         by_rows = _product(ctx.transpose, slope) if ctx.needs_input_grad[1] else None
         by_values = None
@@ -158,5 +189,5 @@ def _product(matrix: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
 
 
 def _starts(sorted_rows: IntArray, count: int) -> torch.Tensor:
-    """Where each of `count` rows begins, and the end."""
+    """Return the first place of each of `count` rows, and the end of the last."""
     return torch.from_numpy(np.searchsorted(sorted_rows, np.arange(count + 1)).astype(np.int32))

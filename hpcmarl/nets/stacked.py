@@ -1,8 +1,7 @@
-"""Policies of one shape at several points of the parameter space at once: each slot acts with parameters of
-its own. In numpy.
+"""Policies of one shape at several points of the parameter space at once, in numpy.
 
-For the simulator, whose workers stand at different points. For policies of dense layers alone
-(numpy_gradient.py says which).
+Each slot acts with its own parameters. The simulator needs this, because its workers act at different points.
+The policies must consist of dense layers alone (numpy_gradient.has_numpy_gradient).
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from hpcmarl.types import Decision, FloatArray, Frame, PolicyFrame
 
 
 class StackedPolicies:
-    """E versions of each policy; the e-th acts in slot e."""
+    """E versions of each policy; version e acts in slot e."""
 
     def __init__(
         self,
@@ -26,12 +25,12 @@ class StackedPolicies:
         policies: Mapping[str, tuple[str, PolicyShape, Chooser]],
         points: FloatArray,
     ) -> None:
-        """Make it.
+        """Copy the parameters of all points.
 
         Args:
-            layout: Of the parameter vector.
-            policies: Policy -> what the names of its parameters begin with, its shape, how its agents act.
-            points: A vector of parameters for each slot, [E, P].
+            layout: Layout of the parameter vector.
+            policies: For each policy, the prefix of its parameters' names, its shape and its chooser.
+            points: One parameter vector per slot, shape [E, P].
         """
         self._policies = {
             name: _Stacked(layout, prefix, shape, chooser, points)
@@ -39,8 +38,10 @@ class StackedPolicies:
         }
 
     def act(self, frame: Frame, generator: np.random.Generator) -> dict[str, Decision]:
-        """Draw an action for each living agent; others get action 0. Decisions have neither log-probabilities
-        nor memories."""
+        """Sample an action for each living agent; the others get action 0.
+
+        The decisions contain neither log-probabilities nor memories.
+        """
         return {name: self._policies[name].act(seen, generator) for name, seen in frame.policies.items()}
 
 

@@ -24,7 +24,8 @@ def make_optimizer(
     averages: Averages | None = None,
 ) -> Optimizer:
     """The optimizer that `config.name` asks for, at `parameters` [P] (copied); `parts` and `averages` as in
-    `Optimizer`."""
+    `Optimizer`.
+    """
     optimizer = OPTIMIZERS[config.name](config, parameters, parts)
     optimizer.averages = averages
     return optimizer

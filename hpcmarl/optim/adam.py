@@ -1,10 +1,10 @@
 """Adam (arXiv 1412.6980) as ascent on the aggregated gradient, with warm-up, linear decay and clipping by
-part."""
+part.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
@@ -17,6 +17,7 @@ class Adam(Optimizer):
     """first [P] and second [P] are the running moments of the gradient."""
 
     config: AdamConfig
+    state_keys = ("first", "second")
 
     def __init__(self, config: AdamConfig, parameters: Array, parts: Sequence[Part] = ()) -> None:
         super().__init__(config, parameters, parts)
@@ -25,7 +26,8 @@ class Adam(Optimizer):
 
     def step_size(self) -> float:
         """Of the coming update: rises over warmup_updates, then falls over decay_updates to final_fraction of
-        itself; that of critics likewise."""
+        itself; that of critics likewise.
+        """
         config = self.config
         size: float = config.step_size
         if self.updates < config.warmup_updates:
@@ -52,14 +54,3 @@ class Adam(Optimizer):
         movement = self.step_size() / (1.0 - config.beta1**count) * self.first
         movement /= scratch
         self._advance(movement)
-
-    def _remembered(self) -> tuple[Array, ...]:
-        return self.first, self.second
-
-    def state_dict(self) -> dict[str, Any]:
-        return {**super().state_dict(), "first": self.first.copy(), "second": self.second.copy()}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        super().load_state_dict(state)
-        self.first = np.array(state["first"], dtype=self.parameters.dtype)
-        self.second = np.array(state["second"], dtype=self.parameters.dtype)

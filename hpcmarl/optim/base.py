@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -17,7 +17,8 @@ from hpcmarl.types import Array, Part
 @dataclass(frozen=True)
 class Averages:
     """The vector's end, from `first` on, is no parameter: a step moves it by `rate` of the way to what the
-    direction holds there."""
+    direction holds there.
+    """
 
     first: int
     rate: float
@@ -33,7 +34,13 @@ class Optimizer(ABC):
     are in no part and no method sees a direction in them. Where `topology` is set, parameters and what a
     method remembers of them are zero where there is no weight. Arithmetic is in the dtype of `parameters`
     (float32 in runs, float64 in tests).
+
+    A subclass names the arrays [P] that it keeps between steps in `state_keys`, sets an attribute of each
+    name in its constructor and updates them in `_move`. Checkpoints, resumption and sparse masks follow from
+    the names.
     """
+
+    state_keys: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, config: Any, parameters: Array, parts: Sequence[Part] = ()) -> None:
         self.config = config
@@ -51,7 +58,8 @@ class Optimizer(ABC):
 
     def query_point(self) -> Array:
         """Where the next gradient is to be taken, [P]: the parameters themselves unless the method looks
-        ahead."""
+        ahead.
+        """
         return self.parameters
 
     def seen(self, direction: Array) -> Array:
@@ -64,7 +72,8 @@ class Optimizer(ABC):
 
     def step(self, direction: Array) -> None:
         """Move along the aggregated ascent direction [P]; raises ValueError when the shapes differ,
-        FloatingPointError when a parameter is not finite afterwards."""
+        FloatingPointError when a parameter is not finite afterwards.
+        """
         if direction.shape != self.parameters.shape:
             raise ValueError(
                 f"a direction of shape {direction.shape} for parameters of shape {self.parameters.shape}"
@@ -94,12 +103,12 @@ class Optimizer(ABC):
 
     def _mask(self) -> None:
         assert self.topology is not None
-        for array in (self.parameters, *self._remembered()):
+        for array in (self.parameters, *self._state_arrays().values()):
             array[~self.topology.mask] = 0.0
 
-    @abstractmethod
-    def _remembered(self) -> tuple[Array, ...]:
-        """What the method keeps of each parameter, [P] each."""
+    def _state_arrays(self) -> dict[str, Array]:
+        """Return the arrays of `state_keys`, [P] each."""
+        return {key: self.__dict__[key] for key in self.state_keys}
 
     @abstractmethod
     def _move(self, direction: Array) -> None:
@@ -129,7 +138,8 @@ class Optimizer(ABC):
 
     def _advance(self, movement: Array) -> None:
         """Move by `movement` [P], with the critics' own step size, into a new vector: who holds the former
-        one keeps it. `movement` is used up."""
+        one keeps it. `movement` is used up.
+        """
         self.parameters = np.add(self.parameters, self._critics_scaled(movement), out=movement)
 
     def _critics_scaled(self, movement: Array) -> Array:
@@ -149,11 +159,14 @@ class Optimizer(ABC):
 
     def state_dict(self) -> dict[str, Any]:
         """Arrays and plain values, copies."""
-        state = {"parameters": self.parameters.copy(), "updates": self.updates}
+        state: dict[str, Any] = {"parameters": self.parameters.copy(), "updates": self.updates}
+        state |= {key: array.copy() for key, array in self._state_arrays().items()}
         return state if self.topology is None else state | {"topology": self.topology.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from a state of the same method and size; raises ValueError when the sizes differ."""
+        """Continue from a state of the same method and size; raises ValueError when the sizes differ,
+        KeyError when one of `state_keys` is missing.
+        """
         if state["parameters"].shape != self.parameters.shape:
             raise ValueError(
                 f"the state holds {state['parameters'].size} parameters, this network has "
@@ -161,5 +174,7 @@ class Optimizer(ABC):
             )
         self.parameters = np.array(state["parameters"], dtype=self.parameters.dtype)
         self.updates = int(state["updates"])
+        for key in self.state_keys:
+            self.__dict__[key] = np.array(state[key], dtype=self.parameters.dtype)
         if self.topology is not None:
             self.topology.load_state_dict(state["topology"])

@@ -23,7 +23,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
@@ -36,6 +35,7 @@ class Nigt(Optimizer):
     """See the module; `extrapolate: false` takes gradients at theta."""
 
     config: NigtConfig
+    state_keys = ("average", "movement")
 
     def __init__(self, config: NigtConfig, parameters: Array, parts: Sequence[Part] = ()) -> None:
         super().__init__(config, parameters, parts)
@@ -78,14 +78,3 @@ class Nigt(Optimizer):
         actors = [part.place for part in self.parts if part.kind == "actor"]
         together = [actors] if self.config.normalise == "all" else [[place] for place in actors]
         return [(places, self.config.step_size) for places in together] + groups
-
-    def _remembered(self) -> tuple[Array, ...]:
-        return self.average, self.movement
-
-    def state_dict(self) -> dict[str, Any]:
-        return {**super().state_dict(), "average": self.average.copy(), "movement": self.movement.copy()}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        super().load_state_dict(state)
-        self.average = np.array(state["average"], dtype=self.parameters.dtype)
-        self.movement = np.array(state["movement"], dtype=self.parameters.dtype)

@@ -7,7 +7,6 @@ square = decay · square + (1 - decay) · gradient²;   parameters += step_size 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
@@ -20,6 +19,7 @@ class Rmsprop(Optimizer):
     """square [P] is the running mean of the squared gradient, after clipping."""
 
     config: RmspropConfig
+    state_keys = ("square",)
 
     def __init__(self, config: RmspropConfig, parameters: Array, parts: Sequence[Part] = ()) -> None:
         super().__init__(config, parameters, parts)
@@ -37,13 +37,3 @@ class Rmsprop(Optimizer):
         movement = config.step_size * gradient
         movement /= scratch
         self._advance(movement)
-
-    def _remembered(self) -> tuple[Array, ...]:
-        return (self.square,)
-
-    def state_dict(self) -> dict[str, Any]:
-        return {**super().state_dict(), "square": self.square.copy()}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        super().load_state_dict(state)
-        self.square = np.array(state["square"], dtype=self.parameters.dtype)

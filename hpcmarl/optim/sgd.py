@@ -1,10 +1,10 @@
 """Gradient ascent with heavy-ball momentum: velocity = momentum · velocity + gradient; parameters +=
-step_size · velocity."""
+step_size · velocity.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
@@ -17,6 +17,7 @@ class Sgd(Optimizer):
     """velocity [P]; with momentum 0 it is the gradient."""
 
     config: SgdConfig
+    state_keys = ("velocity",)
 
     def __init__(self, config: SgdConfig, parameters: Array, parts: Sequence[Part] = ()) -> None:
         super().__init__(config, parameters, parts)
@@ -26,13 +27,3 @@ class Sgd(Optimizer):
         self.velocity *= self.config.momentum
         self.velocity += self._clipped(direction)
         self._advance(self.config.step_size * self.velocity)
-
-    def _remembered(self) -> tuple[Array, ...]:
-        return (self.velocity,)
-
-    def state_dict(self) -> dict[str, Any]:
-        return {**super().state_dict(), "velocity": self.velocity.copy()}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        super().load_state_dict(state)
-        self.velocity = np.array(state["velocity"], dtype=self.parameters.dtype)

@@ -36,7 +36,8 @@ def changes_after(plan: SparseConfig, update: int) -> bool:
 
 def needs_all(plan: SparseConfig, update: int) -> bool:
     """Whether the direction of the step that makes it `update` steps must be known also where no weight
-    is."""
+    is.
+    """
     return plan.growth == "gradient" and changes_after(plan, update)
 
 
@@ -55,7 +56,8 @@ class SparseTopology:
 
     def evolve(self, parameters: Array, direction: Array, update: int) -> None:
         """After `update` steps: change the mask where that is due, given the parameters [P] and the dense
-        direction [P] of the last step."""
+        direction [P] of the last step.
+        """
         plan = self.plan
         if not changes_after(plan, update):
             return

@@ -1,5 +1,6 @@
 """What a role is, and what every role is given. A role never blocks: messages come in, `step()` does one bit
-of work."""
+of work.
+"""
 
 from __future__ import annotations
 
@@ -19,8 +20,9 @@ import numpy as np
 
 from hpcmarl.algos import make_algorithm, make_model
 from hpcmarl.algos.model import Model
-from hpcmarl.comm.protocol import Kind, control
-from hpcmarl.comm.topology import ROLE_NAMES, Group, Topology
+from hpcmarl.comm.payload import Payload
+from hpcmarl.comm.protocol import ROLE_NAMES, Kind, control
+from hpcmarl.comm.topology import Group, Topology
 from hpcmarl.comm.transport import Message, SendHandle, Transport
 from hpcmarl.config import Config, EnvConfig, SparseConfig, batch_of, counts_episodes, inference_form
 from hpcmarl.config.file import dump_config
@@ -84,12 +86,14 @@ class Context:
 
     def algorithm(self) -> Algorithm:
         """A new algorithm of this run, which learns; every learner builds it from the same seed. Imports
-        torch."""
+        torch.
+        """
         return make_algorithm(self.spec, self.config.algo, self.config.seed)
 
     def model(self, *, drawn: bool) -> Model:
         """The networks of this run, without torch. drawn: with initial parameters; else zeros, for who is
-        sent parameters before it acts."""
+        sent parameters before it acts.
+        """
         return make_model(self.spec, self.config.algo, self.config.seed if drawn else None)
 
     def acting_model(self, *, drawn: bool) -> Model:
@@ -116,9 +120,8 @@ class Context:
 
     @property
     def sparse(self) -> SparseConfig | None:
-        """How sparse the networks are; None: dense."""
-        sparse: SparseConfig | None = getattr(self.config.algo, "sparse", None)
-        return sparse
+        """Sparse training of the networks; None: dense."""
+        return self.config.algo.sparse_training
 
     def codec(self, algorithm: Model) -> RolloutCodec:
         """The rollout layouts of this run."""
@@ -167,7 +170,8 @@ class Context:
     def in_order(self) -> bool:
         """Whether a round counts on-policy episodes in the order in which they began.
 
-        The first to finish are the short ones, so that a gradient of those would be of another objective."""
+        The first to finish are the short ones, so that a gradient of those would be of another objective.
+        """
         return self.whole_episodes and self.config.algo.is_on_policy and self.rule().in_order
 
     @property
@@ -184,16 +188,18 @@ class Context:
     def queue_limit(self, group: Group) -> int:
         """Rollout messages that a learner keeps: rounds.queue for each actor (single episodes are smaller, so
         there are more of them), and for an algorithm that goes through batches again and again (PPO) the
-        present batch and the next."""
+        present batch and the next.
+        """
         config = self.config
         queue = config.rounds.queue * len(group.actors) * (EPISODES_A_MESSAGE if self.whole_episodes else 1)
-        batch = self.batch * int(getattr(config.algo, "minibatches", 0))
+        passes = config.algo.minibatch_passes
+        batch = 0 if passes is None else self.batch * passes.minibatches
         return max(queue, 2 * -(-batch // config.topology.environments_per_actor))
 
     @property
     def arena_steps(self) -> int:
         """Rows of an actor's arena: one unroll, or ARENA_STEPS."""
-        return int(getattr(self.config.algo, "unroll", ARENA_STEPS))
+        return self.config.algo.unroll_steps or ARENA_STEPS
 
     def group_env(self, group: int) -> EnvConfig:
         """The environment of a group: `env` with the group's own keys over it."""
@@ -238,7 +244,8 @@ class Role(ABC):
     @abstractmethod
     def on_message(self, message: Message) -> None:
         """Take a message that is addressed to this role; release it when its buffer is not needed any
-        more."""
+        more.
+        """
 
     @abstractmethod
     def work(self) -> bool:
@@ -246,11 +253,13 @@ class Role(ABC):
 
     def on_lost(self, rank: int, groups: Sequence[int]) -> None:  # noqa: B027  most ranks are nothing to most roles
         """A rank is lost and with it, perhaps, whole groups; messages to it vanish from now on, none comes
-        from it."""
+        from it.
+        """
 
     def on_replaced(self, rank: int) -> None:  # noqa: B027
         """A new process has the place of a lost actor. Called on the server's rank and on that of its
-        learner."""
+        learner.
+        """
 
     def step(self) -> bool:
         """`work`, after an injected fault where the configuration asks for one (tests)."""
@@ -267,16 +276,33 @@ class Role(ABC):
     def close(self) -> None:  # noqa: B027  most roles hold nothing
         """Give back files and environments; also called after a failure."""
 
-    def send(self, destination: int, kind: Kind, tree: Any = None, **fields: Any) -> SendHandle:
-        """Send a small message: a packed tree, or nothing."""
-        payload = b"" if tree is None else pack(tree)
-        header = {"source": self.context.rank, "role": ROLE_NAMES.index(self.name), **fields}
+    def send(
+        self,
+        destination: int,
+        kind: Kind,
+        content: Payload | dict[str, Any] | None = None,
+        **fields: Any,
+    ) -> SendHandle:
+        """Send a small message.
+
+        Args:
+            destination: Rank of the receiver.
+            kind: Kind of the message.
+            content: Its payload: a dataclass, or a role's state as a tree; None: no payload.
+            fields: Further fields of the header (comm/protocol.py).
+        """
+        if isinstance(content, Payload):
+            payload: bytes | bytearray = content.pack()
+        else:
+            payload = b"" if content is None else pack(content)
+        header = {"source": self.context.rank, "role": self.name, **fields}
         return self.transport.send(destination, control(kind, payload, **header))
 
 
 def generator_for(seed: int, role: str, index: int, *more: int) -> np.random.Generator:
     """The random numbers of one role of one run: independent for different roles, indices and further
-    numbers."""
+    numbers.
+    """
     return np.random.default_rng(np.random.SeedSequence([seed, ROLE_NAMES.index(role), index, *more]))
 
 
@@ -298,7 +324,8 @@ class Interval:
 
 class Paced(Interval):
     """An interval that also keeps what is done in it, which may grow with ranks and snapshots, to a small
-    share of the time."""
+    share of the time.
+    """
 
     SHARE: ClassVar[float] = 0.002
 
@@ -308,6 +335,7 @@ class Paced(Interval):
 
     def took(self, seconds: float) -> None:
         """It was done, and took so long. Taking long once (a library loaded, a busy core) changes nothing,
-        doing so twice does."""
+        doing so twice does.
+        """
         self.seconds = max(self.least, min(seconds, self._before) / self.SHARE)
         self._before = seconds

@@ -1,5 +1,6 @@
 """How much each actor delivers for a version in a deterministic run. Asked by the actors and by the feeds of
-their learner."""
+their learner.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +14,8 @@ def actor_quota(context: Context, group: int, version: int) -> int:
     """Trajectories that each actor of a group delivers for a version in a deterministic run.
 
     With replay a version needs so many new episodes only that the ratio is kept, and the first one what the
-    replay starts with."""
+    replay starts with.
+    """
     rule = context.rule()
     quota = rule.quota(rule.initial_batch if version == 0 else rule.batch)
     assert quota is not None  # deterministic runs are synchronous

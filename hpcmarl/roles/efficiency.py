@@ -1,5 +1,6 @@
 """Say how well a run uses its cores: its environment steps beside bare stepping, what its roles spend their
-time on, what learners leave unused."""
+time on, what learners leave unused.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from hpcmarl.comm.topology import Topology
-from hpcmarl.config import Config, PPOConfig, QLearningConfig
+from hpcmarl.config import Config
 from hpcmarl.envs import Seeds
 from hpcmarl.envs.bare import make_bare, step_bare
 from hpcmarl.roles.base import Context
@@ -73,7 +74,8 @@ def bare_processes(hosts: Sequence[str], cores: int) -> int:
 
 def cores_of_host(ranks: int) -> int:
     """Return the cores that this process may use; where each of several ranks is bound to a core of its own,
-    those of the host."""
+    those of the host.
+    """
     own = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return own if own > 1 or ranks == 1 else os.cpu_count() or 1
 
@@ -151,7 +153,8 @@ def format_times(times: Mapping[str, Mapping[str, float]]) -> str:
 
 def closing_lines(summary: Mapping[str, Any], config: Config) -> list[str]:
     """Return what a user should know at the end of a run: the share of bare stepping, the roles' time, what
-    learners left unused and the remedy."""
+    learners left unused and the remedy.
+    """
     lines = []
     if summary["share_of_bare"] is not None:
         lines.append(
@@ -179,10 +182,10 @@ def closing_lines(summary: Mapping[str, Any], config: Config) -> list[str]:
 
 def _less_work(config: Config) -> str:
     """Return the key, in words, that makes learners go through rollouts less often; nothing where that is
-    once already."""
-    algo = config.algo
-    if isinstance(algo, QLearningConfig):
-        return ""
-    name = "epochs" if isinstance(algo, PPOConfig) else "reuse"
-    times = int(getattr(algo, name, 1))
+    once already.
+    """
+    passes = config.algo.minibatch_passes
+    name, times = (
+        ("reuse", config.algo.gradients_per_rollout) if passes is None else ("epochs", passes.epochs)
+    )
     return f" or lower algo.{name} (now {times})" if times > 1 else ""

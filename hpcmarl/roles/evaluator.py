@@ -60,7 +60,8 @@ class Evaluator(Role):
 
     def request(self, parameters: Array, version: int, callback: Callable[[Result], None]) -> None:
         """Judge `parameters` [P] (copied); callback gets {version, return_mean, return_std, …} as of
-        `summarise`."""
+        `summarise`.
+        """
         self.jobs.append((np.array(parameters, dtype=np.float32), version, callback))
 
     def cancel(self) -> None:
@@ -145,7 +146,8 @@ class Match:
 
     `random_agents` (names) draw uniformly among their allowed actions instead: an opponent to measure
     against. `index`: as of `evaluation_environment`, for actions that are drawn. agent_returns: agent -> the
-    sum of its rewards in each counted episode; filled where `by_agent` asks for it."""
+    sum of its rewards in each counted episode; filled where `by_agent` asks for it.
+    """
 
     def __init__(
         self,
@@ -184,7 +186,8 @@ class Match:
 
     def step(self) -> None:
         """One step of every slot. Raises EnvironmentFailure where hardly any episode comes to an end for bad
-        numbers."""
+        numbers.
+        """
         if (bad := self.environment.counts["bad_numbers"]) > self.patience:
             raise EnvironmentFailure(
                 f"{bad} evaluation episodes of {self.environment.spec.id} were cut off because of numbers "
@@ -249,7 +252,8 @@ def random_actions(
 
 def _columns(spec: EnvironmentSpec, agents: Sequence[str]) -> list[tuple[str, int]]:
     """(policy, index in it) of each named agent. Raises ConfigError for a name that the environment does not
-    have."""
+    have.
+    """
     places = {
         agent: (policy.name, index) for policy in spec.policies for index, agent in enumerate(policy.agents)
     }
@@ -338,7 +342,8 @@ def summarise_agents(
 
 def _weighed(values: Sequence[Any], weights: Sequence[int]) -> float | None:
     """The mean of each environment's values, weighed by `weights`; environments without a value are left out.
-    None if no value is known."""
+    None if no value is known.
+    """
     known = [(float(np.mean(own)), weight) for own, weight in zip(values, weights, strict=True) if len(own)]
     return (
         float(np.average([mean for mean, _ in known], weights=[weight for _, weight in known]))

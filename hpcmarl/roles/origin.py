@@ -1,5 +1,6 @@
 """Whether the environments that a checkpoint's configuration names may be imported. Called by whatever reads
-a configuration from a checkpoint."""
+a configuration from a checkpoint.
+"""
 
 from __future__ import annotations
 
@@ -61,7 +62,8 @@ def check_environments_of(checkpoint: Path, config: Config) -> None:
 
 def _own_environments(checkpoint: Path) -> Iterator[EnvConfig]:
     """Yield the environments of the run that a checkpoint lies in, as its config.yaml and those of its
-    earlier starts have them."""
+    earlier starts have them.
+    """
     home = home_of(checkpoint)
     if home is None:
         return

@@ -18,7 +18,7 @@ from hpcmarl.comm.topology import Topology
 from hpcmarl.config import Config
 from hpcmarl.envs import describe
 from hpcmarl.errors import ConfigError, FormatError
-from hpcmarl.optim import make_optimizer
+from hpcmarl.optim import OPTIMIZERS, make_optimizer
 from hpcmarl.optim.rounds import Engine, make_rule
 from hpcmarl.roles.timing import SUMS
 
@@ -50,8 +50,7 @@ def check_fits(config: Config, state: dict[str, Any], attributes: dict[str, Any]
             f"{attributes.get('env', 'its environment')}, the configuration "
             f"makes {expected}; use the configuration of that run (config.yaml beside its checkpoints)"
         )
-    keys = {"nigt": "average", "adam": "first", "sgd": "velocity", "rmsprop": "square"}
-    if keys[config.optimizer.name] not in saved:
+    if not set(OPTIMIZERS[config.optimizer.name].state_keys) <= set(saved):
         raise ConfigError(
             f"--resume {source}: the checkpoint was written with another optimizer than optimizer.name: "
             f"{config.optimizer.name}"
@@ -70,7 +69,8 @@ def check_fits(config: Config, state: dict[str, Any], attributes: dict[str, Any]
 
 def check_same_actors(config: Config, topology: Topology, state: dict[str, Any], source: Path) -> None:
     """Refuse to resume a deterministic run from a checkpoint that cannot be gone on from bit for bit. Raises
-    ConfigError."""
+    ConfigError.
+    """
     if not config.deterministic:
         return
     remedy = "resume an older checkpoint, or set deterministic: false"
@@ -95,7 +95,8 @@ def check_same_actors(config: Config, topology: Topology, state: dict[str, Any],
 
 def check_state(config: Config, state: dict[str, Any], size: int, source: Path) -> None:
     """`size`: parameters of this run's network. Raises FormatError, one line that names the file and the
-    part."""
+    part.
+    """
     checks: dict[str, Callable[[Any], None]] = {
         "engine": lambda own: _check_engine(config, own, size),
         "recorder": _check_recorder,
@@ -120,9 +121,9 @@ def _check_engine(config: Config, state: dict[str, Any], size: int) -> None:
         optimizer,
     )
     engine.load_state_dict(state)
-    if getattr(config.algo, "sparse", None) is not None and np.shape(
-        state["optimizer"]["topology"]["mask"]
-    ) != (size,):
+    if config.algo.sparse_training is not None and np.shape(state["optimizer"]["topology"]["mask"]) != (
+        size,
+    ):
         raise ValueError("optimizer/topology/mask is of another network")
     for name, value in optimizer.state_dict().items():
         if isinstance(value, np.ndarray) and value.shape != (size,):

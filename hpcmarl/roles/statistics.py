@@ -36,7 +36,8 @@ class Means:
 
 class LearnerMeans(Means):
     """What all learners tell of their gradients, for rows of metrics; says once where values are larger than
-    any return can be, and grow."""
+    any return can be, and grow.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -87,7 +88,8 @@ class EpisodeLog:
 
     def take(self) -> dict[str, Any]:
         """Arrays [episodes]: return_mean, length, win (NaN where unknown), slot (of the run), and
-        returns/<policy>; empty dict for none."""
+        returns/<policy>; empty dict for none.
+        """
         episodes, self._episodes = self._episodes, []
         slots, self._slots = self._slots, []
         return {**episode_columns(episodes), "slot": np.array(slots, np.int64)} if episodes else {}

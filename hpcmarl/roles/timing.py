@@ -26,7 +26,8 @@ SUMS = 8
 
 class TrajectoryTimer:
     """Durations of one actor's trajectories, slot by slot: from the first step's turn (injected delays
-    included) to their delivery."""
+    included) to their delivery.
+    """
 
     def __init__(self, slots: int) -> None:
         self._began = np.full(slots, time.perf_counter())
@@ -56,7 +57,8 @@ class GroupTimes:
 
     `cancels`: actors begin anew with every point, so that what passes between a point and a group's first
     gradient at it, less the trajectories themselves, is what the exchange takes. Else work goes on meanwhile,
-    and the shortest such time is taken."""
+    and the shortest such time is taken.
+    """
 
     def __init__(self, topology: Topology, slots: int, *, on_policy: bool, cancels: bool) -> None:
         groups = topology.groups
@@ -84,7 +86,8 @@ class GroupTimes:
 
     def on_learner(self, group: int, statistics: Mapping[str, float]) -> None:
         """A learner's means since it last told; with gradient_seconds, of one trajectory, if it made any
-        gradient."""
+        gradient.
+        """
         if "gradient_seconds" in statistics:
             self._sums[group, [REPORTS, LEARNING]] += 1.0, statistics["gradient_seconds"]
 
@@ -120,7 +123,8 @@ class GroupTimes:
 
     def groups(self) -> dict[str, Array]:
         """Figures of single groups, name -> [G]: means of the whole run; NaN where a group has delivered no
-        trajectory, or none of the kind."""
+        trajectory, or none of the kind.
+        """
         sums = self._sums.T
         with np.errstate(divide="ignore", invalid="ignore"):
             there = np.where(sums[COUNT] > 0, 1.0, np.nan)

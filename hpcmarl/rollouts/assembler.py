@@ -22,7 +22,8 @@ class EpisodeAssembler:
     ones.
 
     numbers [E]: of the episodes under way (Rollout.number); resting [E]: slots without an episode. The caller
-    writes both."""
+    writes both.
+    """
 
     def __init__(self, codec: RolloutCodec, slots: int, actor: int, slot_numbers: IntArray) -> None:
         self.codec = codec
@@ -36,7 +37,8 @@ class EpisodeAssembler:
 
     def restart(self, slots: Iterable[int], row: int, version: int) -> int:
         """Forget the unfinished episodes of `slots`; new ones begin at `row`. Returns how many steps are
-        lost."""
+        lost.
+        """
         lost = 0
         for slot in slots:
             if not self.resting[slot]:
@@ -52,7 +54,8 @@ class EpisodeAssembler:
 
     def after_step(self, arena: RolloutArena, row: int, version: int) -> list[tuple[Buffer, Rollout]]:
         """The episodes that ended in `row`, each a message and a Rollout of E = 1; `version` is what new ones
-        are sampled under."""
+        are sampled under.
+        """
         finished = []
         ended = np.flatnonzero(arena.arrays["episode_end"][row])
         for slot in ended.tolist():
@@ -67,7 +70,8 @@ class EpisodeAssembler:
 
     def state_dict(self, arena: RolloutArena, row: int) -> dict[str, Any]:
         """The unfinished episodes, whose next row is `row`: for each slot, its version and its rows so far by
-        array, or nothing."""
+        array, or nothing.
+        """
         unfinished = []
         for slot in range(len(self.begin)):
             pieces = [*self.pieces[slot], _columns(arena, slice(int(self.begin[slot]), row), slot)]
@@ -76,7 +80,8 @@ class EpisodeAssembler:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on with unfinished episodes, whose next row is the present arena's first; nothing in the state:
-        begin new ones."""
+        begin new ones.
+        """
         if not state:
             return
         self.versions[:] = state["versions"]
@@ -117,6 +122,7 @@ class EpisodeAssembler:
 
 def _columns(arena: RolloutArena, rows: slice, slot: int) -> dict[str, Array]:
     """Copies of one slot's rows of every array that has a row a step (not the memory, which is zero at an
-    episode's start)."""
+    episode's start).
+    """
     names = (*arena.layout.frame_names, *arena.layout.step_names)
     return {name: arena.arrays[name][rows, slot].copy() for name in names}

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from hpcmarl.comm.protocol import HEADER_BYTES, Buffer, Kind, header_of, write_header
+from hpcmarl.comm.protocol import HEADER_BYTES, Buffer, Header, Kind, read_header, write_header
 from hpcmarl.errors import ProtocolError
 from hpcmarl.rollouts.layout import ROLLOUT_HEADER, RolloutArena, RolloutLayout
 from hpcmarl.types import Array, EnvironmentSpec, Episode, FinalFrame, Rollout
@@ -24,7 +24,8 @@ MOST_LAYOUTS = 1024
 class OpenedMessage(NamedTuple):
     """A message whose headers have been read: its layout, the bytes of its final frames and of its episodes,
     the actor that made it and the number that it gave the episode; the rank that sent it and the version of
-    the policies that played."""
+    the policies that played.
+    """
 
     buffer: Buffer
     layout: RolloutLayout
@@ -38,7 +39,8 @@ class OpenedMessage(NamedTuple):
 
 class RolloutCodec:
     """Layouts by (T, E), of which the newest are kept; reads messages and packs rollouts that were assembled
-    elsewhere."""
+    elsewhere.
+    """
 
     def __init__(
         self, spec: EnvironmentSpec, *, with_state: bool = False, memory: Mapping[str, int] | None = None
@@ -61,7 +63,8 @@ class RolloutCodec:
 
     def open(self, buffer: Buffer) -> OpenedMessage:
         """Read a message's headers, once for messages that are kept. ProtocolError when lengths do not
-        fit."""
+        fit.
+        """
         start = HEADER_BYTES + ROLLOUT_HEADER.itemsize
         if buffer.nbytes < start:
             raise ProtocolError(f"a rollout message of {buffer.nbytes} bytes is too short")
@@ -80,7 +83,7 @@ class RolloutCodec:
                 "different environments"
             )
         middle = ends[0] + ends[1]
-        header = header_of(buffer)
+        header = read_header(buffer)
         finals_part, episodes_part = buffer[ends[0] : middle], buffer[middle:]
         return OpenedMessage(
             buffer,
@@ -89,8 +92,8 @@ class RolloutCodec:
             episodes_part,
             actor,
             number,
-            int(header["source"]),
-            int(header["version"]),
+            header.source,
+            header.version,
         )
 
     def read(self, buffer: Buffer, version: int) -> Rollout:
@@ -100,7 +103,8 @@ class RolloutCodec:
     def read_together(self, messages: Sequence[OpenedMessage]) -> list[Rollout]:
         """Messages of one slot each, those of equally many steps as one rollout: copies, `version` the
         oldest's, `actor` the first's, and without `episodes`. A message alone in its length is read as by
-        read()."""
+        read().
+        """
         alike: dict[int, list[OpenedMessage]] = {}
         for message in messages:
             alike.setdefault(message.layout.steps, []).append(message)
@@ -125,7 +129,9 @@ class RolloutCodec:
         )
 
     def pack(self, rollout: Rollout) -> Buffer:
-        """A new message (ROLLOUT, header filled with version and count) that holds a copy of the rollout."""
+        """Return a new ROLLOUT message that holds a copy of the rollout; its header has version and
+        trajectories.
+        """
         arena = RolloutArena(self.layout(rollout.steps, rollout.count))
         for name, array in arena.arrays.items():
             policy, _, own = name.rpartition("/")
@@ -142,7 +148,7 @@ class RolloutCodec:
             )
         arena.episodes.extend(rollout.episodes)
         buffer, _ = arena.finish(rollout.version, rollout.actor, rollout.number)
-        return write_header(buffer, Kind.ROLLOUT, version=rollout.version, count=rollout.count)
+        return write_header(buffer, Header(Kind.ROLLOUT, version=rollout.version, trajectories=rollout.count))
 
 
 def _together(messages: list[OpenedMessage]) -> Rollout:

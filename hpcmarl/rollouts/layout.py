@@ -48,7 +48,8 @@ STEP_ARRAYS = ("episode_end", "action", "logp", "reward", "terminated", "truncat
 
 class RolloutLayout:
     """Offsets of everything in a rollout message of `steps` (T) and `slots` (E); memory: policy -> H of
-    recurrent policies."""
+    recurrent policies.
+    """
 
     def __init__(
         self,
@@ -172,7 +173,8 @@ class RolloutLayout:
 
     def side_by_side(self, buffers: Sequence[Buffer], finals: Array, version: int, actor: int) -> Rollout:
         """A Rollout of B messages of one slot each (this layout's), whose arrays are views of one copy; slots
-        in `finals` number the messages."""
+        in `finals` number the messages.
+        """
         records = np.stack([buffer[: self.fixed_bytes] for buffer in buffers]).view(self._record)[:, 0]
         rows = {*self.frame_names, *self.step_names}
 
@@ -249,14 +251,16 @@ class RolloutArena:
 
     def begin_after(self, other: RolloutArena) -> None:
         """Begin with what the environments show after the last row of `other`, which may be this very
-        arena."""
+        arena.
+        """
         for name in self.layout.frame_names:
             self.arrays[name][0] = other.arrays[name][other.layout.steps]
         self.begin()
 
     def decide(self, step: int, decisions: Mapping[str, Decision], memory: dict[str, FloatArray]) -> None:
         """Write what the policies do at this step; `memory` (policy -> [E, N, H]) becomes what it is
-        afterwards."""
+        afterwards.
+        """
         for policy, decision in decisions.items():
             assert decision.logp is not None
             self.arrays[policy + "/action"][step] = decision.action

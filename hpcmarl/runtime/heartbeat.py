@@ -26,7 +26,8 @@ START = 10  # times the limit: what a server may take to begin
 
 class RunLost(PeerFailure):
     """A rank is gone that the run cannot go on without: it ends at once, and can be resumed from its last
-    checkpoint."""
+    checkpoint.
+    """
 
 
 class ServerLost(RunLost):
@@ -35,7 +36,8 @@ class ServerLost(RunLost):
 
 class ServerSilent(ServerLost):
     """It has not taken this rank's word for too long; the rank that notices it may be the only one to know
-    why the run ends."""
+    why the run ends.
+    """
 
 
 class Liveness:
@@ -85,7 +87,8 @@ class Liveness:
 
     def beat(self) -> None:
         """On the other ranks: say that this one is alive. Raises ServerSilent when nobody has listened within
-        the limit."""
+        the limit.
+        """
         self._tick()
         if self._link.idle():
             self._taken, self._begun = self._clock, self._begun or self._said

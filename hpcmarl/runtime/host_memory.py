@@ -17,7 +17,8 @@ UNKNOWN = -1.0
 
 class MemoryFacts(NamedTuple):
     """Bytes: what a rank takes already, and what its host or cgroup has for the job; UNKNOWN where the system
-    does not tell."""
+    does not tell.
+    """
 
     resident: float
     available: float

@@ -19,7 +19,8 @@ RETRY_SECONDS = 10.0
 
 class LogFile(logging.FileHandler):
     """Opens the file with the first record; after a failure again with a later one, and then says how many
-    were lost."""
+    were lost.
+    """
 
     def __init__(self, path: Path) -> None:
         super().__init__(path, delay=True, encoding="utf-8", errors="backslashreplace")

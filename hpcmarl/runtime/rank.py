@@ -17,16 +17,15 @@ from typing import Any, ClassVar, NoReturn
 
 from hpcmarl.comm import REPAIRABLE
 from hpcmarl.comm.protocol import Kind, control
-from hpcmarl.comm.topology import ROLE_NAMES
 from hpcmarl.comm.transport import Backoff, Message, PeerAborted, PeerFailure, Transport
 from hpcmarl.errors import EXIT_FAILURE, EXIT_SUCCESS, EXIT_TRY_AGAIN, HpcmarlError
 from hpcmarl.launch.outcome import is_said, report_explained, said_path
 from hpcmarl.launch.processes import kill_process
 from hpcmarl.launch.signals import StopSignals
-from hpcmarl.packing import pack, unpack
 from hpcmarl.roles import ROLES, load_role
 from hpcmarl.roles.base import Context, Role
 from hpcmarl.runtime.heartbeat import Liveness, RunLost, ServerLost, ServerSilent
+from hpcmarl.runtime.payloads import LostRank, ReplacedRank
 from hpcmarl.runtime.respawn import RespawnManager
 
 logger = logging.getLogger(__name__)
@@ -51,7 +50,8 @@ RECEIVERS = {
 
 class Rank:
     """The roles of one rank. `step` does one pass over messages and roles; `exit_code` is set when the server
-    has said EXIT."""
+    has said EXIT.
+    """
 
     kinds_of_roles: ClassVar[Mapping[str, str]] = ROLES
 
@@ -94,7 +94,8 @@ class Rank:
 
     def rest(self, backoff: Backoff) -> None:
         """Sleep after a step with nothing to do, until a role has work at the latest; all roles have waited
-        so long."""
+        so long.
+        """
         began = time.perf_counter()
         backoff.wait(self.wake_at)
         slept = time.perf_counter() - began
@@ -113,16 +114,17 @@ class Rank:
             self.roles[self.present].on_message(message)
             return
         if message.kind is Kind.EXIT:
-            self.exit_code = int(message.header["count"])
+            self.exit_code = message.header.exit_code
         elif message.kind is Kind.LOST:
-            self._go_on_without(**unpack(message.payload))
+            self._go_on_without(LostRank.unpack(message.payload))
         elif message.kind is Kind.REPLACED:
-            self._on_replaced(**unpack(message.payload))
+            self._on_replaced(ReplacedRank.unpack(message.payload))
         message.release()
 
     def _look_around(self) -> None:
         """Who has died or fallen silent? The server's rank tells everyone, itself too, so that all take it in
-        the same order."""
+        the same order.
+        """
         server = self.context.topology.server
         for rank, process in self.replacements.poll():
             if process is not None:
@@ -164,19 +166,24 @@ class Rank:
         self.liveness.forget(rank)
         processes = [list(self.processes[rank])] if frozen and rank in self.processes else []
         groups = topology.groups_lost(self.lost - self.replacements.expected(self.lost))
-        note = pack({"rank": rank, "why": why, "groups": groups, "processes": processes})
-        word = control(Kind.LOST, note, source=self.context.rank)
+        note = LostRank(rank, why, groups, processes)
+        message = control(Kind.LOST, note.pack(), source=self.context.rank)
         for other in range(topology.size):
             if other not in self.lost or (frozen and other == rank):  # a frozen one reads it when it wakes
-                self.transport.send(other, word)
+                self.transport.send(other, message)
 
-    def _go_on_without(self, rank: int, why: str, groups: list[int], processes: list[list[int]]) -> None:
-        """Raises PeerFailure where this rank itself is the one that was given up, RunLost where the learners
-        cannot sum without it."""
+    def _go_on_without(self, lost: LostRank) -> None:
+        """Continue without a lost rank.
+
+        Raises:
+            PeerFailure: If it is this rank that was declared lost.
+            RunLost: If the learners cannot sum without it.
+        """
         context, topology = self.context, self.context.topology
+        rank, why = lost.rank, lost.why
         if rank == context.rank:
             raise PeerFailure(f"the others went on without rank {rank}: it {why}")
-        self._end_frozen(rank, processes)
+        self._end_frozen(rank, lost.processes)
         reduce = context.config.rounds.reduce
         if (
             context.config.rounds.collective
@@ -197,23 +204,22 @@ class Rank:
         )
         self.transport.mark_failed(rank)
         for role in self.roles.values():
-            role.on_lost(rank, groups)
+            role.on_lost(rank, lost.groups)
         if self.replacements.is_for(rank) and not self.roles["learner"].stopping:
             self.replacements.begin(rank)
 
     def _report_replaced(self, rank: int, process: tuple[int, int] | None) -> None:
-        tree = {
-            "rank": rank,
-            "process": None if process is None else list(process),
-            "relay": self.context.rank,
-        }
+        replaced = ReplacedRank(rank, None if process is None else list(process), self.context.rank)
         self.transport.send(
-            self.context.topology.server, control(Kind.REPLACED, pack(tree), source=self.context.rank)
+            self.context.topology.server,
+            control(Kind.REPLACED, replaced.pack(), source=self.context.rank),
         )
 
-    def _on_replaced(self, rank: int, process: list[int] | None, relay: int) -> None:
-        """On the server's rank: a new process has the place of `rank` (None: it has died in its turn, or
-        could not be started)."""
+    def _on_replaced(self, replaced: ReplacedRank) -> None:
+        """Admit a new process in a dead actor's place, or declare the actor lost if there is none; on the
+        server's rank.
+        """
+        rank, process = replaced.rank, replaced.process
         if process is None:
             if rank in self.lost:
                 self.replacements.given_up.add(rank)
@@ -226,7 +232,7 @@ class Rank:
             return
         self.lost.discard(rank)
         self.processes[rank] = (process[0], process[1])
-        self.transport.reach_through(rank, relay)
+        self.transport.reach_through(rank, replaced.relay)
         logger.warning(
             "rank %d (actor) on %s is replaced by process %d",
             rank,
@@ -260,11 +266,11 @@ class Rank:
 def receiver(message: Message) -> str:
     """The role that a message is for."""
     if message.kind is Kind.START:
-        return ROLE_NAMES[int(message.header["count"])]
+        return message.header.addressee
     if message.kind is Kind.CLOSED:
-        return "server" if ROLE_NAMES[int(message.header["role"])] == "learner" else "learner"
+        return "server" if message.header.role == "learner" else "learner"
     if message.kind in (Kind.CHECKPOINT_REQUEST, Kind.STOP, Kind.CLOSE):
-        return "learner" if ROLE_NAMES[int(message.header["role"])] == "server" else "actor"
+        return "learner" if message.header.role == "server" else "actor"
     return RECEIVERS[message.kind]
 
 
@@ -299,7 +305,8 @@ class AbortHook:
     def fail(self, error: BaseException | None, thread: str = "") -> None:
         """Tell what happened and abort the world; does not return under MPI. A rank that ends because of
         another one is silent, with two exceptions: one rank reports the server's end, or a death before the
-        roles were built, and each reports a server that is silent."""
+        roles were built, and each reports a server that is silent.
+        """
         if isinstance(error, PeerFailure):
             if self.rank is not None:
                 logger.error("%s", error)
@@ -329,7 +336,8 @@ class AbortHook:
 
     def _report_death_at_start(self) -> None:
         """Name the ranks that died before the roles were built. The lowest living rank does so; should it be
-        busy, the next ones in turn."""
+        busy, the next ones in turn.
+        """
         dead: set[int] = set()
         began = time.monotonic()
         while (waited := time.monotonic() - began) < STARTING_TURNS * TURN_SECONDS:
@@ -353,7 +361,8 @@ class AbortHook:
     def _is_first_left(self) -> bool:
         """Return whether this rank is to report the server's end: no lower rank lives. Others may have died
         at the same moment, so look for a while; on one host, where a file says whether somebody has reported
-        it, as long as a lower rank seems to live and does not."""
+        it, as long as a lower rank seems to live and does not.
+        """
         dead = set() if self.rank is None else set(self.rank.dead)
         noted = (
             bool(said_path(os.environ))

@@ -14,8 +14,8 @@ from collections.abc import Collection
 from hpcmarl.config.file import dump_config
 from hpcmarl.envs.trust import trusted
 from hpcmarl.errors import LaunchError
-from hpcmarl.packing import pack
 from hpcmarl.roles.base import Context
+from hpcmarl.runtime.payloads import RespawnedStart
 
 logger = logging.getLogger(__name__)
 MOST = 10  # processes in one place; whatever dies that often dies of the same cause
@@ -56,24 +56,22 @@ class RespawnManager:
     def begin(self, rank: int) -> None:
         """Begin to start a new process in the place of `rank`."""
         context = self.context
-        start_message = {
-            "config": dump_config(context.config),
-            "run_directory": str(context.run_directory),
-            "hosts": list(context.topology.hosts),
-            "job_end": context.job_end,
-            "start": {
-                "start_number": context.start_number,
-                "start_version": context.start_version,
-                "run_id": context.run_id,
-            },
-            "trusted": trusted(),
-            "server": list(context.processes.get(context.topology.server, ())),
-        }
+        start = RespawnedStart(
+            config=dump_config(context.config),
+            run_directory=str(context.run_directory),
+            hosts=list(context.topology.hosts),
+            job_end=context.job_end,
+            start_number=context.start_number,
+            start_version=context.start_version,
+            run_id=context.run_id,
+            trusted=trusted(),
+            server=list(context.processes.get(context.topology.server, ())),
+        )
         self._counts[rank] += 1
         self.started.discard(rank)
         self._under_way += 1
         if self._counts[rank] <= MOST:
-            context.transport.replace(rank, bytes(pack(start_message)))
+            context.transport.replace(rank, start.pack())
         else:
             self._refused.append(
                 (

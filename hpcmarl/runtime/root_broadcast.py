@@ -19,7 +19,8 @@ from hpcmarl.packing import pack, unpack
 def run_on_root_and_broadcast(transport: Transport, find: Callable[[], dict[str, Any]]) -> dict[str, Any]:
     """What `find` returns on rank 0 (arrays and plain values), on every rank. Collective.
 
-    Raises on every rank the HpcmarlError that it raised there, marked as known `everywhere`."""
+    Raises on every rank the HpcmarlError that it raised there, marked as known `everywhere`.
+    """
     result: dict[str, Any] = {}
     if transport.rank == 0:
         try:

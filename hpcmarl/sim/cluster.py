@@ -1,18 +1,20 @@
-"""A cluster in virtual time: a queue of finished trajectories that drives the Engine, the very object that
-the server runs.
+"""A cluster in virtual time: a queue of finished trajectories that drives the same Engine as the server.
 
-    a worker finishes ──► Engine.on_gradient ──► nothing: it goes on or waits; a round is complete: the
-        workers that it names begin anew
+    a worker finishes ──► Engine.on_gradient ──► no command:      the worker continues or waits
+                                            └──► round complete:  the workers it names begin at the new point
 
-What is charged (h_i: a trajectory whatever its length, kappa_i: one round trip of worker i):
-    sync, afedpg        a worker's own round trip for each delivery: it arrives kappa_i + (its share)·h_i
-        after the worker was told the point
-    rennala, malenia    counts travel in no time; when they suffice, max kappa_i passes for the sum and the
-        new point, then all begin
-`late: cancel` ends unfinished work when a round does; with `ignore` a worker first finishes, and the rule
-drops what it made. `admission: all_begun` (rennala): when the counts suffice the workers finish what they
-have begun, and it counts; then the sum is made. Called by experiment.py. Knows no file, no plot, and not what
-the rules are for.
+Time charged for a delivery, where h_i is the time of a trajectory of worker i, whatever its length, and
+kappa_i the time of its round trip:
+
+    sync, afedpg        A delivery of k trajectories arrives kappa_i + k h_i after the server published the
+                        worker's point.
+    rennala, malenia    Counts travel in no time. When they suffice, max kappa_i passes for the sum and the
+                        new point; then all workers begin.
+
+With `rounds.late: cancel`, unfinished work ends with the round. With `ignore`, a worker first finishes its
+trajectory, and the rule drops it. With `rounds.admission: all_begun` (rennala), the workers finish the
+trajectories that they have begun when the counts suffice. These trajectories count, and the sum is made
+afterwards.
 """
 
 from __future__ import annotations
@@ -39,15 +41,24 @@ if TYPE_CHECKING:
     from hpcmarl.sim.sampled import Sampled, Unplayed
 
 COLUMNS = ("time", "round", "used", "wasted", "round_time", "objective", "gradient_norm", "parameter_mean")
-SENTINEL = -1  # stands in the queue for the workers that were not yet put there
+SENTINEL = -1  # queue entry that represents all workers that are not in the queue yet
 
 
 class Cluster:
-    """`now`: virtual time of the newest event; `published`: when the newest round was over and its point was
-    told; `ended`: why it is over.
+    """One simulated run.
 
-    used: trajectories of all rounds that are over; abandoned: those that were cancelled; events: gradients
-    that arrived, failures and repairs."""
+    Args:
+        config: Simulation with one method and one setting.
+        seed: Seed of all random numbers.
+
+    Attributes:
+        now: Virtual time of the newest event.
+        published: Virtual time at which the newest round was over and its point published.
+        ended: Why the simulation is over; None: it is not.
+        used: Trajectories used in completed rounds.
+        abandoned: Trajectories that were cancelled.
+        events: Gradients that arrived, failures and repairs.
+    """
 
     def __init__(self, config: SimulationConfig, seed: int) -> None:
         self.config = config
@@ -74,39 +85,39 @@ class Cluster:
         self.round_time_sum = self.round_time_min = self.round_time_max = 0.0
         self.ended: str | None = None
         self.trace = Trace(COLUMNS, sim.points)
-        self._queue: list[tuple[float, int]] = []  # (when the worker's gradient arrives, worker)
+        # entries: (arrival time of the worker's gradient, worker)
+        self._queue: list[tuple[float, int]] = []
         self._all_begun = rounds.counts_all_begun and sim.workers > 1
-        self._closing = False  # the round has enough, and workers finish what they have begun
+        # whether the round has enough trajectories and workers finish those under way
+        self._closing = False
         self._cancel = rounds.late == "cancel" or rule.waits or self._all_begun
         # whether workers may stand at points of different versions
-        self._own = rule.any_age or not self._cancel
-        self._versions = [0] * sim.workers if self._own else []
+        self._separate_versions = rule.any_age or not self._cancel
+        self._versions = [0] * sim.workers if self._separate_versions else []
         self._points: list[Array] = [start] * (sim.workers if rule.any_age else 0)
         self._point = start
-        self._arrived: list[int] = []  # whose gradients the round's step is to be made of
-        self._ahead: dict[
-            int, float
-        ] = {}  # worker -> how long its gradient lies ready before it arrives: its next one began then
-        self._loads = [
-            0
-        ] * sim.workers  # where workers wait for their point: trajectories of the delivery under way
+        # worker of each trajectory that the step of the round will use
+        self._arrived: list[int] = []
+        # worker -> time by which its gradient is ready before it arrives; its next trajectory began then
+        self._ahead: dict[int, float] = {}
+        # trajectories of each worker's delivery under way, for rules whose workers wait for their point
+        self._loads = [0] * sim.workers
         self._sampled = self._charge_by_step() if sim.charge == "step" else None
         self._unplayed = (
             self._play_together()
             if self._sampled is None and rule.any_age and config.objective.name == "policy"
             else None
         )
-        # With times that never vary a round's first arrivals are known beforehand: the others are put into
-        # the queue when they are due.
+        # With constant times the order of arrivals in a round is known beforehand. Only the first workers
+        # are put into the queue; the others follow when they are due.
         lazy = self.compute.fixed if not rule.waits and self._cancel and not sim.failures else None
         self._order = sorted((time, worker) for worker, time in enumerate(lazy)) if lazy is not None else []
-        self._waiting = 0  # how many of `_order` are in the queue
-        self._keep(0, 0.0)
+        self._waiting = 0  # number of workers of `_order` that are in the queue
+        self._record(0, 0.0)
         self._begin_all(0.0)
 
     def _charge_by_step(self) -> Sampled:
-        """Let compute times follow the trajectories' lengths, which are played when they begin; returns who
-        plays them."""
+        """Charge trajectories by their steps from now on; return the objective that plays them."""
         from hpcmarl.sim.charging import TimesByStep
         from hpcmarl.sim.sampled import Sampled
 
@@ -119,7 +130,7 @@ class Cluster:
         return self.objective
 
     def _play_together(self) -> Unplayed:
-        """Let what workers play at points of their own be played side by side."""
+        """Return a collection of deliveries, so that episodes at different points are played side by side."""
         from hpcmarl.sim.sampled import Sampled, Unplayed
 
         assert isinstance(self.objective, Sampled)
@@ -128,10 +139,16 @@ class Cluster:
     # ---- events
 
     def run(self, events: int) -> None:
-        """Go through at most so many events, or until `ended` says why there are no more."""
+        """Process at most this many events, fewer if the simulation ends; `ended` then holds the reason."""
         limit = self.config.sim.stop.time or math.inf
         queue, engine, rule = self._queue, self.engine, self.engine.rule
-        waits, loads, fixed, own, ahead = rule.waits, self._loads, self.compute.fixed, self._own, self._ahead
+        waits, loads, fixed, separate, ahead = (
+            rule.waits,
+            self._loads,
+            self.compute.fixed,
+            self._separate_versions,
+            self._ahead,
+        )
         counts_only, at_once = self.objective is None, self.objective is not None and rule.any_age
         gradient = Gradient(0, 0, 1, None)
         alarm = min(limit, self.failures.next_time)
@@ -149,7 +166,7 @@ class Cluster:
             self.now = now
             self.events += 1
             gradient.group = worker
-            gradient.version = self._versions[worker] if own else rule.round
+            gradient.version = self._versions[worker] if separate else rule.round
             if waits:
                 gradient.count = loads[worker]
             if at_once:
@@ -167,10 +184,11 @@ class Cluster:
             elif waits:
                 heapq.heappop(queue)
                 if rule.lost:
-                    self._share_anew()
+                    self._restart_waiting_workers()
             else:
                 begin = now
-                if own:  # the late one goes on at the newest point, once that is told
+                if separate:
+                    # a late worker continues at the newest point, as soon as that is published
                     self._versions[worker] = rule.round
                     begin = max(now, self.published)
                 if ahead:
@@ -184,8 +202,10 @@ class Cluster:
                 )
 
     def _close(self, worker: int) -> None:
-        """A worker has nothing under way while the round is being closed; the first time nor have those that
-        are down."""
+        """Report to the rule that a worker has no trajectory under way while the round closes.
+
+        The first call of a round also reports the workers that are down.
+        """
         done = [worker] if self._closing else [worker, *self.failures.down]
         self._closing = True
         for each in done:
@@ -195,16 +215,19 @@ class Cluster:
                 return
 
     def _vector(self, worker: int, count: int) -> Array:
-        """The sum of `count` gradients at the worker's own point, [P]."""
+        """Return the sum of `count` gradients at the worker's point, [P]."""
         assert self.objective is not None
         if self._unplayed is not None and worker in self._unplayed:
             self._unplayed.play(self._loads, self._points, self.noise)
         return self.objective.weighted([worker] * count, np.ones(count), self._points[worker], self.noise)
 
     def _step(self, step: Command) -> None:
-        """A round's step at once, as replicas make it under AllReduce: the engine has only counted, and the
-        gradients of all that arrived are taken together, each with its worker's scale. A gradient by itself
-        costs more than all else that its arrival does."""
+        """Make the step of a round from all its trajectories at once, as replicas do under AllReduce.
+
+        The engine has only counted the deliveries. The gradients of all of them are computed together, each
+        with the scale of its worker. Computed one by one, a gradient would cost more than all other work of
+        its arrival.
+        """
         assert self.objective is not None
         assert isinstance(step, Step)
         workers, self._arrived = self._arrived, []
@@ -220,8 +243,12 @@ class Cluster:
         self._point = self.engine.optimizer.query_point()
 
     def _on_round(self, commands: list[Command], worker: int | None) -> None:
-        """A round is complete: time passes for the new point, then the workers that are named begin. `worker`
-        ended it (None: a loss did)."""
+        """Let time pass for the new point of a complete round, then start the workers that the rule names.
+
+        Args:
+            commands: Commands of the rule; the last one is Publish.
+            worker: Worker whose delivery ended the round; None: a loss or the closing of the round ended it.
+        """
         rule, before = self.engine.rule, self.published
         publish = commands[-1]
         assert isinstance(publish, Publish)
@@ -236,7 +263,7 @@ class Cluster:
             self.round_time_min = duration
         self._closing = False
         if self.trace.due(publish.version):
-            self._keep(publish.version, duration)
+            self._record(publish.version, duration)
         stop = self.config.sim.stop
         if (stop.rounds and publish.version >= stop.rounds) or (
             stop.gradients and self.engine.used >= stop.gradients
@@ -257,18 +284,20 @@ class Cluster:
                 heapq.heappop(self._queue)
                 self._begin(worker, self.published)
 
-    # ---- beginning work
+    # ---- starting work
 
     def _missing(self, worker: int) -> int:
-        """Trajectories of its share that a worker which waits for points has not delivered; where each has
-        its own, a whole gradient's."""
+        """Return the trajectories that a worker still owes, for rules whose workers wait for their point.
+
+        This is the rest of its share of the round. With afedpg it is the batch of a whole gradient.
+        """
         rule = self.engine.rule
         if rule.any_age:
             return rule.batch if self._versions[worker] else rule.initial_batch
         return (rule.quota() or 1) - rule.counts[worker]
 
     def _delivery(self, worker: int, begin: float) -> float:
-        """How long after `begin` what is missing of a worker that waits for its point arrives."""
+        """Return the time from `begin` until all trajectories that the worker owes arrive."""
         count = self._loads[worker] = self._missing(worker)
         if self._unplayed is not None:
             self._unplayed.add(worker)
@@ -280,22 +309,26 @@ class Cluster:
         )
         return work + (exchange[worker] if exchange is not None else self.exchange.draw(worker, begin))
 
-    def _share_anew(self) -> None:
-        """Shares have grown with a loss: who had delivered its own and waits makes what is now missing."""
+    def _restart_waiting_workers(self) -> None:
+        """Start waiting workers that owe trajectories again because a loss has increased the shares."""
         busy = {worker for _, worker in self._queue} | self.failures.down
         for worker in self.engine.rule.present:
             if worker not in busy and self._missing(worker) > 0:
                 self._begin(worker, self.now)
 
     def _begin(self, worker: int, begin: float) -> None:
-        """One worker begins: at its own point where the rule gives each its own, else at the newest."""
-        if self._own and not self.engine.rule.any_age:
+        """Start one worker at time `begin`.
+
+        Under rules that give each worker its own point, the worker starts at that point; otherwise at the
+        newest one.
+        """
+        if self._separate_versions and not self.engine.rule.any_age:
             self._versions[worker] = self.engine.version
         time = self._delivery(worker, begin) if self.engine.rule.waits else self.compute.draw(worker, begin)
         heapq.heappush(self._queue, (begin + time, worker))
 
     def _begin_all(self, begin: float) -> None:
-        """All that are there begin at the newest point; what they were doing is forgotten."""
+        """Start all present workers at the newest point at time `begin`; their unfinished work is dropped."""
         if self._order:
             self._waiting = min(len(self._order), max(16, 2 * self.engine.rule.batch))
             self._queue = [(begin + time, worker) for time, worker in islice(self._order, self._waiting)]
@@ -312,12 +345,15 @@ class Cluster:
         else:
             times = self.compute.draw_all(begin)
             self._queue = [(begin + times[worker], worker) for worker in rule.present if worker not in down]
-        if self._own:
+        if self._separate_versions:
             self._versions = [self.engine.version] * self.workers
         heapq.heapify(self._queue)
 
     def _wake(self) -> None:
-        """The sentinel is due: put as many workers again into the queue, and the sentinel behind them."""
+        """Put the next workers of `_order` into the queue, and the sentinel behind them.
+
+        This happens when the sentinel is due. The number of workers in the queue doubles.
+        """
         begin = heapq.heappop(self._queue)[0] - self._order[self._waiting][0]
         for time, worker in self._order[self._waiting : 2 * self._waiting]:
             heapq.heappush(self._queue, (begin + time, worker))
@@ -325,10 +361,14 @@ class Cluster:
         if self._waiting < len(self._order):
             heapq.heappush(self._queue, (begin + self._order[self._waiting][0], SENTINEL))
 
-    # ---- failures, ends
+    # ---- failures and the end
 
     def _on_alarm(self, limit: float) -> None:
-        """Nothing arrives before a failure, a repair or the end of time."""
+        """Process the next failure or repair, or end the simulation: no delivery arrives before it.
+
+        Args:
+            limit: Virtual time at which the simulation ends; infinity: no limit.
+        """
         time = self.failures.next_time
         if time > limit or not math.isfinite(time):
             self.ended = "finished" if math.isfinite(limit) else "nobody works any more"
@@ -340,7 +380,7 @@ class Cluster:
         if worker in rule.lost:
             return
         if up:
-            # else it had delivered its share and waits
+            # a worker that has delivered its share keeps waiting
             if not self._closing and (not rule.waits or self._missing(worker) > 0):
                 self._begin(worker, time if rule.waits else max(time, self.published))
             return
@@ -355,30 +395,34 @@ class Cluster:
             self._close(worker)
 
     def _on_lost(self, worker: int) -> None:
-        """A worker is gone for good: the run goes on without it or ends, as `rounds.on_loss` says of real
-        ranks."""
-        rule, wanted = self.engine.rule, self.config.rounds.on_loss
+        """Continue without a lost worker or end, as `rounds.on_loss` prescribes for real ranks."""
+        rule, on_loss = self.engine.rule, self.config.rounds.on_loss
         self.failures.down.discard(worker)
         if len(rule.present) == 1:
             self.ended = "the last worker was lost"
-        elif wanted == "stop" or (wanted == "auto" and not rule.pooled):
-            self.ended = f"worker {worker} was lost (rounds.on_loss: {wanted})"
+        elif on_loss == "stop" or (on_loss == "auto" and not rule.pooled):
+            self.ended = f"worker {worker} was lost (rounds.on_loss: {on_loss})"
         else:
             commands: list[Command] = self.engine.on_lost(worker)
             if commands and isinstance(commands[-1], Publish):
                 self._on_round(commands, None)
             elif rule.waits and not rule.any_age:
-                self._share_anew()
+                self._restart_waiting_workers()
 
     # ---- results
 
     def close(self) -> None:
-        """Let go of what the objective has opened."""
+        """Close the resources of the objective, such as environments."""
         if self.objective is not None:
             self.objective.close()
 
-    def _keep(self, number: int, duration: float) -> None:
-        """One point of the trace."""
+    def _record(self, number: int, duration: float) -> None:
+        """Add one point to the trace.
+
+        Args:
+            number: Number of the round.
+            duration: Virtual time that the round took.
+        """
         parameters, value, slope = self.engine.optimizer.parameters, math.nan, math.nan
         if self.objective is not None:
             value, slope = (
@@ -392,7 +436,7 @@ class Cluster:
 
     @property
     def progress(self) -> float:
-        """The part of the nearest limit that is done, from 0 to 1."""
+        """Fraction of the nearest limit that is reached, from 0 to 1."""
         stop = self.config.sim.stop
         done = ((self.now, stop.time), (self.engine.used, stop.gradients), (self.engine.version, stop.rounds))
         return (

@@ -1,9 +1,8 @@
-"""The same cluster where work outlives a point: off-policy actors go on through rounds, and what they made
-counts for the next one.
+"""A simulated cluster of off-policy actors, whose unfinished work continues across rounds.
 
-Called by plan.py for runs whose algorithm corrects the age of its rollouts. What is ready while a new point
-travels is learned from again at that point (roles/learner/rollout_queue.py), so that nothing is lost; a group
-that waits for its point has rollouts ready when it comes.
+It models runs whose algorithm corrects the staleness of its rollouts. A rollout that is ready while a new
+point travels is used at that point (roles/learner/rollout_queue.py), so no work is lost. A group that waits
+for its point has rollouts ready when the point comes.
 """
 
 from __future__ import annotations
@@ -15,13 +14,14 @@ from hpcmarl.sim.cluster import Cluster
 
 
 class Continuing(Cluster):
-    """A Cluster whose workers never begin anew. Without failures: a run that was measured has none to
-    tell."""
+    """Cluster whose workers keep their unfinished work when a round ends.
+
+    Failures are not modelled: the measured runs that it predicts from contain none.
+    """
 
     def __init__(self, config: SimulationConfig, seed: int) -> None:
-        self._produced: dict[
-            int, float
-        ] = {}  # worker -> when the last trajectory that it delivered was ready
+        # worker -> time at which the last trajectory that it delivered was ready
+        self._produced: dict[int, float] = {}
         super().__init__(config, seed)
 
     def _begin_all(self, begin: float) -> None:
@@ -29,7 +29,8 @@ class Continuing(Cluster):
             self._order = []
             super()._begin_all(begin)
             return
-        time, worker = self._queue[0]  # whoever ended the round goes on from when its work was ready
+        # the worker that ended the round began its next trajectory when this one was ready
+        time, worker = self._queue[0]
         ready = time - self._ahead.pop(worker, 0.0)
         heapq.heapreplace(self._queue, (ready + self.compute.draw(worker, ready), worker))
         while self._queue[0][0] < begin:
@@ -38,8 +39,10 @@ class Continuing(Cluster):
             heapq.heapreplace(self._queue, (begin, worker))
 
     def _delivery(self, worker: int, begin: float) -> float:
-        """How long after `begin` a share arrives: production has gone on since the last one, but stores no
-        more than one share."""
+        """Return the time from `begin` until a share arrives.
+
+        Production has continued since the last share, but at most one share is stored.
+        """
         count = self._loads[worker] = self._missing(worker)
         work = sum(self.compute.draw(worker, begin) for _ in range(count))
         ready = max(self._produced.get(worker, begin) + work, begin)

@@ -1,5 +1,4 @@
-"""Simulates every case of a configuration with every seed, after tuning where that is asked for. Called by
-cli/simulate.py; writes nothing."""
+"""Simulations of every case of a configuration with every seed, after optional tuning."""
 
 from __future__ import annotations
 
@@ -17,8 +16,14 @@ from hpcmarl.sim.running import Outcome, Progress, Runner, Task
 
 @dataclass(frozen=True)
 class CaseResult:
-    """A case with what was tuned for it (empty: nothing) and one outcome a seed. `trials`: (values, mean late
-    objective) of each candidate."""
+    """Results of one case.
+
+    Attributes:
+        case: Setting, method and configuration.
+        tuned: Keys that tuning set, with their values; empty: nothing was tuned.
+        trials: Values and mean late objective of each candidate of the tuning.
+        outcomes: One outcome per seed.
+    """
 
     case: Case
     tuned: dict[str, Any]
@@ -26,21 +31,21 @@ class CaseResult:
     outcomes: list[Outcome]
 
     def mean(self, figure: str) -> float:
-        """Mean of a figure over the seeds."""
+        """Return the mean of a figure over the seeds."""
         return float(np.mean([outcome.figures[figure] for outcome in self.outcomes]))
 
     def standard_error(self, figure: str) -> float:
-        """Standard error of that mean; NaN with one seed."""
+        """Return the standard error of the mean of a figure over the seeds; NaN with one seed."""
         values = [outcome.figures[figure] for outcome in self.outcomes]
         return float(np.std(values, ddof=1) / math.sqrt(len(values))) if len(values) > 1 else math.nan
 
     def times_to_thresholds(self) -> list[dict[str, Any]]:
-        """When the objective reached each of sim.thresholds.
+        """Return the virtual times at which the objective reached each of sim.thresholds.
 
         Returns:
-            For each: threshold; over the seeds that reached it the least and most time, min and max (None: no
-            seed did); the median over all seeds (None: fewer than half did); reached: how many did; seeds:
-            how many there are.
+            One object per threshold. `threshold`: the value. `min`, `max`: least and most time over the seeds
+            that reached it (None: no seed did). `median`: median time over all seeds (None: fewer than half
+            reached it). `reached`: number of seeds that reached it. `seeds`: number of all seeds.
         """
         by_seed = [outcome.figures["threshold_times"] for outcome in self.outcomes]
         thresholds = self.case.config.sim.thresholds
@@ -56,10 +61,21 @@ def simulate(
     progress: Progress = lambda done, words: None,
     runner: Runner | None = None,
 ) -> list[CaseResult]:
-    """The results of all cases, in the order of the file. `fixed` as in config.sweep.cases; `progress` is
-    told the part that is done (0 to 1) and what is under way; `runner`: where they run (default: here, one
-    after the other), which changes no result. Raises ConfigError for a case that contradicts itself, before
-    anything is simulated."""
+    """Simulate all cases of a configuration.
+
+    Args:
+        config: Configuration with its sweep.
+        fixed: Keys that hold in every case, whatever the sweep contains (see config.sweep.cases).
+        progress: Receives the fraction that is done (0 to 1) and the name of the simulation in progress.
+        runner: Runs the simulations; default: in this process, one after the other. The choice changes no
+            result.
+
+    Returns:
+        One result per case, in the order of the file.
+
+    Raises:
+        ConfigError: If a case contradicts itself; raised before any simulation starts.
+    """
     work = [(case, list(candidates(case.config, fixed))) for case in cases(config, fixed)]
     trials = [
         Task(shortened(candidate), seed, f"{case.setting}, {case.label}, tuning, seed {seed}")
@@ -98,8 +114,10 @@ def _best(
     tried: Sequence[tuple[dict[str, Any], SimulationConfig]],
     scores: Sequence[tuple[dict[str, Any], float]],
 ) -> tuple[dict[str, Any], SimulationConfig]:
-    """The values with the best finite score (of equal ones the last), and their configuration; nothing tuned
-    where there is none."""
+    """Return the values with the best finite score and their configuration.
+
+    Among equal scores the last one wins. Without a finite score, nothing is tuned.
+    """
     finite = [score for _, score in scores if math.isfinite(score)]
     for (changes, candidate), (_, score) in zip(reversed(tried), reversed(scores), strict=True):
         if finite and score == max(finite):
@@ -108,7 +126,7 @@ def _best(
 
 
 def _spread(times: Sequence[float | None]) -> dict[str, Any]:
-    """What the seeds' times to a threshold have in common; None stands for never."""
+    """Summarise the times at which the seeds reached a threshold; None stands for never."""
     reached = [time for time in times if time is not None]
     median = float(np.median([math.inf if time is None else time for time in times]))
     return {

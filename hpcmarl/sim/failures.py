@@ -1,4 +1,4 @@
-"""When workers stop and start again. Called by the cluster; knows no event but its own."""
+"""Failures and repairs of simulated workers."""
 
 from __future__ import annotations
 
@@ -12,8 +12,18 @@ from hpcmarl.config.simulation import FailureConfig
 
 
 class Failures:
-    """A queue of failures and repairs. A worker that is down cannot fail again: what is due then is passed
-    over."""
+    """Queue of failures and repairs in virtual time.
+
+    A failure that is due while its worker is down has no effect.
+
+    Args:
+        configs: Entries of `sim.failures`.
+        workers: Number of workers.
+        generator: For the times of random failures.
+
+    Attributes:
+        down: Workers that are down now.
+    """
 
     def __init__(
         self, configs: Sequence[FailureConfig], workers: int, generator: np.random.Generator
@@ -21,20 +31,25 @@ class Failures:
         self.configs = configs
         self.generator = generator
         self.down: set[int] = set()
-        self._queue: list[
-            tuple[float, int, int, bool]
-        ] = []  # time, worker, which entry of the configuration, up
+        # entries: time, worker, index in `configs`, True: a repair
+        self._queue: list[tuple[float, int, int, bool]] = []
         for index, config in enumerate(configs):
             for worker in config.workers if config.workers is not None else range(workers):
                 self._plan(index, worker, 0.0)
 
     @property
     def next_time(self) -> float:
-        """Of the next failure or repair; infinity when there is none."""
+        """Virtual time of the next failure or repair; infinity if none is due."""
         return self._queue[0][0] if self._queue else math.inf
 
     def pop(self) -> tuple[int, bool, bool]:
-        """The next (worker, up, for good); `up` False: it fails, perhaps while it is down already."""
+        """Remove the next event from the queue.
+
+        Returns:
+            worker: The worker concerned.
+            up: True: the worker is repaired; False: it fails, possibly while it is already down.
+            for_good: True: the failure is permanent.
+        """
         time, worker, index, up = heapq.heappop(self._queue)
         config = self.configs[index]
         if up:

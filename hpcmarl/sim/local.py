@@ -1,13 +1,14 @@
-"""Local steps between two rounds (FedPG): each worker moves a point of its own along its trajectories'
-gradients. Called by the cluster.
+"""Local steps between two rounds (FedPG).
 
-    x_i <- point;   for each trajectory of worker i in the round:  u = g_i(x_i) / |g_i(x_i)|,   x_i <- x_i +
-        beta u
+Each worker moves its own point along the gradients of its trajectories:
 
-symbol -> variable: beta -> step_size, x_i -> points[i], u -> units. What a worker delivers is the sum of its
-    units, so that the mean over all
-trajectories of a round, times beta and the trajectories of a worker, is the mean of the workers' movements:
-the step of federated averaging.
+    x_i <- point
+    for each trajectory of worker i in the round:   u = g_i(x_i) / |g_i(x_i)|,   x_i <- x_i + beta u
+
+Symbol -> variable: beta -> step_size, x_i -> points[i], sum of all u -> total.
+
+A worker delivers the sum of its unit vectors u. The mean over all trajectories of a round, times beta and the
+number of trajectories per worker, is the mean movement of the workers: the step of federated averaging.
 """
 
 from __future__ import annotations
@@ -28,18 +29,19 @@ def sum_of_local_steps(
     step_size: float,
     generator: np.random.Generator,
 ) -> Array:
-    """Play the trajectories of a round one after the other for each worker, and those of different workers
-    side by side.
+    """Take the local steps of a round and return the sum of all unit vectors.
+
+    The trajectories of one worker follow one another; those of different workers are played side by side.
 
     Args:
-        objective: Whose gradients are followed.
-        workers: Of each trajectory.
-        point: Where all of them begin, [P].
-        step_size: Length of a local step.
+        objective: Objective whose gradients are followed.
+        workers: Worker of each trajectory.
+        point: Point at which all workers begin, [P].
+        step_size: Length of a local step, beta.
         generator: For actions and noise.
 
     Returns:
-        The sum of all units, [P].
+        Sum of all unit vectors, [P].
     """
     points, left, total = dict.fromkeys(workers, point), Counter(workers), np.zeros_like(point)
     while left:

@@ -1,7 +1,6 @@
-"""What a simulated cluster maximises: J(x) = (1/n) sum_i J_i(x), one J_i a worker. Called by the cluster;
-knows no time and no rule.
+"""Objectives of a simulated cluster: maximise J(x) = (1/n) sum_i J_i(x), with one J_i per worker.
 
-A new objective is a class here, one line in OBJECTIVES and a section in config/simulation.py.
+A new objective needs a class here, a line in OBJECTIVES and a section in config/simulation.py.
 """
 
 from __future__ import annotations
@@ -17,33 +16,46 @@ import numpy as np
 from hpcmarl.config.simulation import NonconvexConfig, QuadraticsConfig, SimulationConfig
 from hpcmarl.types import Array, Part
 
-LARGEST_BLOCK = 1 << 20  # numbers in the gradients that are taken together
+LARGEST_BLOCK = 1 << 20  # upper limit for the number of gradient entries computed together
 
 
 class Objective(ABC):
-    """`size`: number of parameters, P. Vectors are float64. `parts`: what of them is optimised apart
-    (optim/base.py)."""
+    """Base class of objectives. All vectors are float64.
+
+    Attributes:
+        size: Number of parameters, P.
+        parts: Slices of the vector that are optimised separately (optim/base.py).
+    """
 
     size: int
     parts: tuple[Part, ...] = ()
 
     @abstractmethod
     def initial(self) -> Array:
-        """The first point, [P]."""
+        """Return the first point, [P]."""
 
     @abstractmethod
     def gradient(self, worker: int, point: Array, generator: np.random.Generator) -> Array:
-        """The ascent direction [P] that one trajectory of `worker` gives at `point` [P]: grad J_i and
-        noise."""
+        """Return the ascent direction of one trajectory: grad J_i plus noise.
+
+        Args:
+            worker: Worker i that plays the trajectory.
+            point: Parameters, [P].
+            generator: For actions and noise.
+
+        Returns:
+            The ascent direction, [P].
+        """
 
     def gradients(self, workers: Sequence[int], point: Array, generator: np.random.Generator) -> Array:
-        """The same for several trajectories, [number of workers, P]; an objective that can do better than one
-        by one overrides it."""
+        """Return the ascent directions of several trajectories at one point, [number of workers, P].
+
+        Subclasses override this method if they can compute many gradients faster than one by one.
+        """
         return np.array([self.gradient(worker, point, generator) for worker in workers])
 
     def apart(self, workers: Sequence[int], points: Sequence[Array], generator: np.random.Generator) -> Array:
-        """One gradient of each of several workers, which stand at points [P] of their own: [number of
-        workers, P]."""
+        """Return one ascent direction per worker, each at the worker's own point, [number of workers, P]."""
         return np.array(
             [self.gradient(worker, point, generator) for worker, point in zip(workers, points, strict=True)]
         )
@@ -51,7 +63,17 @@ class Objective(ABC):
     def weighted(
         self, workers: Sequence[int], weights: Array, point: Array, generator: np.random.Generator
     ) -> Array:
-        """The sum of what `gradients` gives, each times its weight (weights [number of workers]): [P]."""
+        """Return the weighted sum of the ascent directions at one point.
+
+        Args:
+            workers: Worker of each trajectory.
+            weights: Weight of each trajectory, [number of workers].
+            point: Parameters, [P].
+            generator: For actions and noise.
+
+        Returns:
+            The sum, [P].
+        """
         total = np.zeros(self.size)
         rows = max(1, LARGEST_BLOCK // self.size)
         for first in range(0, len(workers), rows):
@@ -62,26 +84,31 @@ class Objective(ABC):
 
     @abstractmethod
     def value(self, point: Array) -> float:
-        """J at `point` [P], without noise; where that is not known, an estimate from what was sampled since
-        it was last asked for, or NaN."""
+        """Return J at `point` [P] without noise.
+
+        If J is not known exactly, return an estimate from the samples since the previous call, or NaN.
+        """
 
     @abstractmethod
     def slope(self, point: Array) -> Array:
-        """grad J at `point`, [P], without noise; NaN where it is not known."""
+        """Return grad J at `point`, [P], without noise; NaN if it is not known."""
 
-    def close(self) -> None:  # noqa: B027  formulas hold nothing open
-        """Let go of what was opened. Harmless when called twice."""
+    def close(self) -> None:  # noqa: B027  analytic objectives have nothing to close
+        """Close open resources, such as environments. Repeated calls have no effect."""
 
 
 class Analytic(Objective):
-    """Gradients that are a formula: `slopes` gives grad J_i for many workers, Gaussian noise of `deviation`
-    (over all coordinates) is added."""
+    """Objective whose gradients are a formula with Gaussian noise.
+
+    Attributes:
+        deviation: Standard deviation of a gradient, over all coordinates together.
+    """
 
     deviation: float
 
     @abstractmethod
     def slopes(self, workers: Sequence[int], point: Array) -> Array:
-        """grad J_i at `point` [P] for each of the workers, [number of workers, P], a new array."""
+        """Return grad J_i at `point` [P] for each of the workers, as a new array [number of workers, P]."""
 
     def gradient(self, worker: int, point: Array, generator: np.random.Generator) -> Array:
         return np.asarray(self.gradients([worker], point, generator)[0])
@@ -117,11 +144,11 @@ class Quadratics(Analytic):
 
 
 class Nonconvex(Analytic):
-    """J_i(x) = -sum_k w_k u_k²/(1 + u_k²) with u = R(x - o_i): rotation R [P, P], weights w [P], optima o [n,
-    P].
+    """J_i(x) = -sum_k w_k u_k²/(1 + u_k²) with u = R(x - o_i).
 
-    Each term is convex near its optimum only (|u| < 1/sqrt 3) and nearly flat far away; gradient and Hessian
-    are Lipschitz."""
+    R is a rotation [P, P], w are weights [P], and o are the optima of the workers [n, P]. Each term is convex
+    only near its optimum (|u_k| < 1/sqrt 3) and nearly flat far away. Gradient and Hessian are Lipschitz.
+    """
 
     def __init__(self, config: NonconvexConfig, workers: int, generator: np.random.Generator) -> None:
         self.config, self.size, self.deviation = config, config.dimension, config.noise
@@ -134,7 +161,7 @@ class Nonconvex(Analytic):
         self.rotated = self.offsets @ self.rotation.T
 
     def _directions(self, generator: np.random.Generator, count: int) -> Array:
-        """Random unit vectors, [count, P]."""
+        """Draw random unit vectors, [count, P]."""
         drawn: Array = generator.standard_normal((count, self.size))
         drawn /= np.linalg.norm(drawn, axis=1, keepdims=True)
         return drawn
@@ -146,7 +173,7 @@ class Nonconvex(Analytic):
         return np.asarray(self._slope_of(self.rotation @ point - self.rotated[workers]) @ self.rotation)
 
     def _slope_of(self, own: Array) -> Array:
-        """d/du of -sum_k w_k u_k²/(1 + u_k²), for one u [P] or many [n, P]."""
+        """Return d/du of -sum_k w_k u_k²/(1 + u_k²), for one u [P] or many [n, P]."""
         return np.asarray(-2.0 * self.weights * own / (1.0 + own * own) ** 2)
 
     def value(self, point: Array) -> float:
@@ -157,7 +184,7 @@ class Nonconvex(Analytic):
         return np.asarray(self.slopes(range(len(self.rotated)), point).mean(axis=0))
 
 
-# name -> the class, or module:name of one that is imported when it is asked for
+# name -> class, or "module:class" if the module is imported on first use
 OBJECTIVES: dict[str, Any] = {
     "quadratics": Quadratics,
     "nonconvex": Nonconvex,
@@ -166,8 +193,15 @@ OBJECTIVES: dict[str, Any] = {
 
 
 def make_objective(config: SimulationConfig, generator: np.random.Generator) -> Objective | None:
-    """The objective that `objective.name` asks for, drawn from `generator`; None where gradients are only
-    counted."""
+    """Make the objective that `objective.name` selects.
+
+    Args:
+        config: Configuration of the simulation.
+        generator: For the random parts of the objective.
+
+    Returns:
+        The objective; None if gradients are only counted (`objective.name: none`).
+    """
     chosen: Any = OBJECTIVES.get(config.objective.name)
     if isinstance(chosen, str):
         module, _, name = chosen.partition(":")

@@ -1,12 +1,11 @@
-"""From the times that a run has measured to what another size or mix of nodes would do, rule by rule. Called
-by cli/plan.py.
+"""Predict the throughput of each round rule for other numbers or mixes of nodes from a measured run.
 
-`fit` reads the columns of a run's metrics (roles/timing.py writes them), `predict` drives the simulator with
-them. Knows no file. One worker of the simulator is one group, and one of its trajectories stands for as many
-as the smallest group makes at once: slots that are stepped together are ready together.
+`fit` reads the columns of a run's metrics (written by roles/timing.py); `predict` drives the simulator with
+them. One worker of the simulator stands for one group. One of its trajectories stands for as many
+trajectories as the smallest group makes at once, because slots that are stepped together finish together.
 
-symbol -> name: h_i -> seconds of a trajectory of group i, kappa_i -> exchange_seconds, M -> batch, n ->
-    groups.
+Symbol -> name: h_i -> seconds per trajectory of group i, kappa_i -> exchange_seconds, M -> batch, n ->
+groups.
 """
 
 from __future__ import annotations
@@ -26,21 +25,31 @@ from hpcmarl.sim.continuing import Continuing
 from hpcmarl.sim.running import run_one
 from hpcmarl.types import Array
 
-FEWEST = 3  # trajectories of a group that a prediction is made from
-SMALLEST_VARIATION = 0.005  # below it times count as constant
-WARM_UP = 0.2  # of a run's rows are left out of its own throughput: start-up is no part of a steady state
-ROUNDS, EVENTS = 400, 300_000  # so long a simulation is
-MARGIN = 0.05  # a rule has to be so much better to be preferred to a plainer one
+FEWEST = 3  # timed trajectories that each group needs
+# coefficient of variation up to which times count as constant
+SMALLEST_VARIATION = 0.005
+# first fraction of a run that its own throughput leaves out, because start-up is not part of a steady state
+WARM_UP = 0.2
+ROUNDS, EVENTS = 400, 300_000  # approximate upper limits for the length of a simulation
+# a plainer rule is preferred if its rate is within this fraction of the best
+MARGIN = 0.05
 PLAIN_FIRST = ("sync", "rennala", "afedpg")
 REMEDY = (
-    "predict from a run that was recorded by this version and in which every group finishes "
-    "trajectories (rounds.rule: sync, longer)"
+    "record a longer run with this version and rounds.rule: sync, in which every group finishes trajectories"
 )
 
 
 @dataclass(frozen=True)
 class GroupTime:
-    """What one group was measured to take, in seconds. `slots`: trajectories that it makes at once."""
+    """Measured times of one group.
+
+    Attributes:
+        slots: Trajectories that the group makes at once.
+        trajectory_seconds: Mean time of a trajectory in one slot.
+        spread_seconds: Standard deviation of that time.
+        gradient_seconds: Time of the learner for the gradient of one trajectory.
+        exchange_seconds: Round trip between group and server, kappa.
+    """
 
     slots: int
     trajectory_seconds: float
@@ -50,15 +59,26 @@ class GroupTime:
 
     @property
     def seconds(self) -> float:
-        """Seconds per trajectory (h): of the actors together, or of the learner where that is slower."""
+        """Seconds per trajectory (h): of all slots together, or of the learner if it is slower."""
         return max(self.trajectory_seconds / self.slots, self.gradient_seconds)
 
 
 @dataclass(frozen=True)
 class Measured:
-    """A run as it was. share: trajectories of a group in a round; continues: off-policy, work outlives a
-    point; differ: groups have environments of their own; rate, round_seconds: what the run itself came to,
-    NaN where it has too few rows."""
+    """Measured times and settings of a run.
+
+    Attributes:
+        groups: Times of each group.
+        server_seconds: Time of the server for one gradient.
+        rule: `rounds.rule` of the run.
+        share: Trajectories per group and round.
+        late: `rounds.late` of the run.
+        admission: `rounds.admission` of the run.
+        continues: Off-policy: unfinished work continues when a new point arrives.
+        differ: Groups have different environments.
+        rate: Trajectories per second of the run itself; NaN if it has too few rows.
+        round_seconds: Seconds per round of the run itself; NaN if it has too few rows.
+    """
 
     groups: tuple[GroupTime, ...]
     server_seconds: float
@@ -74,14 +94,18 @@ class Measured:
 
 @dataclass(frozen=True)
 class Slow:
-    """A share of the groups that takes `factor` times as long for its trajectories."""
+    """A fraction of the groups whose trajectories take `factor` times as long."""
 
     share: float
     factor: float
 
     @classmethod
     def parse(cls, text: str) -> Slow:
-        """Of "0.1:10x". Raises UsageError."""
+        """Parse a text such as "0.1:10x".
+
+        Raises:
+            UsageError: If the text is not SHARE:FACTORx with a share from 0 to 1 and a factor above 0.
+        """
         share, colon, factor = text.partition(":")
         try:
             slow = cls(float(share), float(factor.removesuffix("x")))
@@ -98,14 +122,26 @@ class Slow:
 def fit(
     columns: Mapping[str, Array], config: Config, source: str, figures: Mapping[str, Array], versions: Array
 ) -> Measured:
-    """The times in a run's metrics: `columns` of metrics.csv, and of metrics.h5 the `figures` of single
-    groups [R, G] with their `versions` [R]. Raises UsageError, one line that begins with `source`, where
-    there are none or too few, or where gradients are made of replayed episodes: how many actors play says
-    little about how many a round takes."""
+    """Read the times of a run from its metrics.
+
+    Args:
+        columns: Columns of metrics.csv.
+        config: Configuration of the run.
+        source: Name of the run, with which errors begin.
+        figures: Figures of single groups in metrics.h5, [R, G].
+        versions: Versions of the rows of `figures`, [R].
+
+    Returns:
+        The measured times and the settings that predictions need.
+
+    Raises:
+        UsageError: If the run has no or too few timed trajectories. Also if gradients are made of replayed
+            episodes: the rate of new episodes then says little about the rate of rounds.
+    """
     if isinstance(config.algo, QLearningConfig):
         raise UsageError(
-            f"{source}: cannot be predicted from: with algo.name: {config.algo.name} rounds are made of "
-            "replayed episodes, not of new ones"
+            f"{source}: no prediction is possible: with algo.name: {config.algo.name} rounds consist of "
+            "replayed episodes, not of new ones; predict from a run of an algorithm without replay"
         )
     names = (
         "slots",
@@ -127,14 +163,17 @@ def fit(
     known = [value for value in table["exchange_seconds"] if math.isfinite(value)]
     if not known:
         raise UsageError(
-            f"{source}: no timing data to predict from: no group has answered a new point; {REMEDY}"
+            f"{source}: no timing data to predict from: no group has sent a gradient for a new version; "
+            f"{REMEDY}"
         )
     rounds, batch = config.rounds, batch_of(config, [int(slots) for slots in table["slots"]])
-    continues = not counts_episodes(config)  # unrolls are corrected for their age, whole episodes are not
+    # algorithms with unrolls correct for staleness; those with whole episodes do not
+    continues = not counts_episodes(config)
     exchanges = [
         value if math.isfinite(value) else float(np.mean(known)) for value in table["exchange_seconds"]
     ]
-    # a group for which the others wait has nothing ready: its shortest answer holds a trajectory, too
+    # The others wait for a slow group, which therefore has no trajectory ready: even its shortest exchange
+    # includes one. So the shortest exchange of all groups counts.
     if continues or rounds.late == "ignore":
         exchanges = [min(known)] * count
     groups = tuple(
@@ -145,7 +184,7 @@ def fit(
     )
     share = float(batch) if rounds.rule == "afedpg" else batch / count
     differ = any(group.env != config.topology.group_list[0].env for group in config.topology.group_list)
-    # no gradient is made of less
+    # a gradient consists of at least one trajectory, or of one unroll of each environment of an actor
     share = max(share, config.topology.environments_per_actor if continues else 1.0)
     server = float(np.nan_to_num(_newest(columns.get("server/gradient_seconds", ()))))
     return Measured(
@@ -162,13 +201,13 @@ def fit(
 
 
 def _of_group(figures: Mapping[str, Array], name: str, group: int) -> Array:
-    """One group's column of a figure; empty where it has none."""
-    found = np.asarray(figures.get(name, np.empty((0, 0))))
-    return found[:, group] if group < found.shape[1] else np.empty(0)
+    """Return the column of one group; empty if the figure does not exist for it."""
+    column = np.asarray(figures.get(name, np.empty((0, 0))))
+    return column[:, group] if group < column.shape[1] else np.empty(0)
 
 
 def _newest(column: Any) -> float:
-    """The last value of a column that is a number; NaN where there is none."""
+    """Return the last finite value of a column; NaN if none exists."""
     values = np.asarray(column, dtype=np.float64)
     values = values[np.isfinite(values)]
     return float(values[-1]) if values.size else math.nan
@@ -177,8 +216,11 @@ def _newest(column: Any) -> float:
 def _own_figures(
     columns: Mapping[str, Array], figures: Mapping[str, Array], group_versions: Array
 ) -> tuple[float, float]:
-    """Trajectories a second and seconds a round of the run itself, after its warm-up and when every group has
-    delivered."""
+    """Measure the throughput of the run itself, after its warm-up and once every group has delivered.
+
+    Returns:
+        Trajectories per second and seconds per round; NaN if the run has too few rows.
+    """
     rows = [
         np.asarray(columns.get(name, ()), dtype=np.float64)
         for name in ("seconds", "version", "used_gradients")
@@ -186,14 +228,14 @@ def _own_figures(
     if min(map(len, rows)) < 2:
         return math.nan, math.nan
     seconds, versions, used = rows
-    complete = -math.inf  # the version by which every group has delivered
+    complete = -math.inf  # version by which every group has delivered
     if "trajectories" in figures:
         delivered = np.asarray(figures["trajectories"]).min(axis=1) > 0
         complete = float(group_versions[int(np.argmax(delivered))]) if delivered.any() else math.inf
     warm = (seconds >= WARM_UP * seconds[-1]) & (versions >= complete)
     first = min(int(np.argmax(warm)), len(seconds) - 2) if warm.any() else len(seconds) - 2
-    # the last row is written when the run ends, perhaps in the middle of a round; all others when a round
-    # does
+    # The last row is written at the end of the run, possibly in the middle of a round. All other rows are
+    # written at the end of a round.
     last = len(seconds) - (2 if len(seconds) - first > 2 else 1)
     passed, rounds = seconds[last] - seconds[first], versions[last] - versions[first]
     if passed <= 0 or rounds <= 0:
@@ -202,8 +244,13 @@ def _own_figures(
 
 
 def seconds_of(measured: Measured, groups: int, slow: Slow | None) -> Array:
-    """Seconds per trajectory of each of so many groups, [groups]: the measured ones in turn, the last ones
-    slowed."""
+    """Return the seconds per trajectory of each group of a planned run, [groups].
+
+    Args:
+        measured: Times of the measured run, whose groups are repeated in turn.
+        groups: Number of groups.
+        slow: Share of slower groups, rounded, at least one group; the last groups are slowed.
+    """
     seconds = np.array([measured.groups[index % len(measured.groups)].seconds for index in range(groups)])
     if slow is not None and slow.share > 0:
         seconds[groups - max(1, round(slow.share * groups)) :] *= slow.factor
@@ -211,14 +258,23 @@ def seconds_of(measured: Measured, groups: int, slow: Slow | None) -> Array:
 
 
 def simulation(measured: Measured, rule: str, seconds: Array) -> tuple[SimulationConfig, float]:
-    """What the simulator is told, and how many trajectories one of its trajectories stands for."""
+    """Make the configuration of the simulation that predicts one rule.
+
+    Args:
+        measured: Times and settings of the measured run.
+        rule: Round rule to predict.
+        seconds: Seconds per trajectory of each group, [groups].
+
+    Returns:
+        The configuration, and the number of trajectories for which one simulated trajectory stands.
+    """
     groups, share = len(seconds), measured.share
     together = min(group.slots for group in measured.groups)
     each = max(1, math.ceil(share / together - 1e-9))
-    wanted = {"sync": groups * math.ceil(share - 1e-9), "afedpg": math.ceil(share - 1e-9)}.get(
+    trajectories = {"sync": groups * math.ceil(share - 1e-9), "afedpg": math.ceil(share - 1e-9)}.get(
         rule, math.ceil(share * groups - 1e-9)
     )
-    batch = {"sync": groups * each, "afedpg": each}.get(rule, max(1, math.ceil(wanted / together)))
+    batch = {"sync": groups * each, "afedpg": each}.get(rule, max(1, math.ceil(trajectories / together)))
     batch = max(batch, groups) if rule == "malenia" else batch
     queue = 0.0 if rule == "afedpg" else measured.server_seconds * (groups - len(measured.groups))
     exchanges = [
@@ -249,49 +305,66 @@ def simulation(measured: Measured, rule: str, seconds: Array) -> tuple[Simulatio
         {"admission": measured.admission} if rule == "rennala" else {}
     )
     config = SimulationConfig.model_validate({"rounds": rounds, "sim": sim})
-    return config, wanted / batch
+    return config, trajectories / batch
 
 
 def predict(
     measured: Measured, groups: int, rules: Sequence[str], slow: Slow | None = None
 ) -> dict[str, Any]:
-    """Figures by rule: trajectories_per_second, round_seconds, efficiency (of the rate at which all groups
-    together make trajectories)."""
+    """Predict the throughput of each rule.
+
+    Args:
+        measured: Times and settings of the measured run.
+        groups: Number of groups.
+        rules: Rules to predict.
+        slow: Share of slower groups; None: all groups keep their speed.
+
+    Returns:
+        By rule: trajectories_per_second, round_seconds, and efficiency (relative to the rate of all groups if
+        none ever waited).
+    """
     seconds = seconds_of(measured, groups, slow)
     possible = float(np.sum(1.0 / seconds))
-    found: dict[str, Any] = {}
+    predictions: dict[str, Any] = {}
     for rule in rules:
         config, worth = simulation(measured, rule, seconds)
         figures = run_one(config, 0, kind=Continuing if measured.continues else Cluster).figures
         rate, round_seconds = worth * figures["gradients_per_time"], figures["round_time_mean"]
-        # rounds overlap: what counts is how soon step follows step, and the server makes one at a time
+        # Rounds of afedpg overlap, so the time between steps counts. The server makes one step at a time.
         if rule == "afedpg":
             steps = figures["rounds"] / figures["time"]
             bounded = min(steps, 1.0 / measured.server_seconds) if measured.server_seconds else steps
             rate, round_seconds = rate * bounded / steps, 1.0 / bounded
-        found[rule] = {
+        predictions[rule] = {
             "trajectories_per_second": rate,
             "round_seconds": round_seconds,
             "efficiency": rate / possible,
         }
-    return found
+    return predictions
 
 
 def best_rule(found: Mapping[str, Mapping[str, float]], *, differ: bool) -> tuple[str, str]:
-    """The rule to take, and why in one line: of those that maximise the right objective the fastest, the
-    plainer one where it is close."""
+    """Return the recommended rule and the reason in one line.
+
+    Only rules that maximise the right objective are candidates. Among those within MARGIN of the highest
+    rate, the plainest wins.
+
+    Args:
+        found: Result of `predict`.
+        differ: Groups have different environments.
+    """
     if differ:
         fair = [rule for rule in ("sync", "malenia") if rule in found] or list(found)
-        words = "groups have environments of their own, and only sync and malenia weigh them equally"
+        reason = "groups have different environments, and only sync and malenia weight them equally"
     else:
         fair = [rule for rule in PLAIN_FIRST if rule in found] or list(found)
-        words = "all groups have the same environment, so that malenia has nothing to balance"
+        reason = "all groups have the same environment, so malenia has nothing to balance"
     rates = {rule: found[rule]["trajectories_per_second"] for rule in fair}
     fastest = max(rates.values())
     chosen = next(rule for rule in fair if rates[rule] >= (1.0 - MARGIN) * fastest)
-    most = (
-        "the most"
+    comparison = (
+        "the highest rate"
         if rates[chosen] == fastest
-        else f"within {100 * MARGIN:.0f} % of the most, and the plainer rule"
+        else f"within {100 * MARGIN:.0f} % of the highest rate, with a plainer rule"
     )
-    return chosen, f"{words}; {rates[chosen]:.4g} trajectories a second are {most}"
+    return chosen, f"{reason}; {rates[chosen]:.4g} trajectories per second are {comparison}"

@@ -1,8 +1,4 @@
-"""Episodes that are played side by side for the simulator: the first one of each slot, kept as a rollout of
-its own.
-
-Called by sampled.py. Knows no worker, no time and no rule; how agents act is told by the caller.
-"""
+"""Episodes played side by side for the simulator, one per slot, each kept as its own rollout."""
 
 from __future__ import annotations
 
@@ -33,7 +29,17 @@ OUTCOME = ("reward", "terminated", "truncated")
 
 
 class Playground:
-    """`slots` slots of one environment that are stepped together."""
+    """Slots of one environment that are stepped together.
+
+    Construction raises the errors of `make_environment`.
+
+    Args:
+        environment: Configuration of the environment.
+        policies: Configured policies.
+        spec: Description of the environment and its policies.
+        slots: Number of slots.
+        seeds: Seeds of the slots.
+    """
 
     def __init__(
         self,
@@ -43,22 +49,22 @@ class Playground:
         slots: int,
         seeds: Seeds,
     ) -> None:
-        """Raises as make_environment() does."""
         self.slots = slots
         self.environment = make_environment(environment, policies, slots, seeds, spec=spec)
         self._frames = [new_frame(self.environment.spec, slots) for _ in range(2)]
         self._outcome = new_outcome(self.environment.spec, slots)
 
     def play(self, count: int, act: Act, memory: Memory) -> list[Rollout]:
-        """Play the first episode that each of `count` slots finishes; a slot that has done so rests.
+        """Play one episode in each of the first `count` slots; a slot that has finished its episode rests.
 
         Args:
-            count: How many, at most `slots`.
-            act: What agents do, given a frame and what they remember.
-            memory: What they remember at first; empty where they do not.
+            count: Number of episodes, at most `slots`.
+            act: Returns the decisions for a frame and the memories.
+            memory: Initial memories by policy; empty for policies without memory.
 
         Returns:
-            A rollout of E = 1 for each, in the order of the slots; logp is 0 where `act` does not say it.
+            One rollout with E = 1 per episode, in the order of the slots; `logp` is 0 if `act` does not
+            return it.
         """
         environment, outcome = self.environment, self._outcome
         frame, following = self._frames
@@ -76,25 +82,26 @@ class Playground:
                 name: decision.memory for name, decision in decisions.items() if decision.memory is not None
             }
             for name, kept in columns.items():
-                kept.see(frame.policies[name], decisions[name])
+                kept.add_frame(frame.policies[name], decisions[name])
             environment.step(
                 {name: decision.action for name, decision in decisions.items()}, outcome, following
             )
             row += 1
             for name, kept in columns.items():
-                kept.learn(outcome.policies[name])
+                kept.add_outcome(outcome.policies[name])
             for final in outcome.finals:
                 finals[final.slot] = final
             for slot in outcome.episode_end.nonzero()[0].tolist():
                 episode = next((episode for episode in outcome.episodes if episode.slot == slot), None)
-                if episode is None:  # its environment broke: what was played does not count
+                # without a record the environment failed: its steps are dropped and the slot starts over
+                if episode is None:
                     begin[slot] = row
                 else:
                     finished[slot] = row, episode
                     environment.rest_slots([slot])
             frame, following = following, frame
         for name, kept in columns.items():
-            kept.see(frame.policies[name], None)
+            kept.add_frame(frame.policies[name], None)
         arrays = {name: kept.arrays() for name, kept in columns.items()}
         return [
             _rollout(arrays, begin[slot], *finished[slot], finals.get(slot), begun) for slot in range(count)
@@ -106,7 +113,7 @@ class Playground:
 
 
 class _Columns:
-    """What one policy saw, did and was told, step by step."""
+    """Observations, actions and outcomes of one policy, collected step by step."""
 
     def __init__(self) -> None:
         self._obs: list[Array] = []
@@ -114,9 +121,9 @@ class _Columns:
         self._masks: list[Array] = []
         self._actions: list[Array] = []
         self._logp: list[Array | None] = []
-        self._told: list[tuple[Array, Array, Array]] = []
+        self._outcomes: list[tuple[Array, Array, Array]] = []
 
-    def see(self, frame: PolicyFrame, decision: Decision | None) -> None:
+    def add_frame(self, frame: PolicyFrame, decision: Decision | None) -> None:
         self._obs.append(frame.obs.copy())
         self._alive.append(frame.alive.copy())
         if frame.action_mask is not None:
@@ -125,21 +132,21 @@ class _Columns:
             self._actions.append(decision.action)
             self._logp.append(decision.logp)
 
-    def learn(self, outcome: PolicyOutcome) -> None:
-        self._told.append((outcome.reward.copy(), outcome.terminated.copy(), outcome.truncated.copy()))
+    def add_outcome(self, outcome: PolicyOutcome) -> None:
+        self._outcomes.append((outcome.reward.copy(), outcome.terminated.copy(), outcome.truncated.copy()))
 
     def arrays(self) -> dict[str, Array]:
-        """The columns [T, E, ...], or [T + 1, E, ...] of what was seen."""
+        """Return the columns, [T, E, ...]; those in FRAME have shape [T + 1, E, ...]."""
         seen = {"obs": np.array(self._obs), "alive": np.array(self._alive)} | (
             {"action_mask": np.array(self._masks)} if self._masks else {}
         )
-        outcomes = (np.array(column) for column in zip(*self._told, strict=True))
-        found = seen | {"action": np.array(self._actions)} | dict(zip(OUTCOME, outcomes, strict=True))
-        said = [
+        outcomes = (np.array(column) for column in zip(*self._outcomes, strict=True))
+        columns = seen | {"action": np.array(self._actions)} | dict(zip(OUTCOME, outcomes, strict=True))
+        logps = [
             np.zeros_like(reward) if logp is None else logp
-            for logp, reward in zip(self._logp, found["reward"], strict=True)
+            for logp, reward in zip(self._logp, columns["reward"], strict=True)
         ]
-        return found | {"logp": np.array(said, np.float32)}
+        return columns | {"logp": np.array(logps, np.float32)}
 
 
 def _rollout(

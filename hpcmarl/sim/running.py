@@ -1,9 +1,7 @@
-"""One simulation to its end, and where several run: in this process, or in processes of their own. Called by
-experiment.py and plan.py.
+"""Run one simulation to its end, or several: in this process or in a pool of processes.
 
-What a simulation finds depends on its configuration and seed alone, so neither the place nor the order
-changes a result. Writes no file; a `ResultStore` that is passed in may keep what is done, for a run that goes
-on later.
+A result depends on configuration and seed only, so neither the process nor the order changes it. A
+`ResultStore` can keep finished results, so that an interrupted command can resume.
 """
 
 from __future__ import annotations
@@ -28,16 +26,22 @@ from hpcmarl.maths.round_times import malenia_bound, rennala_bound
 from hpcmarl.sim.cluster import Cluster
 from hpcmarl.types import Array
 
-SLICE = 20_000  # events between two looks at the progress
-SAMPLED_SLICE = 50  # where each event is an episode
+SLICE = 20_000  # events between two progress reports
+SAMPLED_SLICE = 50  # the same for sampled objectives, where each event is an episode
 LATE = 0.75  # "late" figures are means over the last quarter of the time
-WINDOW = 5  # points whose mean has to reach a threshold
+WINDOW = 5  # number of successive points whose mean must reach a threshold
 Progress = Callable[[float, str], object]
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """One simulation: its figures, and its course (column -> values)."""
+    """Result of one simulation.
+
+    Attributes:
+        seed: Seed of the simulation.
+        figures: Its figures (see `figures_of`).
+        course: Column -> values over the rounds.
+    """
 
     seed: int
     figures: dict[str, Any]
@@ -46,7 +50,7 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Task:
-    """A simulation that is to be run; `words` say which."""
+    """A simulation to run; `words` is its name in progress reports."""
 
     config: SimulationConfig
     seed: int
@@ -54,47 +58,57 @@ class Task:
 
 
 class ResultStore(Protocol):
-    """Where figures and courses are kept as soon as they are there, by configuration (YAML) and seed."""
+    """Store of finished results, keyed by configuration (YAML) and seed."""
 
     def get(self, config: str, seed: int) -> tuple[dict[str, Any], dict[str, Array]] | None:
-        """What was kept of this very simulation, or None."""
+        """Return the figures and the course stored for this simulation, or None."""
 
     def put(self, config: str, seed: int, figures: Mapping[str, Any], course: Mapping[str, Array]) -> None:
-        """Keep it, where that is worth the while."""
+        """Store a result, unless it is too cheap to be worth storing."""
 
 
 class Runner:
-    """Runs tasks, `jobs` at a time (1: in this process)."""
+    """Runs tasks, `jobs` at a time (1: in this process).
+
+    Args:
+        jobs: Number of processes.
+        shelf: Store of finished results; None: nothing is stored.
+    """
 
     def __init__(self, jobs: int = 1, shelf: ResultStore | None = None) -> None:
         self.jobs = jobs
         self.shelf = shelf
 
     def run(self, tasks: Sequence[Task], progress: Progress) -> list[Outcome]:
-        """Their outcomes, in their order. `progress` is told how many are done (with fractions) and what is
-        or was under way."""
-        found: dict[int, Outcome] = {}
+        """Run the tasks and return their outcomes in the same order.
+
+        Args:
+            tasks: Simulations to run.
+            progress: Receives the number of tasks done (with fractions) and the name of the current or last
+                task.
+        """
+        outcomes: dict[int, Outcome] = {}
         for index, task in enumerate(tasks):
             kept = self.shelf.get(dump_config(task.config), task.seed) if self.shelf is not None else None
             if kept is not None:
-                found[index] = Outcome(task.seed, *kept)
-        left = [index for index in range(len(tasks)) if index not in found]
+                outcomes[index] = Outcome(task.seed, *kept)
+        left = [index for index in range(len(tasks)) if index not in outcomes]
         if self.jobs > 1 and len(left) > 1:
-            self._run_apart(tasks, left, found, progress)
+            self._run_apart(tasks, left, outcomes, progress)
         else:
             for index in left:
                 task = tasks[index]
-                self._done(index, task, self._run_here(task, len(found), progress), found)
+                self._done(index, task, self._run_here(task, len(outcomes), progress), outcomes)
         progress(len(tasks), "")
-        return [found[index] for index in range(len(tasks))]
+        return [outcomes[index] for index in range(len(tasks))]
 
     def _run_here(self, task: Task, done: int, progress: Progress) -> Outcome:
         return run_one(task.config, task.seed, lambda part: progress(done + part, task.words))
 
     def _run_apart(
-        self, tasks: Sequence[Task], left: Sequence[int], found: dict[int, Outcome], progress: Progress
+        self, tasks: Sequence[Task], left: Sequence[int], outcomes: dict[int, Outcome], progress: Progress
     ) -> None:
-        # what this process has loaded may hold threads and locks: no fork
+        # spawn instead of fork: loaded libraries may hold threads and locks
         context = multiprocessing.get_context("spawn")
         with ProcessPoolExecutor(min(self.jobs, len(left)), context, initializer=_leave_with_parent) as pool:
             futures = {
@@ -104,25 +118,25 @@ class Runner:
             try:
                 for future in as_completed(futures):
                     index = futures[future]
-                    self._done(index, tasks[index], future.result(), found)
-                    progress(len(found), tasks[index].words)
+                    self._done(index, tasks[index], future.result(), outcomes)
+                    progress(len(outcomes), tasks[index].words)
             except BaseException:
                 pool.shutdown(wait=False, cancel_futures=True)
                 raise
 
-    def _done(self, index: int, task: Task, outcome: Outcome, found: dict[int, Outcome]) -> None:
-        found[index] = outcome
+    def _done(self, index: int, task: Task, outcome: Outcome, outcomes: dict[int, Outcome]) -> None:
+        outcomes[index] = outcome
         if self.shelf is not None:
             self.shelf.put(dump_config(task.config), task.seed, outcome.figures, outcome.course)
 
 
 def run_text(text: str, seed: int) -> Outcome:
-    """`run_one` in another process: of a configuration in YAML."""
+    """Call `run_one` with a configuration in YAML, which can be sent to another process."""
     return run_one(load_simulation(text), seed)
 
 
 def _leave_with_parent() -> None:
-    """A process of the pool ends when the one that started it is gone, however that ended."""
+    """Make this process of the pool exit as soon as its parent has ended in any way."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         threading.Thread(target=_leave_after, args=(parent,), daemon=True).start()
@@ -139,11 +153,20 @@ def run_one(
     progress: Callable[[float], object] = lambda part: None,
     kind: type[Cluster] = Cluster,
 ) -> Outcome:
-    """One simulation to its end. A step that leaves the finite numbers ends it: `ended` then says so, and its
-    late figures are NaN."""
+    """Run one simulation to its end.
+
+    If a step makes a parameter non-finite, the simulation ends. Its figure `ended` then holds the reason, and
+    its late figures are NaN.
+
+    Args:
+        config: Simulation with one method and one setting.
+        seed: Seed of all random numbers.
+        progress: Receives the fraction that is done, 0 to 1.
+        kind: Class of the cluster.
+    """
     cluster = kind(config, seed)
     began = time.perf_counter()
-    # the engine looks for what is not finite
+    # overflow needs no warning: the engine checks for non-finite values
     with (
         contextlib.closing(cluster),
         np.errstate(over="ignore", invalid="ignore"),
@@ -159,8 +182,11 @@ def run_one(
 
 
 def round_time_bound(cluster: Cluster) -> float:
-    """What no round takes longer than, where the paper has a bound: times that never vary, no failures,
-    rennala or malenia; else NaN."""
+    """Return the upper bound of the paper (arXiv 2509.24305) for the time of a round, plus max kappa.
+
+    NaN if the bound does not apply. It needs rennala or malenia, constant times, no failures, `rounds.late:
+    cancel` and no `admission: all_begun`.
+    """
     compute, exchange, rounds = cluster.compute.fixed, cluster.exchange.fixed, cluster.config.rounds
     bound = {"rennala": rennala_bound, "malenia": malenia_bound}.get(rounds.rule)
     if bound is None or compute is None or exchange is None or cluster.config.sim.failures:
@@ -172,7 +198,16 @@ def round_time_bound(cluster: Cluster) -> float:
 
 
 def figures_of(cluster: Cluster, course: dict[str, Array], seconds: float) -> dict[str, Any]:
-    """What a finished simulation came to; times are virtual but for `seconds`, of real time."""
+    """Return the figures of a finished simulation.
+
+    Args:
+        cluster: Finished simulation.
+        course: Columns of its trace.
+        seconds: Real time that the simulation took.
+
+    Returns:
+        Figures by name. All times are virtual, except `seconds`.
+    """
     engine, time_passed = cluster.engine, cluster.published
     rounds = max(1, engine.version)
     late = course["time"] >= LATE * time_passed
@@ -208,8 +243,10 @@ def figures_of(cluster: Cluster, course: dict[str, Array], seconds: float) -> di
 
 
 def time_to(threshold: float, course: dict[str, Array]) -> float | None:
-    """Virtual time at which the mean objective of WINDOW successive points (all there are, where there are
-    fewer) first reaches the threshold; None where it never does."""
+    """Return the virtual time at which the objective first reaches a threshold; None: never.
+
+    The mean of WINDOW successive points must reach it, or the mean of all points if there are fewer.
+    """
     values = course.get("objective", np.array([]))
     known = ~np.isnan(values)
     values, times = values[known], course["time"][known]

@@ -1,13 +1,12 @@
-"""An objective that is sampled: the return of a policy, with gradients of episodes that are really played.
-Called by the cluster.
+"""A sampled objective: the expected return of a policy, with gradients of episodes that are really played.
 
-The parameters are the flat vector of the algorithm (reinforce or ma_trace), and gradients are that
-algorithm's: those of reinforce in numpy, but in torch where policies have more than dense layers, and those
-of ma_trace in torch, with whole episodes for unrolls. Knows no time and no rule. Environments are imported
-when `objective.name` is policy.
+The parameters are the flat vector of the algorithm (reinforce or ma_trace), and the gradients are those of
+the algorithm. The gradients of reinforce are computed in numpy, or in torch if policies have more than dense
+layers. Those of ma_trace are computed in torch, with whole episodes as unrolls. Environments are imported
+only when `objective.name` is policy.
 
-    point [P] float64 -> float32 networks -> so many episodes, side by side, each the first of its slot -> one
-        backward pass
+    point [P] float64 -> float32 networks -> episodes side by side, each the first of its slot -> one backward
+    pass
 """
 
 from __future__ import annotations
@@ -35,10 +34,24 @@ LARGEST_SEED = 1 << 31
 
 
 class Sampled(Objective):
-    """`value` is the mean return of the episodes since it was last asked for (NaN: none).
+    """Expected return of a policy in the environments of the workers.
 
-    Where workers' environments differ it is the mean of the workers' own, each with its newest episodes (NaN
-    until all have delivered)."""
+    `value` is the mean return of the episodes since its last call (NaN: there were none). If environments
+    differ, it is the mean over the workers of the mean return of their newest episodes (NaN until all have
+    delivered).
+
+    Args:
+        config: Section `objective`.
+        workers: Number of workers.
+        generator: For the seed of networks and environments.
+
+    Attributes:
+        reference_steps: Length of a trajectory that takes h_i (`sim.charge: step`).
+        steps_played: Environment steps of all episodes so far.
+
+    Raises:
+        ConfigError: If the policies of the workers' environments differ.
+    """
 
     def __init__(self, config: PolicyObjectiveConfig, workers: int, generator: np.random.Generator) -> None:
         changes = [worker.env for worker in config.workers] or [{}]
@@ -56,12 +69,11 @@ class Sampled(Objective):
             for index, environment in enumerate(different)
         ]
         self._returns: list[list[float]] = [[] for _ in range(workers)]
-        # means, of each worker where environments differ
+        # newest mean return: of each worker if environments differ, else of all together
         self._newest = [float("nan")] * (workers if len(different) > 1 else 1)
         self.steps_played = 0
-        self._begun: list[deque[Rollout]] | None = (
-            None  # by worker, gradients not yet asked for; None: none is played before
-        )
+        # by worker: rollouts whose gradients are not requested yet; None: episodes are played on request
+        self._begun: list[deque[Rollout]] | None = None
 
     def initial(self) -> Array:
         return self.algorithm.initial_parameters().astype(np.float64)
@@ -96,18 +108,23 @@ class Sampled(Objective):
         return self.weighted([worker], np.ones(1), point, generator)
 
     def _play(self, workers: Sequence[int], point: Array, generator: np.random.Generator) -> list[Rollout]:
-        """One whole episode of each worker's environment, in the order of `workers`, all at one point."""
+        """Play one whole episode in each worker's environment at one point, in the order of `workers`."""
         self.algorithm.load_parameters(point.astype(np.float32))
         act = partial(self.algorithm.act, generator=generator, with_logp=self._asks_logp)
         return self._side_by_side(workers, lambda part, slots: act)
 
     def _side_by_side(self, workers: Sequence[int], acting: Callable[[list[int], int], Act]) -> list[Rollout]:
-        """The same where `acting` says how so many slots act, the first of which play for these of the
-        workers, by their places in `workers`."""
+        """Play one whole episode in each worker's environment.
+
+        Args:
+            workers: Worker of each episode.
+            acting: Returns how agents act, given the episodes to play (indices into `workers`, which take the
+                first slots) and the number of slots.
+        """
         played: list[Rollout | None] = [None] * len(workers)
         for number, stage in enumerate(self._stages):
-            wanted = [index for index, worker in enumerate(workers) if self._stage_of[worker] == number]
-            for ground, part in stage.parts(wanted):
+            indices = [index for index, worker in enumerate(workers) if self._stage_of[worker] == number]
+            for ground, part in stage.parts(indices):
                 rollouts = ground.play(
                     len(part), acting(part, ground.slots), self.algorithm.initial_memory(ground.slots)
                 )
@@ -117,14 +134,17 @@ class Sampled(Objective):
         return [rollout for rollout in played if rollout is not None]
 
     def begin(self, workers: Sequence[int], point: Array, generator: np.random.Generator) -> list[int]:
-        """Play an episode for each worker now, whose gradients are asked for later (sim.charge: step);
-        returns how many steps each has."""
-        return self._keep(workers, self._play(workers, point, generator))
+        """Play one episode for each worker now; its gradient is requested later (`sim.charge: step`).
+
+        Returns:
+            Steps of each episode.
+        """
+        return self._store(workers, self._play(workers, point, generator))
 
     def begin_apart(
         self, workers: Sequence[int], points: Sequence[Array], generator: np.random.Generator
     ) -> None:
-        """The same where each worker stands at a point of its own."""
+        """Play one episode for each worker now, each at the worker's own point."""
         if isinstance(self.algorithm, NumpyReinforce):
             vectors, algorithm = np.array(points, np.float32), self.algorithm
 
@@ -136,7 +156,7 @@ class Sampled(Objective):
 
                 return act
 
-            self._keep(workers, self._side_by_side(workers, acting))
+            self._store(workers, self._side_by_side(workers, acting))
             return
         for worker, point in zip(workers, points, strict=True):
             self.begin([worker], point, generator)
@@ -145,24 +165,24 @@ class Sampled(Objective):
         self.begin_apart(workers, points, generator)
         return super().apart(workers, points, generator)
 
-    def _keep(self, workers: Sequence[int], rollouts: Sequence[Rollout]) -> list[int]:
+    def _store(self, workers: Sequence[int], rollouts: Sequence[Rollout]) -> list[int]:
         self._begun = self._begun or [deque() for _ in self._returns]
         for worker, rollout in zip(workers, rollouts, strict=True):
             self._begun[worker].append(rollout)
         return [rollout.steps for rollout in rollouts]
 
     def _begun_by(self, workers: Sequence[int]) -> list[Rollout]:
-        """Of each worker's episodes that were begun the first ones."""
+        """Remove and return the oldest stored episode of each worker."""
         assert self._begun is not None
         return [self._begun[worker].popleft() for worker in workers]
 
     def forget(self) -> None:
-        """A round is over: what was begun under its point and not used never will be."""
+        """Drop all stored episodes: the round is over, and their point is outdated."""
         for begun in self._begun or ():
             begun.clear()
 
     def abandon(self, worker: int) -> None:
-        """What a worker has begun and not delivered never will be."""
+        """Drop the stored episodes of a worker, because it will not deliver them."""
         if self._begun is not None:
             self._begun[worker].clear()
 
@@ -175,14 +195,14 @@ class Sampled(Objective):
         return float(np.mean(self._newest)) if any(by_stage) else float("nan")
 
     def _by_stage(self) -> list[list[float]]:
-        """The returns since the last point: of each worker where environments differ, else of all
-        together."""
+        """Return the returns since the last call of `value`, by worker if environments differ."""
         if len(self._stages) > 1:
             return self._returns
         return [[value for returns in self._returns for value in returns]]
 
     def slope(self, point: Array) -> Array:
-        return np.full(1, np.nan)  # not known: what is sampled is noise for the most part
+        # not known: a sampled gradient is mostly noise
+        return np.full(1, np.nan)
 
     def close(self) -> None:
         for stages in self._stages:
@@ -190,47 +210,69 @@ class Sampled(Objective):
 
 
 class Unplayed:
-    """Deliveries under way whose episodes are still to be played: all of them together, each at its worker's
-    point, when the first is asked for."""
+    """Deliveries under way whose episodes are not played yet.
+
+    When the first of them is needed, all are played together, each at the point of its worker.
+    """
 
     def __init__(self, objective: Sampled) -> None:
         self._objective = objective
-        self._workers: dict[int, None] = {}  # in the order in which they began
+        self._workers: dict[int, None] = {}  # in the order in which they began their deliveries
 
     def __contains__(self, worker: int) -> bool:
         return worker in self._workers
 
     def add(self, worker: int) -> None:
-        """A worker begins a delivery at its point."""
+        """Record that a worker begins a delivery at its point."""
         self._workers[worker] = None
 
     def abandon(self, worker: int) -> None:
-        """A worker is down in the middle of its delivery."""
+        """Drop the delivery of a worker that failed."""
         if worker in self._workers:
             del self._workers[worker]
         else:
             self._objective.abandon(worker)
 
     def play(self, loads: Sequence[int], points: Sequence[Array], generator: np.random.Generator) -> None:
-        """Play what is left. loads, points: of every worker, trajectories and where it stands."""
+        """Play the episodes of all recorded deliveries.
+
+        Args:
+            loads: Trajectories of each worker's delivery.
+            points: Point of each worker, [P] each.
+            generator: For the actions.
+        """
         workers = [worker for worker in self._workers for _ in range(loads[worker])]
         self._objective.begin_apart(workers, [points[worker] for worker in workers], generator)
         self._workers.clear()
 
 
 class Stages:
-    """Where the episodes of one environment are played: side by side in as many slots as they need."""
+    """Playgrounds of one environment, with as many slots as the episodes need.
+
+    Args:
+        config: Section `objective`.
+        spec: Description of the environment and its policies.
+        environment: Configuration of the environment.
+        seeds: Seeds of the slots; the range of 4 · `config.slots` slots from `first_slot` must be reserved.
+    """
 
     def __init__(
         self, config: PolicyObjectiveConfig, spec: EnvironmentSpec, environment: EnvConfig, seeds: Seeds
     ) -> None:
-        """seeds: whose first_slot has 4 · slots to itself."""
         self._config, self._spec, self._environment, self._seeds = config, spec, environment, seeds
         self._made: dict[int, Playground] = {}
 
     def parts(self, wanted: Sequence[int]) -> Iterator[tuple[Playground, list[int]]]:
-        """Divide what is wanted among playgrounds; where it is more than slots, one batch of slots after the
-        other, so that short episodes weigh no more."""
+        """Divide episodes among playgrounds.
+
+        More episodes than slots are played in successive batches, so that short episodes get no extra weight.
+
+        Args:
+            wanted: Indices of the episodes to play.
+
+        Yields:
+            A playground, and the indices of the episodes that it plays.
+        """
         most = self._config.slots
         for first in range(0, len(wanted), most):
             part = list(wanted[first : first + most])
@@ -248,8 +290,10 @@ class Stages:
 
 
 def _rounded(count: int) -> int:
-    """A few slots more than are needed: 1, 2, 3, 4, 6, 8, 12, 16, … Slots that rest cost time, and so do many
-    playgrounds."""
+    """Round up to a number of the sequence 1, 2, 3, 4, 6, 8, 12, 16 and so on.
+
+    Idle slots cost time, but so does a separate playground for each number.
+    """
     power = 1 << (count - 1).bit_length()
     return 3 * power // 4 if power >= 4 and count <= 3 * power // 4 else power
 
@@ -265,12 +309,16 @@ def _with_torch(spec: EnvironmentSpec, config: PolicyObjectiveConfig, seed: int)
 
 
 def _common_spec(config: PolicyObjectiveConfig, environments: Sequence[EnvConfig]) -> EnvironmentSpec:
-    """The spec that all workers' environments share. Raises ConfigError where their policies differ."""
+    """Return the spec that the environments of all workers share.
+
+    Raises:
+        ConfigError: If their policies differ.
+    """
     specs = [describe(environment, config.policies) for environment in environments]
     for spec in specs[1:]:
         if spec.policies != specs[0].policies:
             raise ConfigError(
-                "objective.workers: their environments have different agents or spaces; one policy vector "
-                "needs equal ones"
+                "objective.workers: the environments of the workers have different agents or spaces, but all "
+                "workers share one policy; give all of them the same agents and spaces"
             )
     return specs[0]

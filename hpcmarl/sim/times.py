@@ -1,8 +1,6 @@
-"""How long a worker takes for a trajectory (h_i), or a message for its round trip (kappa_i). Called by the
-cluster.
+"""Durations of simulated work: the time of a trajectory (h_i) and of a round trip (kappa_i) of worker i.
 
-h_i(t) = mean_i · (1 + drift · sin(2 pi (t / period + i / n))) · noise, with noise of mean 1. Knows no event
-and no rule.
+h_i(t) = mean_i · (1 + drift · sin(2 pi (t / period + i / n))) · noise,   with noise of mean 1
 """
 
 from __future__ import annotations
@@ -14,13 +12,13 @@ import numpy as np
 from hpcmarl.config.simulation import BYTES_OF_A_PARAMETER, CommunicationConfig
 from hpcmarl.types import Array
 
-BLOCK = 4096  # noise is drawn in blocks: one number at a time costs a microsecond
+BLOCK = 4096  # noise is drawn in blocks, because a single draw costs a microsecond
 
 
 def worker_means(
     config: CommunicationConfig, workers: int, dimension: int, generator: np.random.Generator
 ) -> Array:
-    """The mean time of each worker, [n] float64, in the order of the workers."""
+    """Return the mean time of each worker, float64 [n], in the order of the workers."""
     numbers = np.arange(1, workers + 1, dtype=np.float64)
     if config.values is not None:
         means = np.array(config.values, dtype=np.float64)
@@ -38,8 +36,17 @@ def worker_means(
 
 
 class Times:
-    """`fixed`: each worker's time where it never varies, else None; `draw` gives the time of what begins
-    now."""
+    """Times of all workers.
+
+    Args:
+        config: Law, noise and drift.
+        workers: Number of workers, n.
+        dimension: Number of parameters.
+        generator: For random means and noise.
+
+    Attributes:
+        fixed: Time of each worker if times are constant, else None.
+    """
 
     def __init__(
         self, config: CommunicationConfig, workers: int, dimension: int, generator: np.random.Generator
@@ -54,7 +61,7 @@ class Times:
         self._block: list[float] = []
 
     def draw(self, worker: int, now: float) -> float:
-        """The time of what `worker` begins at `now`."""
+        """Return the duration of work that `worker` begins at time `now`."""
         if self.fixed is not None:
             return self.fixed[worker]
         time = self._means[worker]
@@ -70,7 +77,7 @@ class Times:
         return time
 
     def draw_all(self, now: float) -> list[float]:
-        """The times of what all workers begin at `now`."""
+        """Return the duration of work of every worker that begins at time `now`."""
         if self.fixed is not None:
             return self.fixed
         times = self.means
@@ -84,7 +91,7 @@ class Times:
         return listed
 
     def _noise(self, count: int) -> Array:
-        """Factors of mean 1, [count]."""
+        """Draw factors with mean 1, [count]."""
         if self.config.noise == "exponential":
             return self.generator.standard_exponential(count)
         spread = self.config.noise_spread

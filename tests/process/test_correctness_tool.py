@@ -45,7 +45,7 @@ def test_chosen_subjects_are_compared():
 
 
 def test_unknown_subjects_are_refused():
-    assert "there is no subject sdg; allowed: Erdős–Rényi, V-trace, adam" in tool("sdg", code=2).stderr
+    assert "unknown subject sdg; allowed: Erdős–Rényi, V-trace, adam" in tool("sdg", code=2).stderr
 
 
 def test_parts_of_the_page_are_not_written_alone():
@@ -93,4 +93,4 @@ def test_a_difference_above_its_bound_is_an_error(module, monkeypatch, capsys):
     told = capsys.readouterr()
     assert left.value.code == 1
     assert "wrong: value differs by 0.33, more than 0.1" in told.err
-    assert "left out, needs no_such_package: absent" in told.err
+    assert "skipped, needs no_such_package: absent" in told.err

@@ -23,5 +23,5 @@ def test_leftover_launcher_files_are_warned_about(tmp_path, monkeypatch):
     (tmp_path / f"ompi.{gone.pid}").mkdir()
     (finding,) = checks.check_left_behind()
     assert finding.status == "WARN"
-    assert finding.value.startswith(f"1 in {tmp_path} of launchers that were killed (ompi.{gone.pid}, ...)")
+    assert finding.value.startswith(f"1 in {tmp_path} from killed launchers (ompi.{gone.pid}, ...)")
     assert f"rm -rf {tmp_path}/ompi.* while no MPI job" in finding.remedy

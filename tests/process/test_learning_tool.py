@@ -124,7 +124,7 @@ def test_finished_runs_are_not_repeated_and_failures_reported(tmp_path):
 def test_unknown_experiment_exits_with_code_2(tmp_path):
     done = learning(tmp_path, "4m-qmix")
     assert done.returncode == 2
-    assert "there is no experiment 4m-qmix; allowed: 3m-ma_trace" in done.stderr
+    assert "unknown experiment 4m-qmix; allowed: 3m-ma_trace" in done.stderr
 
 
 def test_termination_stops_the_training_and_writes_no_row(tmp_path):

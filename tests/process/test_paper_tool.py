@@ -54,5 +54,5 @@ def test_finished_experiments_are_not_repeated(tmp_path):
 
 
 def test_unknown_experiments_and_options_are_rejected():
-    assert "there is no experiment hoper; allowed: throughput" in paper("hoper").stderr
+    assert "unknown experiment hoper; allowed: throughput" in paper("hoper").stderr
     assert paper("--everything").returncode == 2

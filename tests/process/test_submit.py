@@ -60,7 +60,7 @@ def test_submitted_script_and_configuration_are_kept(run, login_node, slurm):
         "--seeds=2",
     )
     assert code == 0
-    assert out.startswith(f"job 41, run directory {login_node}/runs/x\njob 42 verifies it afterwards")
+    assert out.startswith(f"job 41, run directory {login_node}/runs/x\njob 42 verifies the run afterwards")
     place = login_node / "runs" / "x" / "submissions"
     config = load_config(place / "0001.yaml")
     assert (config.rounds.rule, config.slurm.partition) == ("rennala", "short")
@@ -127,7 +127,9 @@ def test_later_submission_leaves_the_earlier_and_tells_changes(run, login_node, 
     code, out, _ = run(*submit, "rounds.rule=rennala", "optimizer.step_size=0.5")
     assert code == 0
     lines = out.splitlines()
-    start = lines.index("it goes on with the run there; beside submissions/0001.yaml 2 values have changed:")
+    start = lines.index(
+        "the job continues the run there; compared with submissions/0001.yaml 2 values have changed:"
+    )
     assert lines[start + 1].startswith("  optimizer.step_size: ")
     assert lines[start + 1].endswith(" -> 0.5")
     assert lines[start + 2] == "  rounds.rule: sync -> rennala"
@@ -135,8 +137,8 @@ def test_later_submission_leaves_the_earlier_and_tells_changes(run, login_node, 
     assert before.items() <= after.items()
     assert sorted(after.keys() - before.keys()) == ["0002.job", "0002.sbatch", "0002.yaml"]
     assert b"/submissions/0002.yaml\n" in after["0002.sbatch"]
-    assert "beside submissions/0002.yaml 2 values have changed" in run(*submit)[1]
-    assert "beside submissions/0003.yaml nothing has changed" in run(*submit)[1]
+    assert "compared with submissions/0002.yaml 2 values have changed" in run(*submit)[1]
+    assert "compared with submissions/0003.yaml nothing has changed" in run(*submit)[1]
 
 
 def test_refused_later_submission_keeps_the_run(run, login_node, slurm):
@@ -178,11 +180,11 @@ def test_submissions_of_one_second_get_directories_of_their_own(run, login_node,
 @pytest.mark.parametrize(
     ("version", "changes", "words"),
     [
-        ("mpiexec (Open MPI) 5.0.11", [], "with slurm.launcher=mpirun the run goes on without it\n"),
+        ("mpiexec (Open MPI) 5.0.11", [], "with slurm.launcher=mpirun the run continues without that rank\n"),
         (
             "mpiexec (Open MPI) 5.0.11",
             ["topology.respawn=true"],
-            "without it, and replaces actors (topology.respawn, which srun cannot)\n",
+            "without that rank, and replaces dead actors (topology.respawn, which srun cannot)\n",
         ),
         ("mpiexec (Open MPI) 5.0.11", ["slurm.launcher=mpirun"], ""),
         ("mpiexec (Open MPI) 4.1.4", [], ""),
@@ -198,6 +200,6 @@ def test_submit_tells_where_mpirun_serves_better(run, login_node, slurm, version
         "submit", "tiny.yaml", f"slurm.environment={login_node}/env", "--run-dir=runs/x", *changes
     )
     assert code == 0, err
-    advice = [line for line in out.splitlines(keepends=True) if line.startswith("under srun a dead rank")]
+    advice = [line for line in out.splitlines(keepends=True) if line.startswith("with srun a dead rank")]
     assert "".join(advice).endswith(words)
     assert bool(advice) == bool(words)

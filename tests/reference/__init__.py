@@ -1,1 +1,1 @@
-"""Literal implementations of the algorithms, agent by agent and step by step."""
+"""Independent implementations that follow the equations literally, agent by agent and step by step."""

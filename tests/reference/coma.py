@@ -1,5 +1,4 @@
-"""COMA's loss written from its equations with loops over slots, rows and agents: the slow twin of
-algos/coma.py."""
+"""COMA's loss from its equations, with loops over slots, rows and agents; the reference for algos/coma.py."""
 
 from __future__ import annotations
 
@@ -11,15 +10,18 @@ from tests.reference.ppo import LiteralPPO
 
 
 class LiteralCOMA(LiteralPPO):
-    """One unroll (slot) of one policy. Rewards, ends and rows are the team's, for dead agents, too; in
-    turn-based games rows are an agent's own."""
+    """COMA's loss of one unroll (slot) of one policy.
+
+    Rewards, ends and rows are those of the team, even for dead agents. In turn-based games the rows are those
+    of the agent.
+    """
 
     def valued(self, t: int, agent: int) -> bool:
-        """Has the agent a value in row t?"""
+        """Return whether the agent has a value in row t."""
         return self.counts(t, agent if self.algorithm.spec.turn_based else None)
 
     def done(self, t: int, agent: int) -> int:
-        """Its action; where it does not act the last output."""
+        """Return the action of the agent, or the index of the last output if it does not act."""
         return (
             int(self.part.action[t, self.slot, agent])
             if self.acting(t, agent)
@@ -27,7 +29,7 @@ class LiteralCOMA(LiteralPPO):
         )
 
     def closing(self, agent: int) -> int | None:
-        """The last row of an unroll that ends before its episode does."""
+        """Return the last row with a value if the unroll ends before its episode, else None."""
         for t in range(self.steps - 1, -1, -1):
             if self.rollout.episode_end[t, self.slot]:
                 return None
@@ -36,7 +38,7 @@ class LiteralCOMA(LiteralPPO):
         return None
 
     def action_values(self, t: int, agent: int, critic: torch.nn.Module) -> torch.Tensor:
-        """Q(s_t, u_{-k}, .) of the agent, all actions; in the critic's units."""
+        """Return Q(s_t, u_{-k}, .) of the agent for all actions, in the units of the critic's outputs."""
         parts, others = [], []
         for policy in self.algorithm.spec.policies:
             part = self.rollout.policies[policy.name]
@@ -61,12 +63,12 @@ class LiteralCOMA(LiteralPPO):
         return values
 
     def later(self, t: int, agent: int) -> float:
-        """The target network's value of what was done."""
+        """Return the value of the action taken, by the target network."""
         critic = self.algorithm._target_critics[self.policy.name]
         return critic.values(self.action_values(t, agent, critic))[self.done(t, agent)].item()
 
     def after(self, t: int, agent: int, closed: int | None) -> tuple[float, float]:
-        """What follows row t: its value, and its target."""
+        """Return value and target of the row that follows row t."""
         terminated, truncated = self.ends(t, None)
         if terminated:
             return 0.0, 0.0
@@ -101,7 +103,13 @@ class LiteralCOMA(LiteralPPO):
         return total / self.steps
 
     def gain(self, t: int, agent: int, values: torch.Tensor) -> torch.Tensor:
-        """Of one decision, its entropy bonus included; values: of all actions."""
+        """Return the objective of one decision, including its entropy bonus.
+
+        Args:
+            t: Row.
+            agent: Index of the agent.
+            values: Values of all actions.
+        """
         average = 0.0
         for action in range(self.policy.action.sizes[0]):
             if self.part.action_mask is None or self.part.action_mask[t, self.slot, agent, action]:
@@ -115,7 +123,7 @@ class LiteralCOMA(LiteralPPO):
         )
 
     def logp_of(self, t: int, agent: int, action: int) -> torch.Tensor:
-        """Of an action that was perhaps not taken."""
+        """Return the log-probability of any action, taken or not."""
         kept = self.part.action[t, self.slot, agent]
         self.part.action[t, self.slot, agent] = action
         logp = self.logp_and_entropy(t, agent)[0]
@@ -124,7 +132,7 @@ class LiteralCOMA(LiteralPPO):
 
 
 def literal_gradient(algorithm, rollouts) -> FloatArray:
-    """The sum over all slots and policies."""
+    """Return the gradient summed over all slots and policies."""
     algorithm._flat.zero_gradient()
     for rollout in rollouts:
         for policy in algorithm.spec.policies:

@@ -1,5 +1,7 @@
-"""A game small enough to list its trajectories, and the exact gradient of the expected return by automatic
-differentiation."""
+"""The exact gradient of the expected return, by automatic differentiation.
+
+The game is so small that all its trajectories can be listed.
+"""
 
 from __future__ import annotations
 
@@ -17,10 +19,11 @@ GAME = make_spec(agents=AGENTS, action=ActionSpace("discrete", (ACTIONS,)))
 
 
 def all_trajectories(seed: int, steps: int = STEPS) -> Rollout:
-    """List all trajectories of a random game of two agents, one a slot.
+    """List all trajectories of a random game of two agents, one per slot.
 
-    Observations, states and rewards are random numbers that depend on all joint actions before. The last step
-    terminates the episode."""
+    Observations, states and rewards are random numbers that depend on all previous joint actions. The last
+    step terminates the episode.
+    """
     generator = np.random.default_rng(seed)
     rollout = random_rollout(GAME, steps, JOINT**steps, generator, whole_episode=True, truncations=False)
     part = rollout.policies["agent"]
@@ -38,7 +41,7 @@ def all_trajectories(seed: int, steps: int = STEPS) -> Rollout:
 
 
 def _log_probabilities(algorithm: Algorithm, rollout: Rollout) -> torch.Tensor:
-    """log pi of each action, [T, E, N]."""
+    """Return log pi of each action, [T, E, N]."""
     policy, part = algorithm._policies["agent"], rollout.policies["agent"]
     seen = torch.from_numpy(part.obs[:-1].reshape(-1, part.obs.shape[-1]))
     logp, _ = policy.head.evaluate(policy(seen), torch.from_numpy(part.action.reshape(-1)), None)
@@ -46,8 +49,13 @@ def _log_probabilities(algorithm: Algorithm, rollout: Rollout) -> torch.Tensor:
 
 
 def exact_gradient(algorithm: Algorithm, rollout: Rollout, discount: float) -> Array:
-    """Differentiate J = sum over trajectories of probability times discounted return, the mean of the agents'
-    rewards; [P]."""
+    """Differentiate J, the sum over trajectories of probability times discounted return.
+
+    The reward of a step is the mean over the agents.
+
+    Returns:
+        The gradient, [P].
+    """
     logp = _log_probabilities(algorithm, rollout)
     weights = torch.tensor([discount**t for t in range(rollout.steps)])
     returns = (torch.from_numpy(rollout.policies["agent"].reward).mean(-1) * weights[:, None]).sum(0)
@@ -57,12 +65,17 @@ def exact_gradient(algorithm: Algorithm, rollout: Rollout, discount: float) -> A
 
 
 def expected_gradient(algorithm: Algorithm, rollout: Rollout) -> Array:
-    """Average the algorithm's gradient over all trajectories, each weighed by its probability under the
-    present policy; [P]."""
+    """Average the algorithm's gradient over all trajectories, weighted by their probability.
+
+    The probabilities are those of the current policy.
+
+    Returns:
+        The expected gradient, [P].
+    """
     logp = _log_probabilities(algorithm, rollout).detach().numpy()
     rollout.policies["agent"].logp[:] = logp
-    chances = np.exp(logp.sum((0, 2)))
-    assert abs(chances.sum() - 1) < 1e-5
+    probabilities = np.exp(logp.sum((0, 2)))
+    assert abs(probabilities.sum() - 1) < 1e-5
     single = [algorithm.gradient([select(rollout, np.array([slot]))])[0] for slot in range(rollout.count)]
-    total: Array = np.tensordot(chances, np.array(single), 1)
+    total: Array = np.tensordot(probabilities, np.array(single), 1)
     return total

@@ -1,7 +1,6 @@
-"""MA-Trace written from its equations with loops over slots, rows and agents: the slow twin of
-algos/ma_trace.py.
+"""MA-Trace from its equations, with loops over slots, rows and agents; the reference for algos/ma_trace.py.
 
-It shares the networks and the heads with the algorithm (tested on their own), and nothing else.
+It shares only the networks and their heads with the algorithm. Those have their own tests.
 """
 
 from __future__ import annotations
@@ -15,8 +14,8 @@ from hpcmarl.algos.ma_trace import MATrace
 from hpcmarl.types import FloatArray, PolicySpec, Rollout
 
 
-class Literal:
-    """One unroll (slot) of one policy, from the equations, with loops over rows and agents."""
+class LiteralMATrace:
+    """Loss of one unroll (slot) of one policy, with loops over rows and agents."""
 
     def __init__(self, algorithm: MATrace, rollout: Rollout, policy: PolicySpec, slot: int) -> None:
         self.algorithm, self.rollout, self.policy, self.slot = algorithm, rollout, policy, slot
@@ -26,29 +25,30 @@ class Literal:
             int(step): index for index, (step, where) in enumerate(rollout.final_index) if where == slot
         }
 
-    owner = 0  # whose value the team's is, where each agent has one
+    # agent whose value is used for the team, if each agent has its own value
+    owner = 0
 
     def logp_and_entropy(self, t: int, agent: int) -> tuple[torch.Tensor, torch.Tensor]:
         module, part, slot = self.algorithm._policies[self.policy.name], self.part, self.slot
-        raw = module(torch.from_numpy(self.told(part.obs[t, slot, agent], agent)[None]))
+        raw = module(torch.from_numpy(self.policy_input(part.obs[t, slot, agent], agent)[None]))
         mask = None if part.action_mask is None else torch.from_numpy(part.action_mask[t, slot, agent][None])
         logp, entropy = module.head.evaluate(
             raw, torch.from_numpy(np.asarray(part.action[t, slot, agent])[None]), mask
         )
         return logp[0], entropy[0]
 
-    def told(self, obs: FloatArray, agent: int) -> FloatArray:
-        """What an agent sees: its observation, and perhaps its number."""
+    def policy_input(self, obs: FloatArray, agent: int) -> FloatArray:
+        """Return the policy input of an agent: its observation and, with `agent_id`, its one-hot number."""
         number = [float(k == agent) for k in range(self.agents)] if self.config.agent_id else []
         return np.append(obs.reshape(-1), np.array(number, np.float32))
 
     def value(self, t: int, agent: int, *, final: bool = False) -> torch.Tensor:
         critic, seen = (
             self.algorithm._critics[self.policy.name],
-            torch.from_numpy(self.seen(t, agent, final=final)),
+            torch.from_numpy(self.critic_input(t, agent, final=final)),
         )
         if critic.memory_size:
-            memory = self.remembered(t + 1 if final else t, agent)
+            memory = self.critic_memory(t + 1 if final else t, agent)
             if not final and self.rollout.episode_start[t, self.slot]:
                 memory = torch.zeros_like(memory)
             value: torch.Tensor = critic.head(critic.cell(critic.body(seen[None]), memory))[0, 0]
@@ -56,9 +56,11 @@ class Literal:
             value = critic(seen)
         return value
 
-    def remembered(self, rows: int, agent: int) -> torch.Tensor:
-        """What a recurrent critic remembers after so many rows: torch's own cell, row by row, in those that
-        count."""
+    def critic_memory(self, rows: int, agent: int) -> torch.Tensor:
+        """Return the memory of a recurrent critic after a number of rows.
+
+        torch's own cell is applied row by row, in the rows that count.
+        """
         critic, before = self.algorithm._critics[self.policy.name], self.part.critic_memory
         memory = (
             torch.zeros(1, critic.memory_size)
@@ -69,16 +71,16 @@ class Literal:
             if self.rollout.episode_start[t, self.slot]:
                 memory = torch.zeros_like(memory)
             if self.counts(t, agent if self.config.critic == "independent" else None):
-                memory = critic.cell(critic.body(torch.from_numpy(self.seen(t, agent))[None]), memory)
+                memory = critic.cell(critic.body(torch.from_numpy(self.critic_input(t, agent))[None]), memory)
         return memory
 
-    def seen(self, t: int, agent: int, *, final: bool = False) -> FloatArray:
-        """The critic's input."""
+    def critic_input(self, t: int, agent: int, *, final: bool = False) -> FloatArray:
+        """Return the input of the critic."""
         rollout, where = self.rollout, self.finals[t] if final else (t, self.slot)
         if self.config.critic == "state":
             seen = rollout.final_state[where] if final else rollout.state[where]  # type: ignore[index]
         elif self.config.critic == "independent":
-            seen = self.told((self.part.final_obs if final else self.part.obs)[where][agent], agent)
+            seen = self.policy_input((self.part.final_obs if final else self.part.obs)[where][agent], agent)
         else:
             parts = [rollout.policies[each.name] for each in self.algorithm.spec.policies]
             seen = np.concatenate(
@@ -86,13 +88,18 @@ class Literal:
             )
         if self.config.critic_input == "agent":
             seen = np.append(
-                seen, self.told((self.part.final_obs if final else self.part.obs)[where][agent], agent)
+                seen,
+                self.policy_input((self.part.final_obs if final else self.part.obs)[where][agent], agent),
             )
         return np.asarray(seen)
 
     def counts(self, t: int, agent: int | None) -> bool:
-        """Is row t one of the agent's time, or (None) of the team's: a step of an episode that somebody plays
-        in the unroll, or that ends there."""
+        """Return whether row t is a decision of the agent or, with None, of the team.
+
+        With simultaneous actions, a row counts for the team in two cases: its episode ends in the unroll, or
+        any agent acts in this part of the episode. In turn-based games a row counts if the agent, or any
+        agent of the policy, acts.
+        """
         rollout, slot = self.rollout, self.slot
         if agent is not None or self.algorithm.spec.turn_based:
             return bool(self.acting(t, agent))
@@ -106,15 +113,18 @@ class Literal:
         )
 
     def team_ends(self, t: int) -> tuple[bool, bool]:
-        """Terminated, truncated after row t: with a value where any agent lived until it was cut off, of the
-        whole game where all act at once."""
+        """Return whether the team terminates and whether it is truncated after row t.
+
+        An episode that ends counts as truncated if any agent was truncated. In games with simultaneous
+        actions this includes the agents of all policies.
+        """
         end = int(self.rollout.episode_end[t, self.slot])
         parts = [self.part] if self.algorithm.spec.turn_based else list(self.rollout.policies.values())
         truncated = end == 2 and any(part.truncated[t, self.slot].any() for part in parts)
         return end > 0 and not truncated, truncated
 
     def team_ratio(self, t: int) -> float:
-        """Of all that act in row t among the policies of the team."""
+        """Return the log-ratio of all agents of the team that act in row t."""
         spec, given = self.algorithm.spec, self.config.teams
         teams = spec.teams if given == "auto" else given
         mates = (
@@ -123,12 +133,12 @@ class Literal:
             else next((team for team in teams if self.policy.name in team), (self.policy.name,))
         )
         return sum(
-            Literal(self.algorithm, self.rollout, spec.policy(name), self.slot).own_log_ratio(t, None)
+            LiteralMATrace(self.algorithm, self.rollout, spec.policy(name), self.slot).own_log_ratio(t, None)
             for name in mates
         )
 
     def own_log_ratio(self, t: int, agent: int | None) -> float:
-        """log pi - log mu of this policy's agents that act in row t, or of one of them."""
+        """Return log pi - log mu, summed over this policy's agents that act in row t, or of one agent."""
         return sum(
             self.logp_and_entropy(t, k)[0].item() - float(self.part.logp[t, self.slot, k])
             for k in self.acting(t, agent)
@@ -144,8 +154,12 @@ class Literal:
     def column(
         self, agent: int | None, weight_agent: int | None
     ) -> tuple[dict[int, float], dict[int, float]]:
-        """Targets and advantages by row. agent: whose rewards, flags, values (None: the team); weight_agent:
-        whose ratio (None: joint)."""
+        """Return targets and advantages by row.
+
+        Args:
+            agent: Agent whose rewards, ends and values are used; None: those of the team.
+            weight_agent: Agent whose ratio is used; None: the joint ratio.
+        """
         config, part, slot = self.config, self.part, self.slot
         owner = self.owner if agent is None else agent
         targets: dict[int, float] = {}
@@ -202,14 +216,13 @@ class Literal:
         return targets, advantages
 
     def close(self, agent: int | None) -> int | None:
-        """In a turn-based game, the last decision of an unroll that ends in a gap without the episode's end
-        in between."""
+        """Return the last decision of an unroll that ends in a gap, else None; turn-based games only."""
         if not self.algorithm.spec.turn_based or self.acting(self.steps, agent):
             return None
         return self.last_decision(agent)
 
     def last_decision(self, agent: int | None) -> int | None:
-        """The last row in which it acts, unless the episode ended there or later."""
+        """Return the last row with an action; None if the episode ended there or later."""
         for t in range(self.steps - 1, -1, -1):
             if self.rollout.episode_end[t, self.slot]:
                 return None
@@ -254,11 +267,12 @@ class Literal:
 
 
 def literal_gradient(algorithm: MATrace, rollouts: list[Rollout]) -> FloatArray:
+    """Return the gradient summed over all slots and policies."""
     algorithm._flat.zero_gradient()
     for rollout in rollouts:
         for policy in algorithm.spec.policies:
             for slot in range(rollout.count):
-                loss = Literal(algorithm, rollout, policy, slot).loss()
+                loss = LiteralMATrace(algorithm, rollout, policy, slot).loss()
                 if loss.requires_grad:
                     (-loss).backward()
     return algorithm._flat.gradient.copy()

@@ -8,7 +8,13 @@ from hpcmarl.types import Array
 
 
 def course(gradients: Array, start: Array, alpha: float, eta: float) -> tuple[Array, Array]:
-    """Step along gradients [n, P] that are given beforehand.
+    """Step along given gradients.
+
+    Args:
+        gradients: Gradients in order, [n, P].
+        start: Initial parameters, [P].
+        alpha: Step size.
+        eta: Momentum.
 
     Returns:
         The points at which each gradient is taken, [n, P], and the parameters before the first and after each

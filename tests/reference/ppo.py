@@ -1,5 +1,4 @@
-"""PPO's loss written from its equations with loops over slots, rows and agents: the slow twin of
-algos/ppo.py."""
+"""PPO's loss from its equations, with loops over slots, rows and agents; the reference for algos/ppo.py."""
 
 from __future__ import annotations
 
@@ -8,14 +7,14 @@ import math
 import torch
 
 from hpcmarl.types import FloatArray
-from tests.reference.ma_trace import Literal
+from tests.reference.ma_trace import LiteralMATrace
 
-# of policy, slot, row, agent: advantage and target
+# (policy, slot, row, agent) -> (advantage, target)
 Settled = dict[tuple[str, int, int, int | None], tuple[float, float]]
 
 
-class LiteralPPO(Literal):
-    """One unroll (slot) of one policy. The advantage is summed forwards, decision by decision."""
+class LiteralPPO(LiteralMATrace):
+    """Loss of one unroll (slot) of one policy. Advantages are summed forwards, decision by decision."""
 
     settled: Settled | None = None
 
@@ -27,15 +26,17 @@ class LiteralPPO(Literal):
         return self.config.reward_scale * sum(rewards) / len(rewards)
 
     def ends(self, t: int, agent: int | None) -> tuple[bool, bool]:
-        """Terminated, truncated after row t."""
+        """Return whether row t is terminated and whether it is truncated."""
         if agent is not None:
             terminated = bool(self.part.terminated[t, self.slot, agent])
             return terminated, bool(self.part.truncated[t, self.slot, agent]) and not terminated
         return self.team_ends(t)
 
     def following(self, t: int, agent: int | None) -> tuple[float, int | None]:
-        """What is seen after the decision at t: its value (with the rewards of gaps before it) and its row,
-        None where the chain ends."""
+        """Return the value after the decision in row t and the row of the next decision.
+
+        The value includes the rewards of gap rows in between. The row is None if the chain ends.
+        """
         owner, gathered, closed = self.owner if agent is None else agent, 0.0, self.close(agent)
         while True:
             terminated, truncated = self.ends(t, agent)
@@ -64,15 +65,17 @@ class LiteralPPO(Literal):
         return total
 
     def estimate(self, t: int, agent: int | None) -> tuple[float, float]:
-        """The actor's advantage and the value's target: of the present values, or settled when the batch
-        began."""
+        """Return the advantage of the actor and the target of the value.
+
+        They come from the current values, or from `settled` if the batch began at other parameters.
+        """
         if self.settled is not None:
             return self.settled[self.policy.name, self.slot, t, agent]
         advantage = self.advantage(t, agent)
         return advantage, advantage + self.value(t, self.owner if agent is None else agent).item()
 
     def value_loss(self, t: int, agent: int | None) -> torch.Tensor:
-        """Of the value of row t; cut off near what the batch's beginning recorded."""
+        """Return the loss of the value in row t, clipped near the value recorded for the batch."""
         owner = self.owner if agent is None else agent
         config, value, records, target = (
             self.config,
@@ -81,8 +84,8 @@ class LiteralPPO(Literal):
             self.estimate(t, agent)[1],
         )
 
-        def single(said: torch.Tensor) -> torch.Tensor:
-            error = said - target
+        def single(prediction: torch.Tensor) -> torch.Tensor:
+            error = prediction - target
             if config.value_loss == "huber" and abs(error.item()) > config.huber_delta:
                 return config.huber_delta * (2 * abs(error) - config.huber_delta)
             return error**2
@@ -126,8 +129,13 @@ class LiteralPPO(Literal):
 
 
 def settle(algorithm, rollouts) -> list[Settled]:
-    """Estimates of a batch that begins at the present parameters, one table a rollout; normalised over the
-    batch where that is asked for."""
+    """Estimate advantages and targets for a batch that begins at the current parameters.
+
+    Advantages are normalised over the batch if the configuration asks for it.
+
+    Returns:
+        One table per rollout.
+    """
     config, tables = algorithm._config, [Settled() for _ in rollouts]
     for policy in algorithm.spec.policies:
         weighed = []
@@ -153,8 +161,13 @@ def settle(algorithm, rollouts) -> list[Settled]:
 
 
 def literal_gradient(algorithm, rollouts, settled: list[Settled] | None = None) -> FloatArray:
-    """The sum over all slots and policies; settled: of `settle`, where estimates are not of the present
-    parameters."""
+    """Return the gradient summed over all slots and policies.
+
+    Args:
+        algorithm: Algorithm with its networks.
+        rollouts: Rollouts of a batch.
+        settled: Tables of `settle`, if the estimates are not those of the current parameters.
+    """
     algorithm._flat.zero_gradient()
     for number, rollout in enumerate(rollouts):
         for policy in algorithm.spec.policies:

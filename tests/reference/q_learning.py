@@ -1,5 +1,7 @@
-"""The value-based losses written from their equations with loops over episodes, rows and agents: slow twins
-of algos/iql.py to res.py."""
+"""The value-based losses from their equations, with loops over episodes, rows and agents.
+
+They are the references for algos/iql.py, vdn.py, qmix.py, wqmix.py and res.py.
+"""
 
 from __future__ import annotations
 
@@ -10,8 +12,8 @@ import torch
 from hpcmarl.types import FloatArray
 
 
-class Literal:
-    """One episode (slot) of a rollout under an algorithm's present and target networks."""
+class LiteralQLearning:
+    """Loss of one episode (slot) of a rollout under the current and the target networks of an algorithm."""
 
     def __init__(self, algorithm, rollout, slot: int) -> None:
         self.algorithm, self.config, self.rollout, self.slot = algorithm, algorithm._config, rollout, slot
@@ -20,7 +22,7 @@ class Literal:
         self.final = next((k for k, (_, s) in enumerate(rollout.final_index.tolist()) if s == slot), None)
         self.agents = [(policy, k) for policy in self.spec.policies for k in range(len(policy.agents))]
 
-    # ---- what is seen
+    # ---- inputs
 
     def part(self, policy):
         return self.rollout.policies[policy.name]
@@ -64,7 +66,10 @@ class Literal:
     # ---- values
 
     def rows(self, networks, kind: str = "") -> dict:
-        """(t, policy name, agent) -> values [A] where that agent acts; recurrent from row 0."""
+        """Return (t, policy name, agent) -> values [A] for all rows in which the agent acts.
+
+        Recurrent networks are applied from row 0.
+        """
         found = {}
         for policy, k in self.agents:
             network = networks.others[f"central {policy.name}"] if kind else networks.policies[policy.name]
@@ -97,8 +102,7 @@ class Literal:
         return networks.others[mixer](stacked[None], self.state(t))[0]
 
     def joint(self, networks, rows: dict, actions: dict, t: int, mixer: str = "mixer") -> torch.Tensor:
-        """The mixed value of the agents' actions {(policy, agent): action}; who does not act has utility
-        0."""
+        """Return the mixed value of the actions {(policy, agent): action}; idle agents have utility 0."""
         chosen = [
             rows[t, p.name, k][actions[p.name, k]] if self.active(t, p, k) else 0.0 for p, k in self.agents
         ]
@@ -124,13 +128,20 @@ class Literal:
     # ---- targets
 
     def targets(self, value, reward, counts, ends, trace_lambda: float, n_step: int = 1) -> dict[int, float]:
-        """R_t of the rows that count. value(t), reward(t): numbers; counts(t): a decision; ends(t): 0, 1
-        terminated, 2 truncated."""
+        """Return R_t of the rows that count.
+
+        Args:
+            value: t -> value.
+            reward: t -> reward.
+            counts: t -> whether row t is a decision.
+            ends: t -> 0: the episode continues, 1: terminated, 2: truncated.
+            trace_lambda: Weight of longer returns.
+            n_step: Number of steps if greater than 1.
+        """
         found: dict[int, float] = {}
 
         def after(t: int) -> tuple[float, float]:
-            """V and R of what follows row t: of the next decision, with the rewards of rows without one
-            before it."""
+            """Return V and R of the next decision, plus the rewards of gap rows before it."""
             end = ends(t)
             if end:
                 return (0.0, 0.0) if end == 1 else (value(t + 1), value(t + 1))
@@ -146,7 +157,7 @@ class Literal:
         return {t: self.n_step(value, reward, counts, ends, t) for t in found} if n_step > 1 else found
 
     def n_step(self, value, reward, counts, ends, t: int) -> float:
-        """Walk forward from row t over n decisions, adding up rewards, then the value of where that leads."""
+        """Return the n-step target of row t: the rewards of n decisions plus the value that follows."""
         total, weight, left = 0.0, 1.0, self.config.n_step
         while True:
             if counts(t):
@@ -161,7 +172,7 @@ class Literal:
                 return total + (weight * value(t + 1) if ends(t) == 2 else 0.0)
             t += 1
 
-    # ---- losses: (sum of squares, |Q - R| of each row)
+    # ---- losses; each returns the sum of squares and |Q - R| of each row
 
     def iql(self) -> tuple[torch.Tensor, list[float]]:
         online, target = self.algorithm._online, self.algorithm._target
@@ -249,8 +260,11 @@ class Literal:
         return total, errors
 
     def softmax(self, rows: dict, later: dict, t: int) -> float:
-        """The target network's values of the joint actions near the greedy one, weighed by the present
-        network's; without double_q by its own."""
+        """Return the softmax-weighted value of the joint actions near the greedy one.
+
+        The values come from the target network. The weights come from the current network or, without
+        double_q, from the target network.
+        """
         best = self.greedy(rows if self.config.double_q else later, t)
         near = {tuple(sorted(best.items()))}
         for (policy, k), a in itertools.product(self.agents, range(9)):
@@ -264,7 +278,10 @@ class Literal:
 
 
 def literal_gradient(algorithm, rollouts, weights: list[float] | None = None) -> FloatArray:
-    """Minus the gradient of the mean over rows, each weighed as its episode, times the number of episodes."""
+    """Return the gradient of minus the loss, times the number of episodes.
+
+    The loss is the mean over rows, each weighted like its episode.
+    """
     algorithm._flat.zero_gradient()
     total, rows = torch.zeros(()), 0
     each = _losses(algorithm, rollouts)
@@ -275,10 +292,12 @@ def literal_gradient(algorithm, rollouts, weights: list[float] | None = None) ->
 
 
 def literal_errors(algorithm, rollouts) -> list[list[float]]:
-    """|Q - R| of all rows of each episode."""
+    """Return |Q - R| of all rows of each episode."""
     return [errors for _, errors in _losses(algorithm, rollouts)]
 
 
 def _losses(algorithm, rollouts) -> list[tuple[torch.Tensor, list[float]]]:
-    literals = [Literal(algorithm, rollout, slot) for rollout in rollouts for slot in range(rollout.count)]
+    literals = [
+        LiteralQLearning(algorithm, rollout, slot) for rollout in rollouts for slot in range(rollout.count)
+    ]
     return [literal.iql() if algorithm._config.name == "iql" else literal.team() for literal in literals]

@@ -1,4 +1,4 @@
-"""REINFORCE's trajectory gradient written as its double sum."""
+"""The trajectory gradient of REINFORCE, written as its double sum."""
 
 from __future__ import annotations
 
@@ -12,8 +12,10 @@ from hpcmarl.types import Array, Rollout
 
 
 def literal_gradient(algorithm: Algorithm, rollouts: Sequence[Rollout], discount: float) -> Array:
-    """g = sum_t (sum_{h>=t} gamma^h r_h) grad log pi(a_t|s_t), decision by decision, each with its own
-    backward pass."""
+    """Return g = sum_t (sum_{h>=t} gamma^h r_h) grad log pi(a_t|s_t), [P].
+
+    Each decision has its own backward pass.
+    """
     total = np.zeros(algorithm.size)
     for rollout in rollouts:
         for spec in algorithm.spec.policies:

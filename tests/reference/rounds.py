@@ -1,5 +1,7 @@
-"""The round rules written as the papers have them: all deliveries are kept, and the counts are taken anew
-after each."""
+"""The round rules as the papers define them.
+
+All deliveries are kept, and all counts are computed from scratch after each delivery.
+"""
 
 from __future__ import annotations
 
@@ -14,8 +16,10 @@ from hpcmarl.types import Array
 
 
 class Delivery(NamedTuple):
-    """A group's sum of gradients of `count` trajectories of a version; without a vector: the group has
-    nothing under way."""
+    """Sum of the gradients of `count` trajectories of one group at one version.
+
+    Without a vector it reports that the group has nothing under way.
+    """
 
     group: int
     version: int
@@ -28,10 +32,19 @@ def directions(
 ) -> list[Array]:
     """Return the direction of each round, [P] each.
 
-    afedpg: every delivery of any age is a round. The others drop what is older than the round. sync: every
-    group owes ceil(batch / groups). rennala: the batch-th trajectory ends the round; with all_begun, each
-    group then ends what it has under way, which counts too. malenia (arXiv 2509.24305): the round ends when
-    the harmonic mean of the counts is batch / groups; groups weigh alike.
+    - afedpg: every delivery, at any staleness, is a round. The other rules drop deliveries of earlier rounds.
+    - sync: every group owes ceil(batch / groups) trajectories.
+    - rennala: the batch-th trajectory ends the round. With all_begun, each group then finishes the
+      trajectories that it has under way, and they count, too.
+    - malenia (arXiv 2509.24305): the round ends when the harmonic mean of the counts is batch / groups. All
+      groups have equal weight.
+
+    Args:
+        rule: Name of the rule.
+        groups: Number of groups.
+        batch: Trajectories per round, M.
+        deliveries: Deliveries in order of arrival.
+        all_begun: Whether rennala counts all trajectories that had begun.
     """
     found: list[Array] = []
     held: list[Delivery] = []
@@ -75,11 +88,11 @@ def _direction(rule: str, groups: int, held: list[Delivery], counts: list[int]) 
 
 
 def counted_time(compute: Sequence[float], enough: Callable[[list[int]], bool]) -> float:
-    """Return the first moment at which enough(counts), going through the finished trajectories one by one.
+    """Return the first time at which enough(counts) is true, by counting trajectories one by one.
 
     Args:
         compute: Time of one trajectory of each worker.
-        enough: Whether so many trajectories of each worker end the round.
+        enough: Returns whether these numbers of trajectories per worker end the round.
     """
     counts, moments = [0] * len(compute), list(compute)
     while True:

@@ -1,10 +1,12 @@
-"""What torchrl's own functions (extra `dev`) make of our arrays: V-trace, generalised advantages, TD(lambda)
-and the mixers.
+"""Estimates and mixers of torchrl (extra `dev`), applied to our arrays.
 
-torchrl knows no gaps: a column's acting rows are given to it one after the other, each with what our
-definition says comes after it. Time is counted in own decisions, so the rewards of a gap count, discounted
-once, with the decision before it. Rows: reward, value, value after (next acting row; bootstrap after the
-unroll; the last observation where an episode was truncated), done, terminated.
+It covers V-trace, generalised advantages, TD(lambda) and the mixers. torchrl has no notion of gaps, so the
+acting rows of a column are passed to it in sequence. Time is counted in the agent's own decisions: rewards of
+a gap count with the decision before it, discounted once.
+
+Each row has a reward, a value, the value after it, and the flags done and terminated. The value after a row
+is that of the next acting row. After the unroll it is the bootstrap. Where an episode was truncated it is the
+value of the last observation.
 """
 
 from __future__ import annotations
@@ -26,19 +28,21 @@ from tests.support.algorithms import make
 
 
 def estimates() -> Any:
-    """torchrl's estimates of values, imported where they are needed: collecting tests need not take two
-    seconds longer."""
+    """Import torchrl's value estimates.
+
+    The import happens on use, because it would slow down test collection by two seconds.
+    """
     return importlib.import_module("torchrl.objectives.value.functional")
 
 
 def mixers() -> Any:
-    """torchrl's mixers."""
+    """Import the module of torchrl's mixers."""
     return importlib.import_module("torchrl.modules.models.multiagent")
 
 
 @dataclass
 class Sequence:
-    """The acting rows of one column as torchrl takes them, [n, 1] each; `rows` says where they were."""
+    """The acting rows of one column in the layout of torchrl, [n, 1] each; `rows` holds their indices."""
 
     rows: list[int]
     reward: torch.Tensor
@@ -49,8 +53,11 @@ class Sequence:
 
 
 def random_columns(seed: int, steps: int, columns: int, acting: float) -> tuple[Columns, np.random.Generator]:
-    """Several episodes in a row, ended by terminations and truncations, some of them in a gap; agents that
-    die early or come late are gaps."""
+    """Draw columns with several successive episodes.
+
+    Episodes end by termination or truncation, some of them in a gap. Gaps also stand for agents that die
+    early or join late.
+    """
     generator = np.random.default_rng(seed)
     shape = (steps, 1, columns)
 
@@ -70,8 +77,10 @@ def random_columns(seed: int, steps: int, columns: int, acting: float) -> tuple[
 
 
 def sequence_of(data: Columns, column: int, discount: float) -> Sequence:
-    """One column, row by row: from each acting row on through its gap until the next one or the episode's
-    end."""
+    """Convert one column: each acting row includes its gap.
+
+    A gap reaches up to the next acting row or the end of the episode.
+    """
     own = {name: np.asarray(array)[:, 0, column] for name, array in vars(data).items() if name != "last"}
     rows = np.flatnonzero(own["active"]).tolist()
     reward, after, done = [], [], []
@@ -99,15 +108,15 @@ def sequence_of(data: Columns, column: int, discount: float) -> Sequence:
 def by_column(
     data: Columns, discount: float, estimate: Callable[[Sequence, int], tuple[torch.Tensor, ...]]
 ) -> tuple[Array, ...]:
-    """Apply an estimate to each column's sequence.
+    """Apply an estimate to the sequence of each column.
 
     Args:
         data: Columns, [T, 1, C] each.
         discount: Discount, for the rewards of gaps.
-        estimate: What torchrl makes of a sequence and its column's number: tensors [n, 1].
+        estimate: Takes a sequence and the index of its column; returns tensors [n, 1].
 
     Returns:
-        The estimate's tensors in the sequences' rows, zero in all others; [T, 1, C] each.
+        The tensors of the estimate, [T, 1, C] each, with zeros in rows that do not act.
     """
     steps, _, columns = data.reward.shape
     found: tuple[Array, ...] = ()
@@ -125,8 +134,16 @@ def by_column(
 def vtrace_estimate(
     data: Columns, target: Array, behaviour: Array, discount: float, rho_max: float, c_max: float
 ) -> tuple[Array, ...]:
-    """Advantages and targets of torchrl's vtrace_advantage_estimate; target, behaviour [T, 1, C]:
-    log-probabilities."""
+    """Return advantages and targets of torchrl's vtrace_advantage_estimate.
+
+    Args:
+        data: Columns, [T, 1, C] each.
+        target: Log-probabilities under the target policy, [T, 1, C].
+        behaviour: Log-probabilities under the behaviour policy, [T, 1, C].
+        discount: Discount.
+        rho_max: Clip of the importance ratios.
+        c_max: Clip of the trace coefficients.
+    """
 
     def estimate(own: Sequence, column: int) -> tuple[torch.Tensor, ...]:
         logs = (torch.from_numpy(array[own.rows, 0, column])[:, None] for array in (target, behaviour))
@@ -147,7 +164,7 @@ def vtrace_estimate(
 
 
 def generalised_advantages(data: Columns, discount: float, trace_lambda: float) -> tuple[Array, ...]:
-    """Advantages and targets of torchrl's generalized_advantage_estimate."""
+    """Return advantages and targets of torchrl's generalized_advantage_estimate."""
 
     def estimate(own: Sequence, column: int) -> tuple[torch.Tensor, ...]:
         made: tuple[torch.Tensor, ...] = estimates().generalized_advantage_estimate(
@@ -159,7 +176,7 @@ def generalised_advantages(data: Columns, discount: float, trace_lambda: float) 
 
 
 def lambda_returns(data: Columns, discount: float, trace_lambda: float) -> Array:
-    """Targets of torchrl's td_lambda_return_estimate."""
+    """Return targets of torchrl's td_lambda_return_estimate."""
     return by_column(
         data,
         discount,
@@ -172,8 +189,10 @@ def lambda_returns(data: Columns, discount: float, trace_lambda: float) -> Array
 
 
 def monotonic_mixer(ours: MonotonicMixer, state: int) -> nn.Module:
-    """torchrl's QMixer with our weights: its weight-making networks are single layers, so that ours, of two,
-    take their place."""
+    """Return torchrl's QMixer with our weights.
+
+    Its networks that produce weights are single layers, so our networks of two layers replace them.
+    """
     theirs: nn.Module = mixers().QMixer(
         state_shape=(state,), mixing_embed_dim=ours.width, n_agents=ours.agents, device="cpu"
     )
@@ -183,7 +202,7 @@ def monotonic_mixer(ours: MonotonicMixer, state: int) -> nn.Module:
 
 
 def _copied(dense: nn.Module) -> nn.Sequential:
-    """Plain torch layers, ReLU between them, with the same weights."""
+    """Return plain torch layers with ReLU in between and the same weights."""
     layers: list[nn.Module] = []
     for layer in dense.layers:  # type: ignore[union-attr]
         twin = nn.Linear(layer.in_features, layer.out_features)
@@ -195,11 +214,11 @@ def _copied(dense: nn.Module) -> nn.Sequential:
 def mixed(
     agents: int, state: int, width: int, hyper: int, seed: int
 ) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
-    """Mix random utilities by our mixer and by torchrl's with the same random weights, biases too.
+    """Mix random utilities with our mixer and with torchrl's, with equal random weights and biases.
 
     Returns:
-        Of each: Q_tot [4, 6], and the gradients of a random weighing of it by the utilities, the states and
-            every weight.
+        For each mixer: Q_tot, [4, 6], and the gradients of a random weighted sum of it with respect to the
+        utilities, the states and every weight.
     """
     generator = torch.Generator().manual_seed(seed)
     ours: MonotonicMixer = make(MonotonicMixerShape(agents, state, width, hyper), seed)

@@ -9,7 +9,7 @@ import numpy as np
 
 @dataclass
 class Column:
-    """Arguments of maths.vtrace.vtrace, [steps, columns] each; the bootstrap [columns]."""
+    """Arguments of maths.vtrace.vtrace, [steps, columns] each; the bootstrap has shape [columns]."""
 
     log_ratio: np.ndarray
     value: np.ndarray
@@ -21,15 +21,23 @@ class Column:
     final_value: np.ndarray
 
     def arguments(self) -> tuple[np.ndarray, ...]:
-        """All of them, in vtrace's order."""
+        """Return all arrays in the order of the arguments of `vtrace`."""
         return tuple(vars(self).values())
 
 
 def random_columns(
     seed: int, steps: int, columns: int, *, acting: float = 0.7, ends: float = 0.2, ratio: float = 0.7
 ) -> Column:
-    """Draw columns. acting: share of rows with a decision; ends: of rows that end an episode; ratio:
-    deviation of log-ratios."""
+    """Draw random columns.
+
+    Args:
+        seed: Seed of the generator.
+        steps: Number of rows.
+        columns: Number of columns.
+        acting: Share of rows with a decision.
+        ends: Share of rows that end an episode.
+        ratio: Standard deviation of the log-ratios.
+    """
     generator = np.random.default_rng(seed)
 
     def normal(*shape: int) -> np.ndarray:
@@ -46,7 +54,10 @@ def random_columns(
 def slow_vtrace(
     data: Column, column: int, gamma: float, lam: float, rho_max: float, c_max: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """One column, from the recursion in words: what does the row after show, and what is its target?"""
+    """Compute targets and advantages of one column, [steps] each.
+
+    The recursion asks at each row for value and target of the following row.
+    """
     steps = len(data.value)
     targets, advantages = np.zeros(steps), np.zeros(steps)
 

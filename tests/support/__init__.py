@@ -1,1 +1,1 @@
-"""Modules that several tests import: environments, worlds, launchers, fixtures."""
+"""Modules that several tests import: environments, worlds, launchers and fixtures."""

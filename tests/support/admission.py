@@ -1,4 +1,4 @@
-"""A game of short and long episodes whose gradient is known, and what rounds make of it."""
+"""A game of short and long episodes with a known gradient, and the measured direction of its rounds."""
 
 from __future__ import annotations
 
@@ -23,14 +23,15 @@ TWO_GROUPS = "topology.groups=2"
 
 
 def slope(directory: Path, size: int, *changes: str, updates: int, order: int = 1) -> tuple[float, float]:
-    """Measure the mean direction of all rounds where the parameters hardly move, for the logit of the long
-    way.
+    """Measure the mean direction of all rounds with almost constant parameters.
+
+    The direction is taken with respect to the logit of the long way (action 1).
 
     Args:
         directory: Run directory.
-        size: Virtual ranks.
+        size: Number of virtual ranks.
         changes: Overrides of GAME.
-        updates: Rounds.
+        updates: Number of rounds.
         order: Seed of the order in which ranks are stepped.
 
     Returns:
@@ -45,6 +46,6 @@ def slope(directory: Path, size: int, *changes: str, updates: int, order: int = 
     last = algorithm.named_parameters()[name]
     odds = np.exp(first[1, 0] - first[0, 0])
     long_way = odds / (1 + odds)
-    # the column of the input that is 1 where the decision is made; rewards are 1 for the short way and 2 for
-    # the long one
+    # Column 0 belongs to the input that is 1 in the deciding step. Rewards are 1 for the short way and 2 for
+    # the long one.
     return float((last - first)[1, 0] / (1e-4 * updates)), float((2 - 1) * long_way * (1 - long_way))

@@ -1,4 +1,4 @@
-"""Specifications, rollouts and policies that the tests of several algorithms and networks share."""
+"""Specifications, rollouts and policies shared by the tests of algorithms and networks."""
 
 from __future__ import annotations
 
@@ -39,23 +39,25 @@ def rollouts_of(
     count: int = 2,
     memory: int | None = None,
 ) -> list[Rollout]:
+    """Return `count` random rollouts with deaths."""
     generator = np.random.default_rng(seed)
     return [random_rollout(spec, steps, slots, generator, deaths=True, memory=memory) for _ in range(count)]
 
 
 def outlived_rows(rollouts: Sequence[Rollout]) -> int:
-    """Count the rows in which all agents of one policy are dead or absent, of each policy."""
+    """Count the rows in which all agents of a policy are dead or absent, over all policies."""
     return sum(
         int((~part.alive[:-1].any(-1)).sum()) for rollout in rollouts for part in rollout.policies.values()
     )
 
 
 def seeded(seed: int = 0) -> torch.Generator:
+    """Return a torch generator with this seed."""
     return torch.Generator().manual_seed(seed)
 
 
 def bind(modules: Mapping[str, Shape], seed: int = 0) -> tuple[dict[str, Any], FlatParameters]:
-    """Build torch modules of shapes, with initial values drawn from a seed."""
+    """Build torch modules from shapes, with initial values drawn from a seed."""
     layout, built = ParameterLayout(modules), {name: build(shape) for name, shape in modules.items()}
     vector = aligned_zeros(layout.size)
     layout.draw(vector, seed)
@@ -63,19 +65,19 @@ def bind(modules: Mapping[str, Shape], seed: int = 0) -> tuple[dict[str, Any], F
 
 
 def make(shape: Shape, seed: int = 0) -> Any:
-    """Build one torch module of a shape."""
+    """Build one torch module from a shape."""
     return bind({"network": shape}, seed)[0]["network"]
 
 
 def arrays_of(module: torch.nn.Module) -> dict[str, FloatArray]:
-    """Return a module's parameters and buffers by name, as its twin in numpy reads them."""
+    """Return the parameters and buffers of a module by name, as its numpy version reads them."""
     return {
         name: part.detach().numpy() for name, part in (*module.named_parameters(), *module.named_buffers())
     }
 
 
 def acting(policy: Policy, chooser: Chooser | None = None) -> NumpyPolicy:
-    """Return a policy's twin in numpy."""
+    """Return the numpy version of a policy."""
     return NumpyPolicy(policy.shape, chooser or make_chooser(policy.shape.action), arrays_of(policy))
 
 
@@ -83,6 +85,7 @@ def acting(policy: Policy, chooser: Chooser | None = None) -> NumpyPolicy:
 
 
 def make_policy(space: ActionSpace, recurrent: bool, hidden: tuple[int, ...] = (8, 8)) -> Policy:
+    """Make a torch policy of two agents with random weights."""
     spec = PolicySpec("p", ("a", "b"), (2, 3), space, bool(space.mask_size))
     network = NetworkConfig(hidden=hidden, recurrent=recurrent, memory=5)
     policy: Policy = make(PolicyShape.of(spec, network, make_chooser(space).raw_size))

@@ -1,4 +1,4 @@
-"""Compressed chunks written past HDF5's own filters."""
+"""Compressed chunks that bypass the filters of HDF5."""
 
 import zlib
 
@@ -6,7 +6,7 @@ import numpy as np
 
 
 def fill(dataset):
-    """Store every chunk of a gzip dataset as zeros, each a few bytes."""
+    """Store every chunk of a gzip dataset as zeros, which takes a few bytes per chunk."""
     stream = zlib.compress(bytes(int(np.prod(dataset.chunks)) * dataset.dtype.itemsize), 9)
     for place in np.ndindex(
         *(-(-length // step) for length, step in zip(dataset.shape, dataset.chunks, strict=True))

@@ -1,7 +1,7 @@
-"""Small environments whose every number can be worked out by hand, for the tests of hpcmarl.envs.
+"""Small environments whose numbers can all be worked out by hand, for the tests of hpcmarl.envs.
 
-Importable by env.id, for instance tests.support.environments:Crowd. Observations tell the agent's number and
-the step.
+They can be imported by env.id, for instance tests.support.environments:Crowd. Observations contain the index
+of the agent and the step.
 """
 
 from __future__ import annotations
@@ -17,12 +17,14 @@ OBSERVATION = spaces.Box(-1000.0, 1000.0, (3,), np.float32)
 
 
 class Crowd(ParallelEnv):
-    """Agents come and go by a plan: agent -> (first step, last step, how it leaves). After the last of them
-    the episode ends.
+    """Agents that join and leave by a plan; the episode ends after the last of them.
 
-    how: "terminated", "truncated", "both" (flags of the last step), "vanish" (no flag at all) or "stay"
-    (flagged, but still listed). Rewards are 1 + action + 10 * number of the agent. The seed shows in the
-    observations.
+    Rewards are 1 + action + 10 * index of the agent. Observations contain the seed.
+
+    Args:
+        plan: Agent -> (first step, last step, how it leaves). "terminated", "truncated" and "both" are flags
+            of the last step. "vanish" leaves without a flag. "stay" has a flag but remains listed.
+        win: Value of `won` in the last info; None: no such entry.
     """
 
     metadata: ClassVar[dict[str, Any]] = {"name": "crowd_v0"}
@@ -88,12 +90,11 @@ class Crowd(ParallelEnv):
 
 
 class MaskedCrowd(Crowd):
-    """A Crowd whose agents may not do at step k what is k (mod 4). Raises ValueError on a forbidden
-    action."""
+    """A Crowd in which action k (mod 4) is forbidden at step k. A forbidden action raises ValueError."""
 
     metadata: ClassVar[dict[str, Any]] = {"name": "masked_crowd_v0"}
 
-    def _told(self, infos: dict[str, Any]) -> dict[str, Any]:
+    def _with_masks(self, infos: dict[str, Any]) -> dict[str, Any]:
         return {
             agent: {**info, "action_mask": (np.arange(4) != self.time % 4).astype(np.int8)}
             for agent, info in infos.items()
@@ -101,21 +102,23 @@ class MaskedCrowd(Crowd):
 
     def reset(self, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
         observations, infos = super().reset(seed, options)
-        return observations, self._told(infos)
+        return observations, self._with_masks(infos)
 
     def step(self, actions: dict[str, Any]) -> Any:
         if self.time % 4 in actions.values():
             raise ValueError("forbidden")
         *others, infos = super().step(actions)
-        return *others, self._told(infos)
+        return *others, self._with_masks(infos)
 
 
 class Masked(ParallelEnv):
-    """Two agents whose masks come by info; component sizes (2, 3). Action k of the second component is
-    forbidden at step k (mod 3).
+    """Two agents with masks in their infos and actions of two components of sizes 2 and 3.
 
-    forbid: at this step agent b is forbidden everything in the first component. Raises ValueError on a
-    forbidden action.
+    Action k (mod 3) of the second component is forbidden at step k. A forbidden action raises ValueError.
+
+    Args:
+        forbid: Step at which agent b may not take any action of the first component.
+        length: Steps of an episode.
     """
 
     metadata: ClassVar[dict[str, Any]] = {"name": "masked_v0"}
@@ -174,9 +177,11 @@ class Masked(ParallelEnv):
 
 
 class Echo(ParallelEnv):
-    """Two agents see a number; each earns its share of 1 for each step in which it names it. Episodes of
-    unequal lengths, 2 to 6 steps; every other one is cut off (truncated) instead of ended. The seed decides
-    all of it."""
+    """Two agents observe a number; naming it earns the agent 1 / length in each step.
+
+    Episodes have 2 to 6 steps, and a random half of them is truncated instead of terminated. The seed
+    determines numbers, length and kind of end.
+    """
 
     metadata: ClassVar[dict[str, Any]] = {"name": "echo_v0"}
 
@@ -215,8 +220,10 @@ class Echo(ParallelEnv):
 
 
 class Recall(Echo):
-    """Echo with one number for the whole episode, seen in its first step only: without memory nobody earns
-    more than 0.53 on average."""
+    """Echo with one number for the whole episode, visible in its first step only.
+
+    Without memory no agent earns more than 0.53 on average.
+    """
 
     metadata: ClassVar[dict[str, Any]] = {"name": "recall_v0"}
 
@@ -237,8 +244,11 @@ class Recall(Echo):
 
 
 class Fading(ParallelEnv):
-    """A team of two for four steps, each of which earns 1 for all that are listed; agent_0 is gone after two.
-    says: the metadata tell of that."""
+    """A team of two for four steps, of which agent_0 leaves after two; each step pays 1 to all listed agents.
+
+    Args:
+        says: Declare the common reward in the metadata.
+    """
 
     metadata: ClassVar[dict[str, Any]] = {"name": "fading_v0"}
 
@@ -275,8 +285,14 @@ class Fading(ParallelEnv):
 
 
 class Fragile(Crowd):
-    """Two agents for ten steps; raises at a step, in a reset, or shows observations of a wrong shape, every
-    so many episodes."""
+    """Two agents for ten steps, with faults.
+
+    Args:
+        step: Time at which a step raises RuntimeError; -1: never.
+        reset_every: Every so many resets, one raises OSError; 0: none.
+        wrong_shape: Observations of walker_1 have a wrong shape.
+        steps: Steps of an episode.
+    """
 
     built = 0
 
@@ -303,7 +319,11 @@ class Fragile(Crowd):
 
 
 class NoPossibleAgents(Crowd):
-    """Tells its agents only after a reset, and always has none at all when `empty`."""
+    """An environment that lists its agents only after a reset.
+
+    Args:
+        empty_from: Number of resets after which it has no agents.
+    """
 
     def __init__(self, empty_from: int = 10**9) -> None:
         super().__init__({"x": (0, 1, "terminated"), "y": (0, 1, "terminated")})
@@ -333,7 +353,7 @@ class NoPossibleAgents(Crowd):
 
 
 class Boxed(ParallelEnv):
-    """One agent with the given action space; remembers what it was given."""
+    """One agent with the given action space; the environment records the actions that it receives."""
 
     metadata: ClassVar[dict[str, Any]] = {"name": "boxed_v0"}
     given: ClassVar[list[Any]] = []
@@ -364,34 +384,42 @@ class Boxed(ParallelEnv):
 
 
 def screen() -> Boxed:
+    """Make an environment with images as observations."""
     return Boxed(spaces.Discrete(2), spaces.Box(0, 255, (64, 64, 3), np.uint8))
 
 
 def boxed_matrix() -> Boxed:
+    """Make an environment with a matrix of bounded actions."""
     return Boxed(spaces.Box(np.array([[-1.0, 0.0]] * 2, np.float32), np.array([[1.0, 2.0]] * 2, np.float32)))
 
 
 def boxed_unbounded() -> Boxed:
+    """Make an environment with unbounded actions."""
     return Boxed(spaces.Box(-np.inf, np.inf, (2,)))
 
 
 def boxed_binary() -> Boxed:
+    """Make an environment with three binary actions."""
     return Boxed(spaces.MultiBinary(3))
 
 
 def boxed_shifted() -> Boxed:
+    """Make an environment with discrete actions that start at -1."""
     return Boxed(spaces.Discrete(3, start=-1))
 
 
 def boxed_whole() -> Boxed:
+    """Make an environment with integer actions in a box."""
     return Boxed(spaces.Box(0, 10, (1,), np.int32))
 
 
 def boxed_text() -> Boxed:
+    """Make an environment with sequences of unlimited length as observations."""
     return Boxed(spaces.Discrete(2), spaces.Sequence(spaces.Discrete(2)))
 
 
 def boxed_observing_tuple() -> Boxed:
+    """Make an environment with tuples as observations."""
     return Boxed(
         spaces.Discrete(2),
         spaces.Tuple((spaces.Discrete(3, start=2), spaces.Box(-1, 1, ()), spaces.MultiDiscrete([2, 2]))),
@@ -399,9 +427,12 @@ def boxed_observing_tuple() -> Boxed:
 
 
 class Duel(AECEnv):
-    """Three players in turn. Each turn pays the player 1 and every other living one 0.5; action 1 kills the
-    next living player, who is paid -3; the last one alive is truncated after its next turn. Dead players
-    still have their turn, with None."""
+    """Three players in turn.
+
+    Each turn pays 1 to the player and 0.5 to every other living player. Action 1 kills the next living
+    player, who is paid -3. The last living player is truncated after its next turn. Dead players still have
+    turns, with action None.
+    """
 
     metadata: ClassVar[dict[str, Any]] = {"name": "duel_v0", "render_modes": []}
 
@@ -456,13 +487,19 @@ class Duel(AECEnv):
         self.agent_selection = self._after(agent)
 
 
-class Alien:
-    """No environment at all."""
+class NotAnEnvironment:
+    """A class that is not an environment."""
 
 
 class Spoiled(Crowd):
-    """Two agents for eight steps; every fifth episode something is wrong at its third step (`what`), or
-    already in the reset."""
+    """Two agents for eight steps; every fifth episode has a fault at time 3 or in its reset.
+
+    Args:
+        what: "nothing", "reset" (NaN in the first observation), "hang", "raise", "observation" (NaN) or
+            "reward" (minus infinity).
+        every: Every so many episodes, one is faulty.
+        seconds: Duration of a hang.
+    """
 
     episodes = 0
 
@@ -495,11 +532,16 @@ class Spoiled(Crowd):
 
 
 class ShortOrLong(ParallelEnv):
-    """One decision counts, the first: action 0 ends the episode at once with reward 1, action 1 ends it
-    `steps` steps later with `reward`.
+    """One decision counts, the first: action 0 ends the episode with reward 1, action 1 continues.
 
-    Observations: [1, 0] where the decision is made, [0, 1] while nothing depends on what is done. One of
-    `breaks_every` episodes raises."""
+    A continued episode ends after `steps` steps with `reward`. Observations are [1, 0] at the decision and
+    [0, 1] afterwards, when actions have no effect.
+
+    Args:
+        steps: Steps of a long episode.
+        reward: Reward of a long episode.
+        breaks_every: Every so many seeds, the episode raises RuntimeError; 0: none.
+    """
 
     metadata: ClassVar[dict[str, Any]] = {"name": "short_or_long_v0"}
 
@@ -535,8 +577,10 @@ class ShortOrLong(ParallelEnv):
 
 
 class Difference(ParallelEnv):
-    """Two agents, two rounds: each gets its own action less the other's. Nothing says that this is
-    zero-sum."""
+    """Two agents, two rounds: each is paid its own action minus the other's.
+
+    The environment is zero-sum but does not declare it.
+    """
 
     metadata: ClassVar[dict[str, Any]] = {"name": "difference_v0"}
 
@@ -576,10 +620,11 @@ class Difference(ParallelEnv):
 
 
 class Switching(ParallelEnv):
-    """Two agents see nothing but ones and earn an eighth for each of eight steps in which they do not repeat
-    their last action.
+    """Two agents earn 1/8 in each of eight steps in which they do not repeat their last action.
 
-    An agent that does not know its last action has no better policy than one that switches by chance."""
+    They observe only ones. Without knowledge of its last action, an agent has no better policy than to switch
+    at random.
+    """
 
     metadata: ClassVar[dict[str, Any]] = {"name": "switching_v0"}
     STEPS = 8

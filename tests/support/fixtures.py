@@ -1,4 +1,4 @@
-"""Fixtures that tests of several folders ask for; tests/conftest.py loads them."""
+"""Fixtures used by tests of several folders; tests/conftest.py loads them."""
 
 import importlib.util
 import json
@@ -19,7 +19,10 @@ from tests.support.rollouts import make_spec, random_rollout
 
 @pytest.fixture
 def run(capsys, monkeypatch):
-    """Run a command line in this process; returns (exit code, standard output, standard error)."""
+    """Return a function that runs a command line in this process.
+
+    It returns exit code, standard output and standard error.
+    """
 
     def call(*arguments):
         monkeypatch.setattr(sys, "argv", ["hpcmarl", *map(str, arguments)])
@@ -33,7 +36,7 @@ def run(capsys, monkeypatch):
 
 @pytest.fixture
 def run_json(run):
-    """Run a command line that must succeed with --json; returns the object that it prints."""
+    """Return a function that runs a command line with --json, which must succeed, and returns the object."""
 
     def call(*arguments):
         code, out, err = run(*arguments, "--json")
@@ -52,7 +55,7 @@ def here(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for name in ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "SLURM_STEP_ID"):
         monkeypatch.delenv(name, raising=False)
-    # also where a test pretends that there is a launcher
+    # no world is entered, even if a test pretends to run under a launcher
     monkeypatch.setattr("hpcmarl.runtime.entry.enter_world", lambda: 1)
     (tmp_path / "tiny.yaml").write_text(CONFIG)
     return tmp_path
@@ -60,7 +63,7 @@ def here(tmp_path, monkeypatch):
 
 @pytest.fixture
 def trained(monkeypatch):
-    """roles.run.train replaced by a record of its calls."""
+    """Replace hpcmarl.train.train by a record of its calls."""
     calls = []
 
     def train(config, run_dir=None, resume=None, *, accept_changes=False, signals=None):
@@ -73,7 +76,7 @@ def trained(monkeypatch):
 
 @pytest.fixture
 def started(monkeypatch):
-    """launch.mpiexec.run_ranks replaced by a record of its calls."""
+    """Replace launch.mpiexec.run_ranks by a record of its calls."""
     calls = []
 
     def run_ranks(ranks, arguments, environ, resumable=None, source=None):
@@ -92,7 +95,7 @@ SUBMITTED = (
 
 @pytest.fixture
 def login_node(tmp_path, monkeypatch):
-    """A working directory with tiny.yaml, and no program of Slurm."""
+    """A working directory with tiny.yaml, without any program of Slurm."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PATH", "/usr/bin:/bin")
     monkeypatch.setattr("shutil.which", lambda name: None)
@@ -102,7 +105,7 @@ def login_node(tmp_path, monkeypatch):
 
 @pytest.fixture
 def shard(tmp_path):
-    """A shard of one rollout of 20 steps and 4 slots."""
+    """A shard with one rollout of 20 steps and 4 slots."""
     generator = np.random.default_rng(3)
     writer = TrajectoryWriter(
         tmp_path / "run", make_spec(), TrajectoriesConfig(), rank=0, role="actor", host="h", attributes={}
@@ -114,7 +117,7 @@ def shard(tmp_path):
 
 @pytest.fixture
 def spoiled_from_the_start():
-    """Count the episodes of the environment Spoiled, every fifth of which is spoiled, from 0."""
+    """Restart the episode counter of the environment Spoiled, of which every fifth episode is faulty."""
     from tests.support.environments import Spoiled
 
     Spoiled.episodes = 0
@@ -122,7 +125,7 @@ def spoiled_from_the_start():
 
 @pytest.fixture
 def small_disk(tmp_path):
-    """A file system of 32 MB of its own: small enough to fill up, too large for the runs here to do so."""
+    """A separate file system of 32 MB: small enough to fill, but larger than the runs of the tests need."""
     place = tmp_path / "disk"
     place.mkdir()
     if (
@@ -138,7 +141,7 @@ def small_disk(tmp_path):
 
 @pytest.fixture
 def product_timing(monkeypatch):
-    """The seconds that sparse products are found to take: times["dense"], times["csr"]."""
+    """Set the measured seconds of sparse products: times["dense"] and times["csr"]."""
     from hpcmarl.nets import sparse
 
     times = {"dense": 1.0, "csr": 0.5, "calls": 0}
@@ -155,13 +158,15 @@ def product_timing(monkeypatch):
 
 @pytest.fixture(scope="session")
 def quick_compiler():
-    """Have JAX compile SMAX without optimisation, if nothing has loaded JAX before: compiling takes most of
-    these tests' time."""
+    """Let JAX compile SMAX without optimisation, unless JAX is already loaded.
+
+    Compilation takes most of the time of these tests.
+    """
     if importlib.util.find_spec("jaxmarl") is None or "jax" in sys.modules:
         return
     from hpcmarl.envs.smax.maps import load
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XLA_FLAGS", f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_optimization_level=0")
-        module = load("smax:3m")  # JAX reads its settings now
+        module = load("smax:3m")  # JAX reads its settings during the import
     module.COMPILER["xla_backend_optimization_level"] = "0"

@@ -1,5 +1,7 @@
-"""Starts MPI ranks for tests: a hard time limit, everything of the job ended afterwards, nothing left behind
-unnoticed."""
+"""Start MPI ranks for tests, with a hard time limit.
+
+All processes of a job are killed afterwards, and processes that it left behind are reported.
+"""
 
 from __future__ import annotations
 
@@ -27,17 +29,24 @@ needs_mpich = pytest.mark.skipif(
 ranks_take_seconds = pytest.mark.slow("each MPI rank takes two seconds of a core to start")
 LIBRARIES = ["openmpi", pytest.param("mpich", marks=needs_mpich)]
 
-# removed when the tests end
+# the directory is removed when the tests end
 SCRATCH = tempfile.TemporaryDirectory(prefix="hpcmarl-tests-", ignore_cleanup_errors=True)
-ON_THEIR_WAY_OUT = 5.0  # seconds that a busy machine may take to end processes that were killed
+EXIT_SECONDS = 5.0  # seconds that killed processes may take to end on a busy machine
 HOROVOD = find_spec("horovod") is not None
 needs_horovod = pytest.mark.skipif(not HOROVOD, reason="Horovod is not installed: run tools/install_horovod")
 
 
 @dataclass
 class Job:
-    """What a finished job left: exit code, both outputs as one text, seconds in all and from the first error
-    line to the end."""
+    """Result of a finished job.
+
+    Attributes:
+        code: Exit code.
+        text: Both outputs as one text.
+        seconds: Duration.
+        seconds_after_error: Time from the first error line to the end; None without an error.
+        orphans: Processes that the job left behind.
+    """
 
     code: int
     text: str
@@ -47,12 +56,12 @@ class Job:
 
 
 def python_of(library: str) -> str:
-    """The interpreter whose mpi4py finds this library."""
+    """Return the interpreter whose mpi4py uses this MPI library."""
     return MPICH_PYTHON if library == "mpich" else sys.executable
 
 
 def mpi_command(library: str, ranks: int, command: Sequence[str]) -> tuple[list[str], dict[str, str]]:
-    """`mpiexec` of this library in front of a command, and the environment for it."""
+    """Return a command prefixed by the `mpiexec` of an MPI library, and the environment for it."""
     environment = dict(os.environ)
     environment["PATH"] = f"{Path(python_of(library)).parent}{os.pathsep}{environment['PATH']}"
     mpiexec = Path(python_of(library)).parent / "mpiexec"
@@ -72,10 +81,17 @@ def run(
     cwd: Path | None = None,
     meanwhile: Callable[[int], object] = id,
 ) -> Job:
-    """Run a command in a session of its own; past the limit it is killed and the test fails with what it had
-    printed.
+    """Run a command in its own session.
 
-    `meanwhile` is called again and again with the session's number."""
+    At the time limit it is killed, and the test fails with its output so far.
+
+    Args:
+        command: Command to run.
+        environment: Environment variables; None: those of this process.
+        limit: Time limit in seconds.
+        cwd: Working directory.
+        meanwhile: Called repeatedly with the number of the session while the command runs.
+    """
     began = time.monotonic()
     process = subprocess.Popen(
         list(command),
@@ -90,16 +106,16 @@ def run(
     try:
         os.set_blocking(process.stdout.fileno(), False)
         while process.poll() is None:
-            text += _what_is_there(process)
+            text += _read_available(process)
             first_error = first_error or (time.monotonic() if "failed:" in text else None)
             if killer.poll() is not None:
                 pytest.fail(f"{' '.join(command)} ran past {limit} s:\n{text[-4000:]}")
             meanwhile(process.pid)
             time.sleep(0.02)
-        text += _what_is_there(process)
+        text += _read_available(process)
         ended = time.monotonic()
         first_error = first_error or (ended if "failed:" in text else None)
-        while (orphans := session_members(process.pid)) and time.monotonic() < ended + ON_THEIR_WAY_OUT:
+        while (orphans := session_members(process.pid)) and time.monotonic() < ended + EXIT_SECONDS:
             time.sleep(0.05)
     finally:
         killer.kill()
@@ -112,12 +128,12 @@ def run(
     return Job(process.returncode, text, ended - began, after, orphans)
 
 
-def _what_is_there(process: subprocess.Popen[bytes]) -> str:
+def _read_available(process: subprocess.Popen[bytes]) -> str:
     return (process.stdout.read() or b"").decode(errors="replace")
 
 
 def run_program(library: str, ranks: int, name: str, *arguments: str, limit: float = 90.0) -> Job:
-    """One of programs/ on so many ranks."""
+    """Run one of programs/ on a number of ranks."""
     command, environment = mpi_command(library, ranks, [python_of(library), str(PROGRAMS / name), *arguments])
     environment["PYTHONPATH"] = str(ROOT)
     return run(command, environment, limit)
@@ -132,7 +148,7 @@ def run_train(
     cwd: Path | None = None,
     meanwhile: Callable[[int], object] = id,
 ) -> Job:
-    """`hpcmarl train` joined by ranks that mpiexec started."""
+    """Run `hpcmarl train` on ranks started by mpiexec."""
     command, environment = mpi_command(
         library, ranks, [python_of(library), "-m", "hpcmarl", "train", str(config), *arguments]
     )
@@ -140,7 +156,11 @@ def run_train(
 
 
 def rank_processes(marker: str) -> dict[int, int]:
-    """Rank -> process of the ranks whose command line holds `marker`, for instance their run directory."""
+    """Find the processes of ranks whose command line contains `marker`, for instance their run directory.
+
+    Returns:
+        Rank -> process.
+    """
     found = {}
     for entry in Path("/proc").glob("[0-9]*"):
         try:
@@ -153,5 +173,6 @@ def rank_processes(marker: str) -> dict[int, int]:
             name, _, value = variable.partition(b"=")
             if name in (b"OMPI_COMM_WORLD_RANK", b"PMI_RANK", b"PMIX_RANK") and value.isdigit():
                 found[int(value)] = int(entry.name)
-                break  # Open MPI under srun has PMIX_RANK alone
+                # any of the variables will do: Open MPI under srun sets only PMIX_RANK
+                break
     return found

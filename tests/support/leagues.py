@@ -44,7 +44,7 @@ league:
   freeze: {{most_updates: 2, winning: 1.0}}
   evaluation: {{episodes: 8, environments: 4, final_seconds: 0.5}}
 {COMMON}"""
-# one policy for each player, so two sides
+# each player has its own policy, so the league has two sides
 PENNIES = f"""
 name: pennies
 env: {{id: "matrix:matching_pennies"}}

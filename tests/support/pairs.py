@@ -1,5 +1,7 @@
-"""Few combinations that have every pair: what goes wrong does so, nearly always, by one setting or by two
-that meet."""
+"""Pairwise testing: few combinations that contain every pair of values.
+
+Almost all faults depend on one setting or on two that meet.
+"""
 
 from __future__ import annotations
 
@@ -12,21 +14,21 @@ import numpy as np
 def pairs_of(
     rows: Sequence[Sequence[str]], names: Sequence[str]
 ) -> set[tuple[tuple[str, str], tuple[str, str]]]:
-    """Return the pairs ((factor, value), (factor, value)) that the rows have."""
+    """Return all pairs ((factor, value), (factor, value)) in the rows."""
     return {pair for row in rows for pair in itertools.combinations(zip(names, row, strict=True), 2)}
 
 
 def choose(
     factors: Mapping[str, Sequence[str]], allowed: Callable[[Mapping[str, str]], bool]
 ) -> list[dict[str, str]]:
-    """Choose combinations that have every pair of values which any allowed combination has.
+    """Choose combinations that contain every pair of values which any allowed combination contains.
 
-    The one that adds most new pairs is taken, again and again. Equals are taken in an order that is drawn
-    once, always the same.
+    The combination that adds most new pairs is chosen repeatedly. Ties are resolved in a random order that is
+    always the same.
 
     Args:
-        factors: Values by name.
-        allowed: Whether a combination may be chosen.
+        factors: Name -> values.
+        allowed: Returns whether a combination may be chosen.
     """
     names = list(factors)
     rows = np.array([row for row in itertools.product(*map(range, map(len, factors.values())))], np.int64)
@@ -48,7 +50,8 @@ def choose(
         for left, right in itertools.combinations(range(len(names)), 2)
         for first, second in itertools.product(range(len(values[left])), range(len(values[right])))
     ]
-    has = np.array([column for column in columns if column.any()]).T.astype(np.int16)  # combinations x pairs
+    # [combinations, pairs]
+    has = np.array([column for column in columns if column.any()]).T.astype(np.int16)
     missing = np.ones(has.shape[1], np.int16)
     chosen = []
     while missing.any():

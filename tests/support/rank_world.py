@@ -1,8 +1,7 @@
-"""Real ranks that many tests share: one mpiexec that runs a list of checks in turn
-(tests/mpi/serve_checks.py).
+"""Real ranks shared by many tests: one mpiexec runs a list of checks (tests/mpi/serve_checks.py).
 
-Each check's outcome is read as soon as it is there, so that a test lasts as long as its check. Where a check
-fails, its world ends; the checks after it run in a new one.
+The outcome of each check is read as soon as it exists, so a test lasts as long as its check. If a check
+fails, its world ends, and the next checks run in a new one.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from hpcmarl.launch.mpiexec import session_members
 from tests.support.launch import mpi_command, python_of
 
 ROOT = Path(__file__).parents[2]
-LIMIT_SECONDS = 150.0  # for one check, the start of a world included
+LIMIT_SECONDS = 150.0  # for one check, including the start of a world
 POLL_SECONDS = 0.02
 END_SECONDS = 10.0
 
@@ -32,8 +31,8 @@ class RankWorld:
     Args:
         library: "openmpi" or "mpich".
         ranks: Size of the world.
-        checks: Names of checks, in the order in which they are asked for.
-        directory: Where checks write; one folder each.
+        checks: Names of checks, in the order of their requests.
+        directory: Directory in which each check writes to its own folder.
     """
 
     def __init__(self, library: str, ranks: int, checks: Sequence[str], directory: Path) -> None:
@@ -42,7 +41,7 @@ class RankWorld:
         self._output = directory / "output"
 
     def expect(self, name: str) -> None:
-        """Wait until a check has passed; fails the test with what its ranks raised where it has not."""
+        """Wait until a check has passed. If it fails, fail the test with the exceptions of its ranks."""
         folder = self.directory / name
         deadline = time.monotonic() + LIMIT_SECONDS
         while not (folder / "passed").exists():
@@ -53,7 +52,8 @@ class RankWorld:
                 or list(folder.glob("*.failed"))
                 or time.monotonic() > deadline
             ):
-                time.sleep(10 * POLL_SECONDS)  # other ranks may be writing theirs
+                # other ranks may still be writing their exceptions
+                time.sleep(10 * POLL_SECONDS)
                 self.close()
                 reasons = [
                     f"rank {path.stem}:\n{path.read_text()}" for path in sorted(folder.glob("*.failed"))
@@ -86,8 +86,10 @@ class RankWorld:
         return self._output.read_text(errors="replace")[-4000:]
 
     def close(self) -> None:
-        """End the world; the next check starts another one. Where all checks have passed it ends by itself,
-        and leaves no files behind."""
+        """End the world; the next check starts a new one.
+
+        If all checks have passed, the world ends without being killed and leaves no files behind.
+        """
         if self._process is not None:
             if (self.directory / self.checks[-1] / "passed").exists():
                 with contextlib.suppress(subprocess.TimeoutExpired):

@@ -1,5 +1,4 @@
-"""Gradients that a run's server was given, recorded, and played again: to an engine, or to replicas that sum
-among themselves."""
+"""Gradients recorded at the server of a run, and replayed to an engine or to AllReduce replicas."""
 
 from __future__ import annotations
 
@@ -29,7 +28,7 @@ OPTIMIZERS = {
 
 @dataclass
 class Trace:
-    """What a rule is given: gradients in the order in which they came, and where the parameters started."""
+    """Input of a rule: the gradients in their order of arrival, and the initial parameters."""
 
     rule: str
     groups: int
@@ -38,11 +37,11 @@ class Trace:
     start: np.ndarray
 
     def new_rule(self) -> RoundRule:
-        """The rule at its beginning."""
+        """Return the rule in its initial state."""
         return make_rule(self.rule, self.groups, self.batch)
 
     def save(self, path: Path) -> None:
-        """To a file for other processes."""
+        """Write the trace to a file for other processes."""
         rows = [(each.group, each.version, each.count) for each in self.gradients]
         vectors = np.array([each.vector for each in self.gradients])
         np.savez(
@@ -57,7 +56,7 @@ class Trace:
 
 
 def load_trace(path: str) -> Trace:
-    """What `save` wrote."""
+    """Read a trace from a file of `Trace.save`."""
     held = np.load(path)
     rows = zip(held["rows"].tolist(), held["vectors"], strict=True)
     gradients = [
@@ -67,8 +66,10 @@ def load_trace(path: str) -> Trace:
 
 
 def record(directory: Path, rule: str, groups: int, batch: int, updates: int = 6) -> Trace:
-    """Train with a server on virtual ranks, one learner a group without actors, and keep what reaches the
-    rule."""
+    """Record the gradients that reach the rule of a server.
+
+    The run has virtual ranks: a dedicated server, and one learner without actors per group.
+    """
     trace = Trace(rule, groups, batch, [], np.empty(0))
     handle = Engine.on_gradient
 
@@ -96,7 +97,10 @@ def record(directory: Path, rule: str, groups: int, batch: int, updates: int = 6
 
 
 def new_optimizer(trace: Trace, dtype: Any) -> Optimizer:
-    """At the start of the trace; the first half of the parameters is two actors, the second a critic."""
+    """Return an optimizer at the start of the trace.
+
+    The first half of the parameters belongs to two actors, the second half to a critic.
+    """
     size = trace.start.size
     places = (slice(0, size // 4), slice(size // 4, size // 2), slice(size // 2, size))
     parts = [
@@ -108,7 +112,7 @@ def new_optimizer(trace: Trace, dtype: Any) -> Optimizer:
 
 
 def server_result(trace: Trace, dtype: Any) -> np.ndarray:
-    """The parameters after the trace when a server sums."""
+    """Return the parameters after the trace if a server sums the gradients."""
     engine = Engine(trace.new_rule(), new_optimizer(trace, dtype))
     for gradient in trace.gradients:
         engine.on_gradient(gradient)
@@ -117,7 +121,7 @@ def server_result(trace: Trace, dtype: Any) -> np.ndarray:
 
 
 def new_replica(trace: Trace, group: int, start_sum: Any, dtype: Any) -> OptimizerReplica:
-    """A learner's replica outside a run."""
+    """Return the replica of a learner outside a run."""
     context: Any = SimpleNamespace(
         transport=SimpleNamespace(start_sum=start_sum),
         rule=trace.new_rule,
@@ -128,7 +132,7 @@ def new_replica(trace: Trace, group: int, start_sum: Any, dtype: Any) -> Optimiz
 
 
 def play(trace: Trace, replica: OptimizerReplica) -> Iterator[None]:
-    """Give a replica its group's part of the trace; yields while it waits for the others."""
+    """Pass the gradients of its group to a replica; yield while it waits for the other groups."""
     rule = trace.new_rule()
     for gradient in trace.gradients:
         for command in rule.on_gradient(gradient.group, gradient.version, gradient.count):
@@ -141,7 +145,7 @@ def play(trace: Trace, replica: OptimizerReplica) -> Iterator[None]:
 
 
 def idle_learners(trace: Trace) -> int:
-    """In how many (round, group) pairs a learner had nothing to add."""
+    """Count the (round, group) pairs in which a learner had no gradient to add."""
     rule, busy, idle = trace.new_rule(), set(), 0
     for gradient in trace.gradients:
         for command in rule.on_gradient(gradient.group, gradient.version, gradient.count):

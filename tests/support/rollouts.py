@@ -1,6 +1,7 @@
-"""Random rollouts and specifications for tests: valid in shape and meaning, but no environment made them.
+"""Random rollouts and specifications for tests.
 
-Used by the tests of algos/ and io/. Everything is drawn from the generator that is passed in.
+They are valid in shape and meaning, but no environment produced them. All random numbers come from the
+generator that is passed in.
 """
 
 from __future__ import annotations
@@ -33,8 +34,10 @@ def make_spec(
     state_size: int | None = 7,
     turn_based: bool = False,
 ) -> EnvironmentSpec:
-    """A specification of the given policies, or else of one policy "agent" with `agents` agents that see 6
-    numbers."""
+    """Make a specification of the given policies.
+
+    By default it has one policy "agent" with `agents` agents that see 6 numbers.
+    """
     if not policies:
         policies = (
             PolicySpec("agent", tuple(f"agent_{index}" for index in range(agents)), (6,), action, has_mask),
@@ -43,7 +46,7 @@ def make_spec(
 
 
 def random_mask(space: ActionSpace, shape: tuple[int, ...], generator: np.random.Generator) -> BoolArray:
-    """Masks [*shape, A] that allow at least one action of each component."""
+    """Draw masks [*shape, A] that allow at least one action of each component."""
     parts = []
     for size in space.sizes if space.kind != "continuous" else ():
         part = generator.random((*shape, size)) < 0.6
@@ -55,7 +58,7 @@ def random_mask(space: ActionSpace, shape: tuple[int, ...], generator: np.random
 def random_action(
     space: ActionSpace, shape: tuple[int, ...], generator: np.random.Generator, mask: BoolArray | None = None
 ) -> Array:
-    """Actions [*shape, *space.shape] inside the bounds and the mask."""
+    """Draw actions [*shape, *space.shape] within the bounds and the mask."""
     if space.kind == "continuous":
         low, high = np.asarray(space.low), np.asarray(space.high)
         return (low + (high - low) * generator.uniform(0.02, 0.98, (*shape, space.sizes[0]))).astype(
@@ -83,11 +86,18 @@ def random_rollout(
     memory: int | None = None,
     whole_episode: bool = False,
 ) -> Rollout:
-    """A rollout of `steps` steps (T) of `slots` slots (E); episodes end at random steps.
+    """Draw a rollout whose episodes end at random steps.
 
-    deaths: agents die (or stay absent from an episode's start) at random. truncations: half of the ends are
-    truncations. memory: width of a recurrent memory before step 0. whole_episode: one episode from its first
-    to its last step.
+    Args:
+        spec: Specification of the environment.
+        steps: Number of steps, T.
+        slots: Number of slots, E.
+        generator: Source of all random numbers.
+        deaths: Agents die, or are absent from the start of an episode, at random.
+        truncations: Half of the ends are truncations.
+        end_rate: Probability that a step ends its episode.
+        memory: Width of the recurrent memory before step 0; None: no memory.
+        whole_episode: Each slot has one episode from its first to its last step.
     """
     end = (generator.random((steps, slots)) < (0.0 if whole_episode else end_rate)).astype(np.uint8)
     if whole_episode:
@@ -126,13 +136,13 @@ def random_rollout(
 def _living(
     start: BoolArray, agents: int, generator: np.random.Generator, deaths: bool, turn_based: bool
 ) -> BoolArray:
-    """Who acts, [T+1, E, agents]: taking turns, or from an episode's start until death."""
+    """Draw which agents act, [T+1, E, agents]: in turns, or from the start of an episode until death."""
     rows, slots = start.shape
     alive = np.ones((rows, slots, agents), bool)
     if turn_based:
         turn = generator.integers(agents, size=slots)
         for row in range(rows):
-            # sometimes a player moves twice
+            # sometimes a player moves twice in a row
             turn = np.where(generator.random(slots) < 0.1, turn, (turn + 1) % agents)
             alive[row] = np.arange(agents) == turn[:, None]
     elif deaths:
@@ -164,7 +174,7 @@ def _policy_rollout(
     obs = _normal(generator, rows, slots, agents, *policy.observation_shape)
     if not turn_based:
         obs[~alive] = 0
-    # An agent is in the episode's end when it acts in the last step; in a turn-based game all of them are.
+    # The end of an episode concerns the agents that act in the last step; in a turn-based game all agents.
     ended = end[:, :, None] * (np.ones_like(acted) if turn_based else acted)
     died = acted & ~alive[1:] & (end == 0)[:, :, None] & (not turn_based)
     reward = _normal(generator, *acted.shape)
@@ -199,14 +209,19 @@ def written_rollout(
     action: Mapping[str, Array] | None = None,
     logp: Mapping[str, Array] | None = None,
 ) -> Rollout:
-    """A rollout of one unroll or several whose rewards, deaths and ends are given, for results that are known
-    in closed form.
+    """Make a rollout with given rewards, deaths and ends, for results that are known in closed form.
 
-    Observations and states are the row's number, one-hot; a truncated episode's last ones are those of the
-    row after. Agents that act and do not live on have died. Behaviour is uniform unless given.
+    Observations and states are the number of the row, one-hot. The last ones of a truncated episode are those
+    of the following row. An agent that acts and is not alive in the next row has died. The behaviour policy
+    is uniform unless `logp` is given.
 
-    alive: policy -> [T+1, E, N]; reward: policy -> [T, E, N]; end [T, E]; action, logp: policy -> [T, E, N],
-        default 0 and log(1/A).
+    Args:
+        spec: Specification of the environment.
+        alive: Policy -> [T+1, E, N].
+        reward: Policy -> [T, E, N].
+        end: 0: continues, 1: terminated, 2: truncated, [T, E].
+        action: Policy -> [T, E, N]; default: 0.
+        logp: Policy -> [T, E, N]; default: log(1/A).
     """
     steps, slots = end.shape
     final_index = np.argwhere(end == 2).astype(np.int32)

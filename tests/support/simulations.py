@@ -1,6 +1,6 @@
-"""Simulations for tests."""
+"""Configurations of simulations for tests."""
 
-# Policy gradients of CartPole, really sampled: three workers, episodes of varying length.
+# sampled policy gradients of CartPole: three workers, episodes of varying length
 CARTPOLE = """
 objective:
   name: policy

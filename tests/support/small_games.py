@@ -1,8 +1,8 @@
-"""Small cooperative games whose optimum is found by enumeration; every algorithm has to solve them in
-tests/runs/algos/test_known_problems.py.
+"""Small cooperative games whose optimum is found by enumeration.
 
-Each game's only chance is its start, one of `starts` equally likely ones. Rewards are common: all agents that
-are listed get the same. Importable by env.id, for instance tests.support.small_games:Leaving.
+tests/runs/algos/test_known_problems.py requires every algorithm to solve them. The only random element of a
+game is its start, one of `starts` equally likely ones. Rewards are common: all listed agents get the same.
+Games can be imported by env.id, for instance tests.support.small_games:Leaving.
 """
 
 from __future__ import annotations
@@ -21,18 +21,20 @@ Key = tuple[Any, ...]
 
 
 class SmallGame(ParallelEnv):
-    """A game of `length` steps at most. Subclasses say who is there, what is seen and what is paid.
+    """A game with common rewards; subclasses define agents, observations and rewards.
 
     Attributes:
-        starts: How many beginnings there are, all equally likely.
-        start: Number of this episode's beginning.
+        sizes: Size of each agent's observation.
+        actions: Number of each agent's actions.
+        starts: Number of equally likely starts.
+        start: Index of the start of this episode.
         time: Steps taken in this episode.
     """
 
     metadata: ClassVar[dict[str, Any]] = {"name": "small_game_v0", "common_reward": True}
     possible_agents: ClassVar[list[str]]
-    sizes: ClassVar[tuple[int, ...]]  # of each agent's observation
-    actions: ClassVar[tuple[int, ...]]  # of each agent
+    sizes: ClassVar[tuple[int, ...]]
+    actions: ClassVar[tuple[int, ...]]
     starts: ClassVar[int] = 1
 
     def observation_space(self, agent: str) -> spaces.Space:
@@ -53,7 +55,7 @@ class SmallGame(ParallelEnv):
         reward, going_on = self.play({agent: int(actions[agent]) for agent in acted})
         self.time += 1
         self.agents = going_on
-        # an agent that stays is seen again; one that leaves has ended, whether the others go on or not
+        # an agent that leaves is terminated, even if the others continue
         ends = {agent: agent not in going_on for agent in acted}
         listed = [agent for agent in self.possible_agents if agent in acted or agent in going_on]
         return (
@@ -69,22 +71,25 @@ class SmallGame(ParallelEnv):
 
     @abstractmethod
     def begin(self) -> list[str]:
-        """Set up an episode. Returns the agents of its first step."""
+        """Set up an episode and return the agents of its first step."""
 
     @abstractmethod
     def see(self, agent: str) -> list[float]:
-        """Return what an agent sees now."""
+        """Return the current observation of an agent."""
 
     @abstractmethod
     def play(self, actions: dict[str, int]) -> tuple[float, list[str]]:
-        """Return what the step pays, and the agents of the next one; none: the episode has ended."""
+        """Return the reward of the step and the agents of the next step; no agents: the episode has ended."""
 
 
 class Leaving(SmallGame):
-    """Each step pays 1 with both agents there and `alone` with one. Action 1 leaves, that step included;
-    `movable` agents can, the first ones.
+    """Each step pays 1 if both agents are present and `alone` if one is.
 
-    The episode ends after five steps, or when nobody is left.
+    The episode ends after five steps, or when no agent is left.
+
+    Args:
+        alone: Reward of a step with one agent.
+        movable: Number of agents that can leave, counted from the first. Action 1 leaves after the step.
     """
 
     possible_agents: ClassVar[list[str]] = ["first", "second"]
@@ -112,8 +117,10 @@ class Leaving(SmallGame):
 
 
 class Lock(SmallGame):
-    """Two agents of unlike spaces see a number each, out of two and of three; one step, paid 1 if both name
-    their own."""
+    """Two agents each observe a number, out of two and out of three; one step pays 1 if both name theirs.
+
+    The agents have different spaces.
+    """
 
     possible_agents: ClassVar[list[str]] = ["pair", "triple"]
     sizes: ClassVar[tuple[int, ...]] = (2, 3)
@@ -133,11 +140,11 @@ class Lock(SmallGame):
 
 
 class Relay(SmallGame):
-    """The first agent is alone for two steps; the second comes for the last two; the third never does.
+    """The first agent is alone for two steps; the second joins for the last two; the third never does.
 
-    The first one's first action opens the gate (it must name the number that it sees), or is paid 0.5 at
-    once. With an open gate each of the second one's steps pays 1 if it names the number, with a closed one
-    0.25; else nothing.
+    In its first step the first agent can open the gate by naming the number that it observes; otherwise 0.5
+    is paid at once. In each later step the second agent is paid 1 with an open gate, or 0.25 with a closed
+    one, if it names the number.
     """
 
     possible_agents: ClassVar[list[str]] = ["first", "second", "third"]
@@ -168,8 +175,10 @@ class Relay(SmallGame):
 
 
 class Delayed(SmallGame):
-    """One agent, five steps, of which the first decides: action 0 is paid 0.5 at once, action 1 is paid 1 in
-    the last step."""
+    """One agent, five steps, of which the first decides.
+
+    Action 0 is paid 0.5 at once; action 1 is paid 1 in the last step.
+    """
 
     possible_agents: ClassVar[list[str]] = ["chooser"]
     sizes: ClassVar[tuple[int, ...]] = (6,)
@@ -192,8 +201,7 @@ class Delayed(SmallGame):
 
 
 class Remember(SmallGame):
-    """One agent sees a number in the first of three steps, nothing in the others, and is paid 1 in the last
-    one if it names it."""
+    """One agent observes a number in the first of three steps and is paid 1 for naming it in the last."""
 
     possible_agents: ClassVar[list[str]] = ["rememberer"]
     sizes: ClassVar[tuple[int, ...]] = (2,)
@@ -219,7 +227,7 @@ class Remember(SmallGame):
 
 
 class Matrix(SmallGame):
-    """Two agents choose the row and the column of one matrix; one step pays its entry."""
+    """Two agents choose row and column of a matrix; one step pays the entry."""
 
     possible_agents: ClassVar[list[str]] = ["row", "column"]
     sizes: ClassVar[tuple[int, ...]] = (2, 2)
@@ -242,7 +250,13 @@ class Matrix(SmallGame):
 
 
 def _episode(env: Any, start: int, choose: Callable[[str, Key], int]) -> float:
-    """Play one episode from a beginning. choose: action of an agent that has seen so much, in order."""
+    """Play one episode from a start and return its total reward.
+
+    Args:
+        env: A game.
+        start: Index of the start.
+        choose: Returns the action of an agent, given all its observations in order.
+    """
     observations, _ = env.reset(options={"start": start})
     seen: dict[str, Key] = {}
     total = 0.0
@@ -250,7 +264,7 @@ def _episode(env: Any, start: int, choose: Callable[[str, Key], int]) -> float:
         for agent in env.agents:
             seen[agent] = (*seen.get(agent, ()), tuple(np.asarray(observations[agent]).tolist()))
         observations, rewards, *_ = env.step({agent: choose(agent, seen[agent]) for agent in env.agents})
-        total += next(iter(rewards.values()))  # common: the same for all that acted
+        total += next(iter(rewards.values()))  # rewards are common
     return total
 
 
@@ -259,17 +273,18 @@ def _starts(env: Any) -> int:
 
 
 class _Undecided(Exception):
-    """Raised where a table of actions says nothing yet about what an agent sees."""
+    """Raised if a table of actions has no entry for an observation yet."""
 
 
 def best_return(env: Any, memory: bool = False) -> float:
-    """Return the highest mean return of deterministic policies, each agent deciding by what it sees itself.
+    """Return the highest mean return of deterministic decentralised policies.
 
-    Every table of actions is tried: one is extended where an episode needs it, by each action in turn.
+    All tables of actions are tried. A table is extended when an episode needs a new entry, once for each
+    action.
 
     Args:
-        env: A game whose chance is its start alone.
-        memory: Whether an agent decides by all that it has seen in the episode, or by what it sees now.
+        env: A game whose only random element is its start.
+        memory: Agents decide by all observations of the episode; False: by the current one.
     """
     best = -np.inf
     waiting: list[dict[Key, int]] = [{}]
@@ -316,8 +331,10 @@ def random_return(env: Any) -> float:
 
 
 def additive_fit(payoff: list[list[float]]) -> np.ndarray:
-    """Return the nearest matrix, in squares, whose entries are sums of a row's and a column's number: what
-    VDN makes of uniform play."""
+    """Return the least-squares fit of a matrix by sums of a row's and a column's number.
+
+    VDN learns this matrix from uniform play.
+    """
     matrix = np.array(payoff, np.float64)
     rows, columns = matrix.shape
     design = np.array(
@@ -331,15 +348,15 @@ def additive_fit(payoff: list[list[float]]) -> np.ndarray:
 
 
 def monotonic_fit(payoff: list[list[float]]) -> np.ndarray:
-    """Return the nearest matrix, in squares, that rises with a row's and a column's number, whatever these
-    are: QMIX's of uniform play.
+    """Return the least-squares fit of a matrix by one that is monotonic in a row's and a column's number.
 
-    For each order of rows and of columns a matrix that rises along both is a constant and a sum of upper
-    sets, each weighed by 0 or more.
+    QMIX learns this matrix from uniform play. The numbers are free, so all orders of rows and of columns are
+    tried. For one order, a matrix that rises along both is a constant plus a sum of upper sets with
+    non-negative weights.
     """
     matrix = np.array(payoff, np.float64)
     rows, columns = matrix.shape
-    # in an upper set each row has the columns from its border on, and borders never rise from row to row
+    # in an upper set each row contains the columns from its border on; borders never rise from row to row
     borders = [
         border
         for border in itertools.product(range(columns + 1), repeat=rows)
@@ -349,7 +366,7 @@ def monotonic_fit(payoff: list[list[float]]) -> np.ndarray:
         [[[column >= first for column in range(columns)] for first in border] for border in borders],
         np.float64,
     )
-    # all entries are a set, too: with its negative there is any constant
+    # the set of all entries and its negative give any constant
     design = np.concatenate([sets.reshape(-1, matrix.size), -np.ones((1, matrix.size))]).T
     best, least = matrix, np.inf
     for row_order in itertools.permutations(range(rows)):
@@ -363,16 +380,18 @@ def monotonic_fit(payoff: list[list[float]]) -> np.ndarray:
 
 
 def gradient_ascent(payoff: list[list[float]], steps: int = 2000, step_size: float = 0.05) -> float:
-    """Return the mean payoff after exact gradient ascent in the logits of two independent softmax policies,
-    from uniform play."""
+    """Return the mean payoff after exact gradient ascent in the logits of two softmax policies.
+
+    The policies are independent and start from uniform play.
+    """
     matrix = np.array(payoff, np.float64)
     logits = [np.zeros(size) for size in matrix.shape]
     for _ in range(steps):
         row, column = (np.exp(own - own.max()) / np.exp(own - own.max()).sum() for own in logits)
         gains = matrix @ column, row @ matrix
         logits = [
-            own + step_size * chances * (gain - chances @ gain)
-            for own, chances, gain in zip(logits, (row, column), gains, strict=True)
+            own + step_size * probabilities * (gain - probabilities @ gain)
+            for own, probabilities, gain in zip(logits, (row, column), gains, strict=True)
         ]
     row, column = (np.exp(own - own.max()) / np.exp(own - own.max()).sum() for own in logits)
     return float(row @ matrix @ column)

@@ -1,4 +1,4 @@
-"""Rollouts with episodes, and shards read back and compared with them."""
+"""Rollouts with records of episodes, and shards that are read back and compared with them."""
 
 import math
 from dataclasses import replace
@@ -12,7 +12,7 @@ from tests.support.rollouts import make_spec, random_rollout
 
 
 def with_episodes(rollout: Rollout, generator: np.random.Generator) -> Rollout:
-    """The same rollout with a record of every episode that ended, in the order in which they ended."""
+    """Return the rollout with a record of each ended episode, in the order of their ends."""
     ends = np.argwhere(rollout.episode_end > 0)
     counts = dict.fromkeys(range(rollout.count), 0)
     episodes = []
@@ -30,7 +30,7 @@ def with_episodes(rollout: Rollout, generator: np.random.Generator) -> Rollout:
 
 
 def slow_segments(rollout: Rollout) -> list[dict]:
-    """One slot and one step after the other."""
+    """Return the segments of a rollout, found slot by slot and step by step."""
     segments = []
     for slot in range(rollout.count):
         first, episode = 0, int(rollout.episode[slot])
@@ -77,7 +77,7 @@ def slow_segments(rollout: Rollout) -> list[dict]:
 
 
 def read(shard):
-    """Everything in a shard: group -> column -> array."""
+    """Return the contents of a shard: group -> column -> array."""
     with ShardReader(shard) as reader:
         whole = {}
         for group in reader.layout:
@@ -87,7 +87,7 @@ def read(shard):
 
 
 def check_segments(files, rollouts):
-    """Each segment of each rollout stands in the files, in order, exactly."""
+    """Assert that the files contain exactly the segments of the rollouts, in order."""
     stored = [(data, place) for data in files for place in range(len(data[INDEX]["start"]))]
     expected = [(rollout, segment) for rollout in rollouts for segment in slow_segments(rollout)]
     assert len(stored) == len(expected)
@@ -125,6 +125,7 @@ def check_segments(files, rollouts):
 
 
 def rollout_number(number):
+    """Return a random rollout whose seed and version are `number`."""
     generator = np.random.default_rng(number)
     rollout = with_episodes(random_rollout(make_spec(), 10, 4, generator), generator)
     rollout.version = number
@@ -132,4 +133,5 @@ def rollout_number(number):
 
 
 def state_number(number):
+    """Return a checkpoint state whose parameters and version are `number`."""
     return {"parameters": np.full(20_000, number, np.float32), "version": number}

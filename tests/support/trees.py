@@ -1,4 +1,4 @@
-"""Random trees of plain values and arrays, and their equality to the bit."""
+"""Random trees of plain values and arrays, and their bitwise comparison."""
 
 import struct
 
@@ -21,7 +21,7 @@ TREES = st.recursive(
 
 
 def same(left, right) -> bool:
-    """Equal in structure, types and bits (NaN equals NaN)."""
+    """Return whether two trees are equal in structure, types and bits (NaN equals NaN)."""
     if isinstance(left, np.ndarray):
         return (
             isinstance(right, np.ndarray)

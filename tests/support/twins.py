@@ -1,8 +1,4 @@
-"""Plays environments through hpcmarl.envs with random actions, and against an independent rollout (the slow
-twin).
-
-Used by the tests of envs/.
-"""
+"""Play environments with random actions, and compare them with an independent, simple rollout."""
 
 from __future__ import annotations
 
@@ -28,7 +24,7 @@ from hpcmarl.envs.batch import SlotBatch
 def draw_actions(
     environment: BatchedEnvironment, frame: Any, generator: np.random.Generator
 ) -> dict[str, Any]:
-    """Random allowed actions for all agents, alive or not."""
+    """Draw random allowed actions for all agents, alive or not."""
     actions = {}
     for policy in environment.spec.policies:
         shape = (environment.slots, len(policy.agents))
@@ -45,8 +41,8 @@ def draw_actions(
     return actions
 
 
-def dirty(thing: Any) -> None:
-    """Fill with old contents, which every call must overwrite."""
+def fill_with_stale_values(thing: Any) -> None:
+    """Fill all arrays with stale values, which every call must overwrite."""
     for policy in thing.policies.values():
         for name, array in vars(policy).items():
             if array is not None:
@@ -54,17 +50,22 @@ def dirty(thing: Any) -> None:
 
 
 def copies(view: Any) -> dict[str, Any]:
+    """Return copies of all arrays of a view, by name."""
     return {key: None if array is None else array.copy() for key, array in vars(view).items()}
 
 
 def play(
     environment: BatchedEnvironment, steps: int, with_state: bool = False, seed: int = 0
 ) -> list[dict[str, Any]]:
-    """Rows of copies: the frame before the step, the actions, the outcome."""
+    """Play random actions.
+
+    Returns:
+        One row of copies per step: the frame before the step, the actions, and the outcome.
+    """
     generator, rows = np.random.default_rng(seed), []
     frames = [new_frame(environment.spec, environment.slots, with_state) for _ in range(2)]
     outcome = new_outcome(environment.spec, environment.slots)
-    dirty(frames[0])
+    fill_with_stale_values(frames[0])
     environment.reset(frames[0])
     for step in range(steps):
         frame, following = frames[step % 2], frames[(step + 1) % 2]
@@ -75,8 +76,8 @@ def play(
             "state": None if frame.state is None else frame.state.copy(),
         }
         row["frame"] = {name: copies(view) for name, view in frame.policies.items()}
-        dirty(outcome)
-        dirty(following)
+        fill_with_stale_values(outcome)
+        fill_with_stale_values(following)
         environment.step(actions, outcome, following)
         row["outcome"] = {name: copies(view) for name, view in outcome.policies.items()}
         row |= {
@@ -95,8 +96,15 @@ def assert_equals_twin(
     seeds: Seeds,
     max_steps: int | None,
 ) -> None:
-    """Roll out PettingZoo's environment slot by slot, in the plainest way, and compare every element of every
-    row."""
+    """Compare every element of every row with a plain rollout of PettingZoo's environment, slot by slot.
+
+    Args:
+        build: Makes the PettingZoo environment.
+        environment: Environment that was played.
+        rows: Rows of `play`.
+        seeds: Seeds of the slots.
+        max_steps: Steps after which an episode is truncated; None: no limit.
+    """
     spec = environment.spec
     at = {
         agent: (policy.name, column) for policy in spec.policies for column, agent in enumerate(policy.agents)
@@ -175,8 +183,10 @@ def assert_equals_twin(
 def assert_equals_slots(
     config: EnvConfig, policies: Mapping[str, PolicyConfig], kind: type[BatchedEnvironment], seed: int
 ) -> None:
-    """A natively batched environment against the same games driven one by one: every element of 60 frames and
-    outcomes of three slots."""
+    """Compare a natively batched environment with the same games driven one by one.
+
+    Every element of 60 frames and outcomes of three slots must be equal.
+    """
     seeds = Seeds(seed, 5)
     batch = make_environment(config, policies, 3, seeds)
     assert isinstance(batch, kind)
@@ -190,6 +200,7 @@ def assert_equals_slots(
 
 
 def assert_same(ours: Any, theirs: Any) -> None:
+    """Assert that two nested structures of arrays, records and numbers are equal."""
     if isinstance(ours, dict):
         assert list(ours) == list(theirs)
         for key in ours:
@@ -207,21 +218,19 @@ def assert_same(ours: Any, theirs: Any) -> None:
 def assert_equals_rows(
     env: Any, agents: tuple[str, ...], rows: list[dict[str, Any]], slot: int, seeds: Seeds
 ) -> None:
-    """Play the recorded actions with PettingZoo's own loop (agent_iter, last) and compare what each agent got
-    and saw.
+    """Play the recorded actions with PettingZoo's own loop (agent_iter, last) and compare all agents' data.
 
-    Credit is compared as PettingZoo counts it: what last() tells an agent at its turn is what it earned since
-    its last one.
+    Rewards are compared as PettingZoo counts them: last() returns the sum since the agent's previous turn.
     """
     name = next(iter(rows[0]["frame"]))
     number, episode = 0, 0
     while number < len(rows):
         env.reset(seed=episode_seed(seeds.seed, seeds.first_slot + slot, episode))
-        begin, told, earned = number, dict.fromkeys(agents, 0.0), dict.fromkeys(agents, 0.0)
+        begin, credited, earned = number, dict.fromkeys(agents, 0.0), dict.fromkeys(agents, 0.0)
         flags = {agent: (False, False) for agent in agents}
         for agent in env.agent_iter():
             seen, reward, terminated, truncated, _ = env.last()
-            told[agent] += reward
+            credited[agent] += reward
             if terminated or truncated:
                 flags[agent] = (terminated, truncated)
                 env.step(None)
@@ -247,7 +256,7 @@ def assert_equals_rows(
         assert last["end"][slot] == (2 if any(t for _, t in flags.values()) else 1)
         assert not any(row["end"][slot] for row in rows[begin : number - 1])
         for column, agent in enumerate(agents):
-            assert earned[agent] == pytest.approx(told[agent]), agent
+            assert earned[agent] == pytest.approx(credited[agent]), agent
             got = [
                 [row["outcome"][name][key][slot, column] for key in ("terminated", "truncated")]
                 for row in rows[begin:number]
@@ -255,5 +264,5 @@ def assert_equals_rows(
             assert np.sum(got, axis=0).tolist() == [int(flag) for flag in flags[agent]], agent
         (record,) = [found for found in last["episodes"] if found.slot == slot]
         assert (record.index, record.length) == (episode, number - begin)
-        assert record.return_mean == pytest.approx(sum(told.values()) / len(agents))
+        assert record.return_mean == pytest.approx(sum(credited.values()) / len(agents))
         episode += 1

@@ -67,7 +67,10 @@ SETTINGS: list[tuple[str, dict[str, Any]]] = [
 
 
 def make(name: str, spec: EnvironmentSpec | None = None, *, seed: int = 1, **keys: Any) -> Any:
-    """Random parameters, and others in the target network, so that choices and values differ."""
+    """Make an algorithm with random parameters.
+
+    The target network has other random parameters, so that choices and values differ.
+    """
     small = {} if name in ("iql", "vdn") else {"mixing_width": 4, "hypernetwork_width": 6}
     config = CONFIGS[name](**{"network": NETWORK, "discount": 0.9, **small, **keys})
     algorithm = make_algorithm(spec or make_spec(*TWO), config, 0)
@@ -85,7 +88,7 @@ def episodes(
     slots: int = 1,
     seed: int = 0,
 ) -> list[Rollout]:
-    """Whole episodes of these lengths, ended by terminations and truncations, with deaths."""
+    """Draw whole episodes of these lengths, with terminations, truncations and deaths."""
     generators = (np.random.default_rng(length + 100 * seed) for length in lengths)
     pairs = zip(lengths, generators, strict=True)
     return [

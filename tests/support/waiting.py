@@ -1,4 +1,4 @@
-"""Waiting for an event, never for a time."""
+"""Waiting for events instead of fixed times."""
 
 import time
 from collections.abc import Callable
@@ -9,7 +9,7 @@ POLL_SECONDS = 0.005
 
 
 def wait_until(condition: Callable[[], Any], seconds: float = 30.0) -> None:
-    """Return once the condition is true; fails the test where it is not in time."""
+    """Return as soon as the condition is true; fail the test after `seconds`."""
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, f"not within {seconds:g} s"
@@ -17,7 +17,7 @@ def wait_until(condition: Callable[[], Any], seconds: float = 30.0) -> None:
 
 
 def has_ended(process: int) -> bool:
-    """Whether a process is gone, or a zombie."""
+    """Return whether a process does not exist any more or is a zombie."""
     try:
         return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] in "ZX"
     except FileNotFoundError:

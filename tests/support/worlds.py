@@ -1,4 +1,4 @@
-"""Whole runs in this process: virtual ranks, stepped in turn. Exactly the roles that MPI runs."""
+"""Whole runs in this process: virtual ranks, stepped in turn, with the same roles as under MPI."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ import numpy as np
 from hpcmarl.comm.local import LocalWorld
 from hpcmarl.config.file import load_config
 from hpcmarl.io.checkpoint import find_checkpoint, load_checkpoint
-from hpcmarl.packing import unpack
 from hpcmarl.respawned_actor import context_of
+from hpcmarl.runtime.payloads import RespawnedStart
 from hpcmarl.runtime.rank import Rank
 from hpcmarl.train import make_rank, prepare
 
@@ -46,7 +46,7 @@ stop: {updates: 6}
 logging: {progress: false}
 checkpoint: {every_seconds: null}
 """
-LIMIT = 400_000  # passes over all ranks before a run counts as stuck
+LIMIT = 400_000  # passes over all ranks after which a run counts as stuck
 
 
 def run_world(
@@ -59,11 +59,22 @@ def run_world(
     deaths: Mapping[int, int | Callable[[list[Rank]], bool]] | None = None,
     interrupt: int | None = None,
 ) -> list[Rank]:
-    """Train on `size` virtual ranks until all have left; `order` seeds the order in which they are stepped.
+    """Train on virtual ranks until all have exited.
 
-    interrupt: the version at which a signal comes; of a league: the number of changes in its book. deaths:
-    rank -> the version at which it dies, or whether it dies now, given all ranks; a new process in its place
-    (topology.respawn) is a new Rank in the list returned."""
+    Args:
+        size: Number of ranks.
+        directory: Run directory.
+        overrides: Changes to the configuration.
+        text: Configuration in YAML.
+        resume: Checkpoint or run directory to resume from, or "auto".
+        order: Seed of the order in which ranks are stepped; 0: in rank order.
+        deaths: Rank -> version at which it dies, or a function that returns whether it dies now, given all
+            ranks.
+        interrupt: Version at which a signal arrives; in a league: number of changes of its state.
+
+    Returns:
+        The ranks. A process that replaces a dead one (topology.respawn) is a new Rank.
+    """
     config = load_config(text, overrides)
     world = LocalWorld(size)
     generator = np.random.default_rng(order)
@@ -78,38 +89,39 @@ def run_world(
                 ranks[0].interrupt()
             due = [rank for rank, at in deaths.items() if (at(ranks) if callable(at) else version >= at)]
             world.dead.update(rank for rank in due if deaths.pop(rank) is not None)
-            while world.poll_respawned:
-                place, payload = world.poll_respawned.pop()
-                ranks[place] = Rank(context_of(world.transports[place], unpack(payload)))
+            while world.requested_respawns:
+                place, payload = world.requested_respawns.pop()
+                ranks[place] = Rank(context_of(world.transports[place], RespawnedStart.unpack(payload)))
             left = [rank for rank in ranks if rank.exit_code is None and rank.context.rank not in world.dead]
             if not left:
                 break
             for rank in generator.permutation(len(left)) if order else range(len(left)):
                 left[int(rank)].step()
     finally:
-        for rank in ranks:  # a checkpoint that is being written is finished
+        # a checkpoint that is being written is completed
+        for rank in ranks:
             rank.close()
     return ranks
 
 
 def _version(rank: Rank) -> int:
     if "league" in rank.roles:
-        return int(rank.roles["league"].book.changes)
+        return int(rank.roles["league"].state.changes)
     return int(rank.roles["server"].engine.version)
 
 
 def final_state(directory: Path) -> dict[str, Any]:
-    """The newest checkpoint's state."""
+    """Return the state of the newest checkpoint."""
     path = find_checkpoint(directory)
     assert path is not None
     return load_checkpoint(path)[0]
 
 
 def final_parameters(directory: Path) -> np.ndarray:
-    """The newest checkpoint's parameters [P]."""
+    """Return the parameters of the newest checkpoint, [P]."""
     return np.asarray(final_state(directory)["engine"]["optimizer"]["parameters"])
 
 
 def summary(directory: Path) -> dict[str, Any]:
-    """summary.json"""
+    """Return the contents of summary.json."""
     return dict(json.loads((directory / "summary.json").read_text()))

@@ -1,15 +1,20 @@
-"""Kill campaigns: starts `hpcmarl train`, kills a rank or the whole job with SIGKILL at random moments, and
-judges what is left.
+"""Kill campaigns: start `hpcmarl train`, kill a rank or the whole job, and check the remains.
 
-Called by `hpcmarl bench faults`, outside any MPI world. One run directory lasts through the whole campaign,
-so that every kill meets what the former ones left. Knows the run's files and its command line, none of its
-insides.
+Kills are SIGKILL at random moments. The campaign runs outside any MPI world. One run directory lasts through
+all of it, so that every kill meets the remains of the earlier ones. Only the run's files and its command line
+are used.
 
-A kill of the job happens at a moment drawn evenly from a window after the first new update, one in five while
-the job is still starting. Then every file under a final name is verified, no rollout may be in two shards, no
-version in two rows of metrics, and every checkpoint must hold the parameters of its version. Open shards are
-salvaged, and `--resume auto` has to go on from the newest checkpoint. A kill of an actor or a learner is
-survived when the same job makes further updates and ends with exit 0.
+A kill of the job happens at a moment drawn evenly from a window after the first new update. One kill in five
+happens while the job is still starting. After each kill the campaign checks the run:
+
+- Every file under a final name verifies.
+- No rollout is in two shards, and no version is in two rows of metrics.
+- Every checkpoint holds the parameters of its version.
+- Open shards are salvaged.
+- `--resume auto` continues from the newest checkpoint.
+
+A kill of an actor or a learner counts as survived if the same job makes further updates and later stops on
+SIGTERM with exit code 75.
 """
 
 from __future__ import annotations
@@ -49,16 +54,30 @@ logging: {progress: false, every_seconds: 0.001}
 """
 RANKS = {"job": 4, "actor": 4, "learner": 5}
 EXTRA = {"job": (), "actor": (), "learner": ("topology.groups=2", "rounds.rule=rennala")}
-START_LIMIT, RECOVERY_LIMIT, END_LIMIT = 120.0, 60.0, 60.0  # seconds until a job counts as stuck
+# Seconds after which a job counts as stuck: at the start, after a kill of a rank, and at the end.
+START_LIMIT, RECOVERY_LIMIT, END_LIMIT = 120.0, 60.0, 60.0
 WINDOW = 1.5  # seconds after the first new update in which the job is killed
 RANK_WINDOW = 1.5  # seconds after the first new update in which a rank is killed
-STARTING_SHARE = 0.2
-FAILED_STARTS = 3  # in a row: the campaign ends
+STARTING_SHARE = 0.2  # share of the kills of a job that happen while it is starting
+FAILED_STARTS = 3  # failed starts in a row that end the campaign
 
 
 @dataclass
 class Tally:
-    """What the campaign has counted so far."""
+    """Counts of the campaign so far.
+
+    Attributes:
+        injected: Kills.
+        survived: Kills after which the same job made further updates.
+        resumed: Kills after which the next job resumed.
+        while_starting: Kills of jobs that were still starting.
+        in_checkpoint: Kills while a checkpoint was being written.
+        salvaged: Open shards that were recovered.
+        corrupt: Corrupt files, each with the reason.
+        failures: Other failures, in one line each.
+        lost: Updates that each kill lost.
+        recovery: Seconds of each recovery.
+    """
 
     injected: int = 0
     survived: int = 0
@@ -78,18 +97,21 @@ def run(
     """Run the whole campaign.
 
     Args:
-        kills: how many.
-        seed: of the moments and the victims.
-        what: job, actor or learner.
-        ranks: of each job; None: RANKS.
-        directory: where the run is kept; it must not hold one yet. None: a temporary one.
-        reduce: as rounds.reduce.
+        kills: Number of kills.
+        seed: Seed of the moments and the victims.
+        what: Target of the kills: job, actor or learner.
+        ranks: Ranks of each job; None: RANKS.
+        directory: Directory for the run, which must not hold one yet; None: a temporary one.
+        reduce: Value of rounds.reduce.
+
+    Returns:
+        The figures of `Campaign.result`.
 
     Raises:
-        HpcmarlError: the jobs do not start.
+        HpcmarlError: The jobs do not start.
     """
     root = Path(directory) if directory else Path(tempfile.mkdtemp(prefix="hpcmarl-faults-"))
-    numbers = (signal.SIGINT, signal.SIGTERM)  # either ends the campaign early, and no job stays behind
+    numbers = (signal.SIGINT, signal.SIGTERM)  # each ends the campaign early, and its job with it
     handlers = {number: signal.signal(number, signal.default_int_handler) for number in numbers}
     try:
         root.mkdir(parents=True, exist_ok=True)
@@ -108,7 +130,23 @@ def run(
 
 
 class Campaign:
-    """One run directory, killed again and again."""
+    """Campaign on one run directory.
+
+    Args:
+        root: Directory for the configuration, the run and the output of the jobs.
+        what: Target of the kills: job, actor or learner.
+        ranks: Ranks of each job.
+        generator: Draws the moments and the victims.
+        reduce: Value of rounds.reduce.
+
+    Attributes:
+        victims: Ranks that may be killed.
+        checkpoint: Newest valid checkpoint and its version.
+        known: Verified file -> inode, time of change (ns) and size at that moment.
+        startup_seconds: Seconds of the last job until its first update.
+        pending: Kills after which no job has made an update yet.
+        exit_code: Exit code of the last job that ended by a signal.
+    """
 
     def __init__(
         self, root: Path, what: str, ranks: int, generator: np.random.Generator, reduce: str = "server"
@@ -122,23 +160,25 @@ class Campaign:
         topology = assign_roles(ranks, ["here"] * ranks, load_config(self.config, self.extra).topology)
         self.victims = [rank for rank in range(1, ranks) if what in topology.roles_of(rank)]
         if what != "job" and not self.victims:
-            raise HpcmarlError(f"--what {what}: no rank of {ranks} is {what} alone; use more ranks")
+            raise HpcmarlError(
+                f"--what {what}: none of {ranks} ranks can be killed as {what}; use a larger -n"
+            )
         self.tally = Tally()
         self.job: Job | None = None
         self.checkpoint: tuple[Path | None, int] = (None, 0)
         self.known: dict[Path, tuple[int, int, int]] = {}
-        self.startup_seconds = 1.0  # of the last job, to its first update
-        self.pending = 0  # kills after which no job has yet made an update
+        self.startup_seconds = 1.0
+        self.pending = 0
         self.exit_code: int | None = None
 
     def run(self, kills: int) -> None:
-        """Kill so many times, then let the run end as a signal makes it end."""
+        """Kill the run `kills` times, then end it with a signal and verify everything."""
         failed = 0
-        with contextlib.suppress(KeyboardInterrupt):  # what was done until then is judged and told
+        with contextlib.suppress(KeyboardInterrupt):  # the kills so far are still verified and reported
             while self.tally.injected < kills:
-                went_on = self._kill_job() if self.what == "job" else self._kill_rank()
-                failed = 0 if went_on else failed + 1
-                # before the first kill nothing was harmed: another start does no better
+                updated = self._kill_job() if self.what == "job" else self._kill_rank()
+                failed = 0 if updated else failed + 1
+                # Before the first kill no file is damaged, so another start would fail as well.
                 if failed == (FAILED_STARTS if self.tally.injected else 1):
                     raise HpcmarlError(
                         f"{failed} start{'s in a row' if failed > 1 else ''} made no update: "
@@ -162,7 +202,7 @@ class Campaign:
         self._judge_versions()
 
     def close(self) -> None:
-        """Nothing of the job stays behind."""
+        """Kill the job, so that no process stays behind."""
         if self.job is not None:
             self.job.kill()
 
@@ -183,34 +223,37 @@ class Campaign:
         self.job = Job([*arguments, "--resume", "auto"], self.root / "job.log")
 
     def _resumed_version(self) -> int:
-        """The version behind which the job now running has to go on."""
+        """Return the version that the current job resumes from."""
         return self.checkpoint[1]
 
     def _updated(self) -> bool:
-        """The rows past the checkpoint are dropped, and there is a new one."""
+        """Return whether the job has dropped the rows after the checkpoint and has written a new one."""
         return self.progress.inode() != self.inode and self.progress.version > self._resumed_version()
 
     def _await_update(self) -> bool:
-        """Wait for the first new update; False (with a note) where the job ends or stays silent, or begins
-        anew."""
+        """Wait for the first new update.
+
+        Returns:
+            True after the update. False, with a note, if the job ends, stays silent, or starts from scratch.
+        """
         assert self.job is not None
         job, resuming = self.job, self.checkpoint[0] is not None
         wait_until(lambda: self._updated() or not job.running, START_LIMIT)
         self.startup_seconds = time.monotonic() - job.began
         if not self._updated() or (resuming and not self._continues()):
             self.tally.failures.append(
-                f"{self.startup_seconds:.0f} s after the start it had not gone on: {job.closing_lines()}"
+                f"no update {self.startup_seconds:.0f} s after the start: {job.closing_lines()}"
             )
             job.kill()
             return False
-        if not resuming:  # the very first job: kills begin when there is something to lose
+        if not resuming:  # the first job: kills begin once it has written a checkpoint
             wait_until(lambda: find_checkpoint(self.directory) is not None, START_LIMIT)
         self.tally.resumed += self.pending
         self.pending = 0
         return True
 
     def _continues(self) -> bool:
-        """Whether the rows of metrics count on from the checkpoint instead of beginning anew."""
+        """Return whether the rows of metrics continue from the checkpoint."""
         from hpcmarl.io.row_files import read_csv
 
         versions = read_csv(self.progress.path)["version"]
@@ -219,7 +262,11 @@ class Campaign:
     # ---- killing
 
     def _kill_job(self) -> bool:
-        """Start, wait, kill everything, judge. False where the job made no update though it had the time."""
+        """Start a job, wait, kill all of its processes, and check the remains.
+
+        Returns:
+            False if the job made no update although it had time to.
+        """
         resuming, before = self.checkpoint[0] is not None, self._resumed_version()
         self._start()
         assert self.job is not None
@@ -243,7 +290,11 @@ class Campaign:
         return True
 
     def _kill_rank(self) -> bool:
-        """Start a job, kill one rank of it, see whether it goes on, and end it as a signal does."""
+        """Start a job, kill one of its ranks, check that it continues, and end it with a signal.
+
+        Returns:
+            False if the job made no update before the kill.
+        """
         self._start()
         assert self.job is not None
         job = self.job
@@ -254,7 +305,7 @@ class Campaign:
         victim = int(self.generator.choice(self.victims))
         numbers = [number for number, rank in job.processes().items() if rank == victim]
         if not numbers:
-            raise HpcmarlError(f"rank {victim} is not there to be killed: {job.closing_lines()}")
+            raise HpcmarlError(f"rank {victim} has no process to kill: {job.closing_lines()}")
         before, at = self.progress.version, time.monotonic()
         kill_process(numbers[0])
         self.tally.injected += 1
@@ -276,47 +327,57 @@ class Campaign:
     # ---- judging
 
     def _judge(self) -> None:
-        """Verify what the dead job left, salvage its open shards, and find what the next one resumes from."""
+        """Verify the remains of the dead job, salvage open shards, and find the checkpoint to resume from."""
         self._verify()
         self._judge_versions()
         trajectories = self.directory / "trajectories"
         for item in salvage(trajectories, remove=True) if trajectories.is_dir() else ():
             self.tally.salvaged += item.status == "recovered"
             failure = f"salvage: {item.note}"
-            # the file stays, and is met again after the next kill
+            # The file stays and fails again after the next kill; it is noted once.
             if item.status == "failed" and failure not in self.tally.failures:
                 self.tally.failures.append(failure)
         found = find_checkpoint(self.directory) if self.directory.is_dir() else None
         self.checkpoint = (found, int(load_checkpoint(found)[1]["version"]) if found else 0)
 
     def _judge_versions(self) -> None:
-        """Nothing may stand twice: no version in metrics, no rollout in two shards."""
+        """Check that no version has two rows in metrics and that no rollout is in two shards."""
         from hpcmarl.io.row_files import read_csv
 
         if (
             self.progress.path.exists()
             and (np.diff(read_csv(self.progress.path).get("version", np.empty(0))) <= 0).any()
         ):
-            self.tally.corrupt.append(f"{self.progress.path}: a version has two rows, or the rows fall back")
+            self.tally.corrupt.append(f"{self.progress.path}: a version has two rows, or versions decrease")
         for shard, why in overlaps(self.directory) if self.directory.is_dir() else ():
             self.tally.corrupt.append(f"{shard}: {why}")
 
     def _verify(self, *, everything: bool = False) -> None:
-        """Read every file under a final name; those that have not changed since they were good, at the end
-        only."""
+        """Read every file under a final name.
+
+        Args:
+            everything: Whether to read files again that have not changed since they were last verified.
+        """
         for path in run_files(self.directory) if self.directory.is_dir() else ():
             status = path.stat()
-            print_of_file = (status.st_ino, status.st_mtime_ns, status.st_size)
-            if path.name.endswith(PARTIAL) or (self.known.get(path) == print_of_file and not everything):
+            fingerprint = (status.st_ino, status.st_mtime_ns, status.st_size)
+            if path.name.endswith(PARTIAL) or (self.known.get(path) == fingerprint and not everything):
                 continue
             found = verify_file(path)
-            self.known[path] = print_of_file
+            self.known[path] = fingerprint
             if found["status"] == BAD:
                 self.tally.corrupt.append(f"{path}: {found['reason']}")
 
     def result(self, seed: int, seconds: float) -> dict[str, Any]:
-        """The figures, units in the keys. survived: the same job went on; resumed: the next one went on from
-        a checkpoint."""
+        """Return the figures, with units in the keys.
+
+        `survived` counts kills after which the same job continued, `resumed` those after which the next job
+        continued from a checkpoint.
+
+        Args:
+            seed: Seed of the campaign.
+            seconds: Duration of the campaign.
+        """
         tally = self.tally
         return {
             "what": self.what,

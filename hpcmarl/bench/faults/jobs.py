@@ -1,8 +1,7 @@
-"""A training job seen from outside: its processes, which of them is which rank, and how far it has come.
+"""A training job as seen from outside: its processes, their ranks, and its progress.
 
-Called by bench/faults/campaign.py. Processes are found by a mark in their environment, because mpiexec puts
-ranks into sessions and groups of their own; progress is read from metrics.csv, which has a row a round there.
-Knows nothing of why a job is killed.
+mpiexec puts ranks into sessions and process groups of their own. Processes are therefore found by a mark in
+their environment. Progress is read from metrics.csv, which has a row for each round in these runs.
 """
 
 from __future__ import annotations
@@ -18,13 +17,13 @@ import uuid
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-MARK = "HPCMARL_FAULTS_JOB"
+MARK = "HPCMARL_FAULTS_JOB"  # environment variable that holds the mark of a job
 RANK_VARIABLES = ("OMPI_COMM_WORLD_RANK", "PMI_RANK")
 POLL_SECONDS = 0.01
 
 
 def wait_until(condition: Callable[[], bool], seconds: float) -> bool:
-    """Whether the condition came true in time."""
+    """Wait until the condition is true; return whether that happened within `seconds`."""
     deadline = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > deadline:
@@ -34,8 +33,14 @@ def wait_until(condition: Callable[[], bool], seconds: float) -> bool:
 
 
 class Job:
-    """`hpcmarl ARGUMENTS…` in a session of its own; what it prints goes to `output`. Close it: nothing of it
-    stays."""
+    """A run of `hpcmarl ARGUMENTS…` in its own session.
+
+    `kill`, `stop` and `wait` leave no process of the job behind.
+
+    Args:
+        arguments: Command and its arguments.
+        output: File for everything that the job prints.
+    """
 
     def __init__(self, arguments: Sequence[str], output: Path) -> None:
         self.mark = uuid.uuid4().hex
@@ -53,17 +58,18 @@ class Job:
 
     @property
     def running(self) -> bool:
+        """Whether the launching process still runs."""
         return self.process.poll() is None
 
     def processes(self) -> dict[int, int | None]:
-        """The living processes of the job: process number -> rank, None for launchers."""
+        """Return the living processes of the job: process number -> rank, or None for launchers."""
         mark = f"{MARK}={self.mark}".encode()
         found: dict[int, int | None] = {}
         for entry in Path("/proc").glob("[0-9]*/environ"):
             try:
                 variables = entry.read_bytes().split(b"\0")  # empty for a zombie
             except OSError:
-                continue  # it ended while we looked, or is somebody else's
+                continue  # the process has just ended, or belongs to another user
             if mark in variables:
                 known = dict(variable.decode(errors="replace").partition("=")[::2] for variable in variables)
                 ranks = [int(known[name]) for name in RANK_VARIABLES if known.get(name, "").isdecimal()]
@@ -71,7 +77,7 @@ class Job:
         return found
 
     def kill(self) -> None:
-        """SIGKILL to every process of the job until none is left."""
+        """Send SIGKILL to every process of the job until none is left."""
         while members := self.processes():
             for number in members:
                 kill_process(number)
@@ -79,13 +85,21 @@ class Job:
         self.process.wait()
 
     def stop(self, seconds: float) -> int | None:
-        """Ask the job to stop with a checkpoint; its exit code, None where it had to be killed."""
+        """Ask the job to stop with a checkpoint.
+
+        Returns:
+            Its exit code; None if it had to be killed after `seconds`.
+        """
         if self.running:
             self.process.send_signal(signal.SIGTERM)
         return self.wait(seconds)
 
     def wait(self, seconds: float) -> int | None:
-        """The exit code once it has ended by itself, None (and it is killed) where it does not in time."""
+        """Wait for the end of the job.
+
+        Returns:
+            Its exit code; None if it did not end within `seconds` and was killed.
+        """
         try:
             return self.process.wait(seconds)
         except subprocess.TimeoutExpired:
@@ -94,33 +108,36 @@ class Job:
             self.kill()
 
     def closing_lines(self) -> str:
-        """The end of what it printed, on one line."""
+        """Return the end of the job's output on one line."""
         with contextlib.suppress(OSError):
             return " ".join(self.output.read_text(errors="replace").split())[-600:]
         return ""
 
 
 def kill_process(number: int) -> None:
-    """SIGKILL; a process that has ended meanwhile is no error."""
+    """Send SIGKILL; ignore a process that has already ended."""
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.kill(number, signal.SIGKILL)
 
 
 class Progress:
-    """How far a run has come, by the last whole row of its metrics.csv."""
+    """Progress of a run by the last whole row of its metrics.csv."""
 
     def __init__(self, run_directory: Path) -> None:
         self.path = run_directory / "metrics.csv"
 
     def inode(self) -> int:
-        """Changes when a resumed run has dropped the rows past its checkpoint; 0 where there is no file."""
+        """Return the inode of metrics.csv; 0 if the file does not exist.
+
+        The inode changes when a resumed run has dropped the rows after its checkpoint.
+        """
         try:
             return self.path.stat().st_ino
         except OSError:
             return 0
 
     def last(self, column: str = "version") -> float:
-        """The value in the last whole row, 0 where there is none."""
+        """Return the value of a column in the last whole row; 0 if no row exists."""
         try:
             with self.path.open("rb") as stream:
                 heading = next(csv.reader([stream.readline().decode()]), [])
@@ -128,8 +145,9 @@ class Progress:
                 rows = stream.read().decode(errors="replace").split("\n")[:-1]
             return float(rows[-1].split(",")[heading.index(column)] or 0) if rows else 0.0
         except (OSError, ValueError, IndexError):
-            return 0.0  # not there yet, or just being replaced
+            return 0.0  # the file does not exist yet, or is being replaced
 
     @property
     def version(self) -> int:
+        """Version in the last row."""
         return int(self.last())

@@ -1,1 +1,1 @@
-"""Learning written as plain torch loops, to measure against."""
+"""Learning in plain torch loops, as a reference for `hpcmarl bench learning`."""

@@ -1,8 +1,7 @@
-"""Bare torch loops of the actor-critics, MA-Trace, PPO and COMA, for `hpcmarl bench learning`. See
-learning.py.
+"""Plain torch loops of the actor-critics MA-Trace, PPO and COMA, for `hpcmarl bench learning`.
 
-The recursions run row by row in torch, for all trajectories at once; gap rows hand on what comes after them
-(maths/vtrace.py).
+learning.py lists the letters of the shapes. The recursions run row by row in torch, for all trajectories at
+once. Gap rows pass on the values of the next row (maths/vtrace.py).
 """
 
 from __future__ import annotations
@@ -27,11 +26,25 @@ UNAVAILABLE = -1e9
 
 @dataclass
 class Unrolls:
-    """obs [T, B, N, D], alive, mask (None: all), action, logp (of the policy that sampled) likewise; seen:
-    the critic's inputs, [T+1, B, U, D], or with COMA [T, B, N, D]; finals [K, U, D] at `ends` (step, slot).
-    Of the units, [T, B, U]: reward (scaled), acts, terminated, truncated; before: the critic's outputs when
-    the batch began, where they count; settled: targets and the agents' advantages [T, B, N], where these were
-    made then."""
+    """Stacked tensors of a batch of unrolls.
+
+    Attributes:
+        obs: Observations, [T, B, N, D].
+        alive: Agents that act, [T, B, N].
+        mask: Allowed actions, [T, B, N, A]; None: all.
+        action: Actions, [T, B, N].
+        logp: Log-probabilities of the actions under the policy that sampled them, [T, B, N].
+        critic_inputs: Inputs of the critic, [T+1, B, U, D]; with COMA [T, B, N, D].
+        finals: Inputs of the critic at the ends of truncated episodes, [K, U, D].
+        ends: Step and slot of each entry of `finals`, [K] each.
+        reward: Scaled reward of each unit, [T, B, U].
+        active: Rows of each unit that count, [T, B, U].
+        terminated: Whether an episode terminates after the row, [T, B, U].
+        truncated: Whether an episode is truncated after the row, [T, B, U].
+        before: The critic's outputs when training on the batch began, if the loss needs them.
+        settled: Targets [T, B, U] and agents' advantages [T, B, N] from the time when training on the batch
+            began; None: the loss computes them.
+    """
 
     obs: torch.Tensor
     alive: torch.Tensor
@@ -57,7 +70,19 @@ def recursion(
     ratios: tuple[torch.Tensor, torch.Tensor],
     discount: float,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """V-trace targets and advantages [T, B, U]; ratios: rho and c, [T, B, U]."""
+    """Compute V-trace targets and advantages.
+
+    Args:
+        inputs: The batch.
+        value: Values of all rows, [T, B, U].
+        last: Values after the last row, [B, U].
+        final: Values at the ends of episodes, [T, B, U].
+        ratios: rho and c, [T, B, U] each.
+        discount: Discount factor.
+
+    Returns:
+        Targets and advantages, [T, B, U] each.
+    """
     rho, trace = ratios
     targets, advantages = torch.zeros_like(value), torch.zeros_like(value)
     next_value = next_target = last
@@ -78,7 +103,14 @@ def recursion(
 
 
 class ReferenceCritic(ReferenceLoop):
-    """What the three have in common: the policy's side."""
+    """Base of the three actor-critics: the policy's part and the stacking of inputs.
+
+    Args:
+        config: Configuration of the run.
+        algorithm: The algorithm of hpcmarl that this loop repeats.
+        inputs: Length of the critic's input.
+        outputs: Length of the critic's output.
+    """
 
     def __init__(self, config: Config, algorithm: Any, inputs: int, outputs: int) -> None:
         given: Any = config
@@ -122,7 +154,7 @@ class ReferenceCritic(ReferenceLoop):
         )
 
     def _inputs(self, batch: Batch) -> tuple[Any, Any, Any]:
-        """The critic's inputs, those of truncated episodes' ends, and the units' columns."""
+        """Return the critic's inputs, those at the ends of truncated episodes, and the units' columns."""
         owner: Any = self.algorithm
         part = batch.policies[owner.spec.policies[0].name]
         if self.config.critic == "independent":
@@ -144,8 +176,12 @@ class ReferenceCritic(ReferenceLoop):
         )
 
     def _policy(self, inputs: Unrolls) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Of all rows: log-probabilities of all actions [T, B, N, A], of the one taken, and the acting rows'
-        summed entropy."""
+        """Evaluate the policy on all rows.
+
+        Returns:
+            Log-probabilities of all actions [T, B, N, A], those of the actions taken [T, B, N], and the
+            summed entropy of rows in which an agent acts.
+        """
         logits = self.module["agent"](inputs.obs)
         if inputs.mask is not None:
             logits = logits.masked_fill(~inputs.mask, UNAVAILABLE)
@@ -174,8 +210,11 @@ class ReferenceCritic(ReferenceLoop):
         return torch.where(size <= delta, error.square(), delta * (2.0 * size - delta))
 
     def _normalised(self, advantages: torch.Tensor, rho: torch.Tensor, alive: torch.Tensor) -> torch.Tensor:
-        """[T, B, U] -> [T, B, N], where asked about their mean and in units of the deviation over the acting
-        rows."""
+        """Return advantages [T, B, N] from [T, B, U].
+
+        With `normalise_advantages` they are centred and divided by their standard deviation over rows in
+        which an agent acts.
+        """
         advantages, rho = advantages.expand(alive.shape), rho.expand(alive.shape)
         if not self.config.normalise_advantages:
             return advantages
@@ -184,8 +223,10 @@ class ReferenceCritic(ReferenceLoop):
 
 
 class ReferenceValueCritic(ReferenceCritic):
-    """MA-Trace with one ratio a unit (joint, or with critic independent of each agent), and PPO. A recurrent
-    critic goes from zeros through unrolls of which no row is the first or last of an episode."""
+    """MA-Trace with one ratio for each unit (joint, or each agent's with critic: independent), and PPO.
+
+    A recurrent critic starts from zeros. No row of its unrolls may be the first or last of an episode.
+    """
 
     def __init__(self, config: Config, algorithm: Any) -> None:
         spec = algorithm.spec
@@ -221,8 +262,10 @@ class ReferenceValueCritic(ReferenceCritic):
         return self._loss(inputs, (gains * inputs.alive).sum(), error, entropy)
 
     def settled(self, inputs: Unrolls) -> Unrolls:
-        """The inputs with targets and advantages of the present parameters, for gradients of a batch that
-        begins now."""
+        """Return the inputs with targets and advantages of the current parameters.
+
+        Training on a batch computes them once, when it begins.
+        """
         with torch.no_grad():
             every, (_, logp, _) = (
                 self.module["critic"](inputs.critic_inputs).squeeze(-1),
@@ -237,8 +280,13 @@ class ReferenceValueCritic(ReferenceCritic):
     def _estimates(
         self, inputs: Unrolls, every: torch.Tensor, logp: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Targets, advantages and the ratios in them, [T, B, U]; every [T+1, B, U]: the values of all
-        rows."""
+        """Return targets, advantages and the ratios in them, [T, B, U] each.
+
+        Args:
+            inputs: The batch.
+            every: Values of all rows, [T+1, B, U].
+            logp: Log-probabilities of the actions under the current policy, [T, B, N].
+        """
         config, value, last = self.config, every[:-1], every[-1]
         final = value.clone()
         if not self.remembers:
@@ -255,7 +303,7 @@ class ReferenceValueCritic(ReferenceCritic):
 
 
 class ReferenceCOMA(ReferenceCritic):
-    """COMA: the critic's last output is of agents that do nothing."""
+    """COMA; the critic's last output is for agents that do not act."""
 
     def __init__(self, config: Config, algorithm: Any) -> None:
         policy = algorithm.spec.policies[0]

@@ -1,13 +1,14 @@
-"""Bare torch loops: what somebody would write for one algorithm on one machine, for `hpcmarl bench learning`
-to compare with.
+"""Plain torch loops as somebody would write them for one algorithm on one machine.
 
-The same networks, with the same parameters in the same order, and the same loss on inputs that are stacked
-already: plain torch modules, torch's autograd, a step of torch.optim. Here what all have in common, and the
-value-based algorithms; critics.py has the actor-critics. Called by learning.py; its test compares the
-gradients with those of algos/. Single discrete actions of one policy's agents.
+`hpcmarl bench learning` compares hpcmarl with them. They have the same networks with the same parameters in
+the same order, and the same loss. The inputs are stacked already; each update is torch modules, torch's
+autograd and a step of torch.optim. This module has the common parts and the value-based algorithms,
+critics.py the actor-critics. A test compares the gradients with those of algos/. The loops support single
+discrete actions and agents of one policy.
 
-    T steps   B trajectories   N agents   U units with a value, 1 or N   A actions   S state      rows T+1:
-        with each episode's closing row
+    T  steps                    N  agents                           A  actions
+    B  trajectories             U  units with a value, 1 or N       S  length of the state
+    T+1 rows include the closing row of each episode
 """
 
 from __future__ import annotations
@@ -36,7 +37,13 @@ from hpcmarl.types import FloatArray, Rollout
 
 
 def multilayer(sizes: Sequence[int], activation: str, *, activate_last: bool = False) -> nn.Sequential:
-    """Linear layers with the activation between them, and behind the last one where asked."""
+    """Return linear layers with the activation between them.
+
+    Args:
+        sizes: Widths of the input, hidden layers and output.
+        activation: "tanh" or "relu".
+        activate_last: Whether an activation follows the last layer.
+    """
     parts: list[nn.Module] = []
     for inputs, outputs in pairwise(sizes):
         parts += [nn.Linear(inputs, outputs), nn.Tanh() if activation == "tanh" else nn.ReLU()]
@@ -44,8 +51,14 @@ def multilayer(sizes: Sequence[int], activation: str, *, activate_last: bool = F
 
 
 class ReferenceLoop(ABC):
-    """`module` is trained; `target` a copy that becomes equal to it every `algo.target_every` updates, where
-    the algorithm has that key."""
+    """A plain training loop.
+
+    Attributes:
+        module: The trained networks.
+        target: Copy of `module`, updated every `algo.target_every` updates if the algorithm has that key.
+        clips: Parameters, and the limit of their gradient's norm (None: no limit).
+        every: Value of `algo.target_every`; None: the algorithm has no target networks.
+    """
 
     def __init__(self, config: Config, algorithm: Algorithm, module: nn.Module) -> None:
         self.algorithm, self.updates = algorithm, 0
@@ -61,18 +74,18 @@ class ReferenceLoop(ABC):
             )
             for name, part in _optimised_apart(module).items()
         ]
-        self.every: int | None = getattr(config.algo, "target_every", None)
+        self.every = config.algo.target_interval
 
     @abstractmethod
     def stack(self, rollouts: Sequence[Rollout]) -> Any:
-        """The inputs of an update, before anything is timed."""
+        """Return the inputs of an update; this work is not timed."""
 
     @abstractmethod
     def loss(self, inputs: Any) -> torch.Tensor:
-        """The mean over trajectories, differentiable."""
+        """Return the mean loss over trajectories, differentiable."""
 
     def update(self, inputs: Any) -> None:
-        """One step of torch.optim on the loss."""
+        """Make one step of torch.optim on the loss."""
         self.optimizer.zero_grad()
         self.loss(inputs).backward()  # type: ignore[no-untyped-call]
         for parameters, limit in self.clips:
@@ -84,7 +97,7 @@ class ReferenceLoop(ABC):
             self.target.load_state_dict(self.module.state_dict())
 
     def gradient(self, inputs: Any) -> FloatArray:
-        """The loss's gradient [P] in the order of the algorithm's vector."""
+        """Return the gradient of the loss, shape [P], in the order of the algorithm's parameter vector."""
         self.optimizer.zero_grad()
         self.loss(inputs).backward()  # type: ignore[no-untyped-call]
         return parameters_to_vector(
@@ -93,8 +106,11 @@ class ReferenceLoop(ABC):
 
 
 def torch_optimizer(config: Config, module: nn.Module) -> torch.optim.Optimizer:
-    """torch's own optimizer with the same settings, at a constant step size. Raises UsageError where torch
-    has none."""
+    """Return torch's optimizer with the same settings and a constant step size.
+
+    Raises:
+        UsageError: torch has no such optimizer.
+    """
     chosen: Any = config.optimizer
     size, critic_size = chosen.step_size, chosen.step_size_of_critics
     groups: list[dict[str, Any]] = [
@@ -113,14 +129,24 @@ def torch_optimizer(config: Config, module: nn.Module) -> torch.optim.Optimizer:
 
 
 def _optimised_apart(module: nn.Module) -> dict[str, nn.Module]:
-    """What is clipped by itself and has a step size of its own: agent and critic of an actor-critic, else
-    everything together."""
+    """Return the parts that are clipped separately and have their own step size.
+
+    They are the agent and the critic of an actor-critic; other algorithms are one part.
+    """
     return dict(module.named_children()) if hasattr(module, "critic") else {"all": module}
 
 
 class ReferenceAgent(nn.Module):
-    """Values or logits [rows, B, N, K] of observations [rows, B, N, D]; recurrent over the rows where asked,
-    from zero memory. dueling: with two heads; then allowed actions [rows, B, N, K] matter."""
+    """Values or logits [rows, B, N, K] of observations [rows, B, N, D].
+
+    A recurrent network runs over the rows and starts from zero memory.
+
+    Args:
+        inputs: Length D of an observation.
+        outputs: Length K of the output.
+        network: Configuration of the network.
+        dueling: Whether the network has two heads; the mask of allowed actions [rows, B, N, K] then matters.
+    """
 
     def __init__(self, inputs: int, outputs: int, network: Any, *, dueling: bool = False) -> None:
         super().__init__()
@@ -151,7 +177,7 @@ class ReferenceAgent(nn.Module):
 
 
 class ReferenceMixer(nn.Module):
-    """QMIX's: utilities [..., K, n], state [..., S] -> [..., K]."""
+    """QMIX's mixing network: utilities [..., K, n] and state [..., S] -> [..., K]."""
 
     def __init__(self, agents: int, state: int, width: int, hyper: int, activation: str) -> None:
         super().__init__()
@@ -171,7 +197,7 @@ class ReferenceMixer(nn.Module):
 
 
 class ReferenceCentral(nn.Module):
-    """WQMIX's unrestricted mixer, the same shapes."""
+    """WQMIX's unrestricted mixing network, with the same shapes."""
 
     def __init__(self, agents: int, state: int, width: int) -> None:
         super().__init__()
@@ -186,9 +212,19 @@ class ReferenceCentral(nn.Module):
 
 @dataclass
 class Stacked:
-    """obs [T+1, B, N, D], alive [T+1, B, N], mask [T+1, B, N, A] or None, action [T, B, N], state [T+1, B, S]
-    or None; of the units [T, B, U]: reward (scaled), counted 1 where there is a step, goes_on 0 where the
-    future is worth nothing, ended."""
+    """Stacked tensors of a batch of episodes.
+
+    Attributes:
+        obs: Observations, [T+1, B, N, D].
+        alive: Agents that act, [T+1, B, N].
+        mask: Allowed actions, [T+1, B, N, A]; None: all.
+        action: Actions, [T, B, N].
+        state: Environment state, [T+1, B, S]; None: not used.
+        reward: Scaled reward of each unit, [T, B, U].
+        counted: 1 in rows that hold a step, [T, B, U].
+        goes_on: 0 in rows after which the return is zero, [T, B, U].
+        ended: Whether an episode ends with the row, [T, B, U].
+    """
 
     obs: torch.Tensor
     alive: torch.Tensor
@@ -284,7 +320,7 @@ class ReferenceValues(ReferenceLoop):
         return loss
 
     def _mixed(self, mixer: Any, inputs: Stacked, utilities: torch.Tensor) -> torch.Tensor:
-        """[rows, B, N] -> [rows, B, U]."""
+        """Mix utilities [rows, B, N] into values [rows, B, U]."""
         if self.name == "iql":
             return utilities
         present = utilities * inputs.alive[: len(utilities)]

@@ -22,7 +22,8 @@ from hpcmarl.comm.transport import Backoff, PeerAborted, PeerFailure
 
 def sleep_until(comm: Any, begin: Callable[[], Any], seconds: float | None = None) -> None:
     """Wait for the collective whose request `begin` returns without burning a core, for `seconds` at most.
-    Raises PeerFailure when a rank has died, before or meanwhile, PeerAborted when one gives up."""
+    Raises PeerFailure when a rank has died, before or meanwhile, PeerAborted when one gives up.
+    """
     backoff = Backoff()
     deadline = time.monotonic() + (seconds or float("inf"))
     try:
@@ -41,7 +42,8 @@ def sleep_until(comm: Any, begin: Callable[[], Any], seconds: float | None = Non
 
 def leave_together(comm: Any, seconds: float | None) -> None:
     """Wait until all ranks are about to leave; one that dies only now has done its part. Where another one
-    gives up this process ends here: nobody would come to MPI_Finalize."""
+    gives up this process ends here: nobody would come to MPI_Finalize.
+    """
     try:
         sleep_until(comm, comm.Ibarrier, seconds)
     except PeerAborted:

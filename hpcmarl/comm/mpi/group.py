@@ -31,7 +31,8 @@ class MpiGroup:
         alone.
 
         Raises, on all members, ConfigError where one of them cannot use the backend and LaunchError where
-        they do not find together."""
+        they do not find together.
+        """
         self._world = world
         self._hosts = tuple(hosts)
         self._name = backend
@@ -62,7 +63,8 @@ class MpiGroup:
         """Leave out who has died. Collective among the survivors, also if more of them die meanwhile; waits
         for a frozen one.
 
-        Raises HpcmarlError when the survivors cannot form the backend's group although all of them live."""
+        Raises HpcmarlError when the survivors cannot form the backend's group although all of them live.
+        """
         while True:
             self._comm.Revoke()  # whoever still waits in the old group comes here as well
             if self._sums is not None:
@@ -105,7 +107,8 @@ class MpiGroup:
 
     def _first_text(self, own: str) -> str:
         """The first member's text that is not empty, with its place, on every member. Texts travel only where
-        there is one."""
+        there is one.
+        """
         size, first = self._comm.Get_size(), np.empty(1, np.int64)
         self._comm.Allreduce(np.array([self._comm.Get_rank() if own else size], np.int64), first, MPI.MIN)
         if first[0] == size:
@@ -135,7 +138,8 @@ class MpiRegrouping(Regrouping):
     """Regroups in a thread, since MPI's Shrink waits for every survivor, also for one that is frozen.
 
     The rank itself goes on meanwhile. Otherwise it would be taken for frozen, and nobody would end the one
-    that is."""
+    that is.
+    """
 
     def __init__(self, group: MpiGroup, progress: int, state: Callable[[], bytes]) -> None:
         self._group, self._progress, self._state = group, progress, state

@@ -30,7 +30,8 @@ def thread_level_name() -> str:
 
 def survives_deaths() -> bool:
     """Whether the other ranks live on when one dies: Open MPI from version 5 on, if mpiexec was told
-    --with-ft ulfm."""
+    --with-ft ulfm.
+    """
     name, version = MPI.get_vendor()
     fault_tolerant = os.environ.get("OMPI_MCA_mpi_ft_enable") == "1"  # noqa: SIM112
     return name == "Open MPI" and version >= (5, 0) and fault_tolerant

@@ -47,7 +47,8 @@ class MpiHandle(SendHandle):
 
 class Route(NamedTuple):
     """How a rank is reached: as `peer` of a communicator, in person or (`relay` > 0, the MPI tag) by a peer
-    that hands messages on to it."""
+    that hands messages on to it.
+    """
 
     comm: Any
     peer: int
@@ -77,7 +78,8 @@ class Incoming:
     """A message being received: one request (none where it is there already), or the chunks of a large one
     still to be matched.
 
-    `destination`: the rank that a message to be handed on is for, else None."""
+    `destination`: the rank that a message to be handed on is for, else None.
+    """
 
     __slots__ = ("buffer", "capacity", "destination", "filled", "requests", "source")
 
@@ -106,7 +108,8 @@ class Incoming:
 
 def begin(matched: Any, source: int, buffer: Buffer, capacity: Buffer, destination: int | None) -> Incoming:
     """Start receiving a matched message; a small one at once, which spares its request and the tests of
-    it."""
+    it.
+    """
     if buffer.nbytes > SMALL_BYTES:
         return Incoming(source, buffer, capacity, matched.Irecv([buffer, MPI.BYTE]), destination)
     incoming = Incoming(source, buffer, capacity, None, destination)

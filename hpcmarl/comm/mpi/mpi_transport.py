@@ -28,7 +28,7 @@ from hpcmarl.comm.mpi.group import MpiGroup, MpiRegrouping
 from hpcmarl.comm.mpi.library import library_version, survives_deaths
 from hpcmarl.comm.mpi.messages import BufferPool, Incoming, MpiHandle, Route, begin, complete
 from hpcmarl.comm.mpi.spawn import Spawning
-from hpcmarl.comm.protocol import Buffer, Kind, announced_bytes, check_header, control, header_of
+from hpcmarl.comm.protocol import Buffer, Kind, announced_bytes, check_header, control, kind_of
 from hpcmarl.comm.reductions.mpi_allreduce import is_death
 from hpcmarl.comm.transport import (
     Message,
@@ -53,7 +53,8 @@ SWEEP = 64  # messages under way before finished ones are looked for behind an u
 
 class MpiTransport(Transport):
     """A duplicate of `world`, by default COMM_WORLD, with errors returned as exceptions. `chunk_bytes` is
-    smaller in tests."""
+    smaller in tests.
+    """
 
     def __init__(self, chunk_bytes: int = CHUNK_BYTES, world: Any = None) -> None:
         world = MPI.COMM_WORLD if world is None else world
@@ -108,9 +109,7 @@ class MpiTransport(Transport):
     def _send_over(self, way: Route, buffer: Buffer) -> SendHandle:
         try:
             if buffer.nbytes <= self.chunk_bytes or way.relay:
-                requests = [
-                    way.comm.Issend([buffer, MPI.BYTE], way.peer, way.relay or int(header_of(buffer)["kind"]))
-                ]
+                requests = [way.comm.Issend([buffer, MPI.BYTE], way.peer, way.relay or kind_of(buffer))]
             else:
                 requests = self._send_chunks(way, buffer)
         except MPI.Exception as error:
@@ -125,7 +124,7 @@ class MpiTransport(Transport):
 
     def _send_chunks(self, way: Route, buffer: Buffer) -> list[Any]:
         """Announce the length, then send the pieces; MPI keeps the order between two ranks."""
-        announcement = control(Kind.CHUNKED, count=buffer.nbytes)
+        announcement = control(Kind.CHUNKED, message_bytes=buffer.nbytes)
         requests = [way.comm.Issend([announcement, MPI.BYTE], way.peer, int(Kind.CHUNKED))]
         starts = range(0, buffer.nbytes, self.chunk_bytes)
         pieces = [buffer[start : start + self.chunk_bytes] for start in starts]
@@ -147,7 +146,8 @@ class MpiTransport(Transport):
 
     def _forget_sent(self) -> None:
         """Let go of the buffers that have arrived; one message to a rank that is slow or frozen does not keep
-        the later ones."""
+        the later ones.
+        """
         while self._outgoing and self._outgoing[0].done():
             self._outgoing.popleft()
         if len(self._outgoing) > self._sweep_at:
@@ -156,7 +156,8 @@ class MpiTransport(Transport):
 
     def _match(self, comm: Any, rank: int | None) -> bool:
         """Match one arriving MPI message, if there is one, and start receiving it. `rank`: whose it is; None:
-        the MPI source's."""
+        the MPI source's.
+        """
         try:
             matched = comm.Improbe(MPI.ANY_SOURCE, MPI.ANY_TAG, self._status)
         except MPI.Exception as error:
@@ -256,7 +257,8 @@ class MpiTransport(Transport):
 
     def _deliver(self) -> Message | None:
         """The first complete message none of whose source's earlier ones is still under way; what is for
-        others is handed on."""
+        others is handed on.
+        """
         behind: set[int] = set()
         for index, incoming in enumerate(self._incoming):
             if incoming.source not in behind and incoming.complete():
@@ -264,7 +266,7 @@ class MpiTransport(Transport):
                 header = check_header(incoming.buffer, incoming.source)
                 source = incoming.source
                 if incoming.destination is not None:
-                    source = int(header["source"])
+                    source = header.source
                     if incoming.destination != self.rank:
                         self._hand_on(incoming.destination, incoming.buffer)
                         return self._deliver()
@@ -274,7 +276,8 @@ class MpiTransport(Transport):
 
     def gather_hosts(self) -> list[str]:
         """The host name of every rank. Collective, for the start of a run; from then on ranks of one host
-        wake each other."""
+        wake each other.
+        """
         if self._doorbell is None:
             self._doorbell = Doorbell(self.broadcast(new_token() if self.rank == 0 else None), self.rank)
         own = bytes([self._doorbell.exists]) + self.host.encode()[:HOST_BYTES].ljust(HOST_BYTES, b"\0")
@@ -386,7 +389,8 @@ class MpiTransport(Transport):
 
 def _duplicate(world: Any) -> Any:
     """Return a duplicate of a communicator; itself where a rank has died already, which the first collective
-    of the run then reports."""
+    of the run then reports.
+    """
     try:
         return world.Dup()
     except MPI.Exception as error:

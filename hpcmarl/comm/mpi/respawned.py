@@ -14,7 +14,8 @@ from hpcmarl.comm.protocol import Kind
 
 class ReplacementTransport(MpiTransport):
     """`parent`, the rank that started this process, is the only one that it shares a communicator with.
-    Without it there is no world any more: then all ranks are `lost`."""
+    Without it there is no world any more: then all ranks are `lost`.
+    """
 
     def __init__(self, process: tuple[int, int]) -> None:
         self.comm, self.rank, self.payload = spawned(process)

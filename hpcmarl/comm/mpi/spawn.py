@@ -35,7 +35,8 @@ class Newcomer(NamedTuple):
 
 class Spawning:
     """Starts PROGRAM as `rank` in a thread, since that takes seconds. `result()`: None as long as it is under
-    way."""
+    way.
+    """
 
     def __init__(self, rank: int, payload: bytes) -> None:
         self._rank, self._payload = rank, payload
@@ -78,7 +79,8 @@ class Spawning:
 
 def spawned(process: tuple[int, int]) -> tuple[Any, int, bytes]:
     """In the new process: the communicator with the rank that started it, its own rank, and the payload.
-    LaunchError elsewhere."""
+    LaunchError elsewhere.
+    """
     between = MPI.Comm.Get_parent()
     if between == MPI.COMM_NULL:
         raise LaunchError(
@@ -102,7 +104,8 @@ def _merge(between: Any, *, second: bool) -> Any:
 
 def finalize_pmix() -> None:
     """Tell the launcher that this process ends in order. MPI_Finalize would wait for the rest of the world,
-    which may be gone; without a word the launcher calls the whole job failed."""
+    which may be gone; without a word the launcher calls the whole job failed.
+    """
     with contextlib.suppress(OSError, AttributeError):
         library = ctypes.CDLL("libpmix.so.2")
         while library.PMIx_Initialized():

@@ -21,7 +21,8 @@ def is_first() -> bool:
 
 def broadcast_at_start(payload: bytes | None) -> bytes | None:
     """Rank 0's payload (None elsewhere) on every rank, asleep while they wait; None where a rank has died.
-    Collective."""
+    Collective.
+    """
     try:
         length = bytearray(LENGTH.pack(0 if payload is None else len(payload)))
         _complete(MPI.COMM_WORLD.Ibcast([length, MPI.BYTE], 0))

@@ -23,14 +23,16 @@ FAILURE_TIMEOUT = 20.0  # seconds until a sum that failed while nobody was found
 
 class SumBackend(ABC):
     """Sums over the members of an MPI communicator. Made by all members together; after a death it is
-    abandoned and another one made."""
+    abandoned and another one made.
+    """
 
     @classmethod
     def problem(cls, hosts: Sequence[str]) -> str:
         """Why it cannot work on this rank in a group whose members are on `hosts`: one line with the remedy;
         empty where it can.
 
-        Not collective; may import what the backend needs."""
+        Not collective; may import what the backend needs.
+        """
         return ""
 
     @abstractmethod
@@ -39,13 +41,15 @@ class SumBackend(ABC):
         order of their ranks.
 
         Raises RuntimeError when the members cannot be brought together (mpi4py's and torch's errors are
-        ones)."""
+        ones).
+        """
 
     @abstractmethod
     def start(self, vector: Array) -> Reduction:
         """Start the sum of `vector` [P] over all members, who call this in the same order.
 
-        The vector must stay unchanged until the sum has arrived or was abandoned."""
+        The vector must stay unchanged until the sum has arrived or was abandoned.
+        """
 
     @abstractmethod
     def abandon(self) -> None:
@@ -61,7 +65,8 @@ class LibrarySum(Reduction):
     None.
 
     Mostly a member has died: MPI says so at once, the server tells everyone, and the survivors sum again.
-    Where nobody is found dead within FAILURE_TIMEOUT, `result` raises what the library said."""
+    Where nobody is found dead within FAILURE_TIMEOUT, `result` raises what the library said.
+    """
 
     def __init__(self, name: str, begin: Callable[[], Callable[[], Array | None]]) -> None:
         self._name = name

@@ -21,7 +21,8 @@ REMEDY = "run tools/install_horovod (docs/cluster.md), or choose rounds.reduce: 
 
 def load() -> Any:
     """horovod.torch; raises ImportError or OSError where it is missing or was built for another torch or
-    MPI."""
+    MPI.
+    """
     import horovod.torch
 
     return horovod.torch

@@ -20,7 +20,8 @@ DEATHS = (MPI.ERR_PROC_FAILED, MPI.ERR_PROC_FAILED_PENDING, MPI.ERR_REVOKED, MPI
 
 def is_death(error: MPI.Exception) -> bool:
     """Whether MPI says by this error that another process has died (a list of requests tells it as an error
-    in a status)."""
+    in a status).
+    """
     return error.Get_error_class() in DEATHS
 
 

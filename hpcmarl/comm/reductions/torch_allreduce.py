@@ -159,7 +159,8 @@ class NcclAllReduce(TorchAllReduce):
 
     def _choose_device(self, rank: int, hosts: Sequence[str]) -> torch.device:
         """The n-th learner of a host takes its n-th GPU; where the launcher shows each one a GPU of its own,
-        that one."""
+        that one.
+        """
         return torch.device("cuda", list(hosts[:rank]).count(hosts[rank]) % torch.cuda.device_count())
 
     def _make_group(self, store: Any, rank: int, hosts: Sequence[str]) -> Any:

@@ -25,7 +25,8 @@ WAIT_SECONDS = 30.0  # for a member that lives but sets no key
 
 class MpiStore(distributed.Store):  # type: ignore[name-defined, misc]  # torch's stubs leave it out
     """The part of torch's store that process groups use to connect. MPI's errors (a member has died) come out
-    of get and wait."""
+    of get and wait.
+    """
 
     def __init__(self, communicator: Any) -> None:
         super().__init__()

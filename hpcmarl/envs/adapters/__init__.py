@@ -1,1 +1,1 @@
-"""One slot of a PettingZoo or Gymnasium environment."""
+"""Adapters that drive one slot of a PettingZoo or Gymnasium environment."""

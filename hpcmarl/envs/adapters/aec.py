@@ -1,10 +1,10 @@
-"""PettingZoo's turn-based interface (AEC): a row is one agent's turn.
+"""PettingZoo's turn-based interface (AEC): one row holds one agent's turn.
 
-Called by batch.py through slot.SlotAdapter. Must not know seeds, budgets, episode records or other slots.
+After each turn the adapter writes the rewards of every agent. It also writes the flags of each agent that
+died in that turn, whether or not that agent acted.
 
-After each turn the rewards of every agent are written, flags of whoever died in it (acting or not), and the
-turns of the dead, who may only step(None), are taken here, so that the next row is again a living agent's
-turn.
+A dead agent may only call step(None). The adapter takes these turns at once, so the next row is always the
+turn of a living agent.
 """
 
 from __future__ import annotations
@@ -29,14 +29,16 @@ from hpcmarl.errors import EnvironmentFailure
 
 
 class TurnSlot(SlotAdapter):
-    """Drives one PettingZoo AECEnv."""
+    """Driver of one PettingZoo AECEnv."""
 
     alive_default = False
 
     def __init__(self, environment: Any, layout: Layout, with_state: bool) -> None:
         super().__init__(environment, layout, with_state)
-        self._living: dict[Any, Place] = {}  # replaced, never changed in place
-        self._before: dict[Any, Place] = {}  # who lived before the step
+        # The dictionary is replaced at each change, never modified in place.
+        self._living: dict[Any, Place] = {}
+        # living agents before the step
+        self._before: dict[Any, Place] = {}
         self._acting: Place | None = None
         self._observations: dict[Any, Any] = {}
 
@@ -62,7 +64,8 @@ class TurnSlot(SlotAdapter):
         self._final = []
         self._clear_rewards()
         self._add_rewards()
-        self.infos = dict(self.environment.infos)  # before the dead are forgotten
+        # Copy the infos before the environment removes its dead agents.
+        self.infos = dict(self.environment.infos)
         self._mark(row, views)
         self._mark_dead(row, views)
         if cut and self._living:
@@ -88,7 +91,7 @@ class TurnSlot(SlotAdapter):
             self.rewards[place.policy][place.column] += float(reward)
 
     def _mark(self, row: int, views: Views) -> None:
-        """Write the flags of the agents that died, and take in those that joined."""
+        """Write the flags of agents that died, and add agents that joined."""
         environment = self.environment
         terminations, truncations, listed = (
             environment.terminations,
@@ -109,15 +112,15 @@ class TurnSlot(SlotAdapter):
                 views.terminated[place.policy][row, place.column] = True
             elif truncated:
                 views.truncated[place.policy][row, place.column] = True
-                self._final.append((place, environment.observe(agent)))  # now: later it may be forgotten
+                # Observe now: the environment may remove the agent later.
+                self._final.append((place, environment.observe(agent)))
             else:
                 living[agent] = place
         self._living = living
         self._join()
 
     def _join(self) -> None:
-        """Take in the agents that the environment lists, that are not dead, and that are not known to
-        live."""
+        """Add the agents that the environment lists, unless they are dead or already known to be living."""
         environment = self.environment
         terminations, truncations = environment.terminations, environment.truncations
         joined = {
@@ -128,8 +131,18 @@ class TurnSlot(SlotAdapter):
         self._living = {**self._living, **joined}
 
     def _mark_dead(self, row: int, views: Views | None) -> None:
-        """Take the turns of the dead until a living agent is selected; what they are still paid belongs to
-        this row."""
+        """Take the turns of dead agents until a living agent is selected.
+
+        Rewards that the environment gives in these turns belong to this row.
+
+        Args:
+            row: Slot to write.
+            views: Arrays of the step; None at a reset, when no reward or flag is written.
+
+        Raises:
+            EnvironmentFailure: If the selected agent is neither living nor dead, or keeps its turn after
+                step(None).
+        """
         environment = self.environment
         for _ in range(2 * len(self._places) + 1):
             if not environment.agents:
@@ -152,8 +165,10 @@ class TurnSlot(SlotAdapter):
         raise EnvironmentFailure(f"agent {selected} is dead and keeps its turn after step(None)")
 
     def _write(self, row: int, views: Views) -> None:
-        """Set the observations of the living and write the acting agent's turn into a row that is otherwise
-        blank."""
+        """Set the observations of the living agents and write the turn of the acting agent.
+
+        The rest of the row must be blank.
+        """
         environment = self.environment
         acting = self._living[environment.agent_selection]
         observations = {}
@@ -163,7 +178,7 @@ class TurnSlot(SlotAdapter):
             if observation is not None:
                 self.obs[place.policy][place.column] = read_observation(place, observation)
             elif place is acting:
-                raise EnvironmentFailure(f"agent {agent} has its turn and observes nothing")
+                raise EnvironmentFailure(f"agent {agent} has the turn and no observation")
         views.alive[acting.policy][row, acting.column] = True
         if acting.mask == INFO_MASK:
             write_mask(acting, environment.infos.get(acting.agent, {}).get("action_mask"), row, views)

@@ -1,9 +1,10 @@
-"""A step of a turn-based environment that PettingZoo has converted to a parallel one: the same calls, without
-the conversion's detours.
+"""A faster step for turn-based environments that PettingZoo converted to parallel ones.
 
-Called by parallel.py. `aec_to_parallel` reads every attribute through the wrappers around the environment,
-and each of them looks for it in vain before it asks the next one: more than a quarter of a step of
-simple_spread. Here wrappers that only check are passed by, and what they check is checked.
+`aec_to_parallel` reads every attribute through the wrappers around the environment. Each wrapper searches
+itself before it asks the next one. These searches take more than a quarter of a step of simple_spread.
+
+This module makes the same calls on the environment without the wrappers that only check. It repeats their
+checks.
 """
 
 from __future__ import annotations
@@ -19,13 +20,20 @@ Step = Callable[[Mapping[Any, Any]], tuple[Any, ...]]
 
 
 def step_of(environment: Any) -> Step:
-    """Return what steps a parallel environment: its own method, or a quicker function with the same results.
-    The environment must be reset first."""
+    """Return the function that steps a parallel environment.
+
+    Args:
+        environment: The environment; it must have been reset.
+
+    Returns:
+        Its own step method, or a faster function with the same results.
+    """
     if type(environment) is not aec_to_parallel_wrapper:
         step: Step = environment.step
         return step
     inner, checks_actions = environment.aec_env, False
-    while type(inner) in (OrderEnforcingWrapper, AssertOutOfBoundsWrapper):  # subclasses may do more
+    # Compare the exact type: a subclass of a wrapper may do more than check.
+    while type(inner) in (OrderEnforcingWrapper, AssertOutOfBoundsWrapper):
         checks_actions = checks_actions or type(inner) is AssertOutOfBoundsWrapper
         inner = inner.env
     return Cycle(environment, inner, checks_actions)
@@ -36,19 +44,24 @@ class Cycle:
 
     Args:
         converted: The parallel environment.
-        inner: The turn-based one inside it.
-        checks_actions: Whether actions outside their space are errors.
+        inner: The turn-based environment inside it.
+        checks_actions: Whether an action outside its space is an error.
     """
 
     def __init__(self, converted: Any, inner: Any, checks_actions: bool) -> None:
         self._converted, self._inner, self._checks_actions = converted, inner, checks_actions
 
     def __call__(self, actions: Mapping[Any, Any]) -> tuple[Any, ...]:
-        """Step with an action of each agent; returns observations, rewards, terminations, truncations and
-        infos by agent.
+        """Step with one action of each agent.
+
+        Args:
+            actions: Action by agent.
+
+        Returns:
+            Observations, rewards, terminations, truncations and infos, each by agent.
 
         Raises:
-            AssertionError: If an agent dies in the middle of a cycle, if it is another one's turn, or if an
+            AssertionError: If an agent dies in the middle of a cycle, if another agent has the turn, or if an
                 action is outside its space.
         """
         inner = self._inner
@@ -57,9 +70,9 @@ class Cycle:
             if agent != inner.agent_selection:
                 raise AssertionError(
                     f"it is the turn of {inner.agent_selection}, not of {agent}: agents must act in order "
-                    "and die at a cycle's end"
+                    "and die only at the end of a cycle"
                 )
-            # nobody looks at it, but environments may draw random numbers when they are observed
+            # The result is unused, but an environment may draw random numbers when it is observed.
             inner.last()
             action = actions[agent]
             if self._checks_actions and not inner.action_space(agent).contains(action):
@@ -73,6 +86,7 @@ class Cycle:
         while inner.agents and (
             inner.terminations[inner.agent_selection] or inner.truncations[inner.agent_selection]
         ):
-            inner.step(None)  # PettingZoo's way to take the dead off the list
+            # PettingZoo removes a dead agent from its list when that agent steps with None.
+            inner.step(None)
         self._converted.agents = inner.agents
         return observations, rewards, *ends

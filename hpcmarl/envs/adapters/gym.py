@@ -1,8 +1,9 @@
-"""Gymnasium environments as PettingZoo parallel ones, of `agent_0` alone or, where spaces are Tuples, of
-agent_0, agent_1, …; registered ids.
+"""Gymnasium environments as PettingZoo parallel environments, and the lookup of registered ids.
 
-Called by resolve.py, which takes environments of a user's own factory as well. Must not know policies or
-slots. The environment keeps its own time limit; `terminated` and `truncated` stay apart.
+An environment with plain spaces has one agent, `agent_0`. An environment with Tuple spaces has `agent_0`,
+`agent_1` and so on. The environment may come from a registered id or from a factory of the user.
+
+The environment keeps its own time limit; `terminated` and `truncated` stay separate.
 """
 
 from __future__ import annotations
@@ -19,25 +20,34 @@ from gymnasium import spaces
 from hpcmarl.config import EnvConfig
 from hpcmarl.errors import ConfigError, MissingPackageError
 
-PACKAGE = "gymnasium"  # ids begin with it: gymnasium:CartPole-v1
-# where an environment's code lies -> what to give pip when it cannot be imported
+# ids begin with it: gymnasium:CartPole-v1
+PACKAGE = "gymnasium"
+# module of an environment's code -> argument of pip if the import fails
 EXTRAS = {
     "gymnasium.envs.mujoco": "'hpcmarl[mujoco]'",
     "gymnasium.envs.box2d": "'gymnasium[box2d]'",
     "gymnasium.envs.classic_control": "'gymnasium[classic-control]'",
     "gymnasium.envs.toy_text": "'gymnasium[toy-text]'",
 }
-NEAR = 3  # registered ids that are told when one is unknown
+# number of similar registered ids in the message about an unknown id
+NEAR = 3
 
 
 def is_gymnasium(environment: Any) -> bool:
-    """Whether it is a Gymnasium environment."""
+    """Return whether an object is a Gymnasium environment."""
     return isinstance(environment, gymnasium.Env)
 
 
 def registered(name: str, config: EnvConfig) -> Callable[..., Any]:
-    """The factory of a registered id; its arguments go to gymnasium.make. Raises ConfigError for an unknown
-    id, naming near ones."""
+    """Return the factory of a registered id; its arguments go to `gymnasium.make`.
+
+    Args:
+        name: Id as Gymnasium registers it, for example CartPole-v1.
+        config: The environment, for messages.
+
+    Raises:
+        ConfigError: If the id is unknown; the message lists similar ids.
+    """
     try:
         spec = gymnasium.spec(name) if ":" not in name else None
     except gymnasium_error.Error:
@@ -52,20 +62,21 @@ def registered(name: str, config: EnvConfig) -> Callable[..., Any]:
         raise ConfigError(
             f"env.id {config.id}: Gymnasium has no environment {name or '(no name)'} registered; {meant}"
         )
-    found = spec
+    registration = spec
 
     def make(**kwargs: Any) -> Any:
         try:
-            # Gymnasium's checker costs a part of every step and repeats what batch.py and slot.py look for.
+            # Gymnasium's checker slows down every step and repeats the checks of batch.py and slot.py.
             return gymnasium.make(name, **{"disable_env_checker": True, **kwargs})
         except gymnasium_error.DependencyNotInstalled as error:
-            place = str(found.entry_point)
+            place = str(registration.entry_point)
             extra = next((extra for module, extra in EXTRAS.items() if place.startswith(module)), None)
             advice = f"pip install {extra}" if extra else " ".join(str(error).split())
             raise MissingPackageError(
                 f"env.id {config.id} needs a package that is not installed; {advice}"
             ) from error
-        except ImportError as error:  # versions that Gymnasium has given up say so when they are made
+        # Versions that Gymnasium no longer supports raise when they are made.
+        except ImportError as error:
             raise ConfigError(
                 f"env.id {config.id} cannot be made: {' '.join(str(error).split())}; choose a newer version"
             ) from error
@@ -74,11 +85,16 @@ def registered(name: str, config: EnvConfig) -> Callable[..., Any]:
 
 
 class GymnasiumAgents:
-    """One Gymnasium environment, `environment`, with its agents named; what PettingZoo calls a ParallelEnv.
+    """One Gymnasium environment with named agents, in the interface of a PettingZoo ParallelEnv.
 
-    Environments of several agents (level-based foraging, the robotic warehouse) have Tuples for spaces, one
-    part an agent, and give observations and rewards as sequences; the ends of an episode are the team's, or
-    sequences, too."""
+    Environments of several agents (level-based foraging, the robotic warehouse) have Tuple spaces with one
+    part for each agent. They return observations and rewards as sequences. The flags for the end of an
+    episode are one value for the team, or also a sequence.
+
+    Attributes:
+        environment: The Gymnasium environment.
+        several: Whether the environment has Tuple spaces, that is several agents.
+    """
 
     def __init__(self, environment: Any) -> None:
         self.environment = environment
@@ -116,7 +132,8 @@ class GymnasiumAgents:
     ) -> tuple[dict[str, Any], dict[str, float], dict[str, bool], dict[str, bool], dict[str, Any]]:
         if not self.several and self.agents:
             return self._step_alone(actions)
-        self.actions |= actions  # one who is through goes on as it last did: a sequence has a place for it
+        # The sequence needs an action for each agent. A finished agent repeats its last one.
+        self.actions |= actions
         acting = [self.actions[agent] for agent in self.possible_agents]
         observation, reward, terminated, truncated, info = self.environment.step(
             tuple(acting) if self.several else acting[0]
@@ -138,13 +155,16 @@ class GymnasiumAgents:
         return {agent: observation}, {agent: float(reward)}, {agent: ends}, {agent: cut}, {agent: info}
 
     def _of_agents(self, parts: Any) -> dict[str, Any]:
-        """The living agents' parts of what the environment gave. Raises ValueError where there is not one for
-        each agent."""
+        """Return the parts that belong to living agents, by agent.
+
+        Raises:
+            ValueError: If the number of parts differs from the number of agents.
+        """
         named = dict(zip(self.possible_agents, parts if self.several else [parts], strict=True))
         return {agent: named[agent] for agent in self.agents}
 
     def _flags(self, flags: bool | Sequence[bool]) -> dict[str, bool]:
-        """The end of an episode for each living agent, told once for the team or for each."""
+        """Return the flag of each living agent from one flag for the team or one for each agent."""
         each = np.broadcast_to(np.asarray(flags, bool), len(self.possible_agents))
         return {
             agent: bool(flag)

@@ -1,9 +1,7 @@
 """PettingZoo's parallel interface: all living agents act at once.
 
-Called by batch.py through slot.SlotAdapter. Must not know seeds, budgets, episode records or other slots.
-
-settle() is the hot path: where every agent lives on it writes observations and rewards and little else.
-Everything rarer goes through _settle_change() and _write().
+`settle()` is the hot path. If every agent stays alive, it writes observations and rewards and little else.
+Rarer cases go through `_settle_change()` and `_write()`.
 """
 
 from __future__ import annotations
@@ -32,12 +30,14 @@ from hpcmarl.errors import EnvironmentFailure
 
 
 class Members(NamedTuple):
-    """The agents of one policy in the order of their columns.
+    """Agents of one policy in the order of their columns.
 
     Attributes:
-        pick: Reads all their entries of a mapping by agent, in one call where there are several.
-        shape: Of one agent's observation.
-        plain: Whether observations are arrays of that shape without conversion.
+        agents: Agents as the environment names them.
+        pick: Function that reads the entries of all these agents from a mapping by agent, in one call if
+            there are several.
+        shape: Shape of one agent's observation.
+        plain: Whether observations are arrays of that shape that need no conversion.
     """
 
     agents: list[Any]
@@ -47,7 +47,7 @@ class Members(NamedTuple):
 
 
 class ParallelSlot(SlotAdapter):
-    """Drives one PettingZoo ParallelEnv."""
+    """Driver of one PettingZoo ParallelEnv."""
 
     alive_default = True
 
@@ -57,7 +57,8 @@ class ParallelSlot(SlotAdapter):
         self._one_policy = len(layout.spec.policies) == 1
         self._members = [self._members_of(number) for number in range(len(layout.spec.policies))]
         self._masked = any(place.mask != NO_MASK for place in layout.places)
-        self._live: Sequence[Place] = ()  # who acts in the coming step
+        # agents that act in the next step
+        self._live: Sequence[Place] = ()
         self._all_live = False
         self._observations: Mapping[Any, Any] = {}
         self._result: Any = ()
@@ -73,7 +74,8 @@ class ParallelSlot(SlotAdapter):
 
     def begin(self, seed: int, row: int, views: Views) -> bool:
         observations, infos = self.environment.reset(seed=seed)
-        self._step = step_of(self.environment)  # which may be another one than before
+        # The environment may have been replaced since the last episode.
+        self._step = step_of(self.environment)
         self.infos = infos
         live = [self._place(agent) for agent in self.environment.agents]
         self._blank(row, views)
@@ -82,7 +84,8 @@ class ParallelSlot(SlotAdapter):
 
     def play(self, actions: Sequence[Sequence[Any]]) -> None:
         if self._all_live and self._one_policy:
-            chosen = dict(zip(self._everyone, actions[0]))  # noqa: B905  as many by construction
+            # Both sequences have the same length by construction.
+            chosen = dict(zip(self._everyone, actions[0]))  # noqa: B905
         else:
             chosen = {place.agent: actions[place.policy][place.column] for place in self._live}
         self._result = self._step(chosen)
@@ -113,7 +116,11 @@ class ParallelSlot(SlotAdapter):
         return self._settle_change(observations, dead, flagged, row, views, cut)
 
     def _settle_rewards(self, rewards: Mapping[Any, float]) -> None:
-        """Those that did not act get none; where all agents have one reward, they get that."""
+        """Set the rewards of the step.
+
+        An agent that did not act gets no reward. If all agents share one reward, every agent gets that
+        reward.
+        """
         self._clear_rewards()
         common = 0.0
         for place in self._live:
@@ -127,13 +134,23 @@ class ParallelSlot(SlotAdapter):
     def _settle_change(
         self, observations: Any, dead: set[Any], flagged: set[Any], row: int, views: Views, cut: bool
     ) -> int:
-        """A step in which somebody died, joined or is absent, or in which the episode ends.
+        """Settle a step in which an agent died, joined or is absent, or in which the episode ends.
 
-        dead: the agents that are terminated; flagged: these and the truncated ones.
+        Args:
+            observations: Observations by agent.
+            dead: Terminated agents.
+            flagged: Terminated and truncated agents.
+            row: Slot to write.
+            views: Arrays of the step.
+            cut: Whether the episode ends at this step because of `env.max_steps`.
+
+        Returns:
+            ONGOING, TERMINATED or TRUNCATED.
         """
         listed = self.environment.agents
         coming = [self._place(agent) for agent in listed if agent not in flagged]
-        survivors = []  # of the agents that acted: those that are truncated here
+        # agents that acted and are truncated in this step
+        survivors = []
         ends = cut or not coming
         for place in self._live:
             agent, policy, column = place[:3]
@@ -156,7 +173,7 @@ class ParallelSlot(SlotAdapter):
         return [(place, self._observations[place.agent]) for place in self._live]
 
     def _write(self, live: list[Place], observations: Any, row: int, views: Views) -> None:
-        """Write the living agents into a blank row; they act in the coming step."""
+        """Write the living agents into a blank row; they act in the next step."""
         for place in live:
             self.obs[place.policy][place.column] = read_observation(
                 place, _observation_of(place, observations)
@@ -181,4 +198,4 @@ def _observation_of(place: Place, observations: Any) -> Any:
     try:
         return observations[place.agent]
     except KeyError:
-        raise EnvironmentFailure(f"agent {place.agent} lives and is given no observation") from None
+        raise EnvironmentFailure(f"agent {place.agent} is alive and has no observation") from None

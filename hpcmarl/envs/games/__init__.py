@@ -1,2 +1,4 @@
-"""Environments that ship with hpcmarl, made for studies: `env.id: hpcmarl.envs.games.NAME:FACTORY`. One file
-each; nothing is imported here."""
+"""Environments that ship with hpcmarl, for studies: `env.id: hpcmarl.envs.games.NAME:FACTORY`.
+
+Each environment is one file. This package imports none of them.
+"""

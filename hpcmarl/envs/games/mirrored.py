@@ -1,8 +1,10 @@
-"""A Gymnasium environment as it is or mirrored: the two workers of the Malenia experiment of arXiv
-2509.24305. Needs gymnasium.
+"""A Gymnasium environment in its original or a mirrored form: `env.id: hpcmarl.envs.games.mirrored:make`.
 
-One worker sees (s, 0), the other (-s, 1); actions and rewards are the same. Built by resolve.py from `env.id:
-hpcmarl.envs.games.mirrored:make`.
+The two forms are the two kinds of workers in the Malenia experiment. One worker observes (s, 0), the other
+(-s, 1); actions and rewards are the same. Needs gymnasium.
+
+Source:
+    arXiv 2509.24305.
 """
 
 from __future__ import annotations
@@ -19,12 +21,12 @@ def make(id: str, mirrored: bool = False, **kwargs: Any) -> gymnasium.Env[Array,
     """Make the environment that is registered as `id`.
 
     Args:
-        id: Of a single agent whose observations [D] are numbers, for example Reacher-v4.
-        mirrored: Show (-s, 1) in place of (s, 0).
-        kwargs: What else the environment takes.
+        id: Id of an environment with one agent and numeric observations [D], for example Reacher-v4.
+        mirrored: Show (-s, 1) instead of (s, 0).
+        **kwargs: Further arguments of the environment.
 
     Returns:
-        It, with observations [D + 1].
+        The environment, with observations [D + 1].
     """
     environment = gymnasium.make(id, **kwargs)
     sign, bit = (-1.0, 1.0) if mirrored else (1.0, 0.0)

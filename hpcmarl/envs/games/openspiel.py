@@ -1,11 +1,14 @@
-"""OpenSpiel's games as PettingZoo environments: `env.id: openspiel:kuhn_poker`, the game's parameters by
-env.kwargs. arXiv 1908.09453.
+"""OpenSpiel's games as PettingZoo environments: `env.id: openspiel:kuhn_poker`.
 
-Built by resolve.py. Must know nothing of policies, slots or ranks. Games of turns become AEC environments,
-games of simultaneous moves parallel ones; agents are player_0, player_1, ... What an agent sees is its
-information state tensor (all that it has seen and done) where the game has one, else its observation tensor,
-and nothing else. Chance moves follow from the episode's seed, so that seed and actions determine an episode.
-A step's rewards are by how much the players' returns have grown.
+`env.kwargs` holds the parameters of the game. Turn-based games become AEC environments, games of simultaneous
+moves parallel ones. The agents are player_0, player_1 and so on.
+
+An agent observes its information state tensor, which contains all its past observations and actions. If the
+game has none, the agent observes the observation tensor. Chance moves follow from the episode's seed, so seed
+and actions determine an episode. The reward of a step is the increase of the player's return.
+
+Source:
+    arXiv 1908.09453.
 """
 
 from __future__ import annotations
@@ -25,14 +28,25 @@ from hpcmarl.envs.native.counter_rng import uniform
 from hpcmarl.errors import ConfigError, MissingPackageError
 from hpcmarl.types import Array, FloatArray
 
-PACKAGE = "openspiel"  # ids begin with it: openspiel:kuhn_poker
-MAX_ACTIONS = 20_000  # a mask has as many elements; chess has 4674
-NEAR = 3  # games that are told when one is unknown
+# ids begin with it: openspiel:kuhn_poker
+PACKAGE = "openspiel"
+# A mask has one element for each action. Chess has 4674.
+MAX_ACTIONS = 20_000
+# number of similar names in the message about an unknown game
+NEAR = 3
 
 
 def factory(name: str, config: EnvConfig) -> Callable[..., Any]:
-    """What makes environments of the game; env.kwargs are its parameters. Raises MissingPackageError and,
-    naming what is wrong, ConfigError."""
+    """Return the factory of a game's environments.
+
+    Args:
+        name: Name of the game in OpenSpiel.
+        config: The environment; `env.kwargs` holds the parameters of the game.
+
+    Raises:
+        MissingPackageError: If OpenSpiel is not installed.
+        ConfigError: If the game is unknown or unsuitable, or a parameter does not fit.
+    """
     game = load(name, config)
     kind = (
         SimultaneousMoves
@@ -43,8 +57,12 @@ def factory(name: str, config: EnvConfig) -> Callable[..., Any]:
 
 
 def load(name: str, config: EnvConfig) -> Any:
-    """The pyspiel game that `env.id` and env.kwargs name, one that can be played here. Raises as factory()
-    does."""
+    """Return the pyspiel game that `env.id` and `env.kwargs` name. Raises as `factory` does.
+
+    Args:
+        name: Name of the game in OpenSpiel.
+        config: The environment; `env.kwargs` holds the parameters of the game.
+    """
     pyspiel = _pyspiel(config.id)
     parameters = {kind.short_name: kind.parameter_specification for kind in pyspiel.registered_games()}
     if name not in parameters:
@@ -82,11 +100,11 @@ def _pyspiel(id: str) -> ModuleType:
 
 
 def _refuse(game: Any, kinds: Any, id: str) -> None:
-    """Raise ConfigError for games that do not fit."""
+    """Raise ConfigError for a game that cannot be played here."""
     about = game.get_type()
     wrong = None
     if about.dynamics == kinds.Dynamics.MEAN_FIELD:
-        wrong = "is a mean-field game; allowed: games of turns and of simultaneous moves"
+        wrong = "is a mean-field game; allowed: turn-based games and games with simultaneous moves"
     elif about.chance_mode == kinds.ChanceMode.SAMPLED_STOCHASTIC:
         wrong = (
             "draws its chance moves itself, so that a seed does not determine an episode; allowed: games "
@@ -101,15 +119,28 @@ def _refuse(game: Any, kinds: Any, id: str) -> None:
 
 
 def chances(state: Any) -> tuple[list[int], list[float]]:
-    """The moves that chance may make, and their probabilities added up: a number u makes the first one whose
-    sum is above u."""
+    """Return the possible chance moves of a state and their cumulative probabilities.
+
+    A random number u selects the first move with a cumulative probability above u.
+    """
     actions, probabilities = zip(*state.chance_outcomes(), strict=True)
     return list(actions), np.cumsum(probabilities).tolist()
 
 
 class Play:
-    """One game being played: moves chance, shows what players see, adds up what they got. The part that both
-    kinds of environment share."""
+    """One game in progress, as both kinds of environment use it.
+
+    It draws chance moves, returns observations and masks, and computes rewards.
+
+    Attributes:
+        actions: Number A of distinct actions.
+        remembers: Whether players observe the information state tensor instead of the observation tensor.
+        shape: Shape of an observation.
+        seed: Seed of the current episode.
+        drawn: Number of chance moves drawn in this episode.
+        state: State of the game in pyspiel.
+        returns: Returns of the players so far, [P].
+    """
 
     def __init__(self, game: Any) -> None:
         self.game = game
@@ -124,20 +155,30 @@ class Play:
         mask = spaces.Box(0, 1, (self.actions,), np.int8)
         self.observation_space = spaces.Dict({"observation": seen, "action_mask": mask})
         self.action_space = spaces.Discrete(self.actions)
-        self.seed, self.drawn = 0, 0  # drawn: chance moves in this game
+        self.seed, self.drawn = 0, 0
         self.state: Any = None
         self.returns = np.zeros(len(self.players))
 
     def begin(self, seed: int | None) -> None:
-        """A new game; without a seed that of the number after the last one's."""
+        """Begin a new game.
+
+        Args:
+            seed: Seed of the episode; None: the last seed plus 1.
+        """
         self.seed, self.drawn = self.seed + 1 if seed is None else seed, 0
         self.state = self.game.new_initial_state()
         self.returns = np.zeros(len(self.players))
         self._move_chance()
 
     def apply(self, actions: list[int]) -> dict[str, float]:
-        """Make a move (one action, or one of each player), then those of chance: what each agent got by
-        them."""
+        """Make a move, then the chance moves that follow.
+
+        Args:
+            actions: One action, or one for each player.
+
+        Returns:
+            Reward of each agent by name.
+        """
         if len(actions) == 1:
             self.state.apply_action(actions[0])
         else:
@@ -155,18 +196,18 @@ class Play:
             self.drawn += 1
 
     def tensor(self, player: int) -> FloatArray:
-        """What the player sees: float32, of `shape`."""
+        """Return the observation of a player, float32 of `shape`."""
         state = self.state
         seen = state.information_state_tensor(player) if self.remembers else state.observation_tensor(player)
         return np.array(seen, np.float32).reshape(self.shape)
 
     def mask(self, player: int) -> Array:
-        """int8 [actions]: 1 for each action that the player may take now."""
+        """Return the mask of a player, int8 [A]: 1 for each allowed action."""
         return np.array(self.state.legal_actions_mask(player), np.int8)
 
 
 class Turns(AECEnv):  # type: ignore[misc]
-    """A game of turns. All players end together."""
+    """A turn-based game. All players terminate together."""
 
     render_mode = None
 
@@ -201,7 +242,11 @@ class Turns(AECEnv):  # type: ignore[misc]
         self._select()
 
     def step(self, action: int | None) -> None:
-        """One turn of agent_selection. Raises ValueError for an action that the game forbids."""
+        """Take one turn of `agent_selection`.
+
+        Raises:
+            ValueError: If the game forbids the action.
+        """
         agent = self.agent_selection
         if self.terminations[agent]:
             self._was_dead_step(action)
@@ -217,13 +262,14 @@ class Turns(AECEnv):  # type: ignore[misc]
             self._select()
 
     def _select(self) -> None:
-        if self.play.state.is_terminal():  # before anybody had a turn
+        # The game may be over before the first turn.
+        if self.play.state.is_terminal():
             self.agents = []
             return
         self.agent_selection = self.possible_agents[self.play.state.current_player()]
 
     def observe(self, agent: str) -> dict[str, Array]:
-        """The agent's view; where it is not its turn every action is masked."""
+        """Return the observation and mask of an agent; without the turn, every action is masked."""
         player = self._players[agent]
         acting = player == self.play.state.current_player()
         return {
@@ -232,15 +278,18 @@ class Turns(AECEnv):  # type: ignore[misc]
         }
 
     def render(self) -> None:
-        """Nothing is drawn."""
+        """Do nothing: there is no picture."""
 
     def close(self) -> None:
-        """Nothing is open."""
+        """Do nothing: no resource is open."""
 
 
 class SimultaneousMoves(ParallelEnv):  # type: ignore[misc]
-    """A game whose players move at once. Who cannot choose (another's turn, in games that have such) may take
-    action 0 alone, which does nothing."""
+    """A game with simultaneous moves.
+
+    Some of these games also have turns of single players. A player without a choice may take only action 0,
+    which has no effect.
+    """
 
     render_mode = None
 
@@ -266,7 +315,11 @@ class SimultaneousMoves(ParallelEnv):  # type: ignore[misc]
         return self._seen(), {agent: {} for agent in self.agents}
 
     def step(self, actions: Mapping[str, int]) -> tuple[dict[str, Any], ...]:
-        """One move of everybody. Raises ValueError for an action that the game forbids."""
+        """Apply one action of each player.
+
+        Raises:
+            ValueError: If the game forbids an action.
+        """
         chosen = [int(actions[agent]) for agent in self.possible_agents]
         for player, action in enumerate(chosen):
             if not self._mask(player)[action]:
@@ -299,7 +352,7 @@ class SimultaneousMoves(ParallelEnv):  # type: ignore[misc]
         }
 
     def render(self) -> None:
-        """Nothing is drawn."""
+        """Do nothing: there is no picture."""
 
     def close(self) -> None:
-        """Nothing is open."""
+        """Do nothing: no resource is open."""

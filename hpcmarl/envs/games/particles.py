@@ -1,8 +1,7 @@
-"""The family of particle games of envs/particles/family.py as PettingZoo environments: for `env.batched:
-false`, for other programs, for a look.
+"""The family of particle games in `envs/particles/family.py` as PettingZoo environments.
 
-Built by resolve.py from `env.id: hpcmarl.envs.games.particles:parallel_env`, whose arguments it checks. Must
-know nothing of groups, rounds or learners.
+They serve `env.batched: false`, other programs, and inspection. `parallel_env` checks the arguments of
+`env.id: hpcmarl.envs.games.particles:parallel_env`.
 """
 
 from __future__ import annotations
@@ -40,31 +39,35 @@ def parallel_env(
     effort: float = 0.0,
     bonus: float = 0.0,
 ) -> Particles:
-    """A member of the family; only agents and landmarks change its observations [4 + 2·landmarks + 4·(agents
-    - 1)].
+    """Make one game of the family.
 
-    Positions are in units of half the arena's side. A step lasts 0.1 time units, and a force F changes a
-    velocity by 0.1 F / mass.
+    Observations have shape [4 + 2·landmarks + 4·(agents - 1)]; no other argument changes them. Positions are
+    in units of half the arena's side. A step lasts 0.1 time units, and a force F changes a velocity by 0.1 F
+    / mass.
 
     Args:
-        agents: Their number.
-        landmarks: Their number.
-        max_cycles: Steps of an episode.
-        mass: Of an agent.
+        agents: Number of agents.
+        landmarks: Number of landmarks.
+        max_cycles: Steps in an episode.
+        mass: Mass of an agent.
         thrust: Force of a push.
-        damping: Share of its speed that an agent loses a step.
-        max_speed: None: no limit.
-        wind: A constant force on every agent, [x, y].
-        coverage: What the squared distance of the wanted places from the nearest agents costs the team.
-        offset: Of the wanted place from its landmark, [x, y].
-        preferred_distance: From the wanted place.
-        collisions: What it costs an agent to touch another.
-        effort: What a push costs the agent.
-        bonus: Of everybody in each step; one that centres returns spares REINFORCE, which has no baseline,
-            much noise.
+        damping: Share of its speed that an agent loses in a step.
+        max_speed: Largest speed of an agent; None: no limit.
+        wind: Constant force on every agent, [x, y].
+        coverage: Cost to the team of the mean squared error of the distance between each target and its
+            nearest agent.
+        offset: Position of a target relative to its landmark, [x, y].
+        preferred_distance: Distance from a target at which that error is 0.
+        collisions: Cost to an agent for each agent that it touches.
+        effort: Cost to an agent for a push.
+        bonus: Reward of every agent in each step. A bonus that centres the returns removes much noise from
+            REINFORCE, which has no baseline.
+
+    Returns:
+        The environment.
 
     Raises:
-        ConfigError: An argument is not allowed; says which one, and what is.
+        ConfigError: If an argument is not allowed; the message names it and the allowed values.
     """
     given = dict(locals())
     _check(given)
@@ -74,7 +77,7 @@ def parallel_env(
 
 
 def _check(given: Mapping[str, Any]) -> None:
-    """Raises ConfigError for the first argument that makes no game."""
+    """Raise ConfigError for the first invalid argument."""
     for name, value in given.items():
         if name in COUNTS:
             if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= 10_000:
@@ -108,8 +111,10 @@ def _is_number(value: Any) -> bool:
 
 
 class Particles(ParallelEnv):  # type: ignore[misc]
-    """A game of the family. Five actions: stay, left, right, down, up; all agents are truncated after
-    `max_cycles` steps."""
+    """One game of the family.
+
+    The five actions are stay, left, right, down and up. All agents are truncated after `max_cycles` steps.
+    """
 
     metadata: ClassVar[dict[str, Any]] = {"name": "particles", "render_modes": [], "is_parallelizable": True}
     render_mode = None
@@ -134,8 +139,15 @@ class Particles(ParallelEnv):  # type: ignore[misc]
     def reset(
         self, seed: int | None = None, options: Mapping[str, Any] | None = None
     ) -> tuple[dict[str, FloatArray], dict[str, Any]]:
-        """Everybody at a place of its own, drawn with `seed` where one is given, else with what follows of
-        the former one."""
+        """Put every entity at a random place.
+
+        Args:
+            seed: Seed of a new random generator; None: continue with the current generator.
+            options: Unused.
+
+        Returns:
+            Observations and infos, by agent.
+        """
         if seed is not None:
             self.generator = np.random.default_rng(seed)
         self.world.begin(np.array([0]), [self.generator])
@@ -143,7 +155,11 @@ class Particles(ParallelEnv):  # type: ignore[misc]
         return self._observations(), {agent: {} for agent in self.agents}
 
     def step(self, actions: Mapping[str, int]) -> tuple[dict[str, Any], ...]:
-        """One step of everybody: observations, rewards, terminations, truncations, infos by agent."""
+        """Take one step of all agents.
+
+        Returns:
+            Observations, rewards, terminations, truncations and infos, each by agent.
+        """
         names = self.possible_agents
         chosen = [int(actions[name]) for name in names]
         self.world.step(self.world.pushes[range(len(names)), chosen][None], None)
@@ -161,11 +177,11 @@ class Particles(ParallelEnv):  # type: ignore[misc]
         )
 
     def state(self) -> FloatArray:
-        """All observations, one after the other."""
+        """Return the observations of all agents in one vector."""
         return self._seen().ravel()
 
     def close(self) -> None:
-        """Nothing is open."""
+        """Do nothing: no resource is open."""
 
     def _seen(self) -> FloatArray:
         seen: FloatArray = self.world.observations()[0][0].astype(np.float32)

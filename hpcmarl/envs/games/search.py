@@ -1,15 +1,19 @@
-"""Opponents that search, to measure policies against: negamax to a fixed depth in connect four and
-tic-tac-toe, many games at once.
+"""Opponents that search, as a measure of policies: negamax to a fixed depth for many games at once.
 
-Called by whoever evaluates policies. Knows boards and numpy; must not know networks, ranks or files.
+The games are connect four and tic-tac-toe.
 
-Boards are bit sets (uint64): bit = column * (rows + 1) + height, with an empty bit above each column, so that
-shifted lines never run over an edge. All positions after d plies are one array [n, A, ..., A]: a search of n
-games is a few dozen numpy calls, whatever n is.
+Boards are bit sets (uint64) with bit = column * (rows + 1) + height. An empty bit above each column keeps
+shifted lines from crossing an edge. All positions after d plies form one array [n, A, ..., A]. A search of n
+games takes a few dozen numpy calls, for any n.
 
-A move is worth, to its maker, WIN + (plies left) if it wins by force within the horizon (sooner is better),
-as much less than nothing if it loses by force, 0 if the board is full before the horizon; else the marks in
-the middle column at the horizon, its own less the other's. Among equally good moves one is drawn.
+The value of a move to the player that makes it:
+
+    WIN + plies left      it wins by force within the horizon (earlier is better)
+    -(WIN + plies left)   it loses by force within the horizon
+    0                     the board is full before the horizon
+    own - other marks     otherwise: marks in the middle column at the horizon
+
+Among equally good moves one is drawn at random.
 """
 
 from __future__ import annotations
@@ -25,18 +29,21 @@ from numpy.typing import NDArray
 from hpcmarl.errors import ConfigError
 from hpcmarl.types import Array, BoolArray, IntArray
 
-WIN = 100  # more than the middle column can be worth, and than any depth
-MAX_POSITIONS = (
-    200_000  # at the horizon, in one go: more games are searched in parts, and one game's may not be more
-)
-FEW = 1000  # bit sets whose lines are sought in all directions at once
+# larger than any value of the middle column and any depth
+WIN = 100
+# Positions at the horizon in one search. More games are searched in parts; a single game must not have more.
+MAX_POSITIONS = 200_000
+# Up to this number of bit sets, wins() searches all directions in one call.
+FEW = 1000
 Bits = NDArray[np.uint64]
 
 
 @dataclass(frozen=True)
 class Board:
-    """A board on which `line` marks in a row win; with gravity an action is a column, else a square, numbered
-    row by row."""
+    """A board on which `line` marks in a row win.
+
+    With gravity an action is a column. Otherwise it is a square, numbered row by row.
+    """
 
     rows: int
     columns: int
@@ -45,15 +52,16 @@ class Board:
 
     @cached_property
     def actions(self) -> int:
+        """Number A of actions."""
         return self.columns if self.gravity else self.rows * self.columns
 
     def bit(self, row: int, column: int) -> int:
-        """The bit of a square; row 0 is the bottom."""
+        """Return the number of a square's bit; row 0 is the bottom."""
         return column * (self.rows + 1) + row
 
     @property
     def places(self) -> Bits:
-        """[A] where an action puts its mark: the lowest square of a column, or the square."""
+        """Bit where each action puts its mark, [A]: the lowest square of a column, or the square."""
         if self.gravity:
             squares = [(0, column) for column in range(self.columns)]
         else:
@@ -62,7 +70,7 @@ class Board:
 
     @property
     def allowed(self) -> Bits:
-        """[A] where an action's mark may lie: the squares of a column, or the square."""
+        """Bits where an action's mark may lie, [A]: the squares of a column, or the square."""
         if not self.gravity:
             return self.places
         return np.array(
@@ -72,7 +80,7 @@ class Board:
 
     @property
     def bits(self) -> Bits:
-        """[rows, columns]: each square as a bit set of one."""
+        """Each square as a bit set with one bit, [rows, columns]."""
         return np.array(
             [[1 << self.bit(row, column) for column in range(self.columns)] for row in range(self.rows)],
             np.uint64,
@@ -80,13 +88,12 @@ class Board:
 
     @property
     def shifts(self) -> tuple[int, ...]:
-        """From a square to the next one in each of the four directions."""
+        """Shift from a square to the next one in each of the four directions."""
         return (1, self.rows, self.rows + 1, self.rows + 2)
 
     @cached_property
     def _joins(self) -> Bits:
-        """[joins, directions]: shifts by which runs of marks are joined to longer ones, until a line is
-        left."""
+        """Shifts that join runs of marks to longer ones until a line remains, [joins, directions]."""
         steps, length = [], 1
         while length < self.line:
             steps.append(min(length, self.line - length))
@@ -94,7 +101,7 @@ class Board:
         return np.outer(steps, self.shifts).astype(np.uint64)
 
     def wins(self, marks: Bits) -> BoolArray:
-        """Whether bit sets [...] hold a line."""
+        """Return whether bit sets hold a line, bool in the shape of `marks`."""
         if marks.size <= FEW:
             shifts = self._joins.reshape(*self._joins.shape, *[1] * marks.ndim)
             few: BoolArray = np.bitwise_or.reduce(_joined(marks, shifts), 0) != 0
@@ -106,7 +113,7 @@ class Board:
 
 
 def _joined(runs: Bits, shifts: Bits) -> Bits:
-    """Where lines begin, of runs of one mark."""
+    """Return the bits where lines begin, from the bits of single marks."""
     for shift in shifts:
         runs = runs & (runs >> shift)
     return runs
@@ -114,22 +121,32 @@ def _joined(runs: Bits, shifts: Bits) -> Bits:
 
 @dataclass(frozen=True)
 class Game:
-    """A board, and how an observation [n, *shape] is read: whose marks are where, bool [n, rows, columns],
-    the mover's and the other's."""
+    """A board and the way its observations are read.
+
+    Attributes:
+        board: The board.
+        read: Function from observations [n, *shape] to the marks of the player to move and of the other
+            player, each bool [n, rows, columns].
+    """
 
     board: Board
     read: Callable[[Array], tuple[BoolArray, BoolArray]]
 
 
 def _relative(observations: Array, upside_down: bool) -> tuple[BoolArray, BoolArray]:
-    """PettingZoo's: [n, rows, columns, 2], one's own marks and the other's."""
+    """Read PettingZoo's observations: own marks and the other's, [n, rows, columns, 2]."""
     seen = observations[:, ::-1] if upside_down else observations
     return seen[..., 0] > 0.5, seen[..., 1] > 0.5
 
 
 def _absolute(observations: Array, first: int, second: int) -> tuple[BoolArray, BoolArray]:
-    """OpenSpiel's: [n, 3, rows, columns], where `first` and `second` are the planes of the players who begin
-    and who answer."""
+    """Read OpenSpiel's observations, [n, 3, rows, columns].
+
+    Args:
+        observations: The observations.
+        first: Plane of the player that begins.
+        second: Plane of the other player.
+    """
     one, two = observations[:, first] > 0.5, observations[:, second] > 0.5
     begins = (one.sum((1, 2)) == two.sum((1, 2)))[:, None, None]
     return np.where(begins, one, two), np.where(begins, two, one)
@@ -146,12 +163,22 @@ GAMES: dict[str, Game] = {
 
 
 class Searcher:
-    """Plays one of GAMES by looking `depth` plies ahead: 1 takes wins, 2 blocks them as well, 3 sees its own
-    double threats."""
+    """Player of one of GAMES that searches `depth` plies.
+
+    Depth 1 finds wins, depth 2 also blocks the other's wins, and depth 3 finds its own double threats.
+    """
 
     def __init__(self, id: str, depth: int, generator: np.random.Generator) -> None:
-        """id: an env.id; generator: draws among equally good moves. Raises ConfigError for other games and
-        depths."""
+        """Create a searching player.
+
+        Args:
+            id: An `env.id`.
+            depth: Number of plies.
+            generator: Random generator that draws among equally good moves.
+
+        Raises:
+            ConfigError: If the game has no search or the depth is out of range.
+        """
         if id not in GAMES:
             raise ConfigError(f"env.id {id} has no searching opponent; allowed: {', '.join(GAMES)}")
         deepest = int(math.log(MAX_POSITIONS, GAMES[id].board.actions))
@@ -161,8 +188,15 @@ class Searcher:
         self._tree = Negamax(self._game.board)
 
     def __call__(self, observations: Array, masks: BoolArray) -> IntArray:
-        """Actions int64 [n] for observations [n, *shape] of the agents to move, and their masks [n, A]; 0
-        where nothing is allowed."""
+        """Choose actions.
+
+        Args:
+            observations: Observations of the agents to move, [n, *shape].
+            masks: Their allowed actions, [n, A].
+
+        Returns:
+            Actions, int64 [n]; 0 if no action is allowed.
+        """
         own, other = (self._bits(marks) for marks in self._game.read(np.asarray(observations)))
         worth = np.where(masks, self._tree.worth(own, other, self._depth), -np.inf)
         best = (worth == worth.max(-1, keepdims=True)) & masks
@@ -175,7 +209,7 @@ class Searcher:
 
 
 class Negamax:
-    """The search itself, on bit sets."""
+    """Negamax search on bit sets."""
 
     def __init__(self, board: Board) -> None:
         self.board = board
@@ -186,8 +220,16 @@ class Negamax:
         self._counts = np.array([bits.bit_count() for bits in range(1 << board.rows)], np.int8)
 
     def worth(self, own: Bits, other: Bits, depth: int) -> Array:
-        """int16 [n, A]: what each move is worth to the mover (own, other [n]); meaningless for moves that are
-        not allowed."""
+        """Return the value of each move to the player to move.
+
+        Args:
+            own: Marks of the player to move, [n].
+            other: Marks of the other player, [n].
+            depth: Number of plies.
+
+        Returns:
+            Values, int16 [n, A]; values of forbidden moves have no meaning.
+        """
         part = max(1, MAX_POSITIONS // self.board.actions**depth)
         found = [
             self._moves(own[start : start + part], other[start : start + part], depth)[0]
@@ -196,7 +238,7 @@ class Negamax:
         return np.concatenate(found) if found else np.zeros((0, self.board.actions), np.int16)
 
     def _moves(self, own: Bits, other: Bits, depth: int) -> tuple[Array, BoolArray]:
-        """What each move is worth, and whether it is allowed: [..., A] for positions [...]."""
+        """Return the value of each move and whether it is allowed, both [..., A] for positions [...]."""
         taken = (own | other)[..., None]
         drop = (taken + self._places if self.board.gravity else self._places & ~taken) & self._allowed
         possible = drop != 0
@@ -211,7 +253,7 @@ class Negamax:
         return np.where(wins, np.int16(WIN + depth), further), possible
 
     def _middle(self, marks: Bits) -> NDArray[np.int16]:
-        """How many marks lie in the middle column."""
+        """Return the number of marks in the middle column."""
         counted: NDArray[np.int16] = self._counts[
             ((marks >> self._low) & self._column).astype(np.intp)
         ].astype(np.int16)

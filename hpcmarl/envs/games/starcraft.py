@@ -1,12 +1,14 @@
-"""SMAC and SMACv2, the battles of StarCraft II itself, as a PettingZoo parallel environment. arXiv
-1902.04043, 2212.07489.
+"""SMAC and SMACv2, the battles of StarCraft II, as a PettingZoo parallel environment.
 
-Built by resolve.py from `env.id: hpcmarl.envs.games.starcraft:smac` (or `:smacv2`). Both projects bring a
-PettingZoo file along, for a PettingZoo of before 1.24, gym, and without wins, states and time limits: so this
-one drives their StarCraft2Env. Must know nothing of ranks or learners.
+The ids are `hpcmarl.envs.games.starcraft:smac` and `:smacv2`. Both projects ship a PettingZoo wrapper. It
+needs gym and a PettingZoo older than 1.24, and lacks wins, states and time limits. This module therefore
+drives their StarCraft2Env directly.
 
-A unit is an agent. Action 0 is for the dead alone, who are no agents here. StarCraft II draws its own random
-numbers: episodes are not repeatable.
+Each unit is an agent. Action 0 is reserved for dead units, which are not agents here. StarCraft II draws its
+own random numbers, so episodes are not repeatable.
+
+Source:
+    arXiv 1902.04043, 2212.07489.
 """
 
 from __future__ import annotations
@@ -27,14 +29,26 @@ WEBSITE = "https://github.com/Blizzard/s2client-proto#downloads"
 
 
 def smac(map_name: str = "3m", **options: Any) -> Battle:
-    """A map of SMAC; options are StarCraft2Env's. Raises MissingPackageError, naming StarCraft II, and
-    ConfigError."""
+    """Make a map of SMAC.
+
+    Args:
+        map_name: Name of the map.
+        **options: Arguments of StarCraft2Env.
+
+    Raises:
+        MissingPackageError: If SMAC or StarCraft II is not installed.
+        ConfigError: If the map is unknown or an argument is missing.
+    """
     return Battle(_import("smac.env", "smac").StarCraft2Env, map_name, options)
 
 
 def smacv2(map_name: str = "10gen_terran", **options: Any) -> Battle:
-    """A map of SMACv2; options (capability_config among them) are those of its StarCraftCapabilityEnvWrapper.
-    Raises as smac does."""
+    """Make a map of SMACv2. Raises as `smac` does.
+
+    Args:
+        map_name: Name of the map.
+        **options: Arguments of StarCraftCapabilityEnvWrapper, including capability_config.
+    """
     return Battle(
         _import("smacv2.env.starcraft2.wrapper", "smacv2").StarCraftCapabilityEnvWrapper, map_name, options
     )
@@ -52,26 +66,30 @@ def _import(module: str, package: str) -> Any:
     place = Path(os.environ.get("SC2PATH", "~/StarCraftII")).expanduser()
     if not place.is_dir():
         raise MissingPackageError(
-            f"{needs} StarCraft II: there is no directory {place}; install it ({WEBSITE}) and name its "
-            "directory in SC2PATH"
+            f"{needs} StarCraft II: the directory {place} does not exist; install it ({WEBSITE}) and put its "
+            "directory into SC2PATH"
         )
     return found
 
 
 class Battle(ParallelEnv):  # type: ignore[misc]
-    """One game. Its reward is the team's: the environment's driver gives it to dead units, too
-    (`common_reward`)."""
+    """One game.
+
+    All agents receive the team's reward. Metadata `common_reward` makes the adapter give it to dead units as
+    well.
+    """
 
     metadata: ClassVar[dict[str, Any]] = {"name": "starcraft", "common_reward": True}
 
     def __init__(self, make: Any, map_name: str, options: dict[str, Any]) -> None:
         try:
             self.game = make(map_name=map_name, **options)
-        except KeyError as error:  # looked up in the table of maps, or missing among the options
+        # The key is an unknown map, or an argument that is missing among the options.
+        except KeyError as error:
             given = f"env.kwargs map_name: {map_name}, {', '.join(options) or 'nothing else'}"
             raise ConfigError(
-                f"{given}: {error} is missing; allowed: a map that the package lists, and the arguments it "
-                "wants"
+                f"{given}: {error} is missing; allowed: a map that the package lists, and the arguments "
+                "that it requires"
             ) from error
         about = self.game.get_env_info()
         self.possible_agents = [f"unit_{index}" for index in range(about["n_agents"])]
@@ -91,7 +109,15 @@ class Battle(ParallelEnv):  # type: ignore[misc]
     def reset(
         self, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Begin a battle. The seed is not used: StarCraft II takes one only when its process is started."""
+        """Begin a battle.
+
+        Args:
+            seed: Unused: StarCraft II accepts a seed only when its process starts.
+            options: Unused.
+
+        Returns:
+            Observations and infos, by agent.
+        """
         self.game.reset()
         self.agents = list(self.possible_agents)
         return self._observe(), {agent: {} for agent in self.agents}
@@ -110,7 +136,7 @@ class Battle(ParallelEnv):  # type: ignore[misc]
         return seen, dict.fromkeys(acted, float(reward)), ends, cuts, dict.fromkeys(acted, info_of_agent)
 
     def _observe(self) -> dict[str, Any]:
-        """Of the agents that acted last."""
+        """Return observations and masks of the agents that acted last."""
         game = self.game
         return {
             agent: {
@@ -125,7 +151,7 @@ class Battle(ParallelEnv):  # type: ignore[misc]
         return np.asarray(self.game.get_state(), np.float32)
 
     def render(self) -> None:
-        """StarCraft II draws its own window, where it has one."""
+        """Do nothing: StarCraft II draws its own window if it has one."""
 
     def close(self) -> None:
         self.game.close()

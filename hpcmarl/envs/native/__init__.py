@@ -1,1 +1,1 @@
-"""Games whose slots are stepped together in numpy."""
+"""Games in numpy that step all slots together."""

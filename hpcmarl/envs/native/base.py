@@ -1,8 +1,7 @@
-"""What natively batched games in numpy have in common: seats, episodes, resting slots, frames and outcomes.
+"""Base class of natively batched games in numpy: seats, episodes, resting slots, frames and outcomes.
 
-The base of matrix.py, game_tree.py and boards.py, called by roles/ through base.BatchedEnvironment. Must not
-know the games' rules, networks, ranks or files. Nothing can break in such games: env.step_seconds and
-env.restarts do not apply, and `counts` stay 0. All players end together.
+These games cannot fail: `env.step_seconds` and `env.restarts` do not apply, and `counts` stay 0. All players
+end together.
 """
 
 from __future__ import annotations
@@ -30,15 +29,25 @@ from hpcmarl.types import (
     Outcome,
 )
 
-DRAWN = 64  # steps whose random numbers are drawn ahead for bare stepping
+# steps of random numbers that are drawn in advance for bare stepping
+DRAWN = 64
 
 
 class NativeBatch(BatchedEnvironment):
-    """E games of P players, in the order of `players`. A subclass says how they begin, go on and look, for
-    the slots `rows` [n].
+    """E games of P players, in the order of `players`.
 
-    `rows` is `_everywhere` where all slots are meant. Arrays that show the games are not changed by who gets
-    them."""
+    A subclass implements the rules and the observations for the slots `rows` [n]. If `rows` is the object
+    `_everywhere`, all slots are meant. Callers do not modify the arrays of observations that a subclass
+    returns.
+
+    Args:
+        config: The environment.
+        spec: Specification of the environment.
+        players: Names of the players.
+        slots: Number E of games.
+        seeds: Source of the episodes' seeds.
+        record: Save the running games in `state_dict()`.
+    """
 
     def __init__(
         self,
@@ -51,7 +60,7 @@ class NativeBatch(BatchedEnvironment):
         record: bool,
     ) -> None:
         self.spec, self.slots = spec, slots
-        self.counts = Counter(restarts=0, hangs=0, find_nonfinite=0, quarantined=0)
+        self.counts = Counter(restarts=0, hangs=0, bad_numbers=0, quarantined=0)
         self.episode_index = np.full(slots, -1, np.int64)
         self.episode_step = np.zeros(slots, np.int64)
         self._players, self._seeds, self._record, self._limit = players, seeds, record, config.max_steps
@@ -59,7 +68,7 @@ class NativeBatch(BatchedEnvironment):
             (policy.name, _selection([players.index(agent) for agent in policy.agents]))
             for policy in spec.policies
         ]
-        # whose agents are the players, in their order
+        # whether one policy has all players, in their order
         self._one_policy = self._seats == [(spec.policies[0].name, slice(0, len(players)))]
         self._everywhere, self._nowhere = np.arange(slots), np.zeros(slots, np.bool_)
         self._resting = np.zeros(slots, np.bool_)
@@ -68,44 +77,62 @@ class NativeBatch(BatchedEnvironment):
 
     @abstractmethod
     def _begin_games(self, rows: IntArray) -> None:
-        """Put new games into these slots; episode_index is that of the new episodes."""
+        """Begin new games in these slots; `episode_index` already holds the new episodes."""
 
     @abstractmethod
     def _play(self, rows: IntArray, actions: IntArray) -> tuple[Array, BoolArray]:
-        """actions [n, P] -> rewards [n, P] and whether the games are over [n]. Raises EnvironmentFailure for
-        a forbidden action."""
+        """Play one step of the games in these slots.
+
+        Args:
+            rows: Slots, [n].
+            actions: Actions of all players, [n, P].
+
+        Returns:
+            Rewards [n, P], and whether the games are over [n].
+
+        Raises:
+            EnvironmentFailure: If an action is forbidden.
+        """
 
     def _seen(self, rows: IntArray) -> FloatArray:
-        """What the players see: float32 [n, P, *shape]. Where they see arrays of several shapes `_seen_by`
-        says it instead."""
+        """Return the players' observations, float32 [n, P, *shape].
+
+        A game with observations of several shapes overrides `_seen_by` instead.
+        """
         raise NotImplementedError
 
     def _seen_by(self, rows: IntArray) -> dict[str, FloatArray]:
-        """The same by policy: [n, N, *shape]."""
+        """Return the observations of each policy, [n, N, *shape]."""
         seen = self._seen(rows)
         return {name: seen[:, seats] for name, seats in self._seats}
 
     def _state_of(self, rows: IntArray) -> FloatArray | None:
-        """The state [n, S] of what `_seen_by` has just shown; None in games without one, or where it is not
-        wanted."""
+        """Return the state that belongs to the last result of `_seen_by`, [n, S].
+
+        Returns:
+            The state; None if the game has none or it was not requested.
+        """
         return None
 
     @abstractmethod
     def _acting(self, rows: IntArray) -> BoolArray:
-        """Who has to act: [n, P]."""
+        """Return whether each player acts in the next step, [n, P]."""
 
     @abstractmethod
     def _allowed(self, rows: IntArray) -> BoolArray | None:
-        """What they may do, [n, P, A], all that they could where it is not their turn; None in games without
-        masks."""
+        """Return the allowed actions, [n, P, A].
+
+        Returns:
+            The masks; None if the game has none. A player without the turn has an all-true mask.
+        """
 
     @abstractmethod
-    def _standing(self) -> dict[str, Array]:
-        """Where the games stand: what _stand needs."""
+    def _save_games(self) -> dict[str, Array]:
+        """Return the state of the games for `_restore_games`."""
 
     @abstractmethod
-    def _stand(self, state: Mapping[str, Any]) -> None:
-        """Put the games where they stood."""
+    def _restore_games(self, state: Mapping[str, Any]) -> None:
+        """Restore the games from the state that `_save_games` returned."""
 
     def reset(self, frame: Frame) -> None:
         self.restart_slots(range(self.slots), frame)
@@ -151,7 +178,7 @@ class NativeBatch(BatchedEnvironment):
         np.not_equal(ends, ONGOING, out=frame.episode_start)
 
     def _joint(self, actions: Mapping[str, Array]) -> Array:
-        """All players' actions, [E, P]."""
+        """Return the actions of all players, [E, P]."""
         if self._one_policy:
             return actions[self._seats[0][0]]
         joint = np.empty((self.slots, len(self._players)), np.int64)
@@ -160,8 +187,13 @@ class NativeBatch(BatchedEnvironment):
         return joint
 
     def _finish(self, rows: IntArray, truncated: BoolArray, outcome: Outcome) -> None:
-        """Tell of the episodes that ended in these rows, and whether they were cut off [n]; begin the next
-        ones."""
+        """Record the episodes that ended in these rows, and begin the next ones.
+
+        Args:
+            rows: Slots with an episode that ended, [n].
+            truncated: Whether each of them was truncated, [n].
+            outcome: Its `finals` and `episodes` are extended.
+        """
         cut = rows[truncated]
         if len(cut):
             seen, state = self._seen_by(cut), self._state_of(cut)
@@ -190,7 +222,14 @@ class NativeBatch(BatchedEnvironment):
             self.episode_index[asleep] -= 1  # restart_slots begins the next episode
 
     def _forbid(self, rows: IntArray, players: IntArray, actions: IntArray, wrong: BoolArray) -> None:
-        """Raises EnvironmentFailure for the first of the moves [n] that is wrong."""
+        """Raise EnvironmentFailure for the first forbidden move.
+
+        Args:
+            rows: Slots, [n].
+            players: Player of each move, [n].
+            actions: The moves, [n].
+            wrong: Whether each move is forbidden, [n].
+        """
         for number in np.flatnonzero(wrong)[:1].tolist():
             slot = self._seeds.first_slot + int(rows[number])
             name = self._players[players[number]]
@@ -200,15 +239,17 @@ class NativeBatch(BatchedEnvironment):
             )
 
     def _begin(self, rows: IntArray) -> None:
-        """These slots stand at the beginning of their next episode."""
+        """Begin the next episode in these slots."""
         self.episode_index[rows] += 1
         self.episode_step[rows] = 0
         self._returns[rows] = 0.0
         self._begin_games(rows)
 
     def _show(self, rows: IntArray, frame: Frame) -> None:
-        """Write what is seen before the next step into these rows; nobody acts and nothing is seen in slots
-        that rest."""
+        """Write the observations before the next step into these rows.
+
+        In resting slots observations are zero and no player acts.
+        """
         seen, acting, allowed = self._seen_by(rows), self._acting(rows), self._allowed(rows)
         where = slice(None) if rows is self._everywhere else rows
         asleep = rows[self._resting[rows]] if np.count_nonzero(self._resting) else ()
@@ -228,19 +269,26 @@ class NativeBatch(BatchedEnvironment):
                 frame.state[asleep] = 0.0
 
     def state_dict(self) -> dict[str, Any]:
-        """restarts, episode [E] (-1 before the first); with record also where the games stand."""
+        """Return the state for `load_state_dict`.
+
+        Returns:
+            restarts: always 0; episode: [E], -1 before the first. With `record` also the state of the games,
+            their steps and returns.
+        """
         state: dict[str, Any] = {"restarts": 0, "episode": self.episode_index.copy()}
         if self._record:
             state |= {
-                "games": self._standing(),
+                "games": self._save_games(),
                 "step": self.episode_step.copy(),
                 "returns": self._returns.copy(),
             }
         return state
 
     def load_state_dict(self, state: Mapping[str, Any], frame: Frame) -> None:
-        """Stand where a recording environment stood; without a record, or with another number of slots, begin
-        the next episodes."""
+        """Restore the games of a recording environment.
+
+        Without a record, or with another number of slots, the next episodes begin.
+        """
         saved = np.asarray(state["episode"], np.int64)
         same = saved.shape == (self.slots,)
         self.episode_index[:] = saved if same else saved.max(initial=-1)
@@ -248,39 +296,43 @@ class NativeBatch(BatchedEnvironment):
             self.reset(frame)
             return
         self._begin_games(self._everywhere)
-        self._stand(state["games"])
+        self._restore_games(state["games"])
         self.episode_step[:], self._returns[...] = state["step"], state["returns"]
         self._show(self._everywhere, frame)
         frame.episode_start[...] = self.episode_step == 0
 
     def close(self) -> None:
-        """Nothing is open."""
+        """Do nothing: no resource is open."""
 
 
 def _selection(seats: list[int]) -> slice | list[int]:
-    """What selects these seats of an array [E, P, ...], without a copy where they are neighbours."""
+    """Return an index for these seats of an array [E, P, ...].
+
+    It is a slice, which copies nothing, if the seats are neighbours.
+    """
     run = slice(seats[0], seats[-1] + 1)
     return run if seats == list(range(run.start, run.stop)) else seats
 
 
 def _means(returns: Array) -> list[float]:
-    """The means of returns [n, N] over agents, [n]."""
+    """Return the mean over agents of returns [n, N], as a list of n numbers."""
     return (np.add.reduce(returns, 1) / returns.shape[1]).tolist()  # type: ignore[no-any-return]
 
 
 def refuse_state(config: EnvConfig, with_state: bool) -> None:
-    """Raises ConfigError where a state is wanted: these games have none."""
+    """Raise ConfigError if a state is required: these games have none."""
     if with_state:
         raise ConfigError(
             f"env.id {config.id} has no state(); choose algo.critic: joint_observation or independent, or an "
-            "environment that has "
-            "one"
+            "environment that has one"
         )
 
 
 def random_steps(batch: NativeBatch, seeds: Seeds) -> Callable[[], None]:
-    """A function that takes one step of all games with random, allowed actions: what training is measured
-    against."""
+    """Return a function that takes one step of all games with random, allowed actions.
+
+    It is the baseline for training speed.
+    """
     frame, outcome = new_frame(batch.spec, batch.slots), new_outcome(batch.spec, batch.slots)
     generator = np.random.default_rng(seeds.seed)
     sizes = {

@@ -1,8 +1,7 @@
-"""Connect four and tic-tac-toe as natively batched environments: all slots' boards in a few arrays.
+"""Connect four and tic-tac-toe as natively batched environments, with all boards in a few arrays.
 
-Made through the package's make_environment for OpenSpiel's and PettingZoo's games (VIEWS) with their usual
-sizes; others are driven one by one (games/openspiel.py, aec.py), with the same seats, views and rewards. Must
-not know networks, ranks or files.
+They replace the games of OpenSpiel and PettingZoo in VIEWS with their usual sizes. Other sizes are driven one
+by one (`games/openspiel.py`, `adapters/aec.py`). Seats, observations and rewards are the same in both forms.
 """
 
 from __future__ import annotations
@@ -23,11 +22,19 @@ from hpcmarl.types import Array, BoolArray, EnvironmentSpec, FloatArray, IntArra
 
 @dataclass(frozen=True)
 class View:
-    """Who plays a board, and what they see of it: planes of the first player's marks, the second's, and the
-    empty squares, row 0 the bottom.
+    """Players of a board and their observations.
 
-    relative: [rows, columns, 2], one's own marks and the other's, `upside_down` or not; else [3, rows,
-    columns], the same for both, in which `planes` says which is whose."""
+    The source planes hold the first player's marks, the second player's marks and the empty squares. Row 0 is
+    the bottom.
+
+    Attributes:
+        board: The board.
+        players: Names of the players.
+        planes: Positions of these three planes in an absolute observation.
+        relative: Whether an observation is [rows, columns, 2], with the player's own marks first. Otherwise
+            it is [3, rows, columns], the same for both players.
+        upside_down: Whether the rows of a relative observation are reversed.
+    """
 
     board: Board
     players: tuple[str, str]
@@ -36,7 +43,15 @@ class View:
     upside_down: bool = False
 
     def seen(self, planes: FloatArray) -> FloatArray:
-        """[n, 3, rows, columns] -> [n, 2, *shape]: what each of the two players sees."""
+        """Return the observations of both players.
+
+        Args:
+            planes: Planes of marks and empty squares in the order of the attribute `planes`, [n, 3, rows,
+                columns].
+
+        Returns:
+            Observations, [n, 2, *shape].
+        """
         if not self.relative:
             return np.repeat(planes[:, None], 2, 1)
         marks = planes[:, :2, ::-1] if self.upside_down else planes[:, :2]
@@ -55,13 +70,21 @@ VIEWS: dict[str, View] = {
 
 
 def takes(config: EnvConfig) -> bool:
-    """The games of VIEWS as they are without parameters."""
+    """Return whether this module has the environment: a game of VIEWS without arguments."""
     return config.kind != "parallel" and config.id in VIEWS and not config.kwargs
 
 
 def describe(config: EnvConfig, policies: Mapping[str, PolicyConfig]) -> EnvironmentSpec:
-    """The spec of a game, from the package that it comes from. Raises MissingPackageError and ConfigError as
-    that does."""
+    """Return the specification of a game, from the package that defines it.
+
+    Args:
+        config: The environment.
+        policies: Agents of each policy.
+
+    Raises:
+        MissingPackageError: If the package is not installed.
+        ConfigError: If `env` or `policies` does not fit the game.
+    """
     package, _, game = config.id.partition(":")
     if package == "openspiel":
         from hpcmarl.envs.games.openspiel import Play, load
@@ -75,18 +98,20 @@ def describe(config: EnvConfig, policies: Mapping[str, PolicyConfig]) -> Environ
 def make(
     config: EnvConfig, spec: EnvironmentSpec, slots: int, seeds: Seeds, *, record: bool, with_state: bool
 ) -> BoardBatch:
-    """`slots` games. Raises as describe() does, and where a state is wanted."""
+    """Make `slots` games. Raises as `describe` does, and ConfigError if a state is required."""
     refuse_state(config, with_state)
     return BoardBatch(config, spec, slots, seeds, record=record)
 
 
 def prepare(config: EnvConfig, slots: int) -> None:
-    """Nothing takes long."""
+    """Do nothing: making these games is fast."""
 
 
 def bare(config: EnvConfig, spec: EnvironmentSpec, slots: int, seeds: Seeds) -> Callable[[], None]:
-    """A function that takes one step of `slots` games with random, allowed actions: what training is measured
-    against."""
+    """Return a function that takes one step of `slots` games with random, allowed actions.
+
+    It is the baseline for training speed.
+    """
     return random_steps(make(config, spec, slots, seeds, record=False, with_state=False), seeds)
 
 
@@ -95,10 +120,14 @@ GAINS = np.array([[1.0, -1.0], [-1.0, 1.0]])  # [winner, player]
 
 
 class Drawn:
-    """How a board is shown, as flat positions in what both players see [2 * size].
+    """Changes of the observations by each move, as flat positions in the observations of both players.
 
-    empty: the empty board [2, *shape]. marked, taken [2 * squares, k]: what becomes 1, and what 0, when the
-    first player marks a square (row by row), then when the second does."""
+    Attributes:
+        empty: Observations of the empty board, [2, *shape].
+        marked: Positions that become 1, [2 * squares, k]. The first half holds the squares marked by the
+            first player, row by row. The second half holds those of the second player.
+        taken: Positions that become 0, in the same order.
+    """
 
     def __init__(self, view: View) -> None:
         board, (*marks, empty) = view.board, view.planes
@@ -116,7 +145,10 @@ class Drawn:
 
 
 class BoardBatch(NativeBatch):
-    """E boards of two players, who take turns. All that the players see is kept up to date move by move."""
+    """E boards of two players with alternating turns.
+
+    Observations are updated move by move.
+    """
 
     def __init__(
         self, config: EnvConfig, spec: EnvironmentSpec, slots: int, seeds: Seeds, *, record: bool
@@ -130,7 +162,8 @@ class BoardBatch(NativeBatch):
         self._marks = np.zeros((slots, 2), np.uint64)  # bit sets, by player
         # allowed actions: columns whose top is empty, or empty squares
         self._open = np.ones((slots, board.actions), np.bool_)
-        self._heights = np.zeros((slots, board.columns), np.int64)  # of the columns, with gravity
+        # number of marks in each column; valid only with gravity
+        self._heights = np.zeros((slots, board.columns), np.int64)
         self._moves = np.zeros(slots, np.int64)
 
     def _begin_games(self, rows: IntArray) -> None:
@@ -144,7 +177,8 @@ class BoardBatch(NativeBatch):
         board, moves = self._board, self._moves[rows]
         players = moves & 1
         chosen = actions[self._everywhere[: len(rows)], players]
-        place, owner = rows * board.actions + chosen, rows * 2 + players  # in flat arrays
+        # indices into flat arrays
+        place, owner = rows * board.actions + chosen, rows * 2 + players
         allowed = self._open.reshape(-1)[place]
         if np.count_nonzero(allowed) < len(rows):
             self._forbid(rows, players, chosen, ~allowed)
@@ -180,9 +214,13 @@ class BoardBatch(NativeBatch):
         allowed: BoolArray = self._open[rows][:, None] | TURNS[~self._moves[rows] & 1][..., None]
         return allowed
 
-    def _standing(self) -> dict[str, Array]:
-        """planes [E, 3, rows, columns]: of the players' marks and the empty squares, as View has them; moves
-        [E]."""
+    def _save_games(self) -> dict[str, Array]:
+        """Return the state of the games for `_restore_games`.
+
+        Returns:
+            planes: marks of both players and empty squares in the order of `View.planes`, [E, 3, rows,
+            columns]; moves: number of moves, [E].
+        """
         board = self._board
         marks = (self._marks[..., None] & self._bits) != 0
         planes = np.empty((self.slots, 3, board.rows * board.columns), np.bool_)
@@ -192,7 +230,7 @@ class BoardBatch(NativeBatch):
             "moves": self._moves.copy(),
         }
 
-    def _stand(self, state: Mapping[str, Any]) -> None:
+    def _restore_games(self, state: Mapping[str, Any]) -> None:
         board, planes = self._board, np.asarray(state["planes"], np.bool_)
         first, second, empty = (planes[:, plane] for plane in self._view.planes)
         self._shown[...] = self._view.seen(planes.astype(np.float32))

@@ -1,9 +1,10 @@
-"""Numbers for chance moves: the k-th of an episode is a function of the episode's seed and k, for one episode
-or many at once.
+"""Random numbers for chance moves, as a function of the episode's seed and a counter.
 
-Called by games/openspiel.py and game_tree.py. SplitMix64 (Steele, Lea and Flood, Fast splittable pseudorandom
-number generators, 2014), whose k-th number needs none before it: making a numpy Generator for each episode
-would take longer than playing poker.
+The k-th number of an episode depends only on the seed and k, not on earlier numbers. One call serves one
+episode or many. A numpy Generator for each episode would take longer than a game of poker.
+
+Source:
+    SplitMix64: Steele, Lea and Flood, Fast splittable pseudorandom number generators, 2014.
 """
 
 from __future__ import annotations
@@ -19,8 +20,15 @@ _30, _27, _31, _11 = (np.uint64(bits) for bits in (30, 27, 31, 11))
 
 
 def uniform(seeds: Array, counts: Array) -> NDArray[np.float64]:
-    """Numbers in [0, 1), [n]: of each of the seeds [n] (not negative) the one that its count [n], 0 at first,
-    names."""
+    """Return uniform random numbers in [0, 1), one for each pair of seed and count.
+
+    Args:
+        seeds: Seeds of the episodes, not negative, [n].
+        counts: Index of the number in its episode, from 0, [n].
+
+    Returns:
+        Random numbers, [n].
+    """
     state = _mix(np.asarray(seeds, np.uint64) + GAMMA)
     bits = _mix(state + (np.asarray(counts, np.uint64) + np.uint64(1)) * GAMMA) >> _11
     return bits.astype(np.float64) * 2.0**-53

@@ -1,9 +1,8 @@
-"""OpenSpiel's small games of turns as natively batched environments: the whole game as tables, all slots
-stepped by looking up.
+"""Small turn-based games of OpenSpiel as natively batched environments, with the whole game in tables.
 
-Made through the package's make_environment for `env.id: openspiel:GAME` where the game has at most
-MAX_POSITIONS positions; larger ones are driven one by one (games/openspiel.py), with the same seats, views,
-rewards and chance moves. Must not know networks, ranks or files.
+A step of all slots is a look-up. The module takes `env.id: openspiel:GAME` if the game has at most
+MAX_POSITIONS positions. Larger games are driven one by one (`games/openspiel.py`). Seats, observations,
+rewards and chance moves are the same in both forms.
 """
 
 from __future__ import annotations
@@ -24,19 +23,33 @@ from hpcmarl.envs.spaces import view_action, view_observation
 from hpcmarl.types import Array, BoolArray, EnvironmentSpec, FloatArray, IntArray
 
 MAX_POSITIONS = 20_000  # Leduc poker has 9,457
-MAX_NUMBERS = 10_000_000  # float32 in the table of what players see: 40 MB
-MAX_LENGTH = 200  # moves of a game: the tree is walked by recursion
-CHANCE, OVER = -1, -2  # whose turn it is, where it is nobody's
+# numbers in the table of observations: float32, so 40 MB
+MAX_NUMBERS = 10_000_000
+# moves in a game; the traversal is recursive
+MAX_LENGTH = 200
+# values of Tree.turn when no player has the turn
+CHANCE, OVER = -1, -2
 
 
 class Tree:
-    """Every position of a game, n of them, numbered; 0 is the first. Raises OverflowError where there are too
-    many.
+    """Tables of all n positions of a game; position 0 is the first.
 
-    turn [n]: whose turn it is; place [n]: the row of a player's turn in child, seen and allowed, and of
-    chance's in ends and after. child [d, A]: the position after an action, -1 where that is forbidden; seen
-    [d, P, *shape]; allowed [d, A]; returns [n, P]. ends [c, K]: the probabilities of chance moves added up as
-    games/openspiel.py does, infinity from the last on; after [c, K] the positions.
+    d is the number of positions with a player's turn, c the number with a chance move.
+
+    Attributes:
+        turn: Player with the turn, CHANCE or OVER, [n].
+        place: Row of a player's position in child, seen and allowed, or of a chance position in ends and
+            after, [n].
+        child: Position after each action, -1 if the action is forbidden, [d, A].
+        seen: Observations of all players, [d, P, *shape].
+        allowed: Mask of the player with the turn, [d, A].
+        returns: Returns of the players so far, zeros at chance positions, [n, P].
+        ends: Cumulative probabilities of the chance moves, as `openspiel.chances` returns them, [c, K]. The
+            last one and all padding are infinity.
+        after: Position after each chance move, [c, K].
+
+    Raises:
+        OverflowError: If the game has too many positions.
     """
 
     def __init__(self, play: Any) -> None:
@@ -70,7 +83,7 @@ class Tree:
         ).reshape(-1, width)
 
     def _visit(self, state: Any) -> int:
-        """Enter a position and all that follow it; its number."""
+        """Add a position and all its successors; return the number of the position."""
         number = len(self.turn)
         if number == self._most:
             raise OverflowError
@@ -98,8 +111,12 @@ class Tree:
 
 
 def takes(config: EnvConfig) -> bool:
-    """Games of turns that are small enough. Raises MissingPackageError and ConfigError as games/openspiel.py
-    does."""
+    """Return whether this module has the environment: a turn-based game that is small enough.
+
+    Raises:
+        MissingPackageError: If OpenSpiel is not installed.
+        ConfigError: If `env.id` or `env.kwargs` is wrong.
+    """
     return config.kind != "parallel" and _tree(config) is not None
 
 
@@ -109,7 +126,7 @@ def _tree(config: EnvConfig) -> Tree | None:
 
 @functools.lru_cache(maxsize=16)
 def _walk(id: str, kwargs: str) -> Tree | None:
-    """The tables of a game, made once in a process; None where they would be too large."""
+    """Return the tables of a game, built once in a process; None if they would be too large."""
     from hpcmarl.envs.games.openspiel import Play, load
 
     game = load(id.partition(":")[2], EnvConfig(id=id, kwargs=json.loads(kwargs)))
@@ -121,20 +138,28 @@ def _walk(id: str, kwargs: str) -> Tree | None:
         return None
 
 
-def _found(config: EnvConfig) -> Tree:
+def _required_tree(config: EnvConfig) -> Tree:
     tree = _tree(config)
     assert tree is not None, "only of games that takes() took"
     return tree
 
 
 def describe(config: EnvConfig, policies: Mapping[str, PolicyConfig]) -> EnvironmentSpec:
-    """The spec of a game. Raises as takes() does."""
-    return spec_of(_found(config).play, config, policies)
+    """Return the specification of a game. Raises as `takes` does, and ConfigError if policies do not fit."""
+    return spec_of(_required_tree(config).play, config, policies)
 
 
 def spec_of(play: Any, config: EnvConfig, policies: Mapping[str, PolicyConfig]) -> EnvironmentSpec:
-    """The spec of a game of turns that is played by `play` (games/openspiel.py). Raises ConfigError where
-    policies do not fit."""
+    """Return the specification of a turn-based game.
+
+    Args:
+        play: Play of the game (`games/openspiel.py`).
+        config: The environment.
+        policies: Agents of each policy.
+
+    Raises:
+        ConfigError: If `policies` does not fit the game.
+    """
     seen, acted = play.observation_space, play.action_space
     agents = [
         AgentView(name, seen, acted, view_observation(seen, name), view_action(acted, name), True)
@@ -148,33 +173,36 @@ def spec_of(play: Any, config: EnvConfig, policies: Mapping[str, PolicyConfig]) 
 def make(
     config: EnvConfig, spec: EnvironmentSpec, slots: int, seeds: Seeds, *, record: bool, with_state: bool
 ) -> TreeBatch:
-    """`slots` games. Raises as takes() does, and where a state is wanted."""
+    """Make `slots` games. Raises as `takes` does, and ConfigError if a state is required."""
     refuse_state(config, with_state)
     return TreeBatch(config, spec, slots, seeds, record=record)
 
 
 def prepare(config: EnvConfig, slots: int) -> None:
-    """Walk the game. Raises as takes() does."""
+    """Build the tables of the game. Raises as `takes` does."""
     _tree(config)
 
 
 def bare(config: EnvConfig, spec: EnvironmentSpec, slots: int, seeds: Seeds) -> Callable[[], None]:
-    """A function that takes one step of `slots` games with random, allowed actions: what training is measured
-    against."""
+    """Return a function that takes one step of `slots` games with random, allowed actions.
+
+    It is the baseline for training speed.
+    """
     return random_steps(make(config, spec, slots, seeds, record=False, with_state=False), seeds)
 
 
 class TreeBatch(NativeBatch):
-    """E games of one tree."""
+    """E games with the same tables."""
 
     def __init__(
         self, config: EnvConfig, spec: EnvironmentSpec, slots: int, seeds: Seeds, *, record: bool
     ) -> None:
-        self._tree = _found(config)
+        self._tree = _required_tree(config)
         super().__init__(config, spec, self._tree.play.names, slots, seeds, record=record)
         self._position = np.zeros(slots, np.int64)
         self._seed = np.zeros(slots, np.int64)
-        self._drawn = np.zeros(slots, np.int64)  # chance moves in the episode
+        # chance moves so far in the episode
+        self._drawn = np.zeros(slots, np.int64)
 
     def _begin_games(self, rows: IntArray) -> None:
         seed, first = self._seeds.seed, self._seeds.first_slot
@@ -187,7 +215,7 @@ class TreeBatch(NativeBatch):
         self._move_chance(rows)
 
     def _move_chance(self, rows: IntArray) -> None:
-        """Make chance moves until it is a player's turn, or over."""
+        """Make chance moves until a player has the turn or the game is over."""
         tree = self._tree
         while (waiting := rows[tree.turn[self._position[rows]] == CHANCE]).size:
             place = tree.place[self._position[waiting]]
@@ -219,8 +247,8 @@ class TreeBatch(NativeBatch):
         allowed: BoolArray = self._tree.allowed[self._tree.place[self._position[rows]]]
         return allowed[:, None] | ~self._acting(rows)[..., None]
 
-    def _standing(self) -> dict[str, Array]:
+    def _save_games(self) -> dict[str, Array]:
         return {"position": self._position.copy(), "drawn": self._drawn.copy()}
 
-    def _stand(self, state: Mapping[str, Any]) -> None:
+    def _restore_games(self, state: Mapping[str, Any]) -> None:
         self._position[:], self._drawn[:] = state["position"], state["drawn"]

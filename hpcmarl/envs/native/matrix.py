@@ -1,13 +1,13 @@
-"""Matrix games as a natively batched environment: `env.id: matrix:rps`, rounds (and payoffs of one's own) by
-env.kwargs.
+"""Matrix games as a natively batched environment: `env.id: matrix:rps`.
 
-Made through the package's make_environment, called by roles/ through base.BatchedEnvironment. Must not know
-networks, ranks or files.
+`env.kwargs` sets the number of rounds, and the payoffs of a user-defined game. player_0 chooses the row and
+player_1 the column at the same time. An episode has `rounds` rounds, and each of them has a reward.
 
-player_0 chooses the row, player_1 the column, both at once; an episode is `rounds` rounds, each paid.
-Observations are float32 [1]: 1, and in games whose players could not change seats -1 for player_1. With
-several rounds the last round follows: one-hot, one's own action and then the other's; zeros before the first.
-Nothing is random here and nothing can break: env.step_seconds and env.restarts do not apply.
+An observation is float32. Its first element is 1, but -1 for player_1 if the players cannot exchange seats.
+With several rounds two one-hot vectors follow: the player's own and the other's action in the last round,
+zeros before the first.
+
+These games have no random numbers and cannot fail: `env.step_seconds` and `env.restarts` do not apply.
 """
 
 from __future__ import annotations
@@ -31,13 +31,22 @@ PLAYERS = ("player_0", "player_1")
 
 
 def takes(config: EnvConfig) -> bool:
-    """All that is named so."""
+    """Return True: every id that begins with `matrix:` belongs to this module."""
     return True
 
 
 def describe(config: EnvConfig, policies: Mapping[str, PolicyConfig]) -> EnvironmentSpec:
-    """The spec of a game; players with as many actions as each other share a policy by default. Raises
-    ConfigError."""
+    """Return the specification of a game.
+
+    Players with the same number of actions share a policy by default.
+
+    Args:
+        config: The environment.
+        policies: Agents of each policy.
+
+    Raises:
+        ConfigError: If `env` or `policies` does not fit the game.
+    """
     game = find_game(config)
     agents = []
     for name, actions in zip(PLAYERS, game.payoffs.shape[1:], strict=True):
@@ -50,7 +59,7 @@ def describe(config: EnvConfig, policies: Mapping[str, PolicyConfig]) -> Environ
     common = bool((game.payoffs[0] == game.payoffs[1]).all())
     if config.common_reward and not common:
         raise ConfigError(
-            f"env.common_reward: true, but the players of {config.id} have payoffs of their own; set it to "
+            f"env.common_reward: true, but the players of {config.id} have different payoffs; set it to "
             "false, or remove it"
         )
     teams = teams_of(groups, common and config.common_reward is not False)
@@ -62,24 +71,26 @@ def describe(config: EnvConfig, policies: Mapping[str, PolicyConfig]) -> Environ
 def make(
     config: EnvConfig, spec: EnvironmentSpec, slots: int, seeds: Seeds, *, record: bool, with_state: bool
 ) -> MatrixBatch:
-    """`slots` games. Raises ConfigError; there is no state."""
+    """Make `slots` games. Raises ConfigError, also if a state is required: these games have none."""
     refuse_state(config, with_state)
     return MatrixBatch(config, spec, slots, seeds, record=record)
 
 
 def prepare(config: EnvConfig, slots: int) -> None:
-    """Nothing takes long. Raises ConfigError."""
+    """Check the arguments; nothing else is needed in advance. Raises ConfigError."""
     find_game(config)
 
 
 def bare(config: EnvConfig, spec: EnvironmentSpec, slots: int, seeds: Seeds) -> Callable[[], None]:
-    """A function that takes one step of `slots` games with random actions: what training is measured
-    against."""
+    """Return a function that takes one step of `slots` games with random actions.
+
+    It is the baseline for training speed.
+    """
     return random_steps(make(config, spec, slots, seeds, record=False, with_state=False), seeds)
 
 
 def first_sight(game: MatrixGame) -> FloatArray:
-    """What the players see before the first round: float32 [2, observation size]."""
+    """Return the players' observations before the first round, float32 [2, observation size]."""
     seen = np.zeros((2, 1 if game.rounds == 1 else 1 + sum(game.payoffs.shape[1:])), np.float32)
     seen[:, 0] = (1.0, 1.0 if game.symmetric else -1.0)
     return seen
@@ -95,10 +106,11 @@ class MatrixBatch(NativeBatch):
         game = find_game(config)
         self._payoffs, self._rounds = np.moveaxis(game.payoffs, 0, -1), game.rounds  # [rows, columns, 2]
         self._first = first_sight(game)
-        self._last = np.zeros((slots, 2), np.int64)  # last round's actions, where episode_step > 0
+        # actions of the last round; valid if episode_step > 0
+        self._last = np.zeros((slots, 2), np.int64)
 
     def _begin_games(self, rows: IntArray) -> None:
-        """Nothing is drawn or dealt."""
+        """Do nothing: these games have no random start."""
 
     def _play(self, rows: IntArray, actions: IntArray) -> tuple[Array, BoolArray]:
         self._last[rows] = actions
@@ -120,8 +132,8 @@ class MatrixBatch(NativeBatch):
     def _allowed(self, rows: IntArray) -> None:
         return None
 
-    def _standing(self) -> dict[str, Array]:
+    def _save_games(self) -> dict[str, Array]:
         return {"last": self._last.copy()}
 
-    def _stand(self, state: Mapping[str, Any]) -> None:
+    def _restore_games(self, state: Mapping[str, Any]) -> None:
         self._last[...] = state["last"]

@@ -1,9 +1,10 @@
-"""Particle environments, mpe2's and a family of our own, as natively batched ones: all slots' games in a few
-arrays, some hundred times as fast.
+"""Particle environments as natively batched environments: mpe2's tasks and hpcmarl's own family.
 
-Made through the package's make_environment. A task is one file with a World of its own and one line in TASKS;
-what the package's environment has and a World does not (rendering, nearest neighbours, curricula) is left to
-the package, whose games these are: for the same seeds and actions they show and pay the same.
+The games of all slots lie in a few arrays, and a step is some hundred times as fast as in the package. For
+the same seeds and actions, observations and rewards equal those of the package.
+
+Each task is one file with a subclass of World, and one line in TASKS. A configuration that needs a feature
+without a World (rendering, nearest neighbours, curricula) uses the package's environment.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from hpcmarl.envs.particles.batch import ParticleBatch
     from hpcmarl.envs.particles.world import World
 
-# env.id -> the task, as module:World
+# env.id -> World of the task, as module:class
 TASKS = {
     "mpe2.simple_v3": "simple:Simple",
     "mpe2.simple_spread_v3": "spread:Spread",
@@ -34,8 +35,9 @@ TASKS = {
     "mpe2.simple_world_comm_v3": "world_comm:WorldComm",
     "hpcmarl.envs.games.particles:parallel_env": "family:Family",
 }
-OF_ALL = ("continuous_actions", "dynamic_rescaling")  # besides max_cycles; the latter changes pictures alone
-# arguments that the package alone has, where they ask for something
+# Arguments that every task has, besides max_cycles. dynamic_rescaling changes only pictures.
+OF_ALL = ("continuous_actions", "dynamic_rescaling")
+# Arguments that only the package supports, with the value that disables them.
 UNUSED: dict[str, Any] = {
     "render_mode": None,
     "benchmark_data": False,
@@ -46,14 +48,14 @@ UNUSED: dict[str, Any] = {
 
 
 def task_of(config: EnvConfig) -> type[World]:
-    """The World of `env.id`."""
+    """Return the World class of `env.id`."""
     module, _, name = TASKS[config.id].partition(":")
     world: type[World] = getattr(importlib.import_module(f"{__name__}.{module}"), name)
     return world
 
 
 def arguments_of(config: EnvConfig) -> dict[str, Any]:
-    """The arguments that a task has of its own, with their defaults."""
+    """Return the arguments that are specific to a task, with their defaults."""
     return {
         name: parameter.default
         for name, parameter in inspect.signature(task_of(config)).parameters.items()
@@ -62,8 +64,11 @@ def arguments_of(config: EnvConfig) -> dict[str, Any]:
 
 
 def missing(config: EnvConfig) -> str:
-    """Which argument these environments do not have, or not with this value, as `name: value`; empty where
-    they have all."""
+    """Return the first argument that these environments do not support.
+
+    Returns:
+        The argument as `name: value`; empty if they support all.
+    """
     task, own = task_of(config), arguments_of(config)
     for name, value in config.kwargs.items():
         if name == "max_cycles" or type(own.get(name)) is int:
@@ -78,12 +83,15 @@ def missing(config: EnvConfig) -> str:
 
 
 def takes(config: EnvConfig) -> bool:
-    """The tasks as parallel environments, with arguments that they have."""
+    """Return whether this module has the environment: a parallel task with supported arguments."""
     return config.kind != "aec" and config.id in TASKS and not missing(config)
 
 
 def describe(config: EnvConfig, policies: Mapping[str, PolicyConfig]) -> EnvironmentSpec:
-    """The spec of the package's environment, which checks the arguments. Raises as make_environment does."""
+    """Return the specification of the package's environment, which checks the arguments.
+
+    Raises as `make_environment` does.
+    """
     from hpcmarl.envs.probe import probe
 
     return probe(config, policies)[1].spec
@@ -92,7 +100,7 @@ def describe(config: EnvConfig, policies: Mapping[str, PolicyConfig]) -> Environ
 def make(
     config: EnvConfig, spec: EnvironmentSpec, slots: int, seeds: Seeds, *, record: bool, with_state: bool
 ) -> ParticleBatch:
-    """`slots` games. Raises as describe() does."""
+    """Make `slots` games. Raises as `describe` does."""
     from hpcmarl.envs.particles.batch import ParticleBatch
 
     world = task_of(config)(
@@ -102,12 +110,14 @@ def make(
 
 
 def prepare(config: EnvConfig, slots: int) -> None:
-    """Nothing takes long."""
+    """Do nothing: making these games is fast."""
 
 
 def bare(config: EnvConfig, spec: EnvironmentSpec, slots: int, seeds: Seeds) -> Callable[[], None]:
-    """A function that takes one step of `slots` games with random actions: what training is measured
-    against."""
+    """Return a function that takes one step of `slots` games with random actions.
+
+    It is the baseline for training speed.
+    """
     from hpcmarl.envs.particles.batch import random_steps
 
     return random_steps(make(config, spec, slots, seeds, record=False, with_state=False), seeds)

@@ -1,4 +1,4 @@
-"""simple_adversary: agents who know the goal mislead one who does not."""
+"""simple_adversary: agents that know the goal mislead an adversary that does not."""
 
 from __future__ import annotations
 
@@ -11,8 +11,11 @@ from hpcmarl.types import DoubleArray, IntArray
 
 
 class Adversary(World):
-    """N agents are paid for how far the adversary is from the goal and how near one of them is; it is paid
-    for being near."""
+    """N good agents and one adversary near a goal.
+
+    The reward of each good agent is the adversary's distance from the goal minus the distance of the nearest
+    good agent. The reward of the adversary is minus its own distance.
+    """
 
     least = MappingProxyType({"N": 1})
     drawn = ("goal",)

@@ -1,8 +1,4 @@
-"""Games of one particle task as a batched environment: actions to forces and words, what the World shows into
-frames.
-
-Made through the package's make(). Must not know what a task is about, networks, ranks or files.
-"""
+"""Batched environment of one particle task: converts actions to forces and words, and a World to frames."""
 
 from __future__ import annotations
 
@@ -25,8 +21,17 @@ if TYPE_CHECKING:
 
 
 class ParticleBatch(NativeBatch):
-    """E games of a World. with_state: frames show the state, which is all that the agents see, in their
-    order."""
+    """E games of a World.
+
+    Args:
+        config: The environment.
+        spec: Specification of the environment.
+        world: The games, one for each slot.
+        seeds: Source of the episodes' seeds.
+        record: Save the running games in `state_dict()`.
+        with_state: Write the state into frames. It consists of all agents' observations, in the order of the
+            agents.
+    """
 
     def __init__(
         self,
@@ -51,7 +56,8 @@ class ParticleBatch(NativeBatch):
         self._speaks = np.array([body.speaks for body in world.agents])
         self._pushes = np.zeros((world.slots, len(world.agents), 2))
         self._words = np.zeros((world.slots, len(world.agents), world.letters))
-        self._blocks: list[DoubleArray] = []  # of observations, the newest
+        # latest result of World.observations()
+        self._blocks: list[DoubleArray] = []
         self._places = [(name, self._places_of(seats)) for name, seats in self._seats]
 
     # ---- games
@@ -64,7 +70,11 @@ class ParticleBatch(NativeBatch):
         )
 
     def _joint(self, actions: Mapping[str, Array]) -> Array:
-        """All players' actions, [E, P], or [E, P, K] where they are continuous, padded."""
+        """Return the actions of all players.
+
+        Returns:
+            Discrete actions [E, P], or continuous actions [E, P, K] padded with zeros.
+        """
         if not self._continuous:
             return super()._joint(actions)
         joint = np.zeros((self.slots, len(self._players), PUSHES + self._world.letters), np.float32)
@@ -90,7 +100,7 @@ class ParticleBatch(NativeBatch):
                     f"environment {self.spec.id} in slot {self._seeds.first_slot + int(rows[number])} "
                     f"{problem}"
                 )
-        # the package cuts an episode at its last step, even if it is over there
+        # At the last step the package truncates an episode even if the task ends it at that step.
         over = (
             np.zeros(len(rows), np.bool_)
             if ends is None
@@ -99,7 +109,14 @@ class ParticleBatch(NativeBatch):
         return rewards, over
 
     def _forces(self, actions: IntArray) -> tuple[DoubleArray, DoubleArray | float]:
-        """Forces [n, P, 2] and words [n, P, C] of discrete actions [n, P]: which way, and what is said."""
+        """Convert discrete actions to forces and words.
+
+        Args:
+            actions: Direction of the push and spoken word, encoded in one number, [n, P].
+
+        Returns:
+            Forces [n, P, 2] and words [n, P, C]; the words are 0.0 if no agent speaks.
+        """
         pushes = self._world.pushes[np.arange(actions.shape[1]), actions % PUSHES * self._moves]
         if not self._speaks.any():
             return pushes, 0.0
@@ -107,7 +124,14 @@ class ParticleBatch(NativeBatch):
         return pushes, self._world.alphabet[said] * self._speaks[:, None]
 
     def _continuous_forces(self, actions: FloatArray) -> tuple[DoubleArray, DoubleArray]:
-        """The same of continuous actions [n, P, K]: how much to each side, then how loud each letter."""
+        """Convert continuous actions to forces and words.
+
+        Args:
+            actions: Pushes towards each side, then the loudness of each letter, [n, P, K].
+
+        Returns:
+            Forces [n, P, 2] and words [n, P, C].
+        """
         actions = np.clip(actions, 0.0, 1.0)
         apart = np.stack([actions[..., 2] - actions[..., 1], actions[..., 4] - actions[..., 3]], -1)
         pushes = apart.astype(np.float64) * self._world.acceleration
@@ -115,11 +139,12 @@ class ParticleBatch(NativeBatch):
         said = np.where(self._moves[:, None], actions[..., PUSHES : PUSHES + letters], actions[..., :letters])
         return pushes, said * self._speaks[:, None]
 
-    # ---- what is seen
+    # ---- observations
 
     def _seen_by(self, rows: IntArray) -> dict[str, FloatArray]:
         self._blocks = self._world.observations()
-        seen: dict[str, Any] = {}  # converted where they are written
+        # Assignment to the frame converts them to float32.
+        seen: dict[str, Any] = {}
         for name, places in self._places:
             blocks = [self._blocks[block][:, part] for block, part in places]
             whole = blocks[0] if len(blocks) == 1 else np.concatenate(blocks, 1)
@@ -127,8 +152,11 @@ class ParticleBatch(NativeBatch):
         return seen
 
     def _places_of(self, seats: slice | list[int]) -> list[tuple[int, slice]]:
-        """Where the players of these seats stand in the blocks of observations: as few pieces as there can
-        be."""
+        """Return the places of these players in the blocks of observations.
+
+        Returns:
+            (block, range of agents) in the fewest possible pieces.
+        """
         numbers = [
             (block, place)
             for block, part in enumerate(self._world.observations())
@@ -155,8 +183,17 @@ class ParticleBatch(NativeBatch):
         return None
 
     def picture(self, slot: int) -> NDArray[np.uint8]:
-        """Paint the game of a slot as the package does, [height, width, 3]. Raises ConfigError for tasks that
-        the package does not have."""
+        """Return a picture of the game in a slot, painted by the package.
+
+        Args:
+            slot: The slot.
+
+        Returns:
+            Red, green and blue of each pixel, uint8 [height, width, 3].
+
+        Raises:
+            ConfigError: If the package does not have the task.
+        """
         if self._painter is None:
             from hpcmarl.envs.particles.picture import Painter
 
@@ -171,16 +208,18 @@ class ParticleBatch(NativeBatch):
 
     # ---- resuming
 
-    def _standing(self) -> dict[str, Array]:
+    def _save_games(self) -> dict[str, Array]:
         return self._world.standing()
 
-    def _stand(self, state: Mapping[str, Any]) -> None:
+    def _restore_games(self, state: Mapping[str, Any]) -> None:
         self._world.stand(state)
 
 
 def random_steps(batch: ParticleBatch, seeds: Seeds) -> Callable[[], None]:
-    """A function that takes one step of all games with random actions, drawn ahead: what training is measured
-    against."""
+    """Return a function that takes one step of all games with random actions, drawn in advance.
+
+    It is the baseline for training speed.
+    """
     frame, outcome = new_frame(batch.spec, batch.slots), new_outcome(batch.spec, batch.slots)
     generator = np.random.default_rng(seeds.seed)
     drawn: dict[str, Array] = {}

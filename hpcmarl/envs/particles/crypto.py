@@ -1,4 +1,4 @@
-"""simple_crypto: two agents with a key hide a message from a third."""
+"""simple_crypto: two agents with a key hide a message from a third agent."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from hpcmarl.types import DoubleArray, IntArray
 
 
 class Crypto(World):
-    """Bob is to understand Alice, who shares a key with him, and Eve is not to."""
+    """Alice sends a message that Bob should understand and Eve should not. Alice and Bob share a key."""
 
     letters = 4
     drawn = ("goal", "key")
@@ -28,8 +28,9 @@ class Crypto(World):
         self.scatter(rows, generators)
 
     def rewards(self) -> DoubleArray:
-        said = self.word[:, :2]  # by eve and bob
-        # silence is no error
+        # words of Eve and Bob
+        said = self.word[:, :2]
+        # A silent agent makes no error.
         errors = np.square(said - self.alphabet[self.goal][:, None]).sum(-1) * said.any(-1)
         eve, good = -errors[:, 0], errors[:, 0] - errors[:, 1]
         return np.stack([eve, good, good], 1)

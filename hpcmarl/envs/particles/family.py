@@ -1,13 +1,16 @@
-"""A family of games with simple_spread's observations and actions, and other rewards and dynamics by keyword.
+"""A family of games like simple_spread, with rewards and dynamics set by keyword arguments.
 
-Groups with different members of the family are what Malenia (arXiv 2509.24305) is for: nothing in an
-observation says which member is played, so that one policy has to serve all of them. As a PettingZoo
-environment, and with its arguments checked: envs/games/particles.py.
+Observations and actions are those of simple_spread. Groups that play different members of the family are the
+use case of Malenia (arXiv 2509.24305). No observation identifies the member, so one policy has to serve all
+of them. `envs/games/particles.py` provides the PettingZoo environment and checks the arguments.
 
-    r_a = bonus - coverage · mean_l ( min_b |x_b - x_l - offset| - preferred_distance )²  - collisions ·
-        (agents touching a)  - effort · [a pushes]
+Reward of agent a:
 
-x: positions of agents a, b and of landmarks l.
+    r_a = bonus - coverage · mean_l ( min_b |x_b - x_l - offset| - preferred_distance )²
+                - collisions · (number of agents that touch a) - effort · [a pushes]
+
+    x_a, x_b   positions of agents
+    x_l        position of landmark l
 """
 
 from __future__ import annotations
@@ -22,8 +25,10 @@ from hpcmarl.types import BoolArray, DoubleArray
 
 
 class Family(Walkers):
-    """A member of the family. The arguments are those of parallel_env() in envs/games/particles.py, which
-    says what they are."""
+    """A member of the family.
+
+    `parallel_env()` in `envs/games/particles.py` describes the arguments.
+    """
 
     max_cycles = 15
 
@@ -51,7 +56,8 @@ class Family(Walkers):
         self._wind, self._offset = np.array(wind, np.float64), np.array(offset, np.float64)
         self._coverage, self._preferred, self._bonus = coverage, preferred_distance, bonus
         self._collisions, self._effort = collisions, effort
-        self.pushing: BoolArray = np.zeros((slots, agents), np.bool_)  # who pushed in the newest step
+        # whether each agent pushed in the last step
+        self.pushing: BoolArray = np.zeros((slots, agents), np.bool_)
 
     def step(self, pushes: DoubleArray, words: DoubleArray | None) -> None:
         self.pushing = (pushes != 0).any(-1)

@@ -1,7 +1,7 @@
-"""Pictures of particle games, painted by the package's own environment, which is set to the state of a game
-that is played here.
+"""Pictures of particle games, painted by the package's own environment.
 
-Made by batch.py when the first picture is asked for: pygame is imported then.
+A Painter sets that environment to the state of a game in this process. pygame is imported when the first
+Painter is made.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from hpcmarl.types import DoubleArray
 
 
 class Painter:
-    """One environment of the package, which takes no steps."""
+    """An environment of the package that takes no steps and paints pictures."""
 
     def __init__(self, config: EnvConfig) -> None:
-        """Raises ConfigError for tasks that the package does not have."""
+        """Build the environment. Raises ConfigError if the package does not have the task."""
         if not config.id.startswith("mpe2."):
-            raise ConfigError(f"env.id {config.id} has no pictures; mpe2's tasks have")
+            raise ConfigError(f"env.id {config.id} has no pictures; allowed: the tasks of mpe2")
         painted = config.model_copy(
             update={"batched": False, "kwargs": {**config.kwargs, "render_mode": "rgb_array"}}
         )
@@ -35,10 +35,10 @@ class Painter:
         """Paint a game.
 
         Args:
-            seed: Of its episode; goals and colours follow from it.
-            position: Of agents and landmarks, [M, 2].
-            velocity: Of agents, [A, 2].
-            word: What agents have said, [A, C].
+            seed: Seed of its episode; it determines goals and colours.
+            position: Positions of agents and landmarks, [M, 2].
+            velocity: Velocities of agents, [A, 2].
+            word: Last words of agents, [A, C].
 
         Returns:
             Red, green and blue of each pixel, [height, width, 3].

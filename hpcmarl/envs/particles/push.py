@@ -1,4 +1,4 @@
-"""simple_push: an agent goes to its goal, an adversary pushes it away."""
+"""simple_push: an agent moves to its goal, and an adversary pushes it away."""
 
 from __future__ import annotations
 
@@ -12,7 +12,11 @@ GOAL_COLOURS = np.array([[0.25, 0.75, 0.25], [0.25, 0.25, 0.75]])
 
 
 class Push(World):
-    """The agent is paid for being near its goal, the adversary for being nearer."""
+    """An agent and an adversary near a goal.
+
+    The reward of the agent is minus its distance from the goal. The reward of the adversary is the agent's
+    distance minus its own.
+    """
 
     drawn = ("goal",)
 

@@ -1,4 +1,4 @@
-"""simple_reference: each of two agents knows where the other is to go, and says so."""
+"""simple_reference: each of two agents knows the goal of the other and communicates it."""
 
 from __future__ import annotations
 
@@ -11,8 +11,11 @@ COLOURS = np.array([[0.75, 0.25, 0.25], [0.25, 0.75, 0.25], [0.25, 0.25, 0.75]])
 
 
 class Reference(World):
-    """Each agent is paid for how near the other one is to the goal that it knows; local_ratio of that is its
-    own."""
+    """Two agents that guide each other to their goals.
+
+    Each agent earns minus the other agent's distance from the goal that it knows. Its reward is `local_ratio`
+    times that plus (1 - `local_ratio`) times the mean over both agents.
+    """
 
     letters = 10
     drawn = ("goals",)
@@ -20,7 +23,8 @@ class Reference(World):
     def __init__(self, slots: int, local_ratio: float = 0.5) -> None:
         self.agents = [Body(f"agent_{number}", collides=False, speaks=True) for number in range(2)]
         self.landmarks = [Body(f"landmark {number}", collides=False) for number in range(3)]
-        self.goals = np.zeros((slots, 2), np.int64)  # that each agent knows
+        # goal that each agent knows, for the other agent
+        self.goals = np.zeros((slots, 2), np.int64)
         self.local_ratio = local_ratio
         super().__init__(slots)
 

@@ -1,4 +1,4 @@
-"""simple: one agent goes to a landmark."""
+"""simple: one agent moves to a landmark."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from hpcmarl.types import DoubleArray
 
 
 class Simple(World):
-    """One agent is paid for being near a landmark."""
+    """One agent and one landmark. The reward is minus their squared distance."""
 
     def __init__(self, slots: int) -> None:
         self.agents, self.landmarks = [Body("agent_0", collides=False)], [Body("landmark 0", collides=False)]

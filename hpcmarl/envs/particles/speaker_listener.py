@@ -1,4 +1,4 @@
-"""simple_speaker_listener: one sees the goal and speaks, the other goes there."""
+"""simple_speaker_listener: one agent sees the goal and speaks, the other agent moves there."""
 
 from __future__ import annotations
 
@@ -11,7 +11,10 @@ COLOURS = np.array([[0.65, 0.15, 0.15], [0.15, 0.65, 0.15], [0.15, 0.15, 0.65]])
 
 
 class SpeakerListener(World):
-    """Both are paid for how near the listener is to the goal, which the speaker alone sees."""
+    """A speaker and a listener. Only the speaker observes the goal.
+
+    The reward of both is minus the squared distance of the listener from the goal.
+    """
 
     letters = 3
     drawn = ("goal",)

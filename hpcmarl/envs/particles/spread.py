@@ -9,13 +9,17 @@ import numpy as np
 from hpcmarl.envs.particles.world import Body, World, beside, distances, seen_from
 from hpcmarl.types import BoolArray, DoubleArray, IntArray
 
-SIZE = 0.15  # of an agent
-CAPTURE = 0.1  # so near to a landmark an agent covers it
+# size of an agent
+SIZE = 0.15
+# An agent covers a landmark within this distance.
+CAPTURE = 0.1
 
 
 class Walkers(World):
-    """Agents of one size among landmarks that they can stand on. Everybody sees everything and hears the
-    others, who never speak."""
+    """Agents of equal size among landmarks that they can stand on.
+
+    Each agent observes all positions and the words of the others, which are always silent.
+    """
 
     def __init__(self, slots: int, agents: int, landmarks: int) -> None:
         self.agents = [Body(f"agent_{number}", size=SIZE) for number in range(agents)]
@@ -25,7 +29,7 @@ class Walkers(World):
         self._silence = np.zeros((slots, agents, 2 * (agents - 1)))
 
     def touching(self) -> IntArray:
-        """How many others each agent touches, [E, A]."""
+        """Return the number of other agents that each agent touches, [E, A]."""
         count: IntArray = np.count_nonzero(distances(self.places, self.places) < 2 * SIZE, axis=2) - 1
         return count
 
@@ -43,7 +47,12 @@ class Walkers(World):
 
 
 class Spread(Walkers):
-    """N agents are paid together for having one near each landmark, and pay for touching each other."""
+    """N agents that cover N landmarks.
+
+    The shared part of the reward is minus the sum over landmarks of the distance of the nearest agent. The
+    part of each agent is minus the number of agents that it touches. `local_ratio` is the weight of the
+    second part.
+    """
 
     least = MappingProxyType({"N": 1})
 

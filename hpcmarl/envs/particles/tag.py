@@ -1,4 +1,4 @@
-"""simple_tag: adversaries chase agents that are quicker, among obstacles."""
+"""simple_tag: adversaries chase faster agents among obstacles."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from hpcmarl.types import BoolArray, DoubleArray, IntArray
 
 
 class Tag(World):
-    """Adversaries are paid for touching the others, who pay for that and for leaving the arena."""
+    """Adversaries gain by touching good agents. Good agents lose by a touch and by leaving the arena."""
 
     least = MappingProxyType({"num_good": 1, "num_adversaries": 1, "num_obstacles": 0})
 
@@ -39,7 +39,7 @@ class Tag(World):
         self._prey, self._fellows = np.arange(num_adversaries, len(self.agents)), self.others(good, good)
 
     def _caught(self) -> IntArray:
-        """Which good agents [E, good] touch how many adversaries."""
+        """Return the number of adversaries that touch each good agent, [E, good]."""
         apart = distances(self.places[:, self.chasers :], self.places[:, : self.chasers])
         caught: IntArray = np.count_nonzero(apart < 0.075 + 0.05, axis=2)
         return caught

@@ -1,10 +1,14 @@
-"""The physics of mpe2's particles for many games at once: forces, contacts, motion and words.
+"""Physics of mpe2's particles for many games at once: forces, contacts, motion and words.
 
-The base of the tasks (spread.py, tag.py, …), which add how a game begins, what it is worth and what is seen.
-Called by batch.py; knows numpy alone. Positions are in units of half the arena's side, a step lasts TIME_STEP
-time units. All numbers are mpe2's (tests compare both).
+World is the base class of the tasks (spread.py, tag.py and others). A task adds the start of a game, rewards
+and observations. Positions are in units of half the arena's side. A step lasts TIME_STEP time units. All
+constants are those of mpe2, and tests compare both.
 
-    A agents, M entities (agents, then landmarks), C letters of an agent's word, E games, n of them (`rows`)
+Letters in the shapes:
+
+    A   agents                          E   games
+    M   entities: agents, landmarks     n   some of the games (`rows`)
+    C   letters of an agent's word
 """
 
 from __future__ import annotations
@@ -19,10 +23,13 @@ import numpy as np
 from hpcmarl.types import Array, BoolArray, DoubleArray, IntArray
 
 TIME_STEP = 0.1
-DAMPING = 0.25  # share of its speed that a particle loses a step, in mpe2's tasks
+# share of its speed that a particle loses in a step, in mpe2's tasks
+DAMPING = 0.25
 CONTACT_FORCE = 100.0
-CONTACT_MARGIN = 1e-3  # how soft contacts are
-ACCELERATION = 5.0  # of an agent that has none of its own
+# softness of contacts, as a distance
+CONTACT_MARGIN = 1e-3
+# default acceleration of an agent
+ACCELERATION = 5.0
 STATE = ("position", "velocity", "word")
 PUSHES = 5  # none, left, right, down, up
 Generators = Sequence[np.random.Generator]
@@ -31,10 +38,19 @@ DIRECTIONS = np.array([[0.0, 0.0], [-1.0, 0.0], [1.0, 0.0], [0.0, -1.0], [0.0, 1
 
 @dataclass(frozen=True)
 class Body:
-    """An agent or a landmark; of a landmark only `name`, `size`, `reach` and `collides` count.
+    """An agent or a landmark.
 
-    reach: how far from the middle it begins at most. speaks: it says a word each step. acceleration: of its
-    pushes. max_speed: None: no limit.
+    Only `name`, `size`, `reach` and `collides` apply to a landmark.
+
+    Attributes:
+        name: Name of the entity.
+        size: Radius.
+        reach: Largest initial distance from the middle, in each coordinate.
+        collides: Whether contacts with it cause forces.
+        moves: Whether it can move.
+        speaks: Whether it says a word in each step.
+        acceleration: Force of its pushes.
+        max_speed: Largest speed; None: no limit.
     """
 
     name: str
@@ -49,17 +65,26 @@ class Body:
 
 @dataclass(frozen=True)
 class Pairs:
-    """Which entities can touch: pairs [K, 2] of them, the sum of their sizes [K], and for each agent which
-    pairs push it, and which way."""
+    """Pairs of entities that can touch, K of them.
+
+    Attributes:
+        first: First entity of each pair, [K].
+        second: Second entity of each pair, [K].
+        reach: Sum of the sizes of each pair, [K].
+        pushed: Numbers of the pairs that push each agent, [A, k]; padded with K.
+        sign: Direction in which each of these pairs pushes the agent, [A, k, 1]. It is 1 for the first entity
+            of a pair, -1 for the second, 0 for padding.
+    """
 
     first: IntArray
     second: IntArray
     reach: DoubleArray
-    pushed: IntArray  # [A, k] numbers of pairs; K where there are fewer
-    sign: DoubleArray  # [A, k, 1]: 1 for the first of a pair, -1 for the second, 0 where there is none
+    pushed: IntArray
+    sign: DoubleArray
 
     @classmethod
     def of(cls, agents: Sequence[Body], landmarks: Sequence[Body]) -> Pairs:
+        """Return the pairs that can touch: both entities collide, and at least one of them moves."""
         bodies = [*agents, *landmarks]
         both = [
             (a, b)
@@ -84,30 +109,37 @@ class World(ABC):
     """E games of one task.
 
     Attributes:
-        position: [E, M, 2].
-        velocity: Of agents, [E, A, 2].
-        word: What agents have said, [E, A, C].
+        max_cycles: Steps of an episode if `env.kwargs` does not set them.
+        least: Smallest value of arguments that count entities. Below it, the package's environment is used.
+        agents: Agents of the task.
+        landmarks: Landmarks of the task.
+        letters: Number C of letters in a word.
+        mass: Mass of an agent.
+        damping: Share of its speed that an agent loses in a step.
+        drawn: Names of attributes [E, ...] that are drawn at the start of a game, besides positions.
+        position: Positions of entities, [E, M, 2].
+        velocity: Velocities of agents, [E, A, 2].
+        word: Last words of agents, [E, A, C].
         pushes: Force of each agent's pushes, [A, PUSHES, 2].
-        acceleration: Force of a push, [A, 1]; 0 of agents that stand still.
+        acceleration: Force of a push, [A, 1]; 0 for agents that do not move.
         alphabet: One-hot words, [C, C].
     """
 
-    max_cycles: int = 25  # steps of an episode where env.kwargs do not say
-    # of arguments that count something; with fewer the package's environment is used
+    max_cycles: int = 25
     least: Mapping[str, int] = MappingProxyType({})
     agents: Sequence[Body]
     landmarks: Sequence[Body]
     letters: int = 2
-    mass: float = 1.0  # of an agent
+    mass: float = 1.0
     damping: float = DAMPING
-    drawn: tuple[str, ...] = ()  # attributes [E, ...] that a game begins with, besides the places
+    drawn: tuple[str, ...] = ()
 
     def __init__(self, slots: int) -> None:
         self.slots = slots
         count, entities = len(self.agents), len(self.agents) + len(self.landmarks)
         self._reach = np.array([[body.reach] for body in (*self.agents, *self.landmarks)])
         self.position = np.zeros((slots, entities, 2))
-        # apart: bodies that stand on each other push with infinite force
+        # Put the bodies at different places: two bodies at the same place push with infinite force.
         self.position[:, :, 0] = np.arange(entities)
         self.velocity = np.zeros((slots, count, 2))
         self.word = np.zeros((slots, count, self.letters))
@@ -117,43 +149,63 @@ class World(ABC):
         self.pushes = DIRECTIONS * self.acceleration[:, None]  # [A, 5, 2]
         self.alphabet = np.eye(self.letters)
 
-    # ---- what a task adds
+    # ---- methods that a task defines
 
     def begin(self, rows: IntArray, generators: Generators) -> None:
-        """Put new games into these slots, each with the random numbers that the package draws for it, in its
-        order."""
+        """Begin new games in these slots.
+
+        Each game draws the same random numbers as the package, in the same order.
+
+        Args:
+            rows: Slots, [n].
+            generators: Random generator of each game, [n].
+        """
         self.scatter(rows, generators)
 
     @abstractmethod
     def rewards(self) -> DoubleArray:
-        """What the agents are paid for where they are, [E, A]."""
+        """Return the rewards of the agents in the current state, [E, A]."""
 
     @abstractmethod
     def observations(self) -> list[DoubleArray]:
-        """What the agents see, in their order: an array [E, n, D] for each n neighbours of one shape."""
+        """Return the observations of the agents, in their order.
+
+        Returns:
+            One array [E, n, D] for each run of n consecutive agents with the same size of observation.
+        """
 
     def over(self) -> BoolArray | None:
-        """Which games are over before their time, [E]; None in tasks where none is."""
+        """Return which games end before their time limit, [E].
+
+        Returns:
+            The flags; None if no game of the task ends early.
+        """
         return None
 
     def standing(self) -> dict[str, Array]:
-        """Where the games stand: what `stand` needs."""
+        """Return the state of the games for `stand`."""
         return {name: getattr(self, name).copy() for name in (*STATE, *self.drawn)}
 
     def stand(self, state: Mapping[str, Array]) -> None:
-        """Put the games where they stood."""
+        """Restore the games from the state that `standing` returned."""
         for name in (*STATE, *self.drawn):
             getattr(self, name)[...] = state[name]
 
     # ---- physics
 
     def limit_speed(self, limits: Sequence[float | None]) -> None:
-        """Let no agent be faster than its limit; None: it has none."""
+        """Set the largest speed of each agent; None: no limit."""
         self._limits = np.array([np.inf if limit is None else limit for limit in limits])
         self._limited = bool(np.isfinite(self._limits).any())
 
     def scatter(self, rows: IntArray, generators: Generators, first: int = 0) -> None:
-        """Draw a place for each entity of these games, from `first` on, all agents at rest and silent."""
+        """Draw the positions of entities in these games. All agents are at rest and silent.
+
+        Args:
+            rows: Slots, [n].
+            generators: Random generator of each game, [n].
+            first: First entity to place; entities before it keep their positions.
+        """
         reach = self._reach[first:]
         drawn = np.empty((len(rows), len(reach), 2))
         for place, generator in zip(drawn, generators, strict=True):
@@ -163,17 +215,17 @@ class World(ABC):
         self.word[rows] = 0.0
 
     def step(self, pushes: DoubleArray, words: DoubleArray | None) -> None:
-        """Let a step pass in all games.
+        """Advance all games by one step.
 
         Args:
             pushes: Force of each agent, [E, A, 2].
-            words: What each agent says, [E, A, C]; None in tasks where nobody speaks.
+            words: Word of each agent, [E, A, C]; None in tasks without speaking agents.
         """
         force = pushes + self._contacts() if len(self._pairs.first) else pushes
         position, velocity = self.places, self.velocity
         position += velocity * TIME_STEP
         velocity *= 1.0 - self.damping
-        # agents that stand still push nobody and touch nobody, in all tasks
+        # Agents that do not move have no pushes and no contacts in any task.
         velocity += force * (TIME_STEP / self.mass)
         if self._limited:
             speed = length(velocity)
@@ -184,7 +236,7 @@ class World(ABC):
             self.word[...] = words
 
     def _contacts(self) -> DoubleArray:
-        """The force of all contacts on each agent, [E, A, 2]."""
+        """Return the force of all contacts on each agent, [E, A, 2]."""
         pairs = self._pairs
         apart = self.position[:, pairs.first] - self.position[:, pairs.second]
         distance = length(apart)
@@ -194,7 +246,7 @@ class World(ABC):
         total: DoubleArray = (force[:, pairs.pushed] * pairs.sign).sum(2)
         return total
 
-    # ---- what tasks measure
+    # ---- quantities that tasks use
 
     @property
     def places(self) -> DoubleArray:
@@ -207,11 +259,23 @@ class World(ABC):
         return self.position[:, len(self.agents) :]
 
     def mark(self, number: IntArray) -> DoubleArray:
-        """The position of one landmark in each game, [E, 1, 2]. number [E]: which."""
+        """Return the position of one landmark in each game, [E, 1, 2].
+
+        Args:
+            number: Number of the landmark in each game, [E].
+        """
         return self.marks[np.arange(self.slots), number][:, None]
 
     def others(self, agents: Sequence[int], among: Sequence[int] | None = None) -> IntArray:
-        """The other agents (of those in `among`) of each of these, in order: [n, k]."""
+        """Return the other agents for each of some agents.
+
+        Args:
+            agents: The agents, [n].
+            among: Agents to choose from; None: all.
+
+        Returns:
+            Numbers of the other agents in order, [n, k].
+        """
         among = range(len(self.agents)) if among is None else among
         return np.array([[other for other in among if other != agent] for agent in agents], np.int64).reshape(
             len(agents), -1
@@ -219,31 +283,48 @@ class World(ABC):
 
 
 def distances(first: Array, second: Array) -> DoubleArray:
-    """Distances between places [E, I, 2] and [E, J, 2]: [E, I, J]."""
+    """Return the distances between places [E, I, 2] and [E, J, 2], as [E, I, J]."""
     return distance(first[:, :, None], second[:, None])
 
 
 def distance(first: Array, second: Array) -> DoubleArray:
-    """Distances between places [..., 2] and [..., 2]."""
+    """Return the distances between places [..., 2] and [..., 2]."""
     return length(first - second)
 
 
 def length(apart: Array) -> DoubleArray:
-    """Lengths of [..., 2]. A sum over so short an axis would take three times as long."""
+    """Return the lengths of vectors [..., 2].
+
+    `sum()` over such a short axis would take three times as long.
+    """
     east, north = apart[..., 0], apart[..., 1]
     lengths: DoubleArray = np.sqrt(east * east + north * north)
     return lengths
 
 
 def seen_from(places: Array, things: Array) -> DoubleArray:
-    """Where things [E, J, 2], or for each agent its own [E, n, J, 2], are as seen from places [E, n, 2]: [E,
-    n, 2 J]."""
+    """Return the positions of points relative to places.
+
+    Args:
+        places: Places, [E, n, 2].
+        things: Points [E, J, 2], or separate points for each place [E, n, J, 2].
+
+    Returns:
+        Relative positions, [E, n, 2 J].
+    """
     apart = (things if things.ndim == 4 else things[:, None]) - places[:, :, None]
     return apart.reshape(*places.shape[:2], -1)
 
 
 def beside(*parts: Array) -> DoubleArray:
-    """Parts of observations, each [E, n, d] or [E, d] of all n agents, one after the other: [E, n, D]."""
+    """Concatenate parts of the observations of n agents.
+
+    Args:
+        *parts: Arrays [E, n, d], or [E, d] for parts that are the same for all n agents.
+
+    Returns:
+        Observations, [E, n, D].
+    """
     games, agents = parts[0].shape[:2]
     return np.concatenate(
         [
@@ -255,8 +336,14 @@ def beside(*parts: Array) -> DoubleArray:
 
 
 def outside(places: Array) -> DoubleArray:
-    """What it costs to leave the arena: [..., 2] -> [...], nothing within 0.9 and at most 10 for each
-    coordinate."""
+    """Return the cost of leaving the arena.
+
+    Args:
+        places: Positions, [..., 2].
+
+    Returns:
+        Costs [...]; each coordinate costs 0 within 0.9 and at most 10.
+    """
     far = np.abs(places)
     cost = np.where(far < 1.0, (far - 0.9) * 10.0, np.minimum(np.exp(2.0 * far - 2.0), 10.0))
     total: DoubleArray = np.where(far < 0.9, 0.0, cost).sum(-1)

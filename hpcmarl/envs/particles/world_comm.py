@@ -1,4 +1,4 @@
-"""simple_world_comm: tag with food, with forests to hide in, and with a leader who speaks."""
+"""simple_world_comm: tag with food, forests that hide agents, and a leader that speaks."""
 
 from __future__ import annotations
 
@@ -11,8 +11,11 @@ from hpcmarl.types import BoolArray, DoubleArray, IntArray
 
 
 class WorldComm(World):
-    """As tag; the chased are paid for food, and forests hide whoever is in them from all but the leader, whom
-    the chasers hear."""
+    """Like Tag, with food, forests and a leader.
+
+    Good agents gain by reaching food. An agent observes another one only if both share a forest or neither
+    is in a forest. The leader observes all agents, and all chasers observe its word.
+    """
 
     least = MappingProxyType(
         {"num_good": 1, "num_adversaries": 1, "num_food": 1, "num_obstacles": 0, "num_forests": 0}
@@ -54,7 +57,7 @@ class WorldComm(World):
 
     def begin(self, rows: IntArray, generators: Generators) -> None:
         self.scatter(rows, generators)
-        # the package draws these places a second time
+        # The package draws these positions a second time.
         self.scatter(rows, generators, len(self.agents) + self.food)
 
     def rewards(self) -> DoubleArray:
@@ -69,10 +72,10 @@ class WorldComm(World):
 
     def observations(self) -> list[DoubleArray]:
         places, first, games = self.places, self.chasers, self.slots
-        # [E, A, forests]
+        # whether each agent is in each forest, [E, A, forests]
         hidden = distances(places, self.marks[:, self.forests :]) < (self._sizes[:, None] + 0.3)
         anywhere: BoolArray = np.asarray(hidden.any(2))
-        # [E, A, A], in a forest
+        # whether two agents are in the same forest, [E, A, A]
         together: BoolArray = np.asarray((hidden[:, :, None] & hidden[:, None]).any(3))
         sees = together | ~(anywhere[:, :, None] | anywhere[:, None])
         sees[:, 0] = True

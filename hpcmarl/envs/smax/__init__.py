@@ -1,1 +1,1 @@
-"""JaxMARL's SMAX, all slots in one compiled step."""
+"""JaxMARL's SMAX with all slots in one compiled step."""

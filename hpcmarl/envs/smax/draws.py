@@ -1,10 +1,10 @@
-"""Random numbers of JAX's threefry generator, computed without loops: the same bits in less time. Salmon et
-al., SC 2011.
+"""Random numbers of JAX's threefry generator without loops: the same bits in less time.
 
-Called by games.py. Must not know games.
+On the CPU, JAX computes the twenty rounds of each draw in a loop. The loop costs a dozen small kernels and
+copies in each pass. Here the rounds are one expression, which XLA fuses into one kernel.
 
-On the CPU, JAX computes the twenty rounds of each draw in a loop, which costs a dozen small kernels and
-copies a pass. Here they are one expression, which XLA fuses into one kernel.
+Source:
+    Salmon et al., SC 2011.
 """
 
 from __future__ import annotations
@@ -17,19 +17,32 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend.random import define_prng_impl
 
-ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))  # bits, in turn
+# bits of each rotation; the two groups alternate
+ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
 PARITY = np.uint32(0x1BD11BDA)
-INJECTIONS = 5  # of the key, one after every four rounds
+# number of key injections, one after every four rounds
+INJECTIONS = 5
 
 
 def key_of(seed: Any) -> Any:
-    """The key that jax.random.PRNGKey(seed) would be, for jax.random's functions. seed: uint32."""
+    """Return the key that corresponds to jax.random.PRNGKey(seed), for the functions of jax.random.
+
+    Args:
+        seed: Seed, uint32.
+    """
     return jax.random.key(seed, impl=_GENERATOR)
 
 
 def _hash(key: Any, counts: Any) -> tuple[Any, Any]:
-    """Threefry-2x32 of the counts (0, counts), both halves in the shape of `counts` uint32. key [2]
-    uint32."""
+    """Return Threefry-2x32 of the counts (0, counts).
+
+    Args:
+        key: Key, uint32 [2].
+        counts: Counters, uint32.
+
+    Returns:
+        Both halves, in the shape of `counts`.
+    """
     parts = (key[0], key[1], key[0] ^ key[1] ^ PARITY)
     left, right = jnp.broadcast_to(parts[0], counts.shape), counts + parts[1]
     for injection in range(INJECTIONS):
@@ -42,8 +55,10 @@ def _hash(key: Any, counts: Any) -> tuple[Any, Any]:
 
 
 def _once(keys: Any) -> Any:
-    """Keys as they are; XLA would otherwise compute them again in each kernel that draws from them, for each
-    half."""
+    """Return the keys unchanged, but computed only once.
+
+    Without the barrier XLA would compute them again in each kernel that draws from them, for each half.
+    """
     hold: Any = jax.lax.optimization_barrier
     return hold(keys)
 

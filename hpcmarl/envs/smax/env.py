@@ -1,12 +1,11 @@
-"""SMAX, the StarCraft-like battles of JaxMARL, as a natively batched environment: `env.id: smax:3m`. arXiv
-2311.10090.
+"""SMAX, the StarCraft-like battles of JaxMARL, as a natively batched environment: `env.id: smax:3m`.
 
-Made through the package's make_environment, called by roles/ through base.BatchedEnvironment. Must not know
-JAX (games.py does), networks, ranks or files.
+One compiled call steps all slots, on one core in each process. Dead agents also receive the team's reward, as
+in JaxMARL ("noble sacrifice"). Games cannot raise, hang or be interrupted: `env.step_seconds` and
+`env.restarts` do not apply. Non-finite numbers always stop the run.
 
-All slots take a step in one compiled call, one core a process. The team's reward goes to the dead as well, as
-in JaxMARL ("noble sacrifice"). Games cannot be interrupted, raise or hang: env.step_seconds and env.restarts
-do not apply, and numbers that are not finite always stop the run.
+Source:
+    arXiv 2311.10090.
 """
 
 from __future__ import annotations
@@ -28,16 +27,26 @@ from hpcmarl.envs.spaces import view_action, view_observation
 from hpcmarl.errors import EnvironmentFailure
 from hpcmarl.types import Array, EnvironmentSpec, Episode, FinalFrame, Frame, IntArray, Outcome
 
-DRAWN = 64  # random actions drawn ahead for bare stepping
+# steps of random actions that are drawn in advance for bare stepping
+DRAWN = 64
 
 
 def takes(config: EnvConfig) -> bool:
-    """All that is named so."""
+    """Return True: every id that begins with `smax:` belongs to this module."""
     return True
 
 
 def describe(config: EnvConfig, policies: Mapping[str, PolicyConfig]) -> EnvironmentSpec:
-    """The spec of a map. Raises MissingPackageError, ConfigError."""
+    """Return the specification of a map.
+
+    Args:
+        config: The environment.
+        policies: Agents of each policy.
+
+    Raises:
+        MissingPackageError: If JaxMARL is not installed.
+        ConfigError: If `env` or `policies` does not fit the map.
+    """
     game = find_map(config)
     seen = spaces.Box(-1.0, 1.0, (game.observation_size,), np.float32)
     acted: Any = spaces.Discrete(game.actions) if game.discrete else spaces.Box(0.0, 1.0, (4,), np.float32)
@@ -58,23 +67,25 @@ def describe(config: EnvConfig, policies: Mapping[str, PolicyConfig]) -> Environ
 def make(
     config: EnvConfig, spec: EnvironmentSpec, slots: int, seeds: Seeds, *, record: bool, with_state: bool
 ) -> SmaxBatch:
-    """`slots` games, compiled: that takes some seconds. Raises as describe does."""
+    """Make `slots` games and compile them, which takes some seconds. Raises as `describe` does."""
     return SmaxBatch(config, spec, slots, seeds, record=record, with_state=with_state)
 
 
 def prepare(config: EnvConfig, slots: int) -> None:
-    """Compile `slots` games, so that make() is quick. Raises as describe does."""
+    """Compile `slots` games, so that `make()` is fast. Raises as `describe` does."""
     load(config.id).compiled(find_map(config), slots)
 
 
 def bare(config: EnvConfig, spec: EnvironmentSpec, slots: int, seeds: Seeds) -> Any:
-    """A function that takes one step of `slots` games with JaxMARL's own step() and random actions: what
-    training is measured against."""
+    """Return a function that takes one step of `slots` games with JaxMARL's own step() and random actions.
+
+    It is the baseline for training speed.
+    """
     return load(config.id).random_steps(find_map(config), slots, np.random.default_rng(seeds.seed), DRAWN)
 
 
 class SmaxBatch(BatchedEnvironment):
-    """E games of one map. `counts` stay 0: no game breaks."""
+    """E games of one map. `counts` stay 0, because no game fails."""
 
     def __init__(
         self,
@@ -89,7 +100,7 @@ class SmaxBatch(BatchedEnvironment):
         self._jax = load(config.id)
         game = find_map(config)
         self.spec, self.slots = spec, slots
-        self.counts = Counter(restarts=0, hangs=0, find_nonfinite=0, quarantined=0)
+        self.counts = Counter(restarts=0, hangs=0, bad_numbers=0, quarantined=0)
         self.episode_index = np.full(slots, -1, np.int64)
         self.episode_step = np.zeros(slots, np.int64)
         self._seeds, self._record, self._with_state = seeds, record, with_state
@@ -109,7 +120,8 @@ class SmaxBatch(BatchedEnvironment):
             (slots, len(game.agents), *spec.policies[0].action.shape),
             np.int32 if game.discrete else np.float32,
         )
-        self._current = np.zeros(slots, np.uint32)  # the seeds of the running episodes, and of the next ones
+        # seeds of the running episodes and of the next ones
+        self._current = np.zeros(slots, np.uint32)
         self._following = np.zeros(slots, np.uint32)
         self._everywhere = np.arange(slots)
         self._look_ahead(self._everywhere)
@@ -144,7 +156,7 @@ class SmaxBatch(BatchedEnvironment):
             ends, acted = np.where(resting, 0, ends), acted & ~resting[:, None]
         over = ends != 0
         self.episode_step += 1
-        self._tell(result, ends, acted, views, outcome)
+        self._write_outcome(result, ends, acted, views, outcome)
         self._show(shown, views, None)
         views.episode_start[...] = over
         if over.any():
@@ -152,10 +164,18 @@ class SmaxBatch(BatchedEnvironment):
         self._rest(outcome, views)
         self._check_numbers(outcome, views)
 
-    def _tell(
+    def _write_outcome(
         self, result: Mapping[str, Array], ends: Array, acted: Array, views: Views, outcome: Outcome
     ) -> None:
-        """Rewards and flags of the step. acted [E, N]: who lived before it."""
+        """Write the rewards and flags of the step.
+
+        Args:
+            result: Results of the step, from `Games.advance()`.
+            ends: End of each episode: ONGOING (0), TERMINATED or TRUNCATED, [E].
+            acted: Whether each agent lived before the step, [E, N].
+            views: Arrays of the step.
+            outcome: Overwritten.
+        """
         outcome.finals.clear()
         outcome.episodes.clear()
         outcome.episode_end[...] = ends
@@ -169,7 +189,13 @@ class SmaxBatch(BatchedEnvironment):
             views.truncated[number][...] = truncated[:, columns]
 
     def _show(self, shown: Mapping[str, Array], views: Views, which: Array | None) -> None:
-        """Write what is seen before the next step, into all rows or into `which` [E]."""
+        """Write the observations before the next step.
+
+        Args:
+            shown: Observations of all games, from `Game.look()`.
+            views: Arrays to write.
+            which: Rows to write, bool [E]; None: all.
+        """
         rows = slice(None) if which is None else which
         self._alive = np.array(shown["alive"])
         for number, columns in enumerate(self._columns):
@@ -181,8 +207,14 @@ class SmaxBatch(BatchedEnvironment):
             views.state[rows] = shown["state"][rows]
 
     def _finish(self, rows: IntArray, last: Any, result: Mapping[str, Array], outcome: Outcome) -> None:
-        """Tell of the episodes that ended in these rows, and number the next ones. last: the states they were
-        left in."""
+        """Record the episodes that ended in these rows, and begin the next ones.
+
+        Args:
+            rows: Slots with an episode that ended.
+            last: States at the end of those episodes.
+            result: Results of the step, from `Games.advance()`.
+            outcome: Its `finals` and `episodes` are extended.
+        """
         cut = [row for row in rows.tolist() if outcome.episode_end[row] == TRUNCATED]
         if cut:
             seen = self._look(last)
@@ -196,7 +228,7 @@ class SmaxBatch(BatchedEnvironment):
                 )
         each = self._returns[rows]
         by_policy = [each[:, columns].mean(1).tolist() for columns in self._columns]
-        told_of = zip(
+        finished = zip(
             rows.tolist(),
             self.episode_index[rows].tolist(),
             self.episode_step[rows].tolist(),
@@ -206,7 +238,7 @@ class SmaxBatch(BatchedEnvironment):
             result["win"][rows].tolist(),
             strict=True,
         )
-        for row, index, length, mean, returns, terminated, won in told_of:
+        for row, index, length, mean, returns, terminated, won in finished:
             returned = dict(zip(self._names, returns, strict=True))
             outcome.episodes.append(
                 Episode(row, index, length, mean, returned, terminated, {"win": float(won)})
@@ -225,7 +257,7 @@ class SmaxBatch(BatchedEnvironment):
         return shown
 
     def _begin(self, rows: IntArray) -> None:
-        """These slots stand at the beginning of their next episode."""
+        """Set the counters and seeds of the next episode in these slots."""
         self.episode_index[rows] += 1
         self.episode_step[rows] = 0
         self._returns[rows] = 0.0
@@ -233,13 +265,13 @@ class SmaxBatch(BatchedEnvironment):
         self._look_ahead(rows)
 
     def _look_ahead(self, rows: IntArray) -> None:
-        """Note the seeds of these slots' next episodes: a step may need them."""
+        """Set the seeds of these slots' next episodes, which the next step may need."""
         seed, first = self._seeds.seed, self._seeds.first_slot
         for row, index in zip(rows.tolist(), self.episode_index[rows].tolist(), strict=True):
             self._following[row] = episode_seed(seed, first + row, index + 1)
 
     def _rest(self, outcome: Outcome, views: Views) -> None:
-        """Nobody acts and nothing is seen in slots that rest."""
+        """Clear resting slots: no agent acts, observations and rewards are zero."""
         rows = self._resting
         if not rows.any():
             return
@@ -258,12 +290,17 @@ class SmaxBatch(BatchedEnvironment):
                 f"{self.episode_index[row]}, step {self.episode_step[row]})"
             )
             raise EnvironmentFailure(
-                f"environment {where}: agent {agent} {what}; JaxMARL's own numbers are finite, look at "
-                "env.kwargs"
+                f"environment {where}: agent {agent} {what}; JaxMARL's defaults give finite numbers, so "
+                "check env.kwargs"
             )
 
     def state_dict(self) -> dict[str, Any]:
-        """restarts, episode [E] (-1 before the first); with record also where the games stand."""
+        """Return the state for `load_state_dict`.
+
+        Returns:
+            restarts: always 0; episode: [E], -1 before the first. With `record` also the state of the games,
+            their steps and returns.
+        """
         state: dict[str, Any] = {"restarts": 0, "episode": self.episode_index.copy()}
         if self._record:
             state["games"] = self._jax.arrays_of(self._states)
@@ -271,10 +308,16 @@ class SmaxBatch(BatchedEnvironment):
         return state
 
     def load_state_dict(self, state: Mapping[str, Any], frame: Frame) -> None:
-        """Stand where a recording environment stood; without a record, or with another number of slots, begin
-        the next episodes.
+        """Restore the games of a recording environment.
 
-        Raises EnvironmentFailure where the games are of another map or of another version of JaxMARL.
+        Without a record, or with another number of slots, the next episodes begin.
+
+        Args:
+            state: Result of `state_dict()`.
+            frame: Observations before the next step; overwritten.
+
+        Raises:
+            EnvironmentFailure: If the games come from another map or another version of JaxMARL.
         """
         saved = np.asarray(state["episode"], np.int64)
         same = saved.shape == (self.slots,)
@@ -287,8 +330,8 @@ class SmaxBatch(BatchedEnvironment):
             self._states = self._jax.from_arrays(state["games"], self._games.blank)
         except (KeyError, ValueError) as error:
             raise EnvironmentFailure(
-                f"environment {self.spec.id}: the saved games do not fit ({error}); resume with the JaxMARL "
-                "that wrote them"
+                f"environment {self.spec.id}: the saved games do not fit ({error}); resume with the map "
+                "and the version of JaxMARL that wrote them"
             ) from error
         self.episode_step[:] = state["step"]
         self._returns[:] = state["returns"]
@@ -303,8 +346,10 @@ class SmaxBatch(BatchedEnvironment):
 
 
 def _columns(agents: Sequence[str], everyone: Sequence[str]) -> Any:
-    """Where a policy's agents stand among all: a slice where that is all of them, which numpy reads without a
-    copy."""
+    """Return an index for a policy's agents among all agents.
+
+    It is a slice, which numpy reads without a copy, if the policy has all agents.
+    """
     return (
         slice(None)
         if list(agents) == list(everyone)

@@ -1,13 +1,12 @@
-"""JaxMARL's SMAX as pure functions over a batch of games: with draws.py, all that imports JAX. arXiv
-2311.10090.
+"""JaxMARL's SMAX as pure functions over a batch of games. Only this file and draws.py import JAX.
 
-Called by env.py, which calls load() before it imports this. Must not know slots, policies, episode records
-or ranks.
+A game is a function of its seed and its actions. Step k of an episode (0 is the reset) draws from
+fold_in(PRNGKey(seed), k), so no random state is stored. One compiled call takes a step of all games and
+begins the next episode of each game that ended. JaxMARL's automatic reset is not used, because it hides the
+last observations.
 
-A game is a function of its seed and its actions: step k of an episode (0 is the reset) draws from
-fold_in(PRNGKey(seed), k), so no random state travels. One compiled call takes a step of all games and begins
-the next episode where one has ended; JaxMARL's own automatic reset is not used, since it hides the last
-observations.
+Source:
+    arXiv 2311.10090.
 """
 
 from __future__ import annotations
@@ -25,22 +24,35 @@ from jaxmarl.environments.smax.smax_env import MAP_NAME_TO_SCENARIO
 from hpcmarl.envs.smax.draws import key_of
 from hpcmarl.types import Array
 
-# -O1: -O3 compiles for half as long again, or more, and gains a tenth of a step; one core a rank
+# -O3 takes at least half as long again to compile and saves a tenth of a step. Each rank has one core.
 COMPILER: dict[str, str | bool] = {"xla_backend_optimization_level": "1", "xla_cpu_multi_thread_eigen": False}
-# no library for sums: one over a few units, which all of SMAX's are, takes many times what a plain loop takes
+# Disable the library for sums. SMAX sums over a few units, and there it takes many times as long as a loop.
 PLAIN_SUMS: dict[str, str | bool] = {"xla_cpu_experimental_ynn_fusion_type": ""}
 ONGOING, TERMINATED, TRUNCATED = 0, 1, 2
-Tree = Any  # JaxMARL's state of one game, or of E games: its arrays with an axis more
+# JaxMARL's state of one game. The arrays of E games have an additional first axis.
+Tree = Any
 
 
 def map_names() -> list[str]:
-    """The maps that JaxMARL knows, also those registered by a user."""
+    """Return the maps that JaxMARL knows, including those that a user registered."""
     return list(MAP_NAME_TO_SCENARIO)
 
 
 class Game:
-    """One map's rules, nothing compiled. Raises what HeuristicEnemySMAX raises for arguments that do not
-    fit."""
+    """Rules of one map, not compiled.
+
+    Args:
+        name: Name of the map.
+        options: Arguments of HeuristicEnemySMAX, which raises if they do not fit.
+
+    Attributes:
+        agents: Names of the N allied units.
+        discrete: Whether actions are discrete.
+        actions: Number of discrete actions; 0: an action is four numbers in [0, 1].
+        observation_size: Number F of elements of an observation.
+        state_size: Number S of elements of the state.
+        max_steps: Steps in an episode.
+    """
 
     def __init__(self, name: str, options: Mapping[str, Any]) -> None:
         arrays = {key: jnp.asarray(value) if _is_table(value) else value for key, value in options.items()}
@@ -48,27 +60,31 @@ class Game:
         self.rules = make(scenario=MAP_NAME_TO_SCENARIO[name], **arrays)
         self.agents: list[str] = list(self.rules.agents)
         self.discrete = self.rules.action_type == "discrete"
-        self.actions = int(self.rules.num_ally_actions) if self.discrete else 0  # 0: four numbers in [0, 1]
+        self.actions = int(self.rules.num_ally_actions) if self.discrete else 0
         self.observation_size = int(self.rules.obs_size)
         self.state_size = int(self.rules.state_size)
         self.max_steps = int(self.rules.max_steps)
 
-    # ---- of one game
+    # ---- functions of one game
 
     def begin(self, seed: Any) -> Tree:
-        """The state at the beginning of the episode with this seed."""
+        """Return the state at the beginning of the episode with this seed."""
         return self.rules.reset(jax.random.fold_in(key_of(seed), 0))[1]
 
     def play(self, state: Tree, actions: Any, seed: Any) -> tuple[Tree, Any]:
-        """The state after a step, and the rewards [N]."""
+        """Return the state after a step, and the rewards [N]."""
         key = jax.random.fold_in(key_of(seed), state.state.step + 1)
         chosen = {agent: actions[number] for number, agent in enumerate(self.agents)}
         _, state, rewards, _, _ = self.rules.step_env(key, state, chosen)
         return state, jnp.stack([rewards[agent] for agent in self.agents])
 
     def look(self, state: Tree) -> dict[str, Any]:
-        """obs [N, F], alive [N]; action_mask [N, A] where actions are discrete; state [S], scaled as
-        observations are."""
+        """Return the observations of a state.
+
+        Returns:
+            obs [N, F]; alive [N]; state [S], scaled like observations; for discrete actions also action_mask
+            [N, A].
+        """
         seen = self.rules.get_obs(state)
         shown = {
             "obs": jnp.stack([seen[agent] for agent in self.agents]),
@@ -77,32 +93,36 @@ class Game:
         shown["state"] = self._scaled(self.rules.get_world_state(state))
         if self.discrete:
             allowed = self.rules.get_avail_actions(state)
-            # who is dead may do anything: nobody listens
+            # The actions of a dead unit have no effect, so all of them are allowed.
             shown["action_mask"] = (
                 jnp.stack([allowed[agent] for agent in self.agents]).astype(bool) | ~shown["alive"][:, None]
             )
         return shown
 
     def _scaled(self, world: Any) -> Any:
-        """JaxMARL's state [S] in the units of its observations: places in shares of the map, cooldowns from 0
-        (ready) to 1, types from 0 to 1.
+        """Return JaxMARL's state [S] in the units of its observations.
 
-        Its own goes from -10 (a cooldown long past) to 32 (a place), and mixers and critics would begin with
-        values far beyond any return."""
+        Positions are shares of the map's size, cooldowns lie between 0 (ready) and 1, and types between 0 and
+        1. JaxMARL's own values go from -10 (an expired cooldown) to 32 (a position). With those, mixers and
+        critics would begin with values far larger than any return.
+        """
         rules = self.rules
         units, types = rules.num_allies + rules.num_enemies, rules.unit_type_bits
         rows = world[: units * len(rules.own_features)].reshape(units, -1)
         cooldowns = rows[:, 4:] @ rules.unit_type_weapon_cooldowns
         places = rows[:, 1:3] / jnp.array([rules.map_width, rules.map_height])
-        # who is dead has no type
+        # A dead unit has no type.
         waits = jnp.clip(rows[:, 3] / jnp.where(cooldowns > 0, cooldowns, 1.0), 0.0, 1.0)
         features = jnp.concatenate([rows[:, :1], places, waits[:, None], rows[:, 4:]], -1)
         teams, kinds = jnp.split(world[rows.size :], 2)
         return jnp.concatenate([features.reshape(-1), teams, kinds / max(1, types - 1)])
 
     def judge(self, state: Tree, limit: Any) -> tuple[Any, Any]:
-        """How the step ended (0, 1, 2: no end, a side is dead, out of time), and whether the battle is
-        won."""
+        """Return the end of the step and whether the battle is won.
+
+        Returns:
+            ONGOING, TERMINATED (all units of a side are dead) or TRUNCATED (time limit); True for a win.
+        """
         units = state.state.unit_alive
         allies, enemies = units[: len(self.agents)].any(), units[len(self.agents) :].any()
         late = jnp.where(state.state.step >= limit, TRUNCATED, ONGOING)
@@ -110,8 +130,10 @@ class Game:
 
 
 class Games:
-    """E games side by side, compiled: that takes the first of a kind five to ten seconds of one core. Without
-    a state of its own."""
+    """E games side by side, compiled and without state.
+
+    The first compilation of a kind takes five to ten seconds on one core.
+    """
 
     def __init__(self, game: Game, slots: int) -> None:
         self.game = game
@@ -150,21 +172,37 @@ class Games:
         )
 
     def restart(self, states: Tree, seeds: Array, which: Array) -> tuple[Tree, dict[str, Array]]:
-        """The games `which` [E] bool at the beginning of the episodes with `seeds` [E] uint32, the others as
-        they are; and what all of them show: see Game.look, with the games as the first axis."""
+        """Begin new episodes in some of the games.
+
+        Args:
+            states: States of all games.
+            seeds: Seed of the episode in each game, uint32 [E].
+            which: Games that begin a new episode, bool [E].
+
+        Returns:
+            The states, and the observations of all games. See `Game.look`; the games are the first axis.
+        """
         states, shown = self._show(states, seeds, which)
         return states, _numpy(shown)
 
     def advance(
         self, states: Tree, actions: Array, seeds: Array, following: Array, limit: np.int32
     ) -> tuple[Tree, Tree, dict[str, Array], dict[str, Array]]:
-        """One step of all games: (states that go on, states as they were left, what came of it, what is seen
-        next).
+        """Take one step of all games.
 
-        actions int32 [E, N] or float32 [E, N, 4]; seeds [E] of the running episodes and of those that follow
-        an end; `limit`: steps after which a game that nobody has won is cut off. What came of it: reward [E,
-        N], end [E] uint8 (types.Outcome.episode_end), win [E], survive [E, N]. The games that ended show
-        their next episode.
+        Games that ended show the observations of their next episode.
+
+        Args:
+            states: States of all games.
+            actions: int32 [E, N] or float32 [E, N, 4].
+            seeds: Seeds of the running episodes, [E].
+            following: Seeds of the episodes that follow an end, [E].
+            limit: Number of steps after which an undecided game is truncated.
+
+        Returns:
+            The states for the next step; the states before any new episode; the results; the next
+            observations. The results are reward [E, N], end [E] uint8 (see `types.Outcome.episode_end`), win
+            [E] and survive [E, N].
         """
         coming, last, result, shown = self._advance(states, actions, seeds, following, limit)
         return coming, last, _numpy(result), _numpy(shown)
@@ -172,18 +210,29 @@ class Games:
 
 @lru_cache(maxsize=16)
 def compiled(game: Game, slots: int) -> Games:
-    """Games, made once in a process: an evaluation makes its environments anew each time."""
+    """Return compiled games, made once in a process.
+
+    The cache helps evaluations, which make their environments again each time.
+    """
     return Games(game, slots)
 
 
 def arrays_of(states: Tree) -> dict[str, Array]:
-    """The arrays of a state by name: copies that any file can hold."""
+    """Return the arrays of a state by name, as copies that any file format can hold."""
     return {name: np.array(leaf) for name, leaf in _named(states)}
 
 
 def from_arrays(arrays: Mapping[str, Array], like: Tree) -> Tree:
-    """The inverse of arrays_of, for games `like` those. Raises KeyError for a name that is missing,
-    ValueError for another shape or type."""
+    """Return the state that `arrays_of` was made from.
+
+    Args:
+        arrays: Arrays by name.
+        like: State of the same games, for structure, shapes and types.
+
+    Raises:
+        KeyError: If a name is missing.
+        ValueError: If an array has another shape or type.
+    """
     leaves = []
     for name, leaf in _named(like):
         array = np.asarray(arrays[name])
@@ -194,8 +243,14 @@ def from_arrays(arrays: Mapping[str, Array], like: Tree) -> Tree:
 
 
 def random_steps(game: Game, slots: int, generator: np.random.Generator, drawn: int) -> Any:
-    """JaxMARL alone: a function that takes one step of `slots` games by its own vmapped step(), with actions
-    drawn ahead."""
+    """Return a function that takes one step of `slots` games with JaxMARL's own vmapped step().
+
+    Args:
+        game: Rules of the map.
+        slots: Number of games.
+        generator: Random generator of the actions.
+        drawn: Number of steps of actions that are drawn in advance.
+    """
     keys = [
         jax.random.split(jax.random.PRNGKey(int(seed)), slots)
         for seed in generator.integers(2**31, size=drawn)
@@ -223,8 +278,10 @@ def random_steps(game: Game, slots: int, generator: np.random.Generator, drawn: 
 
 
 def _compile(lowered: Any) -> Any:
-    """The function, compiled; also by versions of JAX that do not have the library that PLAIN_SUMS turns
-    off."""
+    """Compile a lowered function.
+
+    Versions of JAX without the library that PLAIN_SUMS disables refuse that option. They compile without it.
+    """
     try:
         return lowered.compile(COMPILER | PLAIN_SUMS)
     except jax.errors.JaxRuntimeError as error:
@@ -234,26 +291,28 @@ def _compile(lowered: Any) -> Any:
 
 
 def _choose(which: Any, chosen: Tree, otherwise: Tree) -> Tree:
-    """The games `which` of the first, the others of the second."""
+    """Return a state with the games `which` from `chosen` and the other games from `otherwise`."""
     return jax.tree.map(
         lambda one, other: jnp.where(which.reshape(-1, *[1] * (one.ndim - 1)), one, other), chosen, otherwise
     )
 
 
 def _numpy(arrays: Mapping[str, Any]) -> dict[str, Array]:
-    """On the CPU views, not copies: to be read before the next call."""
+    """Return the arrays as numpy arrays. On the CPU they are views; read them before the next call."""
     return {name: np.asarray(array) for name, array in arrays.items()}
 
 
 def _named(states: Tree) -> list[tuple[str, Any]]:
-    """(name, array) in the order of the tree's leaves: state_unit_health, enemy_policy_state_default_target,
-    …"""
+    """Return (name, array) of each leaf of a state, in the order of the tree.
+
+    Examples of names are state_unit_health and enemy_policy_state_default_target.
+    """
     paths, _ = jax.tree_util.tree_flatten_with_path(states)
     return [("_".join(str(getattr(part, "name", part)) for part in path), leaf) for path, leaf in paths]
 
 
 def _is_table(value: Any) -> bool:
-    """A list of numbers, such as unit_type_health, which the rules index with arrays."""
+    """Return whether a value is a list of numbers. The rules index such lists with arrays."""
     return (
         isinstance(value, list | tuple)
         and bool(value)

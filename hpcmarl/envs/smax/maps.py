@@ -1,9 +1,4 @@
-"""From `smax:3m` to the rules of a map: loads JaxMARL with settings that suit a rank among others, and checks
-env.id and env.kwargs.
-
-Called by env.py. Imports games.py, the file with JAX in it, when a map is wanted; must not know slots,
-seeds or arrays.
-"""
+"""From `env.id: smax:3m` to the rules of a map: loads JaxMARL for one rank, and checks the arguments."""
 
 from __future__ import annotations
 
@@ -22,14 +17,22 @@ from hpcmarl.config import EnvConfig
 from hpcmarl.errors import ConfigError, MissingPackageError
 
 GAMES = "hpcmarl.envs.smax.games"
-# what JAX reads when it is imported: no accelerator, and no threads that take other ranks' cores
+# Variables that JAX reads on import: no accelerator, and no threads on the cores of other ranks.
 SETTINGS = {"JAX_PLATFORMS": "cpu", "PJRT_NPROC": "1", "NPROC": "1"}
 ATTACK_MODES = ("closest", "random")
-FROM_MAP = ("scenario", "num_allies", "num_enemies")  # arguments that the map's name stands for
+# arguments that the name of the map determines
+FROM_MAP = ("scenario", "num_allies", "num_enemies")
 
 
 def load(id: str) -> ModuleType:
-    """games.py, with JAX on one core. Raises MissingPackageError where JaxMARL is not installed."""
+    """Import games.py with JAX on one core and return it.
+
+    Args:
+        id: Value of `env.id`, for messages.
+
+    Raises:
+        MissingPackageError: If JaxMARL is not installed or cannot be imported.
+    """
     if GAMES in sys.modules:
         return sys.modules[GAMES]
     spec = importlib.util.find_spec("jaxmarl")
@@ -52,8 +55,11 @@ def load(id: str) -> ModuleType:
 
 @contextlib.contextmanager
 def _without_other_environments(places: Sequence[str]) -> Iterator[None]:
-    """Import SMAX alone: jaxmarl's own __init__ files load all of its environments, which costs every rank
-    four more seconds and 400 MB, and print. Afterwards `import jaxmarl` does what it always does."""
+    """Import only SMAX from JaxMARL.
+
+    JaxMARL's own __init__ files load all its environments and print. Loading them costs every rank four
+    seconds and 400 MB. After the block, `import jaxmarl` works as usual.
+    """
     bare = {
         "jaxmarl": places,
         "jaxmarl.environments": [os.path.join(place, "environments") for place in places],
@@ -71,7 +77,15 @@ def _without_other_environments(places: Sequence[str]) -> Iterator[None]:
 
 
 def find_map(config: EnvConfig) -> Any:
-    """The map's rules. Raises ConfigError for an unknown map and arguments that do not fit."""
+    """Return the rules of the map.
+
+    Args:
+        config: The environment.
+
+    Raises:
+        MissingPackageError: If JaxMARL is not installed.
+        ConfigError: If the map is unknown or an argument does not fit.
+    """
     module = load(config.id)
     name = config.id.partition(":")[2]
     if name not in (names := module.map_names()):
@@ -80,12 +94,12 @@ def find_map(config: EnvConfig) -> Any:
             f"{', '.join(f'smax:{known}' for known in names)}"
         )
     if config.kind == "aec":
-        raise ConfigError(f"env.kind aec: {config.id} is no game of turns; use parallel or auto")
+        raise ConfigError(f"env.kind aec: {config.id} is not turn-based; use parallel or auto")
     for key in FROM_MAP:
         if key in config.kwargs:
             raise ConfigError(
-                f"env.kwargs.{key}: {config.kwargs[key]} contradicts env.id {config.id}, which says it "
-                "already; leave it out"
+                f"env.kwargs.{key}: {config.kwargs[key]} contradicts env.id {config.id}, which "
+                "determines it; remove the key"
             )
     if (mode := config.kwargs.get("attack_mode", ATTACK_MODES[0])) not in ATTACK_MODES:
         raise ConfigError(

@@ -1,1 +1,1 @@
-"""What all HDF5 files share: attributes, trees, filters, failing disks."""
+"""Common parts of all HDF5 files: attributes, trees, filters and protection against failing disks."""

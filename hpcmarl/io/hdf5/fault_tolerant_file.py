@@ -1,10 +1,9 @@
-"""A file for HDF5 to write whose disk may fail: HDF5 is never told, we are.
+"""HDF5 files that can be closed after a write error, and closing of all files at exit.
 
-All HDF5 files are written through here (schema.new_file, shard.ShardFile). HDF5 2.0 ends the process with a
-segmentation fault when it has to close a file after a write that failed, and on a full disk that would end a
-whole run for the sake of a log. So after the first error nothing more reaches the disk, what HDF5 still
-writes is kept in memory as far as it may read it again, `check` raises the error, and the file can be closed.
-Its repr is the path, which h5py reports as the file's name. Knows no format.
+After a failed write, HDF5 2.0 crashes with a segmentation fault when it closes the file. A full disk would
+then end the whole run. `FaultTolerantFile` therefore hides I/O errors from HDF5 and raises them in `check()`.
+After the first error nothing more is written to the disk. Writes that HDF5 may read again are kept in memory,
+so that the file can be closed.
 """
 
 from __future__ import annotations
@@ -22,24 +21,37 @@ from typing import Any, Protocol
 import h5py
 from h5py._objects import phil
 
-KEPT = 1 << 20  # bytes: larger writes are data, which HDF5 does not read again
+# Bytes. After an error, larger writes are dropped: they are data, which HDF5 does not read again.
+KEPT = 1 << 20
 
 
 class FaultTolerantFile(io.RawIOBase):
-    """A new file, open for reading and writing; an old one of that name is removed, never written through.
+    """A new file for HDF5, open for reading and writing, that hides I/O errors until `check()`.
 
-    With `fresh` an old one stays, and FileExistsError is raised. Raises OSError."""
+    An existing file of that name is removed, never overwritten in place. The repr is the path, which h5py
+    reports as the name of the file.
+
+    Args:
+        path: The file.
+        fresh: Raise FileExistsError instead of removing an existing file.
+
+    Attributes:
+        error: First error of the disk; None if there was none.
+
+    Raises:
+        OSError: If the file cannot be created.
+    """
 
     def __init__(self, path: Path, *, fresh: bool = False) -> None:
         super().__init__()
         self.path = path
         self.error: OSError | None = None
         self._place = self._size = 0
-        self._after: list[tuple[int, bytes]] = []  # what was written after the error
+        self._after: list[tuple[int, bytes]] = []  # (offset, data) of the writes after the error
         if not fresh:
             path.unlink(missing_ok=True)
         self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
-        # tells salvage that the writer lives; some file systems have no locks
+        # The lock shows salvage that the writer is running. Some file systems have no locks.
         with contextlib.suppress(OSError):
             fcntl.flock(self._descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
 
@@ -47,7 +59,7 @@ class FaultTolerantFile(io.RawIOBase):
         return str(self.path)
 
     def check(self) -> None:
-        """Raises the first error of the disk, if there was one."""
+        """Raise the first error of the disk, if there was one."""
         if self.error is not None:
             raise self.error
 
@@ -108,7 +120,7 @@ class FaultTolerantFile(io.RawIOBase):
         return self._size
 
     def flush(self) -> None:
-        """Nothing is buffered here."""
+        """Do nothing, since nothing is buffered here."""
 
     def close(self) -> None:
         if not self.closed:
@@ -117,10 +129,10 @@ class FaultTolerantFile(io.RawIOBase):
 
 
 class Closable(Protocol):
-    """What close_at_exit takes."""
+    """An object that `close_at_exit` accepts."""
 
     def close(self) -> None:
-        """May be called more than once."""
+        """Close it. It may be called more than once."""
 
 
 _ended = False
@@ -129,8 +141,19 @@ _open_files: weakref.WeakSet[h5py.File] = weakref.WeakSet()
 
 
 def create(path: Path, *, fresh: bool = False, **options: Any) -> tuple[h5py.File, FaultTolerantFile]:
-    """A new HDF5 file and the disk's side of it: ask that one with `check` after writing; `fresh`: as of
-    SturdyFile. Raises OSError."""
+    """Create an HDF5 file on a FaultTolerantFile.
+
+    Args:
+        path: The file; an existing one is replaced.
+        fresh: Raise FileExistsError instead of replacing an existing file.
+        **options: Options of h5py.File.
+
+    Returns:
+        The HDF5 file and the FaultTolerantFile below it. Call `check()` of the latter after writing.
+
+    Raises:
+        OSError: If the file cannot be created.
+    """
     with phil:
         if _ended:
             raise OSError(errno.ESHUTDOWN, "the process is ending")
@@ -145,7 +168,10 @@ def create(path: Path, *, fresh: bool = False, **options: Any) -> tuple[h5py.Fil
 
 
 def close(file: h5py.File, sink: FaultTolerantFile) -> None:
-    """Closes both; a failed disk is no error here."""
+    """Close an HDF5 file and the FaultTolerantFile below it.
+
+    After an error of the disk nothing is raised here; `sink.check()` raises that error.
+    """
     try:
         file.close()
     except (OSError, RuntimeError, ValueError):
@@ -156,19 +182,24 @@ def close(file: h5py.File, sink: FaultTolerantFile) -> None:
 
 
 def close_at_exit(writer: Closable) -> None:
-    """Has a writer with a thread of its own closed before Python ends, if nobody has: a thread that is cut
-    off inside HDF5 hangs the exit."""
+    """Close a writer with a background thread before Python exits, if it is still open then.
+
+    A thread that is interrupted inside HDF5 would hang the exit.
+    """
     _writers.add(writer)
 
 
 @atexit.register
 def _close_all() -> None:
-    """HDF5 itself would close files after Python's end and call into it, which hangs or crashes."""
+    """Close all writers and HDF5 files.
+
+    Otherwise HDF5 would close the files after Python has ended and call into it, which hangs or crashes.
+    """
     global _ended
     for writer in list(_writers):
         with contextlib.suppress(Exception):
             writer.close()
-    with phil:  # h5py's lock: nobody is inside HDF5 now
+    with phil:  # h5py's lock: no thread is inside HDF5 now
         _ended = True
         for file in list(_open_files):
             with contextlib.suppress(Exception):

@@ -1,9 +1,8 @@
-"""Compressed chunks: which HDF5 filters hpcmarl writes, and whether a stored chunk expands past what its
-dataset declares.
+"""Checks of compressed chunks before they are read.
 
-schema.check_safe calls it before anything is read. HDF5 gives a filter's output as much memory as the stream
-asks for, so that a file of one megabyte could take gigabytes: a stream that could is measured here first, in
-little memory. Knows no format of ours.
+HDF5 allocates as much memory for the output of a filter as the compressed stream asks for. So a file of one
+megabyte could take gigabytes. Streams that could do this are measured here first, with little memory. Filters
+that hpcmarl does not write are refused.
 """
 
 from __future__ import annotations
@@ -20,14 +19,23 @@ from hpcmarl.errors import FormatError, MissingPackageError
 DEFLATE, SHUFFLE, FLETCHER32, LZF, BLOSC, ZSTD = 1, 2, 3, 32000, 32001, 32015
 WRITTEN = (DEFLATE, SHUFFLE, FLETCHER32, LZF, BLOSC, ZSTD)
 HARMLESS = 64 << 20  # bytes: a chunk that cannot expand past this is not measured
-LARGEST_RATIO = {DEFLATE: 1032, LZF: 100}  # what a stream can expand to at most, by its format
-SLACK = 64  # bytes beyond the chunk: a checksum that was compressed with it
+LARGEST_RATIO = {DEFLATE: 1032, LZF: 100}  # largest expansion that the format of the stream allows
+SLACK = 64  # bytes beyond the chunk, for a checksum that was compressed with it
 
 
 def check_filters(where: str, dataset: h5py.Dataset, chunk_bytes: int, *, damaged: bool = False) -> None:
-    """Raises FormatError for a filter pipeline that hpcmarl does not write and for chunks that expand past
-    `chunk_bytes`; MissingPackageError for a filter that is known and not installed. damaged: a chunk that
-    does not expand at all is accepted."""
+    """Check the filters of a dataset, and that no chunk expands past its declared size.
+
+    Args:
+        where: File and dataset, for error messages.
+        dataset: The dataset.
+        chunk_bytes: Declared size of a chunk.
+        damaged: Accept chunks that do not expand at all.
+
+    Raises:
+        FormatError: If hpcmarl does not write this filter pipeline, or a chunk expands past `chunk_bytes`.
+        MissingPackageError: If a filter is known but not installed.
+    """
     creation = dataset.id.get_create_plist()
     numbers = [creation.get_filter(position)[0] for position in range(creation.get_nfilters())]
     compressors = [position for position, number in enumerate(numbers) if number not in (SHUFFLE, FLETCHER32)]
@@ -85,8 +93,11 @@ def _check_chunks(
 
 
 def _expanded(descriptor: int, number: int, chunk: Any, limit: int) -> int:
-    """Bytes that a stored chunk expands to, or just more than `limit`; -1 where the stream is not what the
-    filter writes."""
+    """Return the number of bytes to which a stored chunk expands.
+
+    Returns:
+        At most slightly more than `limit`; -1 if the stream is not in the format of the filter.
+    """
     if number == DEFLATE:
         return _deflated(descriptor, chunk.byte_offset, chunk.size, limit)
     if number == LZF:
@@ -115,7 +126,7 @@ def _deflated(descriptor: int, offset: int, size: int, limit: int) -> int:
 
 
 def _lzf(stream: bytes) -> int:
-    """Adds up the lengths of literal runs (control byte < 32) and of copies, without expanding."""
+    """Add up the lengths of literal runs (control byte < 32) and of copies, without expanding them."""
     total = place = 0
     while place < len(stream):
         control = stream[place]
@@ -129,7 +140,10 @@ def _lzf(stream: bytes) -> int:
 
 
 def _zstd(head: bytes) -> int:
-    """The frame's declared content size (RFC 8878, 3.1.1.1), without which the filter reads nothing."""
+    """Return the content size that the frame declares (RFC 8878, 3.1.1.1); -1 if it declares none.
+
+    The filter reads nothing from a frame without this size.
+    """
     if head[:4] != b"\x28\xb5\x2f\xfd" or len(head) < 6:
         return -1
     single = head[4] >> 5 & 1
@@ -142,11 +156,18 @@ def _zstd(head: bytes) -> int:
 
 
 def fletcher32_fits(data: bytes, checksum: bytes) -> bool:
-    """Tell whether HDF5 stores this checksum behind these bytes of a chunk. Sums are compared modulo 65,535,
-    where HDF5 has two zeros.
+    """Return whether HDF5 would store this checksum for these bytes of a chunk.
 
-    Source: H5_checksum_fletcher32 of HDF5: sums over 16-bit words, big-endian, an odd last byte being the
-    high one."""
+    The checksum consists of sums over 16-bit big-endian words; an odd last byte is the high byte of a word.
+    HDF5 has two representations of zero, so sums are compared modulo 65,535.
+
+    Args:
+        data: Bytes of the chunk.
+        checksum: Four bytes that follow it in the file.
+
+    Source:
+        H5_checksum_fletcher32 of HDF5.
+    """
     words = np.frombuffer(data + bytes(len(data) % 2), ">u2").astype(np.int64)
     simple = weighted = 0
     for first in range(0, len(words), 1 << 16):

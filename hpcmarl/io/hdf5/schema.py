@@ -1,9 +1,8 @@
-"""What every HDF5 file of hpcmarl has in common: format names and versions, root attributes, and a careful
-way to open one.
+"""Formats, root attributes and safe opening of all HDF5 files of hpcmarl.
 
-All readers of io/ open files with `open_checked`, which turns damage into one clear line and refuses what a
-file from someone else could do: links and external storage that read other files, datasets that declare more
-than they hold. Knows no particular format's datasets.
+Readers open files with `open_checked`. It turns damage into an error of one line. It also refuses features
+through which a foreign file could do harm: links and external storage that read other files, and datasets
+that declare more bytes than they store.
 """
 
 from __future__ import annotations
@@ -43,8 +42,12 @@ _JSON = "json:"
 
 
 def root_attributes(kind: str, given: Mapping[str, Any]) -> dict[str, Any]:
-    """The attributes that every file carries; `given` adds to them and overrides (config, env, rank, role,
-    host, seeds…)."""
+    """Return the root attributes of a new file.
+
+    Args:
+        kind: Format of the file, a key of FORMAT_VERSIONS.
+        given: Attributes to add or override: config, env, rank, role, host, seeds and others.
+    """
     attributes: dict[str, Any] = {
         "config": "",
         "env": "",
@@ -60,8 +63,13 @@ def root_attributes(kind: str, given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def encode_value(value: Any) -> Any:
-    """A plain value as an HDF5 attribute: numbers and text as themselves, all else as text "json:…". Raises
-    TypeError."""
+    """Convert a plain value to the value of an HDF5 attribute.
+
+    Numbers and text stay as they are; all other values become the text "json:…".
+
+    Raises:
+        TypeError: If a tree cannot hold the value.
+    """
     value = plain(value)
     if isinstance(value, bool):
         return np.bool_(value)
@@ -77,7 +85,11 @@ def encode_value(value: Any) -> Any:
 
 
 def read_attribute(item: h5py.Group | h5py.Dataset, name: str) -> Any:
-    """A plain value from an attribute written with `encode_value`. Raises FormatError for anything else."""
+    """Return the plain value of an attribute that was written with `encode_value`.
+
+    Raises:
+        FormatError: If the attribute was not written this way.
+    """
     identifier = item.attrs.get_id(name)
     if identifier.shape != ():
         raise FormatError(
@@ -103,19 +115,31 @@ def read_attribute(item: h5py.Group | h5py.Dataset, name: str) -> Any:
 
 
 def write_attributes(item: h5py.Group | h5py.Dataset, attributes: Mapping[str, Any]) -> None:
-    """Plain values as attributes; `read_attributes` gives them back."""
+    """Write plain values as attributes, which `read_attributes` restores.
+
+    Raises:
+        TypeError: If a tree cannot hold one of the values.
+    """
     for name, value in attributes.items():
         item.attrs[name] = encode_value(value)
 
 
 def read_attributes(file: h5py.File) -> dict[str, Any]:
-    """All root attributes as plain values. Raises FormatError."""
+    """Return all root attributes as plain values.
+
+    Raises:
+        FormatError: If an attribute is damaged or foreign.
+    """
     return {name: read_attribute(file, name) for name in file.attrs}
 
 
 @contextlib.contextmanager
 def new_file(path: Path) -> Iterator[h5py.File]:
-    """A new HDF5 file, to be written whole. Raises OSError where the disk fails."""
+    """Create an HDF5 file, write it in the `with` block, and close it.
+
+    Raises:
+        OSError: If the disk fails.
+    """
     file, sink = create(path)
     try:
         yield file
@@ -126,7 +150,7 @@ def new_file(path: Path) -> Iterator[h5py.File]:
 
 @contextlib.contextmanager
 def reading(path: str | os.PathLike[str]) -> Iterator[None]:
-    """Turns whatever HDF5 raises on a damaged file into FormatError, one line."""
+    """Turn the errors that HDF5 raises on a damaged file into FormatError of one line."""
     try:
         yield
     except (
@@ -150,11 +174,20 @@ def reading(path: str | os.PathLike[str]) -> Iterator[None]:
 def open_checked(
     path: str | os.PathLike[str], kind: str | None, *, unfinished: bool = False, damaged: bool = False
 ) -> h5py.File:
-    """Opens an hpcmarl file for reading. `kind` is one of FORMAT_VERSIONS, None for any of them; unfinished:
-    as a killed writer left it; damaged: chunks may be missing or bad, so that reading them fails.
+    """Open a file of hpcmarl for reading.
 
-    Raises FormatError with one line for a file that is missing, empty, truncated, not HDF5, foreign, newer or
-    unsafe; MissingPackageError for a compression filter that is not installed.
+    Args:
+        path: The file.
+        kind: Format that it must have, a key of FORMAT_VERSIONS; None: any of them.
+        unfinished: Whether the file may have been left open by a killed writer.
+        damaged: Whether chunks may be missing or bad, so that reading them fails.
+
+    Returns:
+        The open file.
+
+    Raises:
+        FormatError: If the file is missing, empty, truncated, not HDF5, foreign, newer or unsafe.
+        MissingPackageError: If a compression filter is not installed.
     """
     path = Path(path)
     try:
@@ -166,7 +199,7 @@ def open_checked(
     except OSError as error:
         raise FormatError(str(storage_error(path, "read", error))) from error
     if size == 0:
-        raise FormatError(f"{path}: the file is empty; its writer was stopped before it began")
+        raise FormatError(f"{path}: the file is empty; its writer was stopped before it wrote anything")
     if signature != b"\x89HDF\r\n\x1a\n":
         raise FormatError(f"{path}: not an HDF5 file")
     with reading(path):
@@ -198,24 +231,28 @@ def _open(path: Path, unfinished: bool) -> h5py.File:
 
 
 def check_root(file: h5py.File, kind: str | None) -> None:
-    """Format and version of the root attributes. Raises FormatError."""
-    found = read_attribute(file, "format") if "format" in file.attrs else None
-    if found not in FORMAT_VERSIONS:
+    """Check the format and the version in the root attributes.
+
+    Raises:
+        FormatError: If they are not those of a file that this version of hpcmarl can read.
+    """
+    stored = read_attribute(file, "format") if "format" in file.attrs else None
+    if stored not in FORMAT_VERSIONS:
         raise FormatError(
-            f"{file.filename}: an HDF5 file, but not one of hpcmarl (its attribute format is {found!r})"
+            f"{file.filename}: an HDF5 file, but not one of hpcmarl (its attribute format is {stored!r})"
         )
-    if kind is not None and found != kind:
-        raise FormatError(f"{file.filename}: holds {found}, not {kind}")
+    if kind is not None and stored != kind:
+        raise FormatError(f"{file.filename}: holds {stored}, not {kind}")
     version = read_attribute(file, "format_version") if "format_version" in file.attrs else None
     if type(version) is not int or version < 1:
         raise FormatError(
             f"{file.filename}: its attribute format_version is {version!r}, not a positive integer"
         )
-    if version > FORMAT_VERSIONS[found]:
+    if version > FORMAT_VERSIONS[stored]:
         writer = (
             read_attribute(file, "hpcmarl_version") if "hpcmarl_version" in file.attrs else "a later version"
         )
-        known = FORMAT_VERSIONS[found]
+        known = FORMAT_VERSIONS[stored]
         raise FormatError(
             f"{file.filename}: format version {version} is newer than {known}; read it with hpcmarl "
             f"{writer}, or upgrade"
@@ -223,8 +260,18 @@ def check_root(file: h5py.File, kind: str | None) -> None:
 
 
 def check_safe(file: h5py.File, *, damaged: bool = False) -> None:
-    """Refuses links, external and virtual storage, unknown types and declared sizes past what is stored.
-    Raises FormatError."""
+    """Check that a file has no features that could do harm when it is read.
+
+    Links, external and virtual storage, unknown types, and declared sizes beyond the stored ones are refused.
+
+    Args:
+        file: The open file.
+        damaged: Accept missing chunks.
+
+    Raises:
+        FormatError: If the file is refused.
+        MissingPackageError: If a compression filter is not installed.
+    """
     size = os.path.getsize(file.filename)
     seen = set()
     waiting: list[h5py.Group] = [file]
@@ -274,7 +321,7 @@ def _check_dataset(dataset: h5py.Dataset, file_size: int, *, damaged: bool) -> N
             )
         return
     if stored == 0 and dataset.is_scale and dataset.ndim == 1:
-        return  # a netCDF dimension without values: never read
+        return  # a netCDF dimension without values, which is never read
     chunk = math.prod(dataset.chunks) * dataset.dtype.itemsize
     needed = math.prod(-(-length // step) for length, step in zip(dataset.shape, dataset.chunks, strict=True))
     if chunk > LARGEST_CHUNK or stored > file_size or dataset.id.get_num_chunks() < needed:
@@ -286,10 +333,15 @@ def _check_dataset(dataset: h5py.Dataset, file_size: int, *, damaged: bool) -> N
 
 
 def _check_damaged(where: str, dataset: h5py.Dataset) -> None:
-    """The same for a dataset of which chunks, or the index of chunks, may be missing: what is there must not
-    expand without bound."""
+    """Check that the chunks of a damaged dataset do not expand without bound.
+
+    Chunks, or the index of chunks, may be missing.
+
+    Raises:
+        FormatError: If a chunk is too large.
+    """
     chunk = math.prod(dataset.chunks) * dataset.dtype.itemsize
     if chunk > LARGEST_CHUNK:
         raise FormatError(f"{where} declares chunks of {chunk} bytes; the file is damaged or crafted")
-    with contextlib.suppress(OSError, RuntimeError):  # without the index of chunks none can be read
+    with contextlib.suppress(OSError, RuntimeError):  # without the index no chunk can be read
         check_filters(where, dataset, chunk, damaged=True)

@@ -1,8 +1,4 @@
-"""A tree of arrays and plain values in one HDF5 file, with a checksum over all of it: what checkpoints and
-frozen policies are.
-
-Called by checkpoint.py and pool.py. Knows nothing of what the tree holds (see hpcmarl.packing).
-"""
+"""Files of one tree with a checksum over all of it: checkpoints and snapshots."""
 
 from __future__ import annotations
 
@@ -28,11 +24,19 @@ from hpcmarl.packing import Tree, digest
 
 
 def write_state(path: Path, kind: str, state: dict[str, Tree], attributes: Mapping[str, Any]) -> None:
-    """Writes the state whole or not at all, reads it back and compares checksums.
+    """Write a state atomically, read it back and compare checksums.
 
-    `kind` is one of io.schema's formats; `attributes` (plain values) become root attributes beside those of
-    every file. Makes the file's directory, but not its parents. Raises StorageError where the disk fails or
-    gives back something else, TypeError for a state that is no tree.
+    The directory of the file is created, but not its parents.
+
+    Args:
+        path: The file.
+        kind: Its format, a key of hdf5.schema.FORMAT_VERSIONS.
+        state: A tree (hpcmarl.packing).
+        attributes: Root attributes as plain values, in addition to those of every file.
+
+    Raises:
+        StorageError: If the disk fails or returns other data than were written.
+        TypeError: If the state is not a tree.
     """
     root = root_attributes(kind, attributes)
     checksum = digest({"state": state, "attributes": root})
@@ -44,7 +48,7 @@ def write_state(path: Path, kind: str, state: dict[str, Tree], attributes: Mappi
             write_tree(file.create_group("state"), state)
 
     try:
-        # without its parents: a run directory that is gone may be a disk that is
+        # Do not create parents: if the run directory is missing, its disk may be unmounted.
         path.parent.mkdir(exist_ok=True)
         write_atomically(path, write, lambda partial: read_state(partial, kind))
     except OSError as error:
@@ -53,15 +57,23 @@ def write_state(path: Path, kind: str, state: dict[str, Tree], attributes: Mappi
         raise StorageError(
             f"{path}: the {name} does not read back as it was written ({error}); check the file system"
         ) from error
-    except (RuntimeError, ValueError) as error:  # what h5py makes of a failing disk when it closes a file
+    except (RuntimeError, ValueError) as error:  # h5py raises these when it closes a file on a failing disk
         raise storage_error(path, "write", error) from error
 
 
 def read_state(
     path: str | os.PathLike[str], kind: str, remedy: str = "restore it from a copy"
 ) -> tuple[dict[str, Tree], dict[str, Any]]:
-    """The state and the root attributes. Raises FormatError for a file that is damaged, foreign or newer;
-    `remedy` ends its line."""
+    """Return the state and the root attributes of a file.
+
+    Args:
+        path: The file.
+        kind: Format that it must have.
+        remedy: End of the error message for a wrong checksum.
+
+    Raises:
+        FormatError: If the file is damaged, foreign or of a newer format.
+    """
     name = kind.removeprefix("hpcmarl-")
     with open_checked(path, kind) as file, reading(path):
         attributes = read_attributes(file)

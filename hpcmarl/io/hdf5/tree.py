@@ -1,10 +1,15 @@
-"""Nested dictionaries of arrays and plain values as HDF5 groups, without pickle; `hpcmarl.packing` says what
-a tree may hold.
+"""Trees of arrays and plain values as HDF5 groups, without pickle.
 
-Checkpoints use it. A dict is a group, an array a contiguous dataset, a plain value an attribute of its group;
-a list without arrays is an attribute in JSON, a list with arrays a group with the attribute "%list" (its
-length) and members "0", "1"… Characters that HDF5 names cannot have are written as % and four hexadecimal
-digits. The order of keys is not kept.
+hpcmarl.packing defines trees. They are stored as follows:
+
+    dict                    a group
+    array                   a contiguous dataset
+    plain value             an attribute of the group
+    list without arrays     an attribute in JSON
+    list with arrays        a group with the attribute "%list" (its length) and members "0", "1", …
+
+Characters that HDF5 names cannot have are written as % and four hexadecimal digits. The order of keys is not
+kept.
 """
 
 from __future__ import annotations
@@ -47,8 +52,12 @@ def _has_array(value: Tree, depth: int = 0) -> bool:
 
 
 def write_tree(group: h5py.Group, tree: dict[str, Tree]) -> None:
-    """Writes the tree into an empty group. Raises TypeError for what a tree cannot hold, OSError where the
-    disk fails."""
+    """Write a tree into an empty group.
+
+    Raises:
+        TypeError: If a tree cannot hold one of the values.
+        OSError: If the disk fails.
+    """
     _write_items(group, tree, 0)
 
 
@@ -72,8 +81,11 @@ def _write_items(group: h5py.Group, items: dict[str, Tree], depth: int) -> None:
 
 
 def read_tree(group: h5py.Group) -> dict[str, Tree]:
-    """The tree that `write_tree` was given. Reads at most as many bytes as the file has. Raises
-    FormatError."""
+    """Return the tree that `write_tree` wrote. At most as many bytes are read as the file has.
+
+    Raises:
+        FormatError: If the group does not hold a tree.
+    """
     tree = _Reader(os.path.getsize(group.file.filename)).group(group, 0)
     if not isinstance(tree, dict):
         raise FormatError(
@@ -83,12 +95,17 @@ def read_tree(group: h5py.Group) -> dict[str, Tree]:
 
 
 class _Reader:
-    """Walks the groups with a budget of bytes, so that a crafted file cannot exhaust memory."""
+    """Reads groups with a budget of bytes, so that a crafted file cannot exhaust memory."""
 
     def __init__(self, budget: int) -> None:
         self.budget = budget
 
-    def consume_restart(self, group: h5py.Group, size: int) -> None:
+    def consume(self, group: h5py.Group, size: int) -> None:
+        """Subtract a size from the budget.
+
+        Raises:
+            FormatError: If the budget is used up.
+        """
         self.budget -= size
         if self.budget < 0:
             raise FormatError(
@@ -105,7 +122,7 @@ class _Reader:
         items: dict[str, Any] = {}
         for name in group.attrs:
             items[_decode_name(name)] = value = read_attribute(group, name)
-            self.consume_restart(group, len(value) if isinstance(value, (str, list, dict)) else 1)
+            self.consume(group, len(value) if isinstance(value, (str, list, dict)) else 1)
         for name in group:
             item = group[name]
             items[_decode_name(name)] = (
@@ -125,7 +142,7 @@ class _Reader:
         return items
 
     def array(self, dataset: h5py.Dataset) -> NDArray[Any]:
-        self.consume_restart(dataset.parent, math.prod(dataset.shape) * dataset.dtype.itemsize)
+        self.consume(dataset.parent, math.prod(dataset.shape) * dataset.dtype.itemsize)
         array = np.empty(dataset.shape, dataset.dtype)
         if array.size:
             dataset.read_direct(array)

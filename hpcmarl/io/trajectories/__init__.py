@@ -1,1 +1,1 @@
-"""Trajectory shards: write, read, merge, salvage."""
+"""Trajectory shards: writing, reading, merging and salvage."""

@@ -1,7 +1,6 @@
-"""The layout of a trajectory file: which groups and datasets, their dimensions, types and units.
-docs/files.md shows it.
+"""The layout of a trajectory file: its groups and datasets, with their dimensions, types and units.
 
-Built from an environment's spec for new shards, or read back from a file by salvage and merge. Knows no data.
+A layout is built from the specification of an environment, or read from a file. docs/files.md shows it.
 """
 
 from __future__ import annotations
@@ -21,12 +20,19 @@ ENVIRONMENT = "env"
 INDEX = "segments"
 COMMITTED = "committed"
 CHUNK_BYTES = 1 << 19
-LARGEST_LABELS = 16 << 20  # bytes of the names of a dimension's places, when read
+LARGEST_LABELS = 16 << 20  # bytes of the names along a dimension; readers refuse more
 
 
 @dataclass(frozen=True)
 class Column:
-    """One dataset [rows, *sizes]; `dims` names the sizes, `attributes` go with it (units, long_name, …)."""
+    """One dataset [rows, *sizes].
+
+    Attributes:
+        dtype: Type of the values.
+        dims: Names of the dimensions after the rows.
+        sizes: Their sizes.
+        attributes: Attributes of the dataset: units, long_name and others.
+    """
 
     dtype: np.dtype[Any]
     dims: tuple[str, ...]
@@ -35,13 +41,19 @@ class Column:
 
     @property
     def row_bytes(self) -> int:
+        """Bytes of one row."""
         return int(np.prod(self.sizes, dtype=np.int64)) * self.dtype.itemsize
 
 
 @dataclass(frozen=True)
 class GroupLayout:
-    """Datasets that grow together along `rows` ("step" or "segment"); `labels` names the places of a
-    dimension (the agents)."""
+    """Datasets that grow together along their rows.
+
+    Attributes:
+        rows: Name of the row dimension: "step" or "segment".
+        columns: Datasets by name.
+        labels: Dimension -> names along it, such as those of the agents.
+    """
 
     rows: str
     columns: dict[str, Column]
@@ -49,8 +61,10 @@ class GroupLayout:
 
     @property
     def chunk_rows(self) -> int:
-        """A power of two, such that the widest dataset's chunks have at most CHUNK_BYTES (one row at
-        least)."""
+        """Rows of a chunk.
+
+        It is a power of two. Chunks of the widest dataset have at most CHUNK_BYTES, but at least one row.
+        """
         widest = max(1, *(column.row_bytes for column in self.columns.values()), 1)
         return 1 << min(max(CHUNK_BYTES // widest, 1).bit_length() - 1, 12 if self.rows == "step" else 9)
 
@@ -91,8 +105,8 @@ INDEX_COLUMNS = {
         "i8", "rollout that the segment was cut from, counted on its rank in its start", "index"
     ),
 }
-# which start of which run recorded a segment; files from before these columns hold them once, in their root
-# attributes, or not at all
+# Columns that identify the run, start, rank and rollout of a segment. Files of earlier versions of hpcmarl
+# have these values only in their root attributes, or not at all.
 ORIGIN = ("rank", "run", "start_number", "rollout")
 
 
@@ -142,7 +156,11 @@ def _policy_columns(policy: PolicySpec) -> dict[str, Column]:
 
 
 def layout_of_spec(spec: EnvironmentSpec) -> Layout:
-    """The layout of an environment's shards. Raises ConfigError for a policy whose name the layout needs."""
+    """Return the layout for the shards of an environment.
+
+    Raises:
+        ConfigError: If a policy has a name that the layout reserves.
+    """
     layout: Layout = {}
     environment = {
         "episode_start": _column("?", "first step of an episode"),
@@ -183,9 +201,13 @@ def layout_of_spec(spec: EnvironmentSpec) -> Layout:
 
 
 def layout_of_file(file: h5py.File) -> Layout:
-    """The layout of an opened trajectory file, with the columns of ORIGIN also where the file has none.
+    """Return the layout of an open trajectory file.
 
-    Raises FormatError where a group or dataset is missing or odd."""
+    The columns of ORIGIN are included even if the file does not have them.
+
+    Raises:
+        FormatError: If a group or dataset is missing or has another form.
+    """
     where = file.filename
     paths = [
         f"{top}/{name}"
@@ -207,10 +229,10 @@ def layout_of_file(file: h5py.File) -> Layout:
             "foreign"
         )
     for name, column in INDEX_COLUMNS.items():
-        found = layout[INDEX].columns[name]
-        if found.dtype != column.dtype or found.sizes:
+        stored = layout[INDEX].columns[name]
+        if stored.dtype != column.dtype or stored.sizes:
             raise FormatError(
-                f"{where}: /{INDEX}/{name} has type {found.dtype}, not {column.dtype}; the file is damaged "
+                f"{where}: /{INDEX}/{name} has type {stored.dtype}, not {column.dtype}; the file is damaged "
                 "or foreign"
             )
     known = {name: layout[INDEX].columns[name] for name in INDEX_COLUMNS}
@@ -247,13 +269,18 @@ def _group_layout(group: h5py.Group, rows: str) -> GroupLayout:
 
 
 def _check_rows(dataset: h5py.Dataset) -> None:
-    """Readers take whole rows into memory, and writers put whole rows into a chunk, whose size check_safe
-    bounds. Raises FormatError."""
+    """Check that rows are small enough, and that no chunk splits a row.
+
+    Readers load whole rows into memory. Writers put whole rows into a chunk, whose size check_safe limits.
+
+    Raises:
+        FormatError: If the dataset has other rows.
+    """
     row = math.prod(max(size, 1) for size in dataset.shape[1:]) * dataset.dtype.itemsize
     if row > LARGEST_CHUNK or (
         dataset.chunks is not None and dataset.chunks[1:] != tuple(max(size, 1) for size in dataset.shape[1:])
     ):
         raise FormatError(
-            f"{dataset.file.filename}: {dataset.name} has rows {list(dataset.shape[1:])} in parts; the file "
-            "is damaged or crafted"
+            f"{dataset.file.filename}: {dataset.name} has rows {list(dataset.shape[1:])} that are too large "
+            "or split over chunks; the file is damaged or crafted"
         )

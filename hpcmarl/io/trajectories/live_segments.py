@@ -1,7 +1,6 @@
-"""Which segments of a run's shards belong to the run as it stands, and which a later start has superseded.
+"""Live segments of the shards of a run, segments that a later start has superseded, and overlaps of shards.
 
-Merge, export, inspection and verification ask here. The starts of a run and their lineage are starts.py's
-matter.
+hpcmarl/io/starts.py defines the starts of a run and their lineage.
 """
 
 from __future__ import annotations
@@ -21,7 +20,10 @@ from hpcmarl.types import BoolArray, IntArray
 
 
 def run_of(shard: Path) -> Path | None:
-    """Return the run directory of RUN/trajectories/rank-NNNN/shard-NNNNNN.h5; None for a file elsewhere."""
+    """Return the run directory of a shard; None if the shard is not in one.
+
+    Its path must be RUN/trajectories/rank-NNNN/shard-NNNNNN.h5.
+    """
     place = shard.absolute().parent
     return (
         place.parent.parent
@@ -31,23 +33,27 @@ def run_of(shard: Path) -> Path | None:
 
 
 def runs_of(reader: ShardReader) -> list[str]:
-    """Return what identifies the runs of a shard; its directory, where the run has no identity."""
+    """Return the identities of the runs in a shard.
+
+    A run without an identity is identified by its directory.
+    """
     named = reader.attributes.get("runs")
     known = [str(name) for name in named] if isinstance(named, list) and named else [""]
     return [name or str(run_of(reader.path) or reader.path.parent) for name in known]
 
 
 class LiveSegments:
-    """Reads each run's lineage once."""
+    """Finds the live segments of shards. The lineage of each run is read only once."""
 
     def __init__(self) -> None:
         self._lineages: dict[Path, Lineage] = {}
 
     def of(self, reader: ShardReader) -> BoolArray:
-        """Tell which segments [segments] of an opened shard no later start has superseded.
+        """Return which segments of an open shard no later start has superseded, shape [segments].
 
         Raises:
-            FormatError: a record of a start is damaged.
+            FormatError: If the record of a start is damaged.
+            StorageError: If it cannot be read.
         """
         run = run_of(reader.path)
         if run is None or not reader.segments:
@@ -64,18 +70,19 @@ class LiveSegments:
         return live
 
     def select(self, reader: ShardReader) -> None:
-        """Read from now on only what is not superseded."""
+        """Restrict a reader to segments that are not superseded."""
         live = self.of(reader)
         if not live.all():
             reader.select(live)
 
 
 def superseded(paths: Sequence[Path]) -> dict[str, dict[str, int]]:
-    """Count what later starts have superseded in the shards of these files and directories.
+    """Count the superseded segments and steps in the shards of files and directories.
+
+    Files that cannot be read are skipped.
 
     Returns:
-        Number of the start -> {"segments", "steps"}; starts without any are left out, and so are files that
-        cannot be read.
+        Number of a start -> {"segments", "steps"}; starts without superseded segments are left out.
     """
     live, counts = LiveSegments(), dict[str, dict[str, int]]()
     for shard in (shard for path in paths for shard in list_shards(path) if shard.suffix == ".h5"):
@@ -93,25 +100,34 @@ def superseded(paths: Sequence[Path]) -> dict[str, dict[str, int]]:
 
 
 def overlaps(path: Path) -> list[tuple[Path, str]]:
-    """Find shards that hold rollouts which an earlier one holds, too, in a file or anywhere under a
-    directory.
+    """Find shards that hold rollouts which an earlier shard holds, too.
+
+    Args:
+        path: A file, or a directory that is searched recursively.
 
     Returns:
-        The later of two such shards, and what is wrong with it in one line.
+        The later of each two shards, and a description of the problem in one line.
     """
     return [(shard, f"{why}; move one of them away") for shard, why in _doubles(all_shards(path))]
 
 
 def refuse_overlaps(shards: Sequence[Path]) -> None:
-    """Raise UsageError where two of these shards hold the same rollouts: those of a run and of its copy, or
-    of a merged file."""
+    """Check that no two shards hold the same rollouts.
+
+    Those of a run and of its copy do, and so do those of a run and of a file that was merged from them.
+
+    Raises:
+        UsageError: If two shards hold the same rollouts.
+    """
     for shard, why in _doubles(shards):
         raise UsageError(f"{shard}: {why}; leave one of them out")
 
 
 def all_shards(path: Path) -> list[Path]:
-    """List the finished shards anywhere under a directory, those of a league's members too; a file stands for
-    itself."""
+    """List the finished shards anywhere below a directory, including those of the members of a league.
+
+    A file is returned as it is.
+    """
     return sorted(path.rglob("shard-*.h5")) if path.is_dir() else [path]
 
 
@@ -121,19 +137,24 @@ def _doubles(shards: Sequence[Path]) -> list[tuple[Path, str]]:
         with contextlib.suppress(FormatError), ShardReader(shard) as reader:
             for key, rollouts in _rollouts(reader).items():
                 spans.setdefault(key, []).append((int(rollouts[0]), int(rollouts[-1]), place))
-    found = []
+    doubles = []
     for key, parts in spans.items():
         parts.sort()
         ends = accumulate((last for _, last, _ in parts), max)
         if any(first <= end for (first, _, _), end in zip(parts[1:], ends, strict=False)):
-            found += _exact_doubles(key, [shards[place] for place in sorted(place for _, _, place in parts)])
-    return found
+            doubles += _exact_doubles(
+                key, [shards[place] for place in sorted(place for _, _, place in parts)]
+            )
+    return doubles
 
 
 def _exact_doubles(key: tuple[str, int, int], shards: Sequence[Path]) -> list[tuple[Path, str]]:
-    """Compare the rollouts of one rank in one start; their spans may overlap without a rollout in common."""
+    """Compare the rollouts of one rank in one start, shard by shard.
+
+    The ranges of two shards may overlap although they have no rollout in common.
+    """
     holders: dict[int, Path] = {}
-    found = []
+    doubles = []
     for shard in shards:
         with contextlib.suppress(FormatError), ShardReader(shard) as reader:
             rollouts = _rollouts(reader)[key].tolist()
@@ -142,28 +163,30 @@ def _exact_doubles(key: tuple[str, int, int], shards: Sequence[Path]) -> list[tu
                 other = holders[twice[0]]
                 name = other.name if other.parent == shard.parent else str(other)
                 held = f"rollouts {twice[0]} to {twice[-1]} of rank {key[2]} in start {key[1]}"
-                found.append((shard, f"holds {held}, which {name} holds, too"))
+                doubles.append((shard, f"holds {held}, which {name} holds, too"))
             holders.update((rollout, shard) for rollout in rollouts if rollout not in holders)
-    return found
+    return doubles
 
 
 def _rollouts(reader: ShardReader) -> dict[tuple[str, int, int], IntArray]:
-    """Return the numbers of the rollouts in a shard, rising, by run, start and rank; files from before they
-    had numbers have none."""
+    """Return the numbers of the rollouts in a shard, in increasing order, by run, start and rank.
+
+    Shards of earlier versions of hpcmarl have no such numbers and give an empty result.
+    """
     index, names = reader.index, runs_of(reader)
     known = index["rollout"] >= 0
     place = np.clip(index["run"], 0, len(names) - 1)
-    found = {}
+    numbers = {}
     for key in np.unique(
         np.stack([place[known], index["start_number"][known], index["rank"][known]]), axis=1
     ).T.tolist():
         own = known & (place == key[0]) & (index["start_number"] == key[1]) & (index["rank"] == key[2])
-        found[names[key[0]], key[1], key[2]] = np.unique(index["rollout"][own]).astype(np.int64)
-    return found
+        numbers[names[key[0]], key[1], key[2]] = np.unique(index["rollout"][own]).astype(np.int64)
+    return numbers
 
 
 def describe_superseded(counts: dict[str, dict[str, int]]) -> list[str]:
-    """Put `superseded` into words, a line a start."""
+    """Describe the result of `superseded`, one line for each start."""
     return [
         f"start {start}: {count['segments']} segments, {count['steps']} steps are superseded by a later start"
         for start, count in counts.items()
@@ -171,7 +194,7 @@ def describe_superseded(counts: dict[str, dict[str, int]]) -> list[str]:
 
 
 def as_plain(counts: dict[str, dict[str, int]]) -> dict[str, Any]:
-    """The counts with their sums, for JSON."""
+    """Return the result of `superseded` with its totals, for JSON."""
     return {
         **{unit: sum(count[unit] for count in counts.values()) for unit in ("segments", "steps")},
         "by_start": counts,

@@ -1,7 +1,4 @@
-"""Many shards as one file of the same layout: rows one after the other, in memory that does not grow.
-
-Called by `hpcmarl data merge`. Knows no rollout.
-"""
+"""Merging of many shards into one file of the same layout, in bounded memory."""
 
 from __future__ import annotations
 
@@ -21,8 +18,11 @@ from hpcmarl.io.trajectories.shard_reader import ShardReader, list_shards
 
 
 def collect_shards(paths: Sequence[Path]) -> list[Path]:
-    """All shards of the given files and directories, in order and once each. Raises UsageError where there is
-    none."""
+    """Return all shards of the given files and directories, in order and once each.
+
+    Raises:
+        UsageError: If there are none.
+    """
     shards = list(dict.fromkeys(shard.resolve() for path in paths for shard in list_shards(path)))
     if not shards:
         raise UsageError(
@@ -33,7 +33,7 @@ def collect_shards(paths: Sequence[Path]) -> list[Path]:
 
 
 def _shape(layout: Layout) -> Any:
-    """What must agree: everything but the datasets' attributes."""
+    """Return the parts of a layout that must be equal: everything except the attributes of datasets."""
     return {
         path: replace(
             group, columns={name: replace(column, attributes={}) for name, column in group.columns.items()}
@@ -43,8 +43,11 @@ def _shape(layout: Layout) -> Any:
 
 
 def _in_common(shards: Sequence[Path]) -> tuple[Layout, dict[str, Any]]:
-    """Return the layout of all shards and the root attributes of their merged file. Raises UsageError where
-    they do not fit together."""
+    """Return the layout of all shards and the root attributes of their merged file.
+
+    Raises:
+        UsageError: If their layouts or environments differ.
+    """
     runs: dict[str, None] = {}
     with ShardReader(shards[0]) as first:
         layout, attributes = first.layout, read_attributes(first.file)
@@ -55,7 +58,7 @@ def _in_common(shards: Sequence[Path]) -> tuple[Layout, dict[str, Any]]:
                 environments = f"{own.get('env')} and {attributes.get('env')}"
                 raise UsageError(
                     f"{shard}: another environment or layout than {shards[0]} ({environments}); merge them "
-                    "apart"
+                    "separately"
                 )
             attributes["rank"] = attributes["rank"] if own.get("rank") == attributes["rank"] else -1
             runs |= dict.fromkeys(runs_of(reader))
@@ -67,23 +70,24 @@ def merge_shards(
 ) -> dict[str, int]:
     """Write all shards of `paths` into one file.
 
-    Root attributes are those of the first shard; `merged_from` lists the files, `runs` the runs, and `rank`
-    is -1 where the ranks differ. Every segment keeps its run, start, rank and rollout.
+    The root attributes are those of the first shard. `merged_from` lists the files, `runs` lists the runs,
+    and `rank` is -1 if the ranks differ. Every segment keeps its run, start, rank and rollout.
 
     Args:
-        paths: files and directories.
-        output: the new file.
-        compression: of the new file.
-        superseded: also what later starts of the runs have superseded.
+        paths: Files and directories.
+        output: The new file.
+        compression: Compression of the new file.
+        superseded: Include segments that later starts of the runs have superseded.
 
     Returns:
-        shards, steps, segments, bytes, and superseded_segments that were left out.
+        Numbers of shards, steps, segments and bytes, and superseded_segments, the number of segments that
+        were left out.
 
     Raises:
-        UsageError: `output` exists, the shards differ in environment or layout, or two hold the same
-            rollouts.
-        FormatError: a shard is damaged.
-        StorageError: the disk fails.
+        UsageError: If `output` exists, the shards differ in environment or layout, two shards hold the same
+            rollouts, or no segment is left.
+        FormatError: If a shard is damaged.
+        StorageError: If the disk fails.
     """
     if output.exists():
         raise UsageError(f"--out {output}: exists; choose another name or delete it first")
@@ -105,8 +109,8 @@ def merge_shards(
             if not merged.segments:
                 where = ", ".join(map(str, paths))
                 raise UsageError(
-                    f"{where}: all {left_out} segments there are superseded by later starts; --superseded "
-                    "takes them"
+                    f"{where}: all {left_out} segments are superseded by later starts; include them with "
+                    "--superseded"
                 )
             merged.close()
         except BaseException:

@@ -1,10 +1,9 @@
-"""Recovers what killed writers and failing disks left: open and damaged shards become valid ones, never over
-an existing file.
+"""Recovery of shards that killed writers or failing disks left open or damaged.
 
-Called by `hpcmarl data salvage`. What the writer had committed (see shard.py) is copied into a new file with
-the shard's final name; the temporary file stays unless its removal is asked for. Of a damaged shard the
-segments are copied whose chunks are whole. The copy of a finished one takes its name, and the damaged file is
-kept beside it as *.damaged. Knows no rollout.
+The committed rows of an open shard (see shard.py) are copied into a new file with the final name of the
+shard. The temporary file stays, unless its removal is requested. Of a damaged shard, the segments whose
+chunks are all good are copied. If a finished shard is damaged, the copy takes its name, and the damaged file
+is kept beside it as *.damaged. No other file is ever replaced.
 """
 
 from __future__ import annotations
@@ -35,11 +34,23 @@ DAMAGED = ".damaged"
 
 @dataclass(frozen=True)
 class Salvaged:
-    """What became of one temporary file. lost_steps: rows that were begun and not committed (what was never
-    written is unknown)."""
+    """Result for one file.
+
+    Attributes:
+        path: The file.
+        status: "recovered" (a new shard was written), "empty" (the file held nothing), "live" (its writer is
+            running), "done" (a good shard with its content exists), "unneeded" (nothing had to be recovered)
+            or "failed".
+        note: Explanation in one line.
+        output: The shard that holds its content; None if no such shard exists.
+        steps: Steps that were recovered.
+        segments: Segments that were recovered.
+        lost_steps: Steps in the file that were not recovered. Steps that were never written are not counted.
+        removed: Whether the file was deleted.
+    """
 
     path: str
-    status: str  # recovered, empty, live, done, unneeded, failed
+    status: str
     note: str
     output: str | None = None
     steps: int = 0
@@ -48,26 +59,27 @@ class Salvaged:
     removed: bool = False
 
     def as_dict(self) -> dict[str, Any]:
+        """Return the result as plain values."""
         return asdict(self)
 
 
 def list_partials(path: Path) -> list[Path]:
-    """The temporary files under a directory; a file stands for itself."""
+    """List the temporary files below a directory; a file is returned as it is."""
     return (
         sorted(file for file in path.rglob("*" + PARTIAL) if not file.is_dir()) if path.is_dir() else [path]
     )
 
 
 def salvage(path: Path, *, remove: bool = False) -> list[Salvaged]:
-    """Recover the temporary files under `path`, and the finished shards whose structure is damaged.
+    """Recover temporary files, and finished shards whose structure is damaged.
 
     Args:
-        path: a directory or a file. A file is read whole; of a directory's finished shards the structure
-            alone is looked at.
-        remove: delete what holds nothing more.
+        path: A directory or a file. A file is read completely. For the finished shards of a directory only
+            the structure is checked.
+        remove: Delete files from which nothing more can be recovered.
 
     Returns:
-        An entry a file; one bad file is no error.
+        One result for each file. A file that cannot be recovered is not an error.
     """
     damaged = [shard for shard in list_shards(path) if not _is_sound(shard)] if path.is_dir() else []
     return [salvage_file(file, remove=remove) for file in [*list_partials(path), *damaged]]
@@ -82,7 +94,18 @@ def _is_sound(shard: Path) -> bool:
 
 
 def salvage_file(partial: Path, *, remove: bool = False) -> Salvaged:
-    """Recovers one temporary or damaged file."""
+    """Recover one temporary or damaged file.
+
+    Args:
+        partial: The file.
+        remove: Delete it if nothing more can be recovered from it.
+
+    Returns:
+        The result.
+
+    Raises:
+        StorageError: If the file cannot be deleted.
+    """
     name = str(partial)
     final = partial.with_name(partial.name.removesuffix(PARTIAL))
     if not partial.name.endswith(PARTIAL):
@@ -108,37 +131,40 @@ def salvage_file(partial: Path, *, remove: bool = False) -> Salvaged:
         if not has_beginning(partial):
             return _finish(Salvaged(name, "empty", "its writer died before the first row"), partial, remove)
         try:
-            found = _recover_committed(partial, final)
+            result = _recover_committed(partial, final)
         except FormatError as error:
-            found = _recover_whole(partial, final, str(error))
+            result = _recover_whole(partial, final, str(error))
     except OSError as error:
         return Salvaged(name, "failed", str(storage_error(partial, "read", error)))
     except (FormatError, StorageError) as error:
         return Salvaged(name, "failed", str(error))
-    return found if found.status == "failed" else _finish(found, partial, remove)
+    return result if result.status == "failed" else _finish(result, partial, remove)
 
 
 def _holder(partial: Path, final: Path) -> Path | None:
-    """Return the finished shard that was made of a temporary one: not always `final`, which may be another
-    writer's. No segment is in two shards."""
+    """Return the finished shard that was made from a temporary one; None if no such shard exists.
+
+    It is not always `final`, which may have been written by another process. No segment is in two shards, so
+    shards are compared by their segments.
+    """
     if os.path.samefile(partial, final):
         return final
     try:
-        wanted = _segments_of(partial, partial=True)
+        segments = _segments_of(partial, partial=True)
     except FormatError:
         try:
-            wanted = _segments_of(partial, damaged=True)
+            segments = _segments_of(partial, damaged=True)
         except FormatError:
-            return final  # nothing can be got from it
+            return final  # nothing can be recovered from the temporary file
     for shard in [final, *(other for other in list_shards(final.parent) if other != final)]:
         with contextlib.suppress(FormatError):
-            if not wanted or wanted & _segments_of(shard):
+            if not segments or segments & _segments_of(shard):
                 return shard
     return None
 
 
 def _segments_of(shard: Path, *, partial: bool = False, damaged: bool = False) -> set[tuple[Any, ...]]:
-    """Return the rows of the index without their places in the file."""
+    """Return the rows of the index of a shard, without the positions of segments in the file."""
     with ShardReader(shard, partial=partial, damaged=damaged) as reader:
         if damaged:
             reader.select(reader.whole())
@@ -151,8 +177,12 @@ def _segments_of(shard: Path, *, partial: bool = False, damaged: bool = False) -
 
 
 def _recover_committed(partial: Path, final: Path) -> Salvaged:
-    """Copy what a killed writer had committed. Raises FormatError where the file is damaged besides,
-    StorageError."""
+    """Copy the rows that a killed writer had committed.
+
+    Raises:
+        FormatError: If the file is also damaged.
+        StorageError: If the disk fails.
+    """
     with ShardReader(partial, partial=True) as reader:
         lost = reader.step_rows() - reader.steps
         if not reader.segments:
@@ -167,17 +197,21 @@ def _recover_committed(partial: Path, final: Path) -> Salvaged:
 def _recover_whole(
     shard: Path, final: Path, why: str, *, aside: Callable[[], Path] | None = None
 ) -> Salvaged:
-    """Copy the segments of a damaged shard whose chunks are whole.
+    """Copy the segments of a damaged shard whose chunks are all good.
 
     Args:
-        shard: the damaged file.
-        final: name of the copy.
-        why: what is wrong with the damaged file.
-        aside: called when the copy is whole; gives the damaged file another name, so that the copy can
+        shard: The damaged file.
+        final: Name of the copy.
+        why: Description of the damage.
+        aside: Called when the copy is complete. It gives the damaged file another name, so that the copy can
             replace it.
 
+    Returns:
+        The result.
+
     Raises:
-        FormatError, StorageError, OSError: not even the structure is there, or the disk fails.
+        FormatError: If the damage prevents reading, or the copy does not verify.
+        StorageError: If the disk fails.
     """
     why = why.removeprefix(f"{shard}: ")
     try:
@@ -189,7 +223,7 @@ def _recover_whole(
         reader.select(reader.whole())
         if not reader.segments:
             return Salvaged(
-                str(shard), "failed", f"{shard}: no segment of it is whole: {why}", lost_steps=begun
+                str(shard), "failed", f"{shard}: no segment is undamaged: {why}", lost_steps=begun
             )
         kept: list[Path] = []
         output = copy_shard(reader, final, None if aside is None else lambda: kept.append(aside()))
@@ -201,7 +235,10 @@ def _recover_whole(
 
 
 def _salvage_finished(shard: Path, *, remove: bool) -> Salvaged:
-    """Replace a finished, damaged shard by its whole segments; the damaged file is kept beside it."""
+    """Replace a finished, damaged shard by a copy of its good segments.
+
+    The damaged file is kept beside it, unless `remove` is set.
+    """
     name = str(shard)
     if not shard.name.startswith("shard-") or shard.suffix != ".h5":
         return Salvaged(
@@ -219,16 +256,20 @@ def _salvage_finished(shard: Path, *, remove: bool) -> Salvaged:
         return kept[0]
 
     try:
-        found = _recover_whole(shard, shard, why, aside=aside)
+        result = _recover_whole(shard, shard, why, aside=aside)
     except OSError as error:
         return Salvaged(name, "failed", str(storage_error(shard, "read", error)))
     except (FormatError, StorageError) as error:
         return Salvaged(name, "failed", str(error))
-    return _finish(found, kept[0], remove) if kept else found
+    return _finish(result, kept[0], remove) if kept else result
 
 
 def _keep_aside(shard: Path) -> Path:
-    """Give a damaged shard a second name that nobody has, and return it. Raises OSError."""
+    """Give a damaged shard a second name that is free, and return it.
+
+    Raises:
+        OSError: If the disk fails.
+    """
     for number in count():
         kept = shard.with_name(shard.name + DAMAGED + (f"-{number}" if number else ""))
         try:
@@ -249,23 +290,24 @@ def _keep_aside(shard: Path) -> Path:
 
 
 def copy_shard(reader: ShardReader, final: Path, make_way: Callable[[], object] | None = None) -> Path:
-    """Write the committed, or selected, rows of a shard as a new file, which is read back whole before it has
-    its name.
+    """Write the committed (or selected) rows of a shard as a new file.
+
+    The new file is read back completely before it gets its final name.
 
     Args:
-        reader: the opened shard.
-        final: name of the new file.
-        make_way: called when the new file is whole but for its name; then the new file replaces `final`.
-            Without it no file is replaced, and the new one has the next free number where `final` is taken.
+        reader: The open shard.
+        final: Name of the new file.
+        make_way: Called when the new file is complete. Then the new file replaces `final`. Without it no file
+            is replaced: if `final` exists, the new file gets the next free number.
 
     Returns:
         The new file.
 
     Raises:
-        StorageError: the disk fails.
-        FormatError: the new file, or the one that is read, does not verify.
+        StorageError: If the disk fails.
+        FormatError: If the new file or the shard does not verify.
     """
-    # another process may do the same
+    # Another process may salvage the same shard, so the temporary name is unique.
     partial = final.with_name(f"{final.name}.{uuid4().hex[:12]}{_COPY}{PARTIAL}")
 
     def verify(written: Path) -> None:
@@ -290,11 +332,16 @@ def copy_shard(reader: ShardReader, final: Path, make_way: Callable[[], object] 
 
 
 def append_shard(shard: ShardFile, reader: ShardReader, runs: Sequence[int] | None = None) -> None:
-    """Adds all rows of a read shard to an open one, slab by slab; the index is moved by the rows that were
-    there.
+    """Append all rows of a shard to an open one, slab by slab.
 
-    runs: the place that each of its runs has in the open one's root attribute `runs`; default: the same
-    one."""
+    The start rows in the index are shifted by the rows that the open shard already had.
+
+    Args:
+        shard: The open shard.
+        reader: The shard to copy.
+        runs: For each run of `reader`, its position in the root attribute `runs` of the open shard; None:
+            unchanged.
+    """
     first_row = shard.steps
     for group in reader.layout:
         for _, rows in reader.slabs(group):
@@ -305,10 +352,10 @@ def append_shard(shard: ShardFile, reader: ShardReader, runs: Sequence[int] | No
             shard.append_group(group, rows, len(next(iter(rows.values()))))
 
 
-def _finish(found: Salvaged, partial: Path, remove: bool) -> Salvaged:
+def _finish(result: Salvaged, partial: Path, remove: bool) -> Salvaged:
     if remove:
         try:
             partial.unlink(missing_ok=True)
         except OSError as error:
             raise storage_error(partial, "delete", error) from error
-    return Salvaged(**{**asdict(found), "removed": remove})
+    return Salvaged(**{**asdict(result), "removed": remove})

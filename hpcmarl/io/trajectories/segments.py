@@ -1,9 +1,9 @@
-"""Cuts rollouts into segments: the consecutive steps of one slot that belong to one episode. Pure arrays, no
-files.
+"""Cutting of rollouts into segments: consecutive steps of one slot that belong to one episode.
 
-The shard writer calls it in its background thread. A rollout's arrays are [T, E, ...]; rows on disk are
-slot-major, E·T of them, so that each segment is contiguous. Letters as in hpcmarl.types; R = E·T rows, G
-segments.
+The arrays of a rollout are [T, E, ...]. On disk the rows are slot-major: all steps of slot 0, then of slot 1,
+and so on. So each segment is contiguous. Letters in the shapes are those of hpcmarl.types, and:
+
+    R  rows, E·T             G  segments
 """
 
 from __future__ import annotations
@@ -21,9 +21,14 @@ TERMINATED, TRUNCATED = 1, 2
 
 @dataclass
 class Segments:
-    """index: column -> [G], `start` counted from the rollout's first row; final_obs: policy -> [G, N,
-        *observation_shape];
-    final_state [G, S] or None; episode_return: policy -> [G] float64, NaN where no episode ended."""
+    """Segments of a rollout.
+
+    Attributes:
+        index: Column -> [G]; `start` counts from the first row of the rollout.
+        final_obs: Policy -> [G, N, *observation_shape], observations after the last row of each segment.
+        final_state: [G, S], states after the last row of each segment; or None.
+        episode_return: Policy -> [G] float64; NaN if no episode ended.
+    """
 
     index: dict[str, NDArray[Any]]
     final_obs: dict[str, Array]
@@ -32,7 +37,7 @@ class Segments:
 
 
 def slot_major(array: Array) -> Array:
-    """[T, E, ...] as [E·T, ...]: all steps of slot 0, then of slot 1 and so on."""
+    """Return an array [T, E, ...] as [E·T, ...]: all steps of slot 0, then of slot 1, and so on."""
     return np.ascontiguousarray(array.swapaxes(0, 1)).reshape(-1, *array.shape[2:])
 
 
@@ -43,8 +48,10 @@ def _after(
     ends: NDArray[np.uint8],
     truncated_segments: NDArray[np.int64],
 ) -> Array:
-    """What is seen after each segment's last row: the next row, the truncated episode's last sight, zeros
-    once terminated."""
+    """Return observations after the last row of each segment.
+
+    They are the next row, the last observation of a truncated episode, or zeros after a termination.
+    """
     after: Array = rows[-1][slot]
     after[ends != 0] = 0
     after[truncated_segments] = finals
@@ -52,11 +59,11 @@ def _after(
 
 
 def cut_segments(rollout: Rollout) -> Segments:
-    """The segments of a rollout in slot-major order.
+    """Cut a rollout into segments, in slot-major order.
 
-    A segment that ends with its episode carries the episode's return from `rollout.episodes` (the k-th end of
-    a slot is the slot's k-th entry), and its number; where there is none, the episodes of a slot are numbered
-    upwards from `rollout.episode`.
+    A segment that ends with its episode carries the return and the index of the episode, from
+    `rollout.episodes`. The k-th end in a slot belongs to the k-th entry of that slot. Without an entry, the
+    episodes of a slot are numbered upwards from `rollout.episode`.
     """
     steps, slots = rollout.steps, rollout.count
     last = rollout.episode_end.T != 0

@@ -1,10 +1,8 @@
-"""One trajectory file that is being written: chunks of rows, a commit record, and the rename that makes it
-final.
+"""A trajectory shard that is being written: chunks of rows, a commit record and the final rename.
 
-The trajectory writer, salvage and merge write shards through here. Knows the layout and no rollout. While it
-is open the file has the name shard-NNNNNN.h5.partial and is in HDF5's SWMR mode, whose order of writing keeps
-it readable when its writer is killed; what /segments/committed counts is then complete. A lock tells salvage
-that the writer lives.
+While it is open, the file is named shard-NNNNNN.h5.partial and is in HDF5's SWMR mode. The write order of
+this mode keeps the file readable if its writer is killed. The segments that /segments/committed counts are
+then complete. A lock shows salvage that the writer is running.
 """
 
 from __future__ import annotations
@@ -31,8 +29,11 @@ _NUMBERED = re.compile(r"shard-(\d{6,})\.h5")
 
 
 def filter_options(compression: str) -> dict[str, Any]:
-    """h5py's options of a compression setting (none, lzf, gzip, zstd, blosc_lz4). Raises
-    MissingPackageError."""
+    """Return the options of h5py for a compression setting: none, lzf, gzip, zstd or blosc_lz4.
+
+    Raises:
+        MissingPackageError: If the compression needs a package that is not installed.
+    """
     if compression in ("zstd", "blosc_lz4"):
         try:
             import hdf5plugin
@@ -50,7 +51,7 @@ def filter_options(compression: str) -> dict[str, Any]:
 
 
 class _Rows:
-    """The datasets of one group: rows are staged until a chunk is whole."""
+    """The datasets of one group. Rows are staged until a chunk is complete."""
 
     def __init__(self, file: h5py.File, path: str, layout: GroupLayout, options: Mapping[str, Any]) -> None:
         group = file.create_group(path)
@@ -85,6 +86,7 @@ class _Rows:
         self.types = {name: h5py.h5t.py_create(column.dtype) for name, column in layout.columns.items()}
 
     def append(self, rows: Mapping[str, Array], count: int) -> None:
+        """Add rows and write every chunk that is complete."""
         done = 0
         while done < count:
             take = min(count - done, self.capacity - self.staged)
@@ -97,15 +99,13 @@ class _Rows:
                 self.written, self.staged = self.written + self.capacity, 0
 
     def write(self) -> None:
-        """Writes what is staged; it stays staged, so that a later whole chunk replaces it."""
+        """Write the staged rows. They stay staged, so that the complete chunk replaces them later."""
         if not self.staged:
             return
         total = self.written + self.staged
         self.scale.set_extent((total,))
-        for (
-            name,
-            dataset,
-        ) in self.datasets.items():  # h5py's low level: its indexing costs more than the writing
+        # The low-level interface of h5py: its indexing takes longer than the writing.
+        for name, dataset in self.datasets.items():
             rows = self.stage[name][: self.staged]
             dataset.set_extent((total, *rows.shape[1:]))
             if rows.size:
@@ -126,8 +126,20 @@ def _scale(group: h5py.Group, name: str, size: int, labels: tuple[bytes, ...] | 
 
 
 class ShardFile:
-    """A shard on its way to `path`, or the next number that nobody has. Raises OSError where the disk fails:
-    the caller decides."""
+    """A shard that is being written. `close` publishes it as `path`, or under the next free number.
+
+    Args:
+        path: Final name.
+        layout: Layout of the file.
+        attributes: Root attributes as plain values.
+        compression: Setting for `filter_options`.
+        partial: Temporary name; None: the default one, which must be free.
+
+    Raises:
+        OSError: If the disk fails. All methods may raise it.
+        FileExistsError: If the default temporary name is taken.
+        MissingPackageError: If the compression needs a package that is not installed.
+    """
 
     def __init__(
         self,
@@ -141,7 +153,7 @@ class ShardFile:
         self.path, self.partial = path, partial or partial_path(path)
         self.steps = self.segments = 0
         options = filter_options(compression)
-        # a partial file of this name may be another process's
+        # A file with the default temporary name may belong to another process.
         file, self._sink = create(self.partial, fresh=partial is None, libver=("v110", "v110"), rdcc_nbytes=0)
         self._file: h5py.File | None = file
         try:
@@ -156,20 +168,28 @@ class ShardFile:
             raise
 
     def append(self, rows: Mapping[str, Mapping[str, Array]], steps: int, segments: int) -> None:
-        """Adds `steps` rows to every group under /steps and `segments` rows to the others; rows: group ->
-        column -> array."""
+        """Add rows to all groups.
+
+        Args:
+            rows: Group -> column -> array.
+            steps: Rows for every group under /steps.
+            segments: Rows for every other group.
+        """
         for name in self._groups:
             self.append_group(name, rows[name], steps if name.startswith("steps/") else segments)
 
     def append_group(self, name: str, rows: Mapping[str, Array], count: int) -> None:
-        """Adds rows to one group alone; before `flush` or `close` all groups must have got theirs."""
+        """Add rows to one group.
+
+        All groups must have got their rows before `flush` or `close`.
+        """
         self._groups[name].append(rows, count)
         self.steps += count if name == f"steps/{ENVIRONMENT}" else 0
         self.segments += count if name == INDEX else 0
         self._sink.check()
 
     def flush(self) -> None:
-        """Makes all rows so far survive the death of this process (not of the machine)."""
+        """Commit all rows so far: they survive the death of this process, but not of the machine."""
         assert self._file is not None
         for prefix in ("steps/", ""):
             for name, group in self._groups.items():
@@ -183,21 +203,21 @@ class ShardFile:
 
     @property
     def size(self) -> int:
-        """Bytes on disk and staged, about."""
+        """Approximate bytes on disk and staged."""
         return os.path.getsize(self.partial) + sum(
             group.staged * group.row_bytes for group in self._groups.values()
         )
 
     def close(self, *, verify: Callable[[Path], object] | None = None, replace: bool = False) -> None:
-        """Write all, verify and publish; an empty shard is deleted.
+        """Write all rows, verify the file and publish it. An empty shard is deleted.
 
         Args:
-            verify: called with the temporary file before it is published; default: check_shard.
-            replace: take the place of the file that has the name. Otherwise no file is ever replaced.
+            verify: Called with the temporary file before it is published; default: check_shard.
+            replace: Replace the file with the final name. Otherwise no file is ever replaced.
 
         Raises:
-            OSError: the disk fails; the temporary file stays.
-            FormatError: the temporary file does not verify, and stays.
+            OSError: If the disk fails. The temporary file stays.
+            FormatError: If the temporary file does not verify. It stays.
         """
         from hpcmarl.io.trajectories.shard_reader import check_shard
 
@@ -215,8 +235,12 @@ class ShardFile:
             self.partial.unlink(missing_ok=True)
 
     def _publish(self, verify: Callable[[Path], object]) -> None:
-        """Give the file its name, or, where that is taken, the next of its kind that is not. Raises OSError,
-        FormatError."""
+        """Give the file its final name, or the next free number if that name is taken.
+
+        Raises:
+            OSError: If the disk fails.
+            FormatError: If the file does not verify.
+        """
         while True:
             try:
                 publish_new(self.partial, self.path, verify)
@@ -228,15 +252,14 @@ class ShardFile:
                 self.path = self.path.with_name(f"shard-{int(number[1]) + 1:06d}.h5")
 
     def abandon(self) -> None:
-        """Closes the file and leaves it with its temporary name; after an error of the disk as it is
-        there."""
+        """Close the file and leave it under its temporary name, even after an error of the disk."""
         file, self._file = self._file, None
         if file is not None:
             close(file, self._sink)
 
 
 def is_live(path: Path) -> bool:
-    """Whether a writer still has the temporary file (false where the file system has no locks)."""
+    """Return whether a writer still has the temporary file open; False if the file system has no locks."""
     with contextlib.suppress(OSError, FormatError), open_regular(path) as stream:
         try:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)

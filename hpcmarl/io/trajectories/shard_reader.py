@@ -1,7 +1,4 @@
-"""Reads trajectory files: structure checks, slabs of bounded size, and the list of a run's shards.
-
-Verification, salvage, merge, export and inspection go through here. Knows the layout and no rollout.
-"""
+"""Reading of trajectory shards: structure checks, slabs of bounded size, and the list of a run's shards."""
 
 from __future__ import annotations
 
@@ -20,17 +17,16 @@ from hpcmarl.types import Array, BoolArray
 
 ROW_KEYS = ("slot", "episode", "version", "actor", "rank", "run", "start_number", "rollout", "episode_step")
 SLAB_BYTES = 8 << 20
-CHECKSUM_BYTES = 4  # Fletcher32, behind a chunk's data
-# the index is held in memory: so many bytes, or so many times the file's own
-LARGEST_INDEX, INDEX_RATIO = (
-    256 << 20,
-    64,
-)
+CHECKSUM_BYTES = 4  # Fletcher32, after the data of a chunk
+# The index is kept in memory. It may have LARGEST_INDEX bytes, or INDEX_RATIO times the bytes of the file.
+LARGEST_INDEX, INDEX_RATIO = 256 << 20, 64
 
 
 def list_shards(path: str | os.PathLike[str]) -> list[Path]:
-    """The finished shards of a run directory, a trajectories/ or rank-NNNN/ directory, in order; a file
-    stands for itself."""
+    """List the finished shards of a run directory, or of a trajectories/ or rank-NNNN/ directory, in order.
+
+    A file is returned as it is.
+    """
     path = Path(path)
     if not path.is_dir():
         return [path]
@@ -42,26 +38,33 @@ def list_shards(path: str | os.PathLike[str]) -> list[Path]:
 
 
 class ShardReader:
-    """An opened trajectory file. Use it in a `with` statement.
+    """An open trajectory file, for use in a `with` statement.
+
+    All methods may raise FormatError.
 
     Attributes:
-        steps, segments: its numbers of rows, after `select` of those that are selected. index: the columns of
-        /segments, those of layout.ORIGIN also where the file has them in its root attributes only.
-        torn: datasets whose last chunk was being written again; its committed rows fit the checksum of the
-            write before.
+        file: The open HDF5 file.
+        layout: Its layout.
+        attributes: Its root attributes.
+        steps: Number of steps; after `select` only those of the selected segments.
+        segments: Number of segments; after `select` only the selected ones.
+        index: Columns of /segments, shape [segments] each. The columns of ORIGIN are included even if the
+            file has them only in its root attributes.
+        torn: Datasets whose last chunk was being rewritten when the writer was killed. Their committed rows
+            match the checksum of the previous write.
     """
 
     def __init__(self, path: str | os.PathLike[str], *, partial: bool = False, damaged: bool = False) -> None:
         """Open a file and read its index.
 
         Args:
-            path: the file.
-            partial: read what a killed writer committed.
-            damaged: accept chunks that are missing or do not fit their checksum; `whole` says which segments
-                have none.
+            path: The file.
+            partial: Read the rows that a killed writer committed.
+            damaged: Accept chunks that are missing or do not match their checksum; `whole` returns the
+                segments without such chunks.
 
         Raises:
-            FormatError: as do all methods.
+            FormatError: If the file cannot be read this way.
         """
         self.path, self._partial, self._damaged = Path(path), partial, damaged
         self.torn: set[str] = set()
@@ -74,7 +77,7 @@ class ShardReader:
                 self._absent = {name for name in ORIGIN if name not in self.file[INDEX]}
                 self.segments = self._committed() if partial or damaged else self._rows("segment")
                 self._check_index_size()
-                self._bad: dict[str, BoolArray] = {}  # group -> [rows], rows of bad chunks
+                self._bad: dict[str, BoolArray] = {}  # group -> [rows]; True in rows of bad chunks
                 self.index = {
                     name: self._rows_of(INDEX, name, 0, self.segments) for name in self.layout[INDEX].columns
                 }
@@ -97,7 +100,11 @@ class ShardReader:
         self.file.close()
 
     def select(self, keep: BoolArray) -> None:
-        """Read from now on as if only the segments `keep` [segments] were in the file; once at most."""
+        """Restrict the reader to some segments, as if the file held no others. Call it at most once.
+
+        Args:
+            keep: Segments to keep, shape [segments].
+        """
         assert self._selected is None
         self._selected = keep
         start, length = (values[keep].astype(np.int64) for values in self._starts)
@@ -109,7 +116,7 @@ class ShardReader:
         self.segments, self.steps = len(length), int(length.sum())
 
     def whole(self) -> BoolArray:
-        """Read a damaged file whole; returns which segments [segments] have no bad chunk."""
+        """Read a damaged file completely and return which segments have no bad chunk, shape [segments]."""
         for group in self.layout:
             for _ in self.slabs(group):
                 pass
@@ -152,8 +159,7 @@ class ShardReader:
         committed = int(record[()])
         if not 0 <= committed <= min(self._lengths("segment")):
             raise FormatError(
-                f"{self.path}: {committed} segments are committed, but not all of them are there; the file "
-                "is damaged"
+                f"{self.path}: {committed} segments are committed, but the file holds fewer; it is damaged"
             )
         return committed
 
@@ -166,7 +172,10 @@ class ShardReader:
             )
 
     def _check_rows_size(self) -> None:
-        """A damaged file may lack chunks, but not nearly all of them."""
+        """Check that a damaged file does not declare far more rows than it can hold.
+
+        It may lack chunks, but not nearly all of them.
+        """
         if self.steps > max(LARGEST_INDEX, INDEX_RATIO * os.path.getsize(self.path)):
             raise FormatError(
                 f"{self.path}: /steps declares {self.steps} rows, far more than the file has; the file is "
@@ -184,18 +193,28 @@ class ShardReader:
         )
         if wrong or self.steps > rows or (exact and self.steps != rows):
             raise FormatError(
-                f"{self.path}: /{INDEX} and the {rows} rows under /steps do not agree; the file is damaged"
+                f"{self.path}: /{INDEX} and the {rows} rows under /steps do not match; the file is damaged"
             )
 
     def step_rows(self) -> int:
-        """Rows that the datasets under /steps declare; more than `steps` where the writer was killed."""
+        """Return the rows that the datasets under /steps declare.
+
+        This exceeds `steps` if the writer was killed.
+        """
         return max(self._lengths("step"))
 
     def slabs(
         self, path: str, columns: Sequence[str] | None = None
     ) -> Iterator[tuple[int, dict[str, Array]]]:
-        """The rows of one group in order, about SLAB_BYTES at a time: (first row, column -> array); default:
-        all its columns."""
+        """Yield the rows of one group in order, about SLAB_BYTES at a time.
+
+        Args:
+            path: The group.
+            columns: Columns to read; None: all.
+
+        Yields:
+            Number of the first row, and column -> array.
+        """
         group = self.layout[path]
         names = list(group.columns) if columns is None else list(columns)
         total = self._stored[1] if group.rows == "step" else self._stored[0]
@@ -217,7 +236,10 @@ class ShardReader:
             given += count
 
     def _rows_of(self, path: str, name: str, first: int, stop: int) -> Array:
-        """Rows of one dataset; of a damaged file chunk by chunk, with zeros for bad ones."""
+        """Return rows of one dataset.
+
+        A damaged file is read chunk by chunk, with zeros in place of bad chunks.
+        """
         if path == INDEX and name in self._absent:
             return self._origin(name, stop - first)
         dataset = self.file[path][name]
@@ -231,17 +253,20 @@ class ShardReader:
             return self._past_checksum(path, name, dataset, first, stop)
 
     def _past_checksum(self, path: str, name: str, dataset: h5py.Dataset, first: int, stop: int) -> Array:
-        """Rows whose last chunk does not fit its checksum.
+        """Return rows whose last chunk does not match its checksum.
 
-        A writer that is killed while it writes a chunk again, longer by new rows, leaves the committed rows
-        and the checksum of the write before, which had zeros behind them. Rows that do not fit that are
-        damaged: raises OSError."""
+        The last chunk is rewritten when rows are added to it. A writer that is killed in between leaves the
+        committed rows with the checksum of the previous write, when these rows were followed by zeros.
+
+        Raises:
+            OSError: If the committed rows do not match that checksum either: they are damaged.
+        """
         start = (stop - 1) // dataset.chunks[0] * dataset.chunks[0]
         chunk = dataset.id.read_direct_chunk((start, *(0,) * (dataset.ndim - 1)))[1]
         data, checksum = chunk[:-CHECKSUM_BYTES], chunk[-CHECKSUM_BYTES:]
         committed = len(data) // dataset.chunks[0] * (stop - start)
         if not fletcher32_fits(data[:committed] + bytes(len(data) - committed), checksum):
-            raise OSError(f"{path}/{name}: rows {start} to {stop - 1} do not fit their checksum")
+            raise OSError(f"{path}/{name}: rows {start} to {stop - 1} do not match their checksum")
         self.torn.add(f"{path}/{name}")
         rows = np.frombuffer(data, dataset.dtype).reshape(dataset.chunks)
         return np.concatenate(
@@ -249,7 +274,7 @@ class ShardReader:
         )
 
     def _whole_chunks(self, path: str, dataset: h5py.Dataset, first: int, stop: int) -> Array:
-        """Rows of the chunks that are whole, zeros for the others, which are noted."""
+        """Return the rows of good chunks, and zeros for bad ones, which are recorded."""
         rows = np.zeros((stop - first, *dataset.shape[1:]), dataset.dtype)
         total = self._committed() if self.layout[path].rows == "segment" else min(self._lengths("step"))
         bad = self._bad.setdefault(path, np.zeros(total, np.bool_))
@@ -258,7 +283,7 @@ class ShardReader:
             low, high = max(start, first), min(start + chunk, stop)
             try:
                 stored = dataset.id.get_chunk_info_by_coord((start, *(0,) * (dataset.ndim - 1))).byte_offset
-                if stored is None:  # HDF5 would give zeros
+                if stored is None:  # HDF5 would return zeros
                     bad[low:high] = True
                 else:
                     rows[low - first : high - first] = dataset[low:high]
@@ -267,14 +292,17 @@ class ShardReader:
         return rows
 
     def _origin(self, name: str, count: int) -> Array:
-        """A column of ORIGIN of a file that has none: from its root attributes, else -1 (the rollout) or
-        0."""
+        """Return a column of ORIGIN that the file lacks.
+
+        It comes from the root attributes. Without an attribute it is -1 for the rollout and 0 for the other
+        columns.
+        """
         attribute = {"rank": "rank", "start_number": "start"}.get(name)
         value = self.attributes.get(attribute, 0) if attribute is not None else -1 if name == "rollout" else 0
         return np.full(count, value if isinstance(value, int) else 0, self.layout[INDEX].columns[name].dtype)
 
     def row_keys(self, first: int, count: int) -> dict[str, Array]:
-        """The columns of ROW_KEYS of `count` rows under /steps from row `first` on."""
+        """Return the columns ROW_KEYS for `count` rows under /steps, from row `first` on."""
         rows = np.arange(first, first + count)
         segment = np.searchsorted(self.index["start"], rows, side="right") - 1
         keys = {name: self.index[name][segment] for name in ROW_KEYS if name != "episode_step"}
@@ -283,20 +311,30 @@ class ShardReader:
 
 
 def _stored_plainly(dataset: h5py.Dataset) -> bool:
-    """Whether its chunks are the rows themselves with a checksum behind them."""
+    """Return whether each chunk consists of its rows and a checksum after them."""
     return bool(dataset.fletcher32) and dataset.id.get_create_plist().get_nfilters() == 1
 
 
 def check_shard(path: str | os.PathLike[str]) -> None:
-    """Structure only: every dataset is there, of one length, all chunks stored, the index fits. Raises
-    FormatError."""
+    """Check the structure of a shard, without reading its rows.
+
+    All datasets and chunks must exist, lengths must agree, and the index must match the rows.
+
+    Raises:
+        FormatError: If the structure is damaged.
+    """
     with ShardReader(path):
         pass
 
 
 def verify_shard(path: str | os.PathLike[str]) -> None:
-    """Structure, and reads every chunk against its checksum (Fletcher32), in bounded memory. Raises
-    FormatError."""
+    """Check the structure of a shard, and every chunk against its Fletcher32 checksum.
+
+    The rows are read in bounded memory.
+
+    Raises:
+        FormatError: If the shard is damaged.
+    """
     with ShardReader(path) as shard:
         for group in shard.layout:
             for _ in shard.slabs(group):

@@ -1,8 +1,8 @@
-"""Trajectories on disk: an actor appends rollouts, a background thread writes shards.
+"""Writing of trajectories: an actor appends rollouts, and a background thread writes them to shards.
 
-The actor role calls `append` on its hot path: it copies the rollout's arrays and returns; all HDF5 work, the
-cut into segments and every error stay in the thread. When the disk is too slow rollouts are dropped and
-counted; memory is bounded. Knows no environment and no network.
+`append` is on the hot path of the actor: it copies the arrays of the rollout and returns. The thread cuts
+segments, does all HDF5 work and handles every error. If the disk is too slow, rollouts are dropped and
+counted, so memory is bounded.
 """
 
 from __future__ import annotations
@@ -32,20 +32,24 @@ from hpcmarl.io.trajectories.shard import ShardFile, filter_options
 from hpcmarl.types import Array, EnvironmentSpec, PolicyRollout, Rollout
 
 LOGGER = logging.getLogger(__name__)
-QUEUE_BYTES = 64 << 20  # what may wait for the disk
-WAKE_BYTES = 1 << 20  # the thread is woken early when so much waits
+QUEUE_BYTES = 64 << 20  # rollouts that may wait for the disk
+WAKE_BYTES = 1 << 20  # the thread is woken early if so many bytes wait
 WAKE_SECONDS = 0.25
 RETRY_SECONDS = 30.0  # after an error of the disk
-# a killed process loses at most what it recorded in so many seconds, once its open shard is salvaged
+# After salvage of its open shard, a killed process has lost at most the steps of so many seconds.
 FLUSH_SECONDS = 10.0
 FLUSHES_PER_SHARD = 6  # at least
-MANY_ACTORS = 128  # more of them make no more files a day: file systems of clusters bound the number of files
-GOLDEN = 0.6180339887498949  # its multiples are spread evenly over the parts of an interval
+# With more actors than this the number of files a day stays the same: file systems of clusters limit it.
+MANY_ACTORS = 128
+GOLDEN = 0.6180339887498949  # fractional parts of its multiples are spread evenly
 _SHARD = re.compile(r"shard-(\d+)\.h5")
 
 
 def copy_rollout(rollout: Rollout) -> Rollout:
-    """A copy that shares no array with the caller (memory, which is not stored, is left out)."""
+    """Return a copy of a rollout that shares no array with it.
+
+    Memory is left out, because it is not stored.
+    """
     policies = {
         name: PolicyRollout(
             policy.obs.copy(),
@@ -77,7 +81,7 @@ def copy_rollout(rollout: Rollout) -> Rollout:
 
 
 def rollout_bytes(rollout: Rollout) -> int:
-    """About what a rollout occupies, in bytes."""
+    """Return the approximate size of a rollout in bytes."""
     size = 0 if rollout.state is None else rollout.state.nbytes
     for policy in rollout.policies.values():
         size += policy.obs.nbytes + policy.action.nbytes + 4 * policy.reward.nbytes
@@ -86,22 +90,35 @@ def rollout_bytes(rollout: Rollout) -> int:
 
 
 def shard_seconds(config: TrajectoriesConfig, ranks: int) -> float:
-    """Seconds after which a shard closes that has not reached its size: trajectories.shard_seconds, longer
-    for more than MANY_ACTORS."""
+    """Return the seconds after which a shard is closed that has not reached its size.
+
+    This is trajectories.shard_seconds, and proportionally longer for more than MANY_ACTORS actors.
+
+    Args:
+        config: Section trajectories.
+        ranks: Number of ranks that write shards.
+    """
     return config.shard_seconds * max(1.0, ranks / MANY_ACTORS)
 
 
 def files_a_day(config: TrajectoriesConfig, ranks: int) -> float:
-    """Shards that `ranks` actors close in a day because of their age, all together."""
+    """Return the number of shards that `ranks` actors together close in a day because of their age."""
     return ranks * 86400.0 / shard_seconds(config, ranks)
 
 
 def shard_rows(
     rollout: Rollout, first_row: int, origin: Mapping[str, int]
 ) -> tuple[dict[str, dict[str, Array]], int]:
-    """A rollout as rows of a shard: group -> column -> array, and the number of segments.
+    """Convert a rollout to rows of a shard.
 
-    first_row: rows before it in the shard; origin: the columns of layout.ORIGIN."""
+    Args:
+        rollout: The rollout.
+        first_row: Rows that the shard already has.
+        origin: Values of the columns of layout.ORIGIN.
+
+    Returns:
+        Group -> column -> array, and the number of segments.
+    """
     segments = cut_segments(rollout)
     steps = rollout.steps
     rows: dict[str, dict[str, Array]] = {}
@@ -131,24 +148,22 @@ def shard_rows(
         rows[f"final/{ENVIRONMENT}"] = {"state": segments.final_state}
     rows[f"steps/{ENVIRONMENT}"] = environment
     count = len(segments.index["start"])
-    whence = {name: np.full(count, origin[name]) for name in ORIGIN}
-    rows[INDEX] = {**segments.index, "start": segments.index["start"] + first_row, **whence}
+    origins = {name: np.full(count, origin[name]) for name in ORIGIN}
+    rows[INDEX] = {**segments.index, "start": segments.index["start"] + first_row, **origins}
     return rows, count
 
 
 class TrajectoryWriter:
-    """Writes one rank's rollouts to `directory`/rank-NNNN/shard-NNNNNN.h5, continuing the numbers that are
-    there.
+    """Writes the rollouts of one rank to `directory`/rank-NNNN/shard-NNNNNN.h5.
 
-    Every rollout that is appended has a number, also where it is dropped: with the rank and the start of the
-    run it identifies the segments that are cut from it. What a killed writer of this rank has left open is
-    recovered first, in the background.
+    New shards continue the numbers of existing ones. Every appended rollout gets a number, even if it is
+    dropped. With the rank and the start of the run, the number identifies the segments of the rollout. Shards
+    that a killed writer of this rank left open are recovered first, in the background.
 
     Attributes:
-        error: the text of the StorageError that stopped the writing; training goes on. None where there is
-            none.
-        rollouts: the number of the next rollout; set it before the first one where another process has used
-            some.
+        error: Text of the error that interrupts the writing; None while writing works. Training continues.
+        rollouts: Number of the next rollout. Set it before the first rollout if another process has used some
+            numbers.
     """
 
     def __init__(
@@ -163,22 +178,22 @@ class TrajectoryWriter:
         attributes: Mapping[str, Any],
         ranks: int = 1,
     ) -> None:
-        """Open the directory; nothing is written before the first rollout.
+        """Open the directory. No shard is written before the first rollout.
 
         Args:
-            directory: the run's trajectories/.
-            spec: of the environment.
-            config: section trajectories.
-            rank: this rank.
-            role: what it is.
-            host: where it is.
-            attributes: for the root of every shard: config as YAML text, seeds, run, start, ….
-            ranks: that write shards at the same time.
+            directory: trajectories/ of the run.
+            spec: Specification of the environment.
+            config: Section trajectories.
+            rank: This rank.
+            role: Role of this rank.
+            host: Host of this rank.
+            attributes: Root attributes of every shard: config as YAML text, seeds, run, start and others.
+            ranks: Number of ranks that write shards at the same time.
 
         Raises:
-            MissingPackageError: a compression that is not installed.
-            ConfigError: a policy's name that the layout needs.
-            StorageError: the directory cannot be made.
+            MissingPackageError: If the compression needs a package that is not installed.
+            ConfigError: If a policy has a name that the layout reserves.
+            StorageError: If the directory cannot be created.
         """
         self.directory, self.config = Path(directory) / f"rank-{rank:04d}", config
         self.error: str | None = None
@@ -193,7 +208,7 @@ class TrajectoryWriter:
         }
         self._origin = {"rank": rank, "run": 0, "start_number": int(attributes.get("start", 0))}
         self._lifetime = shard_seconds(config, ranks)
-        # so that ranks do not close all at once
+        # Different first lifetimes keep ranks from closing their shards all at once.
         self._first_lifetime = self._lifetime * (0.5 + 0.5 * (rank * GOLDEN % 1.0))
         filter_options(config.compression)
         try:
@@ -210,11 +225,12 @@ class TrajectoryWriter:
         self.rollouts = 0
         self._seen = self._dropped = self._lost = self._steps = self._shards = 0
         self._bytes = self._closed_bytes
-        self._put = self._taken = 0  # bytes; like _dropped and _lost, each is written by one thread alone
+        # Bytes. Like _dropped and _lost, each counter is written by one thread only.
+        self._put = self._taken = 0
         self._queue: deque[tuple[Rollout, int, int]] = deque()
         self._stopped = self._closing = False
         self._retry_at: float | None = None
-        # open shards that a kill or an error ended: to be salvaged
+        # Shards left open by a kill or an error, which are to be salvaged.
         self._left = [file for file, _ in existing if file.name.endswith(PARTIAL)]
         self._check_budget()
         self._wake = threading.Event()
@@ -223,8 +239,11 @@ class TrajectoryWriter:
         close_at_exit(self)
 
     def append(self, rollout: Rollout) -> None:
-        """Takes a copy of the rollout; never waits for the disk. Raises StorageError after an error where
-        trajectories.on_error says stop."""
+        """Queue a copy of the rollout; never wait for the disk.
+
+        Raises:
+            StorageError: If writing failed earlier and trajectories.on_error is stop.
+        """
         if self.error is not None and self.config.on_error == "stop":
             raise StorageError(self.error)
         number, self.rollouts = self.rollouts, self.rollouts + 1
@@ -243,8 +262,10 @@ class TrajectoryWriter:
 
     @property
     def statistics(self) -> dict[str, int]:
-        """bytes on disk, environment steps and shards written (the open one counts for steps), rollouts
-        dropped."""
+        """Bytes on disk, environment steps, shards written, and rollouts dropped.
+
+        Steps include those of the open shard.
+        """
         return {
             "bytes": self._bytes,
             "steps": self._steps,
@@ -253,12 +274,12 @@ class TrajectoryWriter:
         }
 
     def check(self) -> None:
-        """Raises StorageError if writing had to stop because of an error."""
+        """Raise StorageError if an error has stopped the writing."""
         if self.error is not None:
             raise StorageError(self.error)
 
     def close(self) -> None:
-        """Writes what waits, closes the shard and ends the thread. Ask `error` afterwards."""
+        """Write all queued rollouts, close the shard and end the thread. Check `error` afterwards."""
         self._closing = True
         self._wake.set()
         self._thread.join()
@@ -278,11 +299,10 @@ class TrajectoryWriter:
                 self._try_again(closing)
                 while self._queue:
                     self._take(*self._queue.popleft())
-                    self._tend(False)  # also while there is always more: flushes and shards keep their time
+                    self._tend(False)  # keeps flushes and shards on time even if the queue never empties
                 self._tend(closing)
-            except (
-                Exception
-            ) as error:  # the thread must survive to count what is dropped; the caller reads self.error
+            except Exception as error:
+                # The thread must survive to count dropped rollouts. The caller reads self.error.
                 self._fail(error)
             if closing:
                 return
@@ -305,7 +325,7 @@ class TrajectoryWriter:
         steps = rollout.steps * rollout.count
         self._shard.append(rows, steps, segments)
         if self._shard.segments == segments:
-            # lays out all of the file's parts before its rows: what is cut off at the end costs rows alone
+            # Write all other parts of the file before its rows, so that a truncated file loses rows only.
             self._shard.flush()
         self._steps += steps
         size = self._shard.size
@@ -315,8 +335,10 @@ class TrajectoryWriter:
             self._close_shard()
 
     def _new_shard(self) -> ShardFile:
-        """Open the next shard. A listing of the directory may be old on a network file system, so that a
-        number may be taken."""
+        """Open the next shard.
+
+        On a network file system a listing of the directory may be outdated, so numbers may be taken.
+        """
         attributes = root_attributes(TRAJECTORIES, self._attributes)
         while True:
             path = self.directory / f"shard-{self._number:06d}.h5"
@@ -354,48 +376,54 @@ class TrajectoryWriter:
         self._bytes, self._shards, self._shard = self._closed_bytes, self._shards + 1, None
 
     def _fail(self, error: Exception) -> None:
-        """The open shard is given up; rollouts are dropped and counted until the next attempt."""
+        """Abandon the open shard. Rollouts are dropped and counted until the next attempt."""
         self._stopped = True
         self._retry_at = (
             time.monotonic() + RETRY_SECONDS if isinstance(error, (OSError, HpcmarlError)) else None
         )
-        known = (
+        text = (
             str(error)
             if isinstance(error, HpcmarlError)
             else str(storage_error(self.directory, "write trajectories", error))
         )
         if self.error is None:
             then = (
-                f"tried again every {RETRY_SECONDS:g} s"
+                f"writing is tried again every {RETRY_SECONDS:g} s"
                 if self._retry_at is not None
                 else "no more trajectories are written"
             )
-            LOGGER.error("%s; rollouts are dropped, earlier shards are whole; %s", known, then)
-        self.error = known
+            LOGGER.error("%s; rollouts are dropped, earlier shards are complete; %s", text, then)
+        self.error = text
         if self._shard is not None:
             shard, self._shard = self._shard, None
             self._left.append(shard.partial)
             shard.abandon()
 
     def _try_again(self, closing: bool) -> None:
-        """After a while, and at the end, what an error interrupted: the directory, the shards that were open,
-        then new ones."""
+        """Resume after an error of the disk.
+
+        Create the directories, salvage the open shards, then allow new ones. This happens after
+        RETRY_SECONDS, or at once when the writer closes.
+        """
         if self._retry_at is None or (time.monotonic() < self._retry_at and not closing):
             return
         self._retry_at = None
         for place in (self.directory.parent, self.directory):
-            place.mkdir(exist_ok=True)  # no further up: a run directory that is gone may be a disk that is
+            # Do not create the run directory: if it is missing, its disk may be unmounted.
+            place.mkdir(exist_ok=True)
         self._salvage_left()
         if not closing:
             self._stopped = False
 
     def _salvage_left(self) -> None:
-        """Make shards of those that were left open; one whose writer lives, or that cannot be recovered,
-        stays as it is."""
-        found = [salvage_file(partial, remove=True) for partial in self._left if partial.exists()]
-        for item in found:
+        """Recover the shards that were left open.
+
+        A shard stays as it is if its writer is running or it cannot be recovered.
+        """
+        results = [salvage_file(partial, remove=True) for partial in self._left if partial.exists()]
+        for item in results:
             LOGGER.info("%s: %s, %d steps %s", item.path, item.status, item.steps, item.note)
-        self._left = [Path(item.path) for item in found if item.status == "failed"]
+        self._left = [Path(item.path) for item in results if item.status == "failed"]
         self._bytes = self._closed_bytes = sum(
             file.stat().st_size for file in self.directory.iterdir() if _SHARD.match(file.name)
         )

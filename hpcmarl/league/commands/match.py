@@ -19,6 +19,7 @@ from hpcmarl.errors import ConfigError, UsageError
 from hpcmarl.league.commands.reader import LeagueRun, read_league
 from hpcmarl.league.runtime.matches import Matches
 from hpcmarl.league.runtime.opponents import Player
+from hpcmarl.league.runtime.payloads import MatchTask
 from hpcmarl.maths.ratings import wilson_interval
 from hpcmarl.roles.evaluator import random_actions
 from hpcmarl.types import (
@@ -99,7 +100,8 @@ class SearchPlayer:
 @dataclass(frozen=True)
 class Entrant:
     """given: the name as told; name: of the snapshot or rule; side: what it plays, None: any. make(side,
-    seed): the player, where it is none of this league's own snapshots."""
+    seed): the player, where it is none of this league's own snapshots.
+    """
 
     given: str
     name: str
@@ -110,7 +112,8 @@ class Entrant:
 @dataclass(frozen=True)
 class Met:
     """A match that was played. side: the row's; episodes: as the row saw them; winners: whether somebody wins
-    (league.score: win)."""
+    (league.score: win).
+    """
 
     row: str
     column: str
@@ -172,7 +175,8 @@ def play_match(
 
     row, column, side, episodes, greedy, seed, score (mean, of the row) with score_low, score_high (Wilson, 95
     %), wins, draws, losses (None with league.score: return, where nobody wins), row_return_mean,
-    column_return_mean and their standard deviations, length_mean. Raises as `meet`."""
+    column_return_mean and their standard deviations, length_mean. Raises as `meet`.
+    """
     return meet(league, first, second, episodes, greedy, seed).figures()
 
 
@@ -187,7 +191,8 @@ def meet(
     """The same with every episode.
 
     Raises UsageError for names that are none, ConfigError for players that cannot meet, FormatError for files
-    that do not verify."""
+    that do not verify.
+    """
     assert league.config.league is not None
     given = {"episodes": episodes, "greedy": greedy}
     evaluation = league.config.league.evaluation.model_copy(
@@ -206,7 +211,7 @@ def meet(
             _check(league, entrant.name, plays)
     matches = Matches(config, league.spec, league.game, league.pool, seed, rules)
     try:
-        matches.begin({"row": row.name, "column": column.name, "side": side, "seed": seed})
+        matches.begin(MatchTask(row.name, column.name, side, seed))
         while matches.step() is None:
             pass
         assert matches.match is not None
@@ -218,8 +223,9 @@ def meet(
 
 def enter(league: LeagueRun, name: str) -> Entrant:
     """A snapshot or member of this league, NAME@RUN of another one, random, or search:DEPTH. Raises as
-    `meet`."""
-    known = name in league.book.numbers or name in league.game.members
+    `meet`.
+    """
+    known = name in league.state.numbers or name in league.game.members
     if not known and (name == RANDOM or name.startswith(SEARCH)):
         return Entrant(name, name, None, lambda side, seed: _rule(league, name, side, seed))
     label, of, run = name.partition(OF)

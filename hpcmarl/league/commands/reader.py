@@ -23,7 +23,7 @@ from hpcmarl.league.core.snapshots import Snapshot
 from hpcmarl.league.core.state import LeagueState
 from hpcmarl.league.runtime.opponent_env import side_of
 from hpcmarl.league.runtime.sides import GameSides, game_of
-from hpcmarl.league.runtime.startup import read_book
+from hpcmarl.league.runtime.startup import read_league_state
 from hpcmarl.roles.origin import check_environments_of
 from hpcmarl.types import EnvironmentSpec, FloatArray
 
@@ -37,7 +37,7 @@ class LeagueRun:
     config: Config
     spec: EnvironmentSpec
     game: GameSides
-    book: LeagueState
+    state: LeagueState
     pool: Pool
 
     def algorithm(self, side: str) -> Model:
@@ -46,13 +46,14 @@ class LeagueRun:
 
     def snapshot(self, name: str, others: tuple[str, ...] = ()) -> Snapshot:
         """A snapshot by its name, or a member's newest one whose file verifies by the member's. Raises
-        UsageError for other names; `others` are names that would have done, too."""
-        book = self.book
-        if name in book.numbers:
-            return book.snapshots[book.numbers[name]]
-        for member in book.members:
+        UsageError for other names; `others` are names that would have done, too.
+        """
+        league_state = self.state
+        if name in league_state.numbers:
+            return league_state.snapshots[league_state.numbers[name]]
+        for member in league_state.members:
             if member.name == name:
-                found = book.newest(member)
+                found = league_state.newest(member)
                 if found is None:
                     raise UsageError(
                         f"{name}: this member has no snapshot that verifies in {self.pool.directory}; name "
@@ -64,8 +65,8 @@ class LeagueRun:
         )
 
     def _nearest(self, name: str, others: tuple[str, ...]) -> str:
-        members = [member.name for member in self.book.members]
-        near = difflib.get_close_matches(name, [*members, *self.book.numbers, *others], n=3, cutoff=0.5)
+        members = [member.name for member in self.state.members]
+        near = difflib.get_close_matches(name, [*members, *self.state.numbers, *others], n=3, cutoff=0.5)
         return (
             f"nearest: {', '.join(near)}"
             if near
@@ -75,7 +76,8 @@ class LeagueRun:
 
 def describe_networks(league: LeagueRun, snapshot: Snapshot) -> tuple[dict[str, FloatArray], dict[str, Any]]:
     """A snapshot's parameters by name, and what makes policies of them, as plain values (docs/league.md).
-    Raises FormatError."""
+    Raises FormatError.
+    """
     algorithm = league.algorithm(snapshot.side)
     algorithm.load_parameters(league.pool.parameters(snapshot.name, algorithm.size))
     networks, meanings = algorithm.networks(), algorithm.meanings()
@@ -90,7 +92,7 @@ def describe_networks(league: LeagueRun, snapshot: Snapshot) -> tuple[dict[str, 
             "has_mask": policy.has_mask,
             "stages": networks[policy.name],
             "last_action_one_hot": bool(algorithm.acting_extras(policy.name)["last action"]),
-            "agent_one_hot": bool(getattr(league.config.algo, "agent_id", False)),
+            "agent_one_hot": league.config.algo.appends_agent_id,
             "outputs": meanings[policy.name],
         }
         for policy in algorithm.spec.policies
@@ -98,7 +100,7 @@ def describe_networks(league: LeagueRun, snapshot: Snapshot) -> tuple[dict[str, 
     env = league.config.env
     facts: dict[str, Any] = {
         "snapshot": snapshot.name,
-        "member": league.book.members[snapshot.member].name,
+        "member": league.state.members[snapshot.member].name,
         "side": snapshot.side,
     }
     facts |= {"updates": snapshot.updates, "env_steps": snapshot.env_steps}
@@ -111,7 +113,8 @@ def read_league(path: str) -> LeagueRun:
     has it.
 
     Raises ConfigError where there is no such path or it holds no league, FormatError where no checkpoint
-    verifies."""
+    verifies.
+    """
     if not Path(path).exists():
         raise ConfigError(
             f"{path}: no such file or directory; allowed: a league's run directory or a checkpoint file in it"
@@ -137,4 +140,6 @@ def read_league(path: str) -> LeagueRun:
     game = game_of(config, spec)
     directory = found.resolve().parent.parent
     pool = Pool(directory / "pool", config.league.pool_memory, untouched=True)
-    return LeagueRun(Path(path), found, config, spec, game, read_book(config, game, state, found), pool)
+    return LeagueRun(
+        Path(path), found, config, spec, game, read_league_state(config, game, state, found), pool
+    )

@@ -20,7 +20,8 @@ from hpcmarl.league.core.summary import known_cells, rating_rows
 
 class Tournament:
     """pairs: of the entrants' numbers, those whose sides meet. Give each to `play`, then ask for the
-    `result`."""
+    `result`.
+    """
 
     def __init__(
         self,
@@ -31,7 +32,8 @@ class Tournament:
         seed: int | None,
     ) -> None:
         """Settings as in `play_match`. Raises as `enter`, and UsageError for fewer than two entrants or one
-        that comes twice."""
+        that comes twice.
+        """
         self.league, self.settings = league, (episodes, greedy, seed)
         self.entrants = [enter(league, name) for name in names]
         self.names = [entrant.name for entrant in self.entrants]
@@ -73,7 +75,8 @@ class Tournament:
     def result(self) -> Result:
         """env, episodes, greedy, seed; entrants, a list: entrant, side, mean_score (all that it met weigh the
         same), games, rating_elo with rating_elo_low and rating_elo_high (95 %; None in a cooperative game);
-        score, mean_return, games: matrices of rows against columns, None where they did not meet."""
+        score, mean_return, games: matrices of rows against columns, None where they did not meet.
+        """
         league = self.league.config.league
         assert league is not None
         met = self.games > 0

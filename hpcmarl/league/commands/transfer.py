@@ -1,5 +1,6 @@
 """`hpcmarl league transfer`: a league's snapshot made to fit a configuration with other observations,
-checked, as a file that members can start from."""
+checked, as a file that members can start from.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +28,8 @@ def carry(league: LeagueRun, name: str, config: Config, features: Sequence[str],
 
     features: POLICY=LIST each, see `parse_features`. Returns snapshot, side, file, parameters, difference
     (see surgery.Transferred), carried, widened, begun (names). Raises UsageError and ConfigError for what
-    does not fit, StorageError, FormatError."""
+    does not fit, StorageError, FormatError.
+    """
     if out.exists():
         raise UsageError(f"--out {out}: exists; name another file")
     if config.league is None:
@@ -73,7 +75,8 @@ def carry(league: LeagueRun, name: str, config: Config, features: Sequence[str],
 
 def parse_features(given: Sequence[str]) -> dict[str, list[int]]:
     """player=0-9,new*2,12 -> {"player": [0, …, 9, NEW, NEW, 12]}: what each feature of the new observation
-    was. Raises UsageError."""
+    was. Raises UsageError.
+    """
     found: dict[str, list[int]] = {}
     for text in given:
         policy, equals, rest = text.partition("=")

@@ -35,7 +35,8 @@ class MemberKind(Matchmaker):
 
     def may_freeze(self, view: View, updates: int) -> bool:
         """Whether the member becomes a snapshot now, so many updates after the last one (or after its
-        beginning)."""
+        beginning).
+        """
         if updates < self.freeze.least_updates:
             return False
         scores = view.live_score[self.measured_against(view)]
@@ -89,7 +90,8 @@ class Main(MemberKind):
 
     def _verification(self, view: View, main: int) -> Array | None:
         """Shares [C] of exploiters that beat the member, else of forgotten snapshots of the main; None where
-        there are neither."""
+        there are neither.
+        """
         exploiters = _of_kind(view, "main_exploiter")
         if exploiters.any() and view.live_score[exploiters].min() < self.config.exploited:
             return _shares(pfsp_weights(view.live_score, "hard", self.config.power), exploiters)
@@ -103,7 +105,8 @@ class Main(MemberKind):
 
 class MainExploiter(MemberKind):
     """The newest of each main where it wins more than 10 %, else PFSP var through that main's past. By
-    default reset at each snapshot."""
+    default reset at each snapshot.
+    """
 
     summary = "main exploiter: looks for what beats the present mains"
 
@@ -150,7 +153,8 @@ def _of_kind(view: View, kind: str) -> BoolArray:
 
 def _mains(view: View, *, with_itself: bool) -> list[int]:
     """The mains that have a snapshot among the candidates; a main that asks is one of them where it may play
-    itself, even without one."""
+    itself, even without one.
+    """
     found = set(np.unique(view.owners[_of_kind(view, "main")]).tolist())
     if with_itself and view.self_play:
         found.add(view.member)
@@ -158,7 +162,7 @@ def _mains(view: View, *, with_itself: bool) -> list[int]:
 
 
 def _shares(weights: Array, chosen: BoolArray | None = None) -> Array:
-    """weights [C] >= 0 of the chosen ones, together 1; alike where they vanish."""
+    """Weights [C] >= 0 of the chosen ones, together 1; alike where they vanish."""
     kept = weights if chosen is None else np.where(chosen, weights, 0.0)
     total = float(kept.sum())
     if total > 1e-10:
@@ -168,7 +172,8 @@ def _shares(weights: Array, chosen: BoolArray | None = None) -> Array:
 
 def _meeting(view: View, main: int, too_strong: float) -> Array:
     """Shares [C]: all to the newest snapshot of `main`, or PFSP var over all of its snapshots where the score
-    against the newest is too low."""
+    against the newest is too low.
+    """
     theirs = view.owners == main
     newest = int(np.flatnonzero(theirs)[-1])
     if view.live_score[newest] > too_strong:

@@ -59,7 +59,8 @@ class View:
 @dataclass(frozen=True)
 class Mixture:
     """A distribution: SELF with probability self_share, snapshots[i] with probability weights[i]; together
-    1."""
+    1.
+    """
 
     snapshots: IntArray
     weights: Array
@@ -110,7 +111,8 @@ def make_mixture(view: View, weights: Array, self_share: float) -> Mixture:
 
 def pfsp_weights(score: Array, weighting: str, power: float = 2.0) -> Array:
     """PFSP's weights [C] of opponents against which the mean score is x [C]: AlphaStar's f_hard, f_var and
-    those of its pseudocode."""
+    those of its pseudocode.
+    """
     lost = np.clip(1.0 - score, 0.0, 1.0)  # sums of decayed games may leave [0, 1] in the last digit
     if weighting == "hard":
         return lost**power
@@ -121,7 +123,8 @@ def pfsp_weights(score: Array, weighting: str, power: float = 2.0) -> Array:
 
 class Matchmaker(ABC):
     """One member's rule. `mixture` depends on the view and on the state alone; it is cheap enough to be asked
-    for at every change."""
+    for at every change.
+    """
 
     summary: ClassVar[str] = ""
 
@@ -156,7 +159,8 @@ class Latest(Matchmaker):
 
 class Uniform(Matchmaker):
     """Fictitious self-play (Heinrich, Lanctot and Silver 2015): a best response to the average of the
-    past."""
+    past.
+    """
 
     summary = "fictitious self-play: all of the past alike"
 
@@ -169,7 +173,8 @@ class Uniform(Matchmaker):
 
 class Pfsp(Matchmaker):
     """Prioritised fictitious self-play (AlphaStar): P(B) in proportion to f(P[A beats B]), by the live
-    scores."""
+    scores.
+    """
 
     summary = "prioritised fictitious self-play: those that are hard, or near the member's own level"
 
@@ -203,7 +208,8 @@ class Partners(Matchmaker):
 
 class Fixed(Matchmaker):
     """A best response to given policies: the newest snapshot of each of some members, and nobody else,
-    whatever comes into the pool."""
+    whatever comes into the pool.
+    """
 
     summary = "always the same members: the newest snapshot of each of them"
 
@@ -212,7 +218,8 @@ class Fixed(Matchmaker):
 
     def mixture(self, view: View) -> Mixture:
         """Raises HpcmarlError where none of them has a snapshot: playing against itself instead would be
-        another experiment."""
+        another experiment.
+        """
         newest = {owner: place for place, owner in enumerate(view.owners.tolist())}
         chosen = np.zeros(len(view.candidates))
         chosen[[place for owner, place in newest.items() if self._is_met(owner, view)]] = 1.0

@@ -66,7 +66,8 @@ class Payoff:
         itself has the mean of both seats.
 
         Raises ValueError for numbers outside the pool, no games, a score outside [0, games] or sums that are
-        not finite."""
+        not finite.
+        """
         sums = (row_return_sum, row_return_square_sum, column_return_sum, column_return_square_sum)
         if not (0 <= row < self.size and 0 <= column < self.size and np.all(np.isfinite(sums))):
             raise ValueError(f"snapshots {row} and {column} of {self.size}, sums of returns {sums}")
@@ -91,7 +92,8 @@ class Payoff:
 
     def games(self, rows: Numbers = None, columns: Numbers = None) -> Array:
         """Games of each pair [R, C] int32 (a view where no rows and columns are given: not to be written
-        to)."""
+        to).
+        """
         return self._cells("games", rows, columns)
 
     def score(self, rows: Numbers = None, columns: Numbers = None) -> Array:
@@ -100,7 +102,8 @@ class Payoff:
 
     def mean_score(self, rows: Numbers = None, columns: Numbers = None, *, prior_games: float = 0.0) -> Array:
         """Mean score of the rows [R, C] with so many drawn games added to each pair; 0.5 where there are no
-        games at all."""
+        games at all.
+        """
         return mean_scores(self.games(rows, columns), self.score(rows, columns), prior_games)
 
     def score_error(
@@ -110,7 +113,8 @@ class Payoff:
         prior_games / 2).
 
         An upper bound where games are drawn or scores lie between 0 and 1. Raises ValueError without a
-        prior."""
+        prior.
+        """
         return score_errors(self.games(rows, columns), self.score(rows, columns), prior_games)
 
     def mean_return(self, rows: Numbers = None, columns: Numbers = None) -> Array:
@@ -123,7 +127,8 @@ class Payoff:
 
     def return_error(self, rows: Numbers = None, columns: Numbers = None) -> Array:
         """Standard error of that mean [R, C], from the sample's variance; infinite with fewer than two
-        games."""
+        games.
+        """
         games = self.games(rows, columns)
         known = games > 1
         count = np.where(known, games, 2)
@@ -151,7 +156,8 @@ class Payoff:
 
 def checked_score(games: int, score: float) -> float:
     """The summed score of so many games, in [0, games] exactly where rounding had led past the ends.
-    ValueError for what cannot be."""
+    ValueError for what cannot be.
+    """
     slack = 1e-9 * games
     if games < 1 or not -slack <= score <= games + slack:
         raise ValueError(f"{games} games cannot have the score {score}")
@@ -169,7 +175,8 @@ def mean_scores(games: Array, score: Array, prior_games: float) -> Array:
 
 def score_errors(games: Array, score: Array, prior_games: float) -> Array:
     """sqrt(m (1 - m) / (n + 1)) for the mean m of `mean_scores` and n = games + prior: the deviation of a
-    Beta distribution."""
+    Beta distribution.
+    """
     if prior_games <= 0:
         raise ValueError(
             f"prior_games is {prior_games}; a pair without games has no interval without a prior"
@@ -196,7 +203,8 @@ class LiveRecord:
 
     def record(self, snapshot: int, games: int, score: float) -> None:
         """The member has played so many games against the snapshot. Raises ValueError for no games or a score
-        outside [0, games]."""
+        outside [0, games].
+        """
         if snapshot < 0:
             raise ValueError(
                 f"snapshot {snapshot}: numbers begin at 0, games of the member with itself are not kept"
@@ -217,7 +225,8 @@ class LiveRecord:
 
     def mean_score(self, snapshots: NDArray[Any]) -> Array:
         """Mean score against each of the snapshots [C], with `prior_games` drawn games added; 0.5 where there
-        are no games."""
+        are no games.
+        """
         return mean_scores(self.games(snapshots), self._against(self._score, snapshots), self.prior_games)
 
     def clear(self) -> None:

@@ -28,7 +28,8 @@ ALPHA_RANK_STATES = 400
 
 class Psro(Matchmaker):
     """The meta-strategy is solved for when a snapshot has come or gone, or `refresh_games` games were
-    evaluated since; a draw costs nothing."""
+    evaluated since; a draw costs nothing.
+    """
 
     summary: ClassVar[str] = "policy-space response oracles: the meta-strategy of the evaluated game"
 

@@ -48,7 +48,8 @@ class SkillRatings:
         """One game: the row won (score above one half), drew or lost. A snapshot that met itself tells
         nothing.
 
-        Raises ValueError for a snapshot that is not there or a score outside [0, 1]."""
+        Raises ValueError for a snapshot that is not there or a score outside [0, 1].
+        """
         if not (0 <= row < len(self.mean) and 0 <= column < len(self.mean) and 0 <= score <= 1):
             raise ValueError(f"snapshots {row} and {column} of {len(self.mean)}, score {score}")
         if row == column:
@@ -63,7 +64,8 @@ class SkillRatings:
 
     def record_sum(self, row: int, column: int, games: int, score: float) -> None:
         """Several games of which only the sum of the row's scores is known: wins and losses evenly mixed,
-        half a point left over is a draw."""
+        half a point left over is a draw.
+        """
         wins, drawn = divmod(round(2 * checked_score(games, score)), 2)
         decided = games - drawn
         for game in range(decided):
@@ -72,7 +74,7 @@ class SkillRatings:
             self.record(row, column, 0.5)
 
     def ordinal(self) -> Array:
-        """mean - 3 deviation [N]: what a snapshot is worth at least, the number to sort by."""
+        """Mean - 3 deviation [N]: what a snapshot is worth at least, the number to sort by."""
         return self.mean - 3.0 * self.deviation
 
     def state_dict(self) -> dict[str, Any]:

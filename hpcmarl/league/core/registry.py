@@ -60,7 +60,8 @@ def make_strategy(
     cooperative: bool = False,
 ) -> EvaluationStrategy:
     """The evaluation strategy that `config.name` asks for, over this payoff; `sides` and `cooperative` as in
-    `EvaluationStrategy`."""
+    `EvaluationStrategy`.
+    """
     constructor: Any = STRATEGIES[config.name]
     strategy: EvaluationStrategy = constructor(config, payoff, sides, cooperative=cooperative)
     return strategy

@@ -65,16 +65,19 @@ class EvaluationStrategy(ABC):
     @abstractmethod
     def _chosen(self, number: int, older: IntArray) -> IntArray:
         """With which of the snapshots that came before it, and that it may meet, the new one makes a pair.
-        [K] of older [C], in order of age."""
+        [K] of older [C], in order of age.
+        """
 
     def _value(self, games: Array, score: Array, playing: Array) -> Array:
         """Urgency [K] of pairs: games known, summed score of their rows, games being played [K]. Here: those
-        with the fewest games first."""
+        with the fewest games first.
+        """
         return -(games + playing)
 
     def add(self, number: int, side: str = "") -> None:
         """A snapshot has come; numbers rise. Raises ValueError for a number that is not in the payoff or not
-        above all before, or an unknown side."""
+        above all before, or an unknown side.
+        """
         if not len(self._side) <= number < self.payoff.size or side not in self.sides:
             raise ValueError(
                 f"snapshot {number} of side {side!r}: expected {len(self._side)} to {self.payoff.size - 1}, "
@@ -95,7 +98,8 @@ class EvaluationStrategy(ABC):
 
     def remove(self, number: int) -> None:
         """A snapshot cannot be played any more (its file is in quarantine). What it has played stays in the
-        payoff."""
+        payoff.
+        """
         if number < len(self._side):
             self._side[number] = _ABSENT
             for table, nothing in ((self._allowed, False), (self._urgency, _NEVER)):
@@ -103,7 +107,8 @@ class EvaluationStrategy(ABC):
 
     def next(self, generator: np.random.Generator) -> tuple[int, int] | None:
         """The most urgent pair; None where every pair has its games or is being played often enough to have
-        them, or where there is none."""
+        them, or where there is none.
+        """
         while True:
             if not self._ahead or self._raised > self._ahead[-1][2]:
                 self._look(generator)
@@ -170,12 +175,14 @@ class EvaluationStrategy(ABC):
 
     def state_dict(self) -> dict[str, Any]:
         """The side of each number. What is being played is not kept: whoever resumes has nothing under way,
-        and the pairs come again."""
+        and the pairs come again.
+        """
         return {"side": self._side.copy()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Into a strategy without snapshots; the payoff must have been loaded first. Pairs follow from this
-        strategy's own settings."""
+        strategy's own settings.
+        """
         for number, side in enumerate(np.asarray(state["side"]).tolist()):
             if side != _ABSENT:
                 self.add(number, self.sides[side])
@@ -192,7 +199,8 @@ class RoundRobin(EvaluationStrategy):
 
 class LatestPairs(EvaluationStrategy):
     """Each snapshot against the K that were the newest when it came: the number of pairs grows with the pool,
-    not with its square."""
+    not with its square.
+    """
 
     summary = "each new snapshot against the latest K"
 
@@ -206,7 +214,8 @@ class LatestPairs(EvaluationStrategy):
 
 class Panel(EvaluationStrategy):
     """Everybody against the same few, so that scores can be compared over time. With several sides the panel
-    needs some of each."""
+    needs some of each.
+    """
 
     summary = "everybody against a fixed panel"
 

@@ -21,7 +21,8 @@ class Snapshot:
     its file does not verify.
 
     generation: of its member, another one after a reset. met [k, 2]: the snapshots that its term met most,
-    and in how many games; what a run that was killed met after its last checkpoint is not known."""
+    and in how many games; what a run that was killed met after its last checkpoint is not known.
+    """
 
     name: str
     member: int
@@ -48,7 +49,8 @@ COLUMNS = {
 
 def columns_of(snapshots: Sequence[Snapshot], sides: Sequence[str]) -> dict[str, Any]:
     """An array [N] for each of COLUMNS; names: all of them, with spaces between; side [N]: their places in
-    `sides`; met [K, 3]: (snapshot, who was met, games)."""
+    `sides`; met [K, 3]: (snapshot, who was met, games).
+    """
     columns: dict[str, Any] = {
         name: np.array([getattr(each, name) for each in snapshots], kind) for name, kind in COLUMNS.items()
     }

@@ -31,7 +31,8 @@ class Member:
     present one, `before` holds the earlier ones.
 
     terms: snapshots frozen, the initial weights (0) not counted; against: games against each snapshot; team:
-    who trains it now."""
+    who trains it now.
+    """
 
     index: int
     name: str
@@ -82,7 +83,8 @@ PROGRESS = (
 
 class LeagueState:
     """members: name -> (settings, side); `sides`: one, or the two that meet. Numbers of snapshots are their
-    places in `snapshots`."""
+    places in `snapshots`.
+    """
 
     def __init__(
         self,
@@ -195,7 +197,8 @@ class LeagueState:
 
     def is_ready(self, member: Member) -> bool:
         """Whether its next term can begin: PSRO answers to what was evaluated, so every pair must have been
-        played once."""
+        played once.
+        """
         maker = member.config.matchmaking or self.config.matchmaking
         if member.config.kind is not None or maker.name != "psro":
             return True
@@ -226,7 +229,8 @@ class LeagueState:
 
     def wins(self, member: Member) -> bool:
         """Whether it may be frozen before its term is over: it beats all that it is measured against (its
-        kind says whom, else whom it meets)."""
+        kind says whom, else whom it meets).
+        """
         freeze = self.freezing(member)
         if freeze.winning >= 1.0 or not self.has_trained(member):
             return False
@@ -281,7 +285,8 @@ class LeagueState:
 
     def next_match(self) -> tuple[str, str] | None:
         """Two snapshots that should be played now, the row first; they count as being played until
-        `ended`."""
+        `ended`.
+        """
         pair = self.strategy.next(self.generator)
         if pair is None:
             return None
@@ -291,7 +296,8 @@ class LeagueState:
 
     def ended(self, row: str, column: str, played: list[float] | None) -> None:
         """A match is over, or lost (None). played: games, the row's score, the sums of its returns and of
-        their squares, then the column's."""
+        their squares, then the column's.
+        """
         numbers = self.numbers[row], self.numbers[column]
         if played is not None:
             self.payoff.record(*numbers, int(played[0]), *played[1:])

@@ -34,30 +34,32 @@ class UnknownError(Exception):
     """A part that cannot be had, and why; never leaves this module."""
 
 
-def summarise(book: LeagueState) -> Result:
+def summarise(league_state: LeagueState) -> Result:
     """See the module's docstring; units are in the keys or in docs/league.md."""
     reasons: dict[str, str] = {}
-    means = mean_against_all(book)
-    ratings = _part(reasons, "ratings", lambda: _ratings(book, means))
+    means = mean_against_all(league_state)
+    ratings = _part(reasons, "ratings", lambda: _ratings(league_state, means))
     mixtures = {
-        "nash": _part(reasons, "nash", lambda: _spread(book, _side_mixtures(book, nash, MOST_NASH))),
-        "alpha_rank": _part(reasons, "alpha_rank", lambda: _spread(book, _alpha_rank(book))),
+        "nash": _part(
+            reasons, "nash", lambda: _spread(league_state, _side_mixtures(league_state, nash, MOST_NASH))
+        ),
+        "alpha_rank": _part(reasons, "alpha_rank", lambda: _spread(league_state, _alpha_rank(league_state))),
     }
     return {
-        "sides": list(book.sides),
-        "cooperative": book.config.cooperative,
-        "score": book.config.score,
-        "matches": book.matches,
-        "evaluation_games": book.payoff.recorded,
-        "members": [_member(book, member, ratings, means) for member in book.members],
-        "snapshots": [_snapshot(book, number) for number in range(len(book.snapshots))],
+        "sides": list(league_state.sides),
+        "cooperative": league_state.config.cooperative,
+        "score": league_state.config.score,
+        "matches": league_state.matches,
+        "evaluation_games": league_state.payoff.recorded,
+        "members": [_member(league_state, member, ratings, means) for member in league_state.members],
+        "snapshots": [_snapshot(league_state, number) for number in range(len(league_state.snapshots))],
         "ratings": ratings,
-        "payoff": known_cells(book.payoff.games(), book.payoff.mean_score()),
-        "games": book.payoff.games().tolist(),
-        "mean_return": known_cells(book.payoff.games(), book.payoff.mean_return()),
+        "payoff": known_cells(league_state.payoff.games(), league_state.payoff.mean_score()),
+        "games": league_state.payoff.games().tolist(),
+        "mean_return": known_cells(league_state.payoff.games(), league_state.payoff.mean_return()),
         **mixtures,
-        "openskill": _part(reasons, "openskill", lambda: _openskill(book)),
-        "trained_against": {member.name: _met(book, member) for member in book.members},
+        "openskill": _part(reasons, "openskill", lambda: _openskill(league_state)),
+        "trained_against": {member.name: _met(league_state, member) for member in league_state.members},
         "reasons": reasons,
     }
 
@@ -78,12 +80,15 @@ def known_cells(games: Array, values: Array) -> list[list[float | None]]:
     ]
 
 
-def _snapshot(book: LeagueState, number: int) -> Result:
-    snapshot = book.snapshots[number]
-    met = [{"snapshot": book.snapshots[other].name, "games": games} for other, games in snapshot.met.tolist()]
+def _snapshot(league_state: LeagueState, number: int) -> Result:
+    snapshot = league_state.snapshots[number]
+    met = [
+        {"snapshot": league_state.snapshots[other].name, "games": games}
+        for other, games in snapshot.met.tolist()
+    ]
     return {
         "name": snapshot.name,
-        "member": book.members[snapshot.member].name,
+        "member": league_state.members[snapshot.member].name,
         "side": snapshot.side,
         "term": snapshot.term,
         "updates": snapshot.updates,
@@ -96,12 +101,12 @@ def _snapshot(book: LeagueState, number: int) -> Result:
 
 
 def _member(
-    book: LeagueState, member: Member, ratings: list[Result] | None, means: list[float | None]
+    league_state: LeagueState, member: Member, ratings: list[Result] | None, means: list[float | None]
 ) -> Result:
-    newest = book.newest(member)
-    number = None if newest is None else book.numbers[newest.name]
+    newest = league_state.newest(member)
+    number = None if newest is None else league_state.numbers[newest.name]
     rated = {} if ratings is None or number is None else ratings[number]
-    maker = member.config.matchmaking or book.config.matchmaking
+    maker = member.config.matchmaking or league_state.config.matchmaking
     chooses = member.config.trains and member.config.kind is None
     return {
         "name": member.name,
@@ -110,21 +115,22 @@ def _member(
         "matchmaking": maker.name if chooses else None,
         "trains": member.config.trains,
         "newest": None if newest is None else newest.name,
-        "snapshots": sum(snapshot.member == member.index for snapshot in book.snapshots),
+        "snapshots": sum(snapshot.member == member.index for snapshot in league_state.snapshots),
         "generations": member.generation,
         "updates": member.updates,
         "env_steps": member.all_env_steps,
         **{name: rated.get(name) for name in ("rating_elo", "rating_elo_low", "rating_elo_high")},
         "mean_score": None if number is None else means[number],
-        "games": 0 if number is None else int(book.payoff.games([number]).sum()),
+        "games": 0 if number is None else int(league_state.payoff.games([number]).sum()),
         "training_games": sum(member.against.values()),
     }
 
 
-def mean_against_all(book: LeagueState) -> list[float | None]:
+def mean_against_all(league_state: LeagueState) -> list[float | None]:
     """Each snapshot's mean score over those that it has met in matches (itself left out), each of them
-    weighing the same."""
-    games, score = book.payoff.games().copy(), book.payoff.mean_score()
+    weighing the same.
+    """
+    games, score = league_state.payoff.games().copy(), league_state.payoff.mean_score()
     np.fill_diagonal(games, 0)
     met = games > 0
     count = met.sum(1)
@@ -135,67 +141,76 @@ def mean_against_all(book: LeagueState) -> list[float | None]:
     ]
 
 
-def _ratings(book: LeagueState, means: list[float | None]) -> list[Result]:
+def _ratings(league_state: LeagueState, means: list[float | None]) -> list[Result]:
     """Elo of each snapshot by a Bradley-Terry fit of all games (maths/ratings.py)."""
-    if book.config.cooperative:
+    if league_state.config.cooperative:
         raise UnknownError("players of a cooperative game do not beat each other; see payoff")
-    names = [snapshot.name for snapshot in book.snapshots]
+    names = [snapshot.name for snapshot in league_state.snapshots]
     rows = [
         {"snapshot": name, **rated}
-        for name, rated in zip(names, rating_rows(book.payoff.games(), book.payoff.score()), strict=True)
+        for name, rated in zip(
+            names, rating_rows(league_state.payoff.games(), league_state.payoff.score()), strict=True
+        )
     ]
     for row, mean in zip(rows, means, strict=True):
         row["mean_score"] = mean
     return rows
 
 
-def sides_met(book: LeagueState) -> tuple[Array, Array]:
+def sides_met(league_state: LeagueState) -> tuple[Array, Array]:
     """The good snapshots of the first side, and of the side that it meets (the same ones where there is one
-    side). Rows and columns."""
-    return book.side_numbers(book.sides[0]), book.side_numbers(book.sides[-1])
+    side). Rows and columns.
+    """
+    return league_state.side_numbers(league_state.sides[0]), league_state.side_numbers(league_state.sides[-1])
 
 
-def _side_mixtures(book: LeagueState, solve: Callable[[Array], Mixtures], most: int) -> Mixtures:
-    rows, columns = sides_met(book)
-    if book.config.cooperative:
+def _side_mixtures(league_state: LeagueState, solve: Callable[[Array], Mixtures], most: int) -> Mixtures:
+    rows, columns = sides_met(league_state)
+    if league_state.config.cooperative:
         raise UnknownError("a cooperative game has no opponents to mix against")
     if not len(rows) or not len(columns):
         raise UnknownError("a side has no snapshot")
     if max(len(rows), len(columns)) > most:
         raise UnknownError(f"{max(len(rows), len(columns))} snapshots on a side; solved for up to {most}")
-    return solve(book.payoff.mean_score(rows, columns, prior_games=PRIOR_GAMES))
+    return solve(league_state.payoff.mean_score(rows, columns, prior_games=PRIOR_GAMES))
 
 
-def _alpha_rank(book: LeagueState) -> Mixtures:
-    rows, columns = sides_met(book)
-    symmetric = len(book.sides) == 1
+def _alpha_rank(league_state: LeagueState) -> Mixtures:
+    rows, columns = sides_met(league_state)
+    symmetric = len(league_state.sides) == 1
     states = len(rows) if symmetric else len(rows) * len(columns)
     if states > ALPHA_RANK_STATES:
         raise UnknownError(f"{states} states; solved for up to {ALPHA_RANK_STATES}")
-    return _side_mixtures(book, lambda payoff: alpha_rank(payoff, symmetric=symmetric), states)
+    return _side_mixtures(league_state, lambda payoff: alpha_rank(payoff, symmetric=symmetric), states)
 
 
-def _spread(book: LeagueState, mixtures: Mixtures) -> list[float]:
+def _spread(league_state: LeagueState, mixtures: Mixtures) -> list[float]:
     """One share for each snapshot; those of a side add up to 1, bad ones have none."""
-    shares = np.zeros(len(book.snapshots))
-    for numbers, mixture in zip(sides_met(book), mixtures, strict=True):
+    shares = np.zeros(len(league_state.snapshots))
+    for numbers, mixture in zip(sides_met(league_state), mixtures, strict=True):
         shares[numbers] = mixture
     return shares.tolist()
 
 
-def _openskill(book: LeagueState) -> list[Result]:
+def _openskill(league_state: LeagueState) -> list[Result]:
     """Weng and Lin's ratings, the pairs told in the order of the snapshots."""
-    if book.config.cooperative:
+    if league_state.config.cooperative:
         raise UnknownError("players of a cooperative game do not beat each other; see payoff")
-    if book.payoff.recorded > MOST_RATED_GAMES:
-        raise UnknownError(f"{book.payoff.recorded} games; told one by one for up to {MOST_RATED_GAMES}")
+    if league_state.payoff.recorded > MOST_RATED_GAMES:
+        raise UnknownError(
+            f"{league_state.payoff.recorded} games; told one by one for up to {MOST_RATED_GAMES}"
+        )
     skill = SkillRatings()
-    skill.grow(len(book.snapshots))
-    games, score = book.payoff.games(), book.payoff.score()
+    skill.grow(len(league_state.snapshots))
+    games, score = league_state.payoff.games(), league_state.payoff.score()
     for row, column in np.argwhere(np.triu(games, 1)).tolist():
         skill.record_sum(row, column, int(games[row, column]), float(score[row, column]))
     columns = zip(
-        book.snapshots, skill.mean.tolist(), skill.deviation.tolist(), skill.ordinal().tolist(), strict=True
+        league_state.snapshots,
+        skill.mean.tolist(),
+        skill.deviation.tolist(),
+        skill.ordinal().tolist(),
+        strict=True,
     )
     return [
         {"snapshot": each.name, "mean": mean, "deviation": deviation, "ordinal": ordinal}
@@ -203,20 +218,26 @@ def _openskill(book: LeagueState) -> list[Result]:
     ]
 
 
-def _met(book: LeagueState, member: Member) -> list[Result]:
+def _met(league_state: LeagueState, member: Member) -> list[Result]:
     """Whom it trained against, most games first; live_score: what it scores against them of late, with the
-    league's prior."""
+    league's prior.
+    """
     numbers = np.array(sorted(member.against, key=lambda number: (-member.against[number], number)), np.int64)
     scores = member.live.mean_score(numbers).tolist()
     return [
-        {"snapshot": book.snapshots[number].name, "games": member.against[number], "live_score": score}
+        {
+            "snapshot": league_state.snapshots[number].name,
+            "games": member.against[number],
+            "live_score": score,
+        }
         for number, score in zip(numbers.tolist(), scores, strict=True)
     ]
 
 
 def rating_rows(games: Array, score: Array) -> list[Result]:
     """Elo points with intervals of 95 % of players [N] by their games and summed scores [N, N]; None where
-    one has played nobody."""
+    one has played nobody.
+    """
     fitted = elo(games, score)
     rows = []
     for rating, error, count in zip(

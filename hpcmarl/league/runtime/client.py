@@ -1,10 +1,10 @@
-"""A rank of a league: trains what the league's server gives to its team, and plays evaluation matches
-meanwhile.
+"""The client of a league on each rank: trains members with its team, and plays evaluation matches meanwhile.
 
-FREE ──► TERM ──► the roles of a run, in a world of their own (league/runtime/team.py) ──► FROZEN;   MATCH ──►
-    RESULT
-While a team trains, its actors give a set share of their time to matches; a rank that waits for a term has
-nothing else to do.
+    FREE -> ASSIGNMENT -> the roles of a run, in a team of their own (league/runtime/team.py) -> FROZEN
+    MATCH -> RESULT
+
+While a team trains, its actors spend `league.evaluation.share` of their time on matches. A rank that waits
+for an assignment plays matches only.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import logging
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
-from typing import Any
+from dataclasses import replace
 
 import numpy as np
 
@@ -24,9 +24,16 @@ from hpcmarl.io.pool import Pool
 from hpcmarl.league.runtime.matches import Matches
 from hpcmarl.league.runtime.opponent_env import side_of
 from hpcmarl.league.runtime.opponents import Opponents
+from hpcmarl.league.runtime.payloads import (
+    FreeRank,
+    MatchTask,
+    OpponentMixture,
+    StopAssignment,
+    TrainingAssignment,
+    TrainingProgress,
+)
 from hpcmarl.league.runtime.sides import game_of
-from hpcmarl.league.runtime.team import Team, TrainingAssignment
-from hpcmarl.packing import unpack
+from hpcmarl.league.runtime.team import Team
 from hpcmarl.roles.base import Context, Interval, Role
 from hpcmarl.runtime.heartbeat import RunLost
 
@@ -70,8 +77,8 @@ class Client(Role):
         self.training_seconds = self.match_seconds = 0.0  # in this term
         self.reported_seconds = (0.0, 0.0)  # matches and training of this term, as the server was told
         self.this_match_seconds = 0.0
-        self.told_free = False
-        self.tell_due = Interval(report_seconds(context.topology.size))
+        self.has_reported = False
+        self.report_due = Interval(report_seconds(context.topology.size))
 
     def _match_seed(self) -> int:
         return int(
@@ -82,49 +89,49 @@ class Client(Role):
     # ---- messages
 
     def on_message(self, message: Message) -> None:
-        if message.kind is Kind.TERM:
-            self.terms.append(TrainingAssignment(**unpack(message.payload)))
+        if message.kind is Kind.ASSIGNMENT:
+            self.terms.append(TrainingAssignment.unpack(message.payload))
         elif message.kind is Kind.MATCH:
-            self.matches.begin(unpack(message.payload))
+            self.matches.begin(MatchTask.unpack(message.payload))
         elif message.kind is Kind.OPPONENTS:
-            self._change_opponents(**unpack(message.payload))
+            self._change_opponents(OpponentMixture.unpack(message.payload))
         elif message.kind is Kind.STOP:
-            self._stop(**unpack(message.payload))
+            self._stop(StopAssignment.unpack(message.payload))
         message.release()
 
-    def _change_opponents(self, world: int, names: str, shares: Any, own_share: float) -> None:
-        if self.team is not None and self.team.term.world == world:
-            self.team.opponents.change(names.split(), shares, own_share)
+    def _change_opponents(self, mixture: OpponentMixture) -> None:
+        if self.team is not None and self.team.assignment.team == mixture.team:
+            self.team.opponents.change(mixture.names.split(), mixture.shares, mixture.own_share)
 
-    def _stop(self, world: int, status: str) -> None:
-        """The league's server ends a term; it may be over already."""
-        for term in list(self.terms):
-            if term.world == world:
-                self._begin(term)  # its actors may have begun: it ends in order
-                self.terms.remove(term)
-        if self.team is not None and self.team.leads and self.team.term.world == world:
-            self.team.stop(status)
+    def _stop(self, stop: StopAssignment) -> None:
+        """End an assignment, unless it has ended already."""
+        for assignment in list(self.terms):
+            if assignment.team == stop.team:
+                self._begin(assignment)  # its actors may have begun: it ends in order
+                self.terms.remove(assignment)
+        if self.team is not None and self.team.leads and self.team.assignment.team == stop.team:
+            self.team.stop(stop.status)
 
     def deliver(self, message: Message) -> None:
-        """A message of a team's world has come."""
-        world = int(message.header["world"])
-        if self.team is not None and world == self.team.term.world:
+        """Pass a message of a team to its roles, if the team exists here."""
+        number = message.header.team
+        if self.team is not None and number == self.team.assignment.team:
             self.team.transport.deliver(message)
-        elif world > self.begun:
+        elif number > self.begun:
             self.early.append(message)
         else:
             message.release()
 
     def on_lost(self, rank: int, groups: Sequence[int]) -> None:
         self.lost.add(rank)
-        if self.team is not None and rank in self.team.term.ranks:
+        if self.team is not None and rank in self.team.assignment.ranks:
             self.team.transport.lose(rank)
 
     # ---- work
 
     def work(self) -> bool:
-        if not self.told_free:
-            self.told_free = True
+        if not self.has_reported:
+            self.has_reported = True
             self._report_free()
         if self.team is None and self.terms:
             self._begin(self.terms.popleft())
@@ -136,9 +143,8 @@ class Client(Role):
             self.match_seconds += took
             self.this_match_seconds += took
             if outcome is not None:
-                self.send(
-                    self.context.topology.server, Kind.RESULT, {**outcome, "seconds": self.this_match_seconds}
-                )
+                result = replace(outcome, seconds=self.this_match_seconds)
+                self.send(self.context.topology.server, Kind.RESULT, result)
                 self.this_match_seconds = 0.0
             return True
         return self.team is not None and self._train(self.team)
@@ -147,7 +153,7 @@ class Client(Role):
         self.send(
             self.context.topology.server,
             Kind.FREE,
-            {"group": self.group if self.leads else None, "plays": self.plays},
+            FreeRank(self.group if self.leads else None, self.plays),
         )
 
     def _match_is_due(self) -> bool:
@@ -155,10 +161,10 @@ class Client(Role):
         share = self.league.evaluation.share
         return self.team is None or self.match_seconds * (1.0 - share) < share * self.training_seconds
 
-    def _begin(self, term: TrainingAssignment) -> None:
-        own = self.game.from_side(term.side)
+    def _begin(self, assignment: TrainingAssignment) -> None:
+        own = self.game.from_side(assignment.side)
         other, config = side_of(self.context.spec, own.other), self.context.config
-        generator = np.random.default_rng([term.seed, term.world, self.context.rank])
+        generator = np.random.default_rng([assignment.seed, assignment.team, self.context.rank])
         opponents = Opponents(
             self.pool,
             lambda: make_model(other, config.algo, config.seed),
@@ -166,11 +172,11 @@ class Client(Role):
             self.league.opponents_at_once,
             self.league.episodes_per_draw,
         )
-        self.begun = term.world
+        self.begun = assignment.team
         self.training_seconds = self.match_seconds = 0.0
         self.reported_seconds = (0.0, 0.0)
-        self.team = Team(self.context, self.game, term, opponents)
-        for rank in self.lost.intersection(term.ranks):  # they died while the term was on its way
+        self.team = Team(self.context, self.game, assignment, opponents)
+        for rank in self.lost.intersection(assignment.ranks):  # they died while the term was on its way
             self.team.transport.lose(rank)
         early, self.early = self.early, []
         for message in early:
@@ -181,41 +187,34 @@ class Client(Role):
         try:
             busy = team.step()
         except RunLost as error:
-            logger.warning("%s of %s; its team is dissolved", error, team.term.member)
+            logger.warning("%s of %s; its team is dissolved", error, team.assignment.member)
             self._leave(team)
             return True
         if busy:
             self.training_seconds += time.perf_counter() - began
-        if self.tell_due.due() or team.done:
+        if self.report_due.due() or team.done:
             self._report_progress(team)
         if team.done:
             report = team.freeze() if team.leads else None
             self._leave(team)
             if report is not None:
-                self.send(self.context.topology.server, Kind.FROZEN, {**report, "group": self.group})
+                self.send(self.context.topology.server, Kind.FROZEN, report)
         return busy
 
     def _report_progress(self, team: Team) -> None:
         """How far the member is (the leader tells), and what this rank's episodes came to."""
-        report: dict[str, Any] = {"member": team.term.member, "world": team.term.world}
+        progress = None
         if team.leads:
             totals = team.server.recorder.totals
-            report["progress"] = [
-                team.server.engine.version,
-                int(totals["env_steps"]),
-                int(totals["episodes"]),
-            ]
-        if played := team.opponents.take_played():
-            report["played"] = {name: own.row()[:2] for name, own in played.items()}
-        if team.opponents.bad:
-            report["bad"] = sorted(team.opponents.bad)
+            progress = [team.server.engine.version, int(totals["env_steps"]), int(totals["episodes"])]
+        played = {name: list(own.row()[:2]) for name, own in team.opponents.take_played().items()}
+        bad, spent = sorted(team.opponents.bad), (0.0, 0.0)
         if self.plays:
-            spent = self.match_seconds, self.training_seconds
-            report["seconds"] = [
-                now - before for now, before in zip(spent, self.reported_seconds, strict=True)
-            ]
-            self.reported_seconds = spent
-        if len(report) > 2:
+            now = self.match_seconds, self.training_seconds
+            spent = now[0] - self.reported_seconds[0], now[1] - self.reported_seconds[1]
+            self.reported_seconds = now
+        if progress is not None or played or bad or self.plays:
+            report = TrainingProgress(team.assignment.team, progress, played, bad, *spent)
             self.send(self.context.topology.server, Kind.PLAYED, report)
 
     def _leave(self, team: Team) -> None:
@@ -227,5 +226,5 @@ class Client(Role):
             try:
                 self.team.close()
             except PeerFailure as error:
-                logger.warning("closing the team of %s: %s", self.team.term.member, error)
+                logger.warning("closing the team of %s: %s", self.team.assignment.member, error)
         self.matches.close()

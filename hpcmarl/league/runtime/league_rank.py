@@ -1,5 +1,6 @@
 """A rank of a league: the league's server on rank 0, a client wherever somebody learns, acts or plays
-matches. Built by train.py."""
+matches. Built by train.py.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +30,7 @@ class LeagueRank(Rank):
         return [*names, "client"] if learns_or_acts or rank != topology.server else names
 
     def _take(self, message: Message) -> None:
-        if int(message.header["world"]):
+        if message.header.team:
             self.present = "client"
             client = self.roles["client"]
             assert isinstance(client, Client)

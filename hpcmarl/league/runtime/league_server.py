@@ -1,10 +1,12 @@
-"""The league's server: gives members to teams that are free, matches to ranks that are, keeps the book, and
+"""The league's server: assigns members to free teams and matches to free ranks, keeps the league's state, and
 ends the run.
 
-FREE (a team) ──► TERM;   PLAYED ──► live records ──► OPPONENTS;   FROZEN ──► the pool ──► payoffs wanted ──►
-    MATCH ──► RESULT ──► payoffs
-A slow or dead team delays nobody: its member waits, the others go on. What is decided is decided in
-league/core/state.py; here are messages and time.
+    FREE -> ASSIGNMENT
+    PLAYED -> live records -> OPPONENTS
+    FROZEN -> the pool -> missing payoffs -> MATCH -> RESULT -> payoffs
+
+A slow or dead team delays its own member only. Decisions are made in league/core/state.py; this module holds
+messages and time.
 """
 
 from __future__ import annotations
@@ -12,17 +14,23 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from hpcmarl.comm.protocol import Kind
 from hpcmarl.comm.transport import Message
 from hpcmarl.errors import EXIT_FAILURE, EXIT_SUCCESS, EXIT_TRY_AGAIN, StorageError
 from hpcmarl.io.checkpoint import CheckpointWriter
-from hpcmarl.league.runtime.assignments import Terms
+from hpcmarl.league.runtime.assignments import Assignments
+from hpcmarl.league.runtime.payloads import (
+    AssignmentResult,
+    FreeRank,
+    MatchResult,
+    MatchTask,
+    StopAssignment,
+    TrainingProgress,
+)
 from hpcmarl.league.runtime.recorder import LeagueRecords
 from hpcmarl.league.runtime.sides import game_of
 from hpcmarl.league.runtime.startup import adopt_snapshots, freeze_beginnings, new_book
-from hpcmarl.packing import unpack
 from hpcmarl.roles.base import Context, Interval, Paced, Role
 
 logger = logging.getLogger(__name__)
@@ -40,14 +48,14 @@ class League(Role):
         config = context.config
         assert config.league is not None
         self.league, self.game = config.league, game_of(config, context.spec)
-        self.book = new_book(config, self.game)
+        self.state = new_book(config, self.game)
         self.pool = context.run_directory / "pool"
-        self.records = LeagueRecords(context, self.book)
+        self.records = LeagueRecords(context, self.state)
         self.writer = CheckpointWriter(context.run_directory / "checkpoints", keep=config.checkpoint.keep)
         self.written = -1
-        self.terms = Terms(context, self.book)
+        self.terms = Assignments(context, self.state)
         self.free_ranks: list[int] = []
-        self.matches: dict[int, dict[str, Any]] = {}  # by rank
+        self.matches: dict[int, MatchTask] = {}  # by rank
         self.phase, self.status = "start", "finished"
         self.heard = True  # something since work was last handed out
         self.opponents_due = Paced(OPPONENTS_SECONDS)
@@ -65,45 +73,47 @@ class League(Role):
         if message.kind is Kind.INTERRUPT:
             self._begin_stop("interrupted")
         else:
-            report = unpack(message.payload)
-            if message.kind is Kind.FREE:
-                self._on_free(message.source, report)
-            elif message.kind is Kind.PLAYED:
-                self._on_played(report)
-            elif message.kind is Kind.FROZEN:
-                self._on_frozen(report)
-            elif message.kind is Kind.RESULT:
-                self._on_result(message.source, report)
+            self._on_report(message)
         message.release()
         self.records.busy_seconds += time.thread_time() - began
 
-    def _on_free(self, rank: int, report: Mapping[str, Any]) -> None:
-        if report["group"] is not None:
-            self.terms.free_groups.append(int(report["group"]))
-        if report["plays"]:
+    def _on_report(self, message: Message) -> None:
+        if message.kind is Kind.FREE:
+            self._on_free(message.source, FreeRank.unpack(message.payload))
+        elif message.kind is Kind.PLAYED:
+            self._on_played(TrainingProgress.unpack(message.payload))
+        elif message.kind is Kind.FROZEN:
+            self._on_frozen(AssignmentResult.unpack(message.payload))
+        elif message.kind is Kind.RESULT:
+            self._on_result(message.source, MatchResult.unpack(message.payload))
+
+    def _on_free(self, rank: int, free: FreeRank) -> None:
+        if free.group is not None:
+            self.terms.free_groups.append(free.group)
+        if free.plays:
             self.free_ranks.append(rank)
 
-    def _on_played(self, report: Mapping[str, Any]) -> None:
-        self.records.on_seconds(*report.get("seconds", ()))
-        if report["world"] not in self.terms.running:
+    def _on_played(self, report: TrainingProgress) -> None:
+        self.records.on_seconds(report.match_seconds, report.training_seconds)
+        if report.team not in self.terms.running:
             return
-        member, group = self.terms.running[report["world"]]
-        if "progress" in report:
-            self.book.on_progress(member, *report["progress"])
-        for name, (games, score) in report.get("played", {}).items():
-            self.book.on_played(member, name, int(games), score)
-        for name in report.get("bad", ()):
-            self._put_aside(name)
-        if self.phase == "train" and self.book.wins(member):
-            self._end_term(report["world"], group, "finished")
+        member, group = self.terms.running[report.team]
+        if report.progress is not None:
+            self.state.on_progress(member, *report.progress)
+        for name, (games, score) in report.played.items():
+            self.state.on_played(member, name, int(games), score)
+        for name in report.bad:
+            self._quarantine(name)
+        if self.phase == "train" and self.state.wins(member):
+            self._end_assignment(report.team, group, "finished")
 
-    def _on_frozen(self, report: Mapping[str, Any]) -> None:
-        member = self.terms.over(report["world"], int(report["group"]))
+    def _on_frozen(self, result: AssignmentResult) -> None:
+        member = self.terms.over(result.team, result.group)
         if member is None:
             return
-        self.book.on_progress(member, report["version"], report["env_steps"], report["episodes"])
-        if report["snapshot"] is not None:
-            snapshot = self.book.add(member, report["snapshot"], member.terms + 1, self.records.seconds)
+        self.state.on_progress(member, result.version, result.env_steps, result.episodes)
+        if result.snapshot is not None:
+            snapshot = self.state.add(member, result.snapshot, member.terms + 1, self.records.seconds)
             logger.info(
                 "%s after %d updates, %d environment steps: %s is in the pool",
                 member.name,
@@ -113,25 +123,26 @@ class League(Role):
             )
             self.keep_wanted = True
 
-    def _on_result(self, rank: int, report: Mapping[str, Any]) -> None:
+    def _on_result(self, rank: int, result: MatchResult) -> None:
         if self.matches.pop(rank, None) is None:
             return
         self.free_ranks.append(rank)
-        self.records.match_seconds += report["seconds"]
-        if report["bad"] is not None:
-            self._put_aside(report["bad"])
-        self.book.ended(report["row"], report["column"], report["played"])
+        self.records.match_seconds += result.seconds
+        if result.bad is not None:
+            self._quarantine(result.bad)
+        self.state.ended(result.row, result.column, result.played)
 
-    def _put_aside(self, name: str) -> None:
-        if not self.book.snapshots[self.book.numbers[name]].bad:
+    def _quarantine(self, name: str) -> None:
+        if not self.state.snapshots[self.state.numbers[name]].bad:
             logger.warning("snapshot %s does not verify: nobody meets it any more", name)
-            self.book.quarantine(name)
+            self.state.quarantine(name)
 
     def on_lost(self, rank: int, groups: Sequence[int]) -> None:
         """Its match is played by another, its team's member trained by another; a dead leader's member goes
-        on from its checkpoint."""
+        on from its checkpoint.
+        """
         if (task := self.matches.pop(rank, None)) is not None:
-            self.book.ended(task["row"], task["column"], None)
+            self.state.ended(task.row, task.column, None)
         self.heard = True
         self.free_ranks = [free for free in self.free_ranks if free != rank]
         self.records.on_lost(rank)
@@ -179,10 +190,10 @@ class League(Role):
 
     def _start(self) -> None:
         if self.context.resume is not None:
-            self.book.load_state_dict(self.context.resume["league"])
+            self.state.load_state_dict(self.context.resume["league"])
             self.records.load_state_dict(self.context.resume["records"])
-        adopt_snapshots(self.book, self.pool, self.records.seconds)
-        freeze_beginnings(self.context, self.book, self.game, self.pool)
+        adopt_snapshots(self.state, self.pool, self.records.seconds)
+        freeze_beginnings(self.context, self.state, self.game, self.pool)
         self.records.begin()
         self._keep()
         self.phase = "train"
@@ -193,7 +204,8 @@ class League(Role):
 
     def _hand_out(self) -> bool:
         """News of opponents to teams; where anything has happened, terms to free groups and matches to free
-        ranks."""
+        ranks.
+        """
         if self.phase == "train" and self.opponents_due.due():
             began = time.perf_counter()
             for rank, opponents in self.terms.news():
@@ -205,41 +217,36 @@ class League(Role):
         if self.phase == "train" and self.terms.free_groups:
             waiting = [
                 member
-                for member in self.book.members
-                if member.team is None and self.records.wants(member) and self.book.is_ready(member)
+                for member in self.state.members
+                if member.team is None and self.records.wants(member) and self.state.is_ready(member)
             ]
-            for rank, term in self.terms.give(waiting):
-                self.send(rank, Kind.TERM, term)
+            for rank, assignment in self.terms.give(waiting):
+                self.send(rank, Kind.ASSIGNMENT, assignment)
         if self.phase in ("train", "judge"):
-            while self.free_ranks and (pair := self.book.next_match()) is not None:
+            while self.free_ranks and (pair := self.state.next_match()) is not None:
                 self._give_match(self.free_ranks.pop(0), *pair)
         return True
 
     def _give_match(self, rank: int, row: str, column: str) -> None:
-        side = self.book.snapshots[self.book.numbers[row]].side
-        self.matches[rank] = {
-            "row": row,
-            "column": column,
-            "side": side,
-            "seed": int(self.book.generator.integers(1 << 31)),
-        }
+        side = self.state.snapshots[self.state.numbers[row]].side
+        self.matches[rank] = MatchTask(row, column, side, int(self.state.generator.integers(1 << 31)))
         self.send(rank, Kind.MATCH, self.matches[rank])
 
     # ---- the end
 
-    def _end_term(self, world: int, group: int, status: str) -> None:
-        self.send(self.context.topology.groups[group].learner, Kind.STOP, {"world": world, "status": status})
+    def _end_assignment(self, team: int, group: int, status: str) -> None:
+        self.send(self.context.topology.groups[group].learner, Kind.STOP, StopAssignment(team, status))
 
     def _begin_stop(self, status: str) -> None:
         if self.phase not in ("start", "train"):
             return
         self.status, self.phase = status, "stop"
         self.records.end()
-        for world, (
+        for team, (
             member,
             group,
         ) in self.terms.running.items():  # what has hardly trained is kept for a resumption, but not frozen
-            self._end_term(world, group, status if self.book.has_trained(member) else "interrupted")
+            self._end_assignment(team, group, status if self.state.has_trained(member) else "interrupted")
         self.until = time.monotonic() + STOP_TIMEOUT
 
     def _begin_judging(self) -> None:
@@ -260,7 +267,7 @@ class League(Role):
 
     def _finish(self) -> None:
         for task in self.matches.values():
-            self.book.ended(task["row"], task["column"], None)
+            self.state.ended(task.row, task.column, None)
         self._keep()
         self.writer.close()
         error = self.writer.last_error
@@ -269,17 +276,17 @@ class League(Role):
         self.records.finish(self.status, None if error is None else str(error))
         code = EXIT_SUCCESS if self.status == "finished" else EXIT_FAILURE if error else EXIT_TRY_AGAIN
         for rank in range(self.context.topology.size):
-            self.send(rank, Kind.EXIT, count=code)
+            self.send(rank, Kind.EXIT, exit_code=code)
         self.phase, self.finished = "done", True
 
     def _keep(self) -> None:
         """Write the book, where anything has changed."""
         self.keep_wanted = False
-        if self.book.changes != self.written:
-            began, self.written = time.perf_counter(), self.book.changes
-            state = {"league": self.book.state_dict(), "records": self.records.state_dict()}
+        if self.state.changes != self.written:
+            began, self.written = time.perf_counter(), self.state.changes
+            state = {"league": self.state.state_dict(), "records": self.records.state_dict()}
             self.writer.submit(
-                state, version=self.book.changes, attributes=self.context.attributes("server"), copied=True
+                state, version=self.state.changes, attributes=self.context.attributes("server"), copied=True
             )
             self.keep_due.took(time.perf_counter() - began)
 

@@ -6,7 +6,6 @@ Called by league/runtime/client.py and league/commands/match.py.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 
@@ -18,6 +17,7 @@ from hpcmarl.errors import FormatError
 from hpcmarl.io.pool import Pool
 from hpcmarl.league.runtime.opponent_env import OpponentEnv, side_of
 from hpcmarl.league.runtime.opponents import Opponents, Played, Player
+from hpcmarl.league.runtime.payloads import MatchResult, MatchTask
 from hpcmarl.league.runtime.sides import GameSides, score_of
 from hpcmarl.roles.evaluator import Match, evaluation_environment
 from hpcmarl.types import EnvironmentSpec
@@ -30,7 +30,8 @@ class Matches:
     snapshots, side: of the row, seed}.
 
     rules: players by name that are no snapshots; a match may name them too. Episodes of the last match are in
-    `match`."""
+    `match`.
+    """
 
     def __init__(
         self,
@@ -51,7 +52,7 @@ class Matches:
         )
         self.environment: BatchedEnvironment | None = None
         self.algorithms: dict[str, list[Model]] = {}  # by side: one for the row, one for the column
-        self.task: dict[str, Any] | None = None
+        self.task: MatchTask | None = None
         self.match: Match | None = None
         self.bad: str | None = None
 
@@ -59,13 +60,12 @@ class Matches:
     def busy(self) -> bool:
         return self.task is not None
 
-    def begin(self, task: Mapping[str, Any]) -> None:
-        """Take a match on; nothing is played yet."""
-        self.task, self.match, self.bad = dict(task), None, None
+    def begin(self, task: MatchTask) -> None:
+        """Accept a match; nothing is played yet."""
+        self.task, self.match, self.bad = task, None, None
 
-    def step(self) -> dict[str, Any] | None:
-        """Play one step of every slot. The outcome at the end: the task with `played` (see Played.row), or
-        with `bad`, a snapshot whose file does not verify."""
+    def step(self) -> MatchResult | None:
+        """Play one step of every slot; return the result at the end, without its time."""
         assert self.task is not None
         if self.match is None:
             self._set_up()
@@ -75,7 +75,8 @@ class Matches:
             if not self.match.done:
                 return None
         task, self.task = self.task, None
-        return {**task, "played": None if self.bad else self._played().row(), "bad": self.bad}
+        played = None if self.bad else self._played().row()
+        return MatchResult(task.row, task.column, played, self.bad, 0.0)
 
     def _played(self) -> Played:
         assert self.match is not None
@@ -86,29 +87,30 @@ class Matches:
 
     def _set_up(self) -> None:
         assert self.task is not None
-        sides = self.game.from_side(self.task["side"])
+        sides = self.game.from_side(self.task.side)
         try:
-            row = self._player(self.task["row"], self.task["side"], 0)
-            self._player(self.task["column"], self.game.meets(self.task["side"]), 1)
+            row = self._player(self.task.row, self.task.side, 0)
+            self._player(self.task.column, self.game.meets(self.task.side), 1)
         except FormatError:
             return
         if self.environment is None:
             self.environment = evaluation_environment(
                 self.config.env, self.config.policies, self.settings, row.needs_state, spec=self.spec
             )
-        generator = np.random.default_rng([self.settings.seed, int(self.task["seed"])])
-        side = self.game.meets(self.task["side"])
+        generator = np.random.default_rng([self.settings.seed, self.task.seed])
+        side = self.game.meets(self.task.side)
         opponents = Opponents(
             self.pool, lambda: self._algorithm(side, 1), generator, at_once=1, stay=DRAWN, rules=self.rules
         )
-        opponents.change([self.task["column"]], np.ones(1), 0.0)
+        opponents.change([self.task.column], np.ones(1), 0.0)
         greedy = self.league.evaluation.greedy
         versus = OpponentEnv(self.environment, sides, opponents, score_of(self.league), generator, greedy)
-        self.match = Match(row, versus, self.settings.episodes, greedy, int(self.task["seed"]))
+        self.match = Match(row, versus, self.settings.episodes, greedy, self.task.seed)
 
     def _player(self, name: str, side: str, place: int) -> Player:
         """A rule, or a snapshot's policy. Raises FormatError where its file does not verify, and notes its
-        name."""
+        name.
+        """
         if name in self.rules:
             return self.rules[name]
         algorithm = self._algorithm(side, place)

@@ -45,7 +45,8 @@ ZERO = np.float32(0.0)
 @dataclass(frozen=True)
 class Sides:
     """own, other: the policies of the two sides; equal where one policy plays everybody. own_seats: of the
-    agents, in that case."""
+    agents, in that case.
+    """
 
     own: tuple[str, ...]
     other: tuple[str, ...]
@@ -58,7 +59,8 @@ class Sides:
 
 def side_of(spec: EnvironmentSpec, policies: Sequence[str]) -> EnvironmentSpec:
     """The environment as those see it who play these policies, as one team. Their rewards alone have no
-    constant sum."""
+    constant sum.
+    """
     own = tuple(spec.policy(name) for name in policies)
     return replace(spec, policies=own, teams=(tuple(policies),), constant_sum=False)
 
@@ -66,7 +68,8 @@ def side_of(spec: EnvironmentSpec, policies: Sequence[str]) -> EnvironmentSpec:
 class OpponentEnv(BatchedEnvironment):
     """`environment` shown from one side. score(own return, other's return): what an episode counts, 0 to 1; a
     side's return is the sum over steps of the mean over its agents of the reward. greedy: the others take
-    their most probable actions."""
+    their most probable actions.
+    """
 
     def __init__(
         self,
@@ -103,7 +106,8 @@ class OpponentEnv(BatchedEnvironment):
 
     def _draw_up_seats(self) -> None:
         """Make the tables of who has which seats of the one policy [2, N + 1, N]: the own ones from seat 0,
-        1, ... on, or, last, all of them."""
+        1, ... on, or, last, all of them.
+        """
         (policy,) = self.spec.policies
         self._seats_of, seats = policy.name, len(policy.agents)
         own = np.ones((seats + 1, seats), np.bool_)
@@ -205,7 +209,8 @@ class OpponentEnv(BatchedEnvironment):
 
     def _reply(self, rows: IntArray, frame: Frame) -> None:
         """Choose the others' actions for the coming step, one forward pass for each of them that has a
-        turn."""
+        turn.
+        """
         shown = frame if self.sides.symmetric else self.frame
         acting = functools.reduce(
             np.logical_or, [np.logical_or.reduce(part.alive, 1) for part in self.frame.policies.values()]
@@ -232,7 +237,8 @@ class OpponentEnv(BatchedEnvironment):
 
     def _settle(self, whole: Outcome) -> FloatArray | DoubleArray:
         """Add up both sides' rewards, tell of the episodes that are over, and return the sums of this step
-        [2, E]."""
+        [2, E].
+        """
         totals: FloatArray | DoubleArray
         if self.sides.symmetric:
             totals = np.add.reduce(np.where(self.seats, whole.policies[self._seats_of].reward, ZERO), 2)

@@ -25,7 +25,8 @@ SELF = ""  # the opponent of an episode in which the policy itself has all seats
 
 class Player(Protocol):
     """What can play a side: an algorithm with parameters loaded, or a rule (league/commands/match.py). As
-    algos/base.py has it."""
+    algos/base.py has it.
+    """
 
     needs_state: bool
 
@@ -44,7 +45,8 @@ class Player(Protocol):
 @dataclass
 class Played:
     """Episodes against one opponent. score: sum of 1 for each that was won, 0.5 drawn, 0 lost (or of scaled
-    returns); own, other: the sides' summed returns, and those of their squares."""
+    returns); own, other: the sides' summed returns, and those of their squares.
+    """
 
     games: int = 0
     score: float = 0.0
@@ -70,7 +72,8 @@ class Played:
 class Opponents:
     """Draws from a distribution over snapshots. `at_once` are drawn together and each serves `stay` episodes,
     in random order, before the next are: so the policies of a batch of slots are few, while every snapshot
-    gets its share. rules: players by name that are not in the pool."""
+    gets its share. rules: players by name that are not in the pool.
+    """
 
     def __init__(
         self,
@@ -95,14 +98,16 @@ class Opponents:
 
     def change(self, names: Sequence[str], shares: Array, own_share: float) -> None:
         """From now on draw these with these probabilities (they add up to 1 with `own_share`, that of SELF);
-        who plays goes on to the end."""
+        who plays goes on to the end.
+        """
         self.names, self.own_share = tuple(names), float(own_share)
         self.shares = np.asarray(shares, float)
         self._hand = []
 
     def draw(self) -> str:
         """Who plays the coming episode: a snapshot, or SELF. Each draw must be given back. Raises
-        HpcmarlError where no snapshot can be read."""
+        HpcmarlError where no snapshot can be read.
+        """
         if self.own_share > 0.0 and self.generator.random() < self.own_share:
             return SELF
         while True:

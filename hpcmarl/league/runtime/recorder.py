@@ -26,10 +26,11 @@ FIRST_LINE, LONGEST_PAUSE = 5.0, 60.0  # seconds between lines
 class LeagueRecords:
     """`seconds` is training time over all resumptions; busy_seconds: the processor time of the league's
     server itself; match_seconds: what all ranks together have spent in matches; actor_seconds: what actors
-    have spent, while their teams trained, in matches and in training."""
+    have spent, while their teams trained, in matches and in training.
+    """
 
-    def __init__(self, context: Context, book: LeagueState) -> None:
-        self.context, self.book = context, book
+    def __init__(self, context: Context, league_state: LeagueState) -> None:
+        self.context, self.state = context, league_state
         self.config = context.config
         self.metrics = MetricsWriter(context.run_directory)
         self.seconds_before = 0.0
@@ -47,7 +48,7 @@ class LeagueRecords:
         """Training starts."""
         self._began = time.monotonic()
         if self.context.resume is not None:
-            self.metrics.truncate(self.book.changes)
+            self.metrics.truncate(self.state.changes)
         else:  # what an earlier start wrote without a checkpoint is superseded
             earlier = f"start-{self.context.start_number - 1:04d}-metrics.csv"
             self.metrics.truncate(None, self.context.run_directory / "starts" / earlier)
@@ -65,7 +66,7 @@ class LeagueRecords:
     @property
     def env_steps(self) -> int:
         """Of all members in all their generations."""
-        return sum(member.all_env_steps for member in self.book.members)
+        return sum(member.all_env_steps for member in self.state.members)
 
     def wants(self, member: Member) -> bool:
         """Whether this member has anything left to do."""
@@ -80,7 +81,7 @@ class LeagueRecords:
         if stop.env_steps is not None and self.env_steps >= stop.env_steps:
             return f"stop.env_steps {stop.env_steps} reached"
         if stop.updates is not None and not any(
-            self.wants(member) or member.team is not None for member in self.book.members
+            self.wants(member) or member.team is not None for member in self.state.members
         ):
             return f"stop.updates {stop.updates} reached by every member"
         return None
@@ -117,7 +118,7 @@ class LeagueRecords:
 
     def _share(self) -> str:
         stop = self.config.stop
-        least = min(member.updates for member in self.book.members if member.config.trains)
+        least = min(member.updates for member in self.state.members if member.config.trains)
         parts = [(stop.updates, least), (stop.env_steps, self.env_steps), (stop.seconds, self.seconds)]
         shares = [value / limit for limit, value in parts if limit]
         return f"{100 * min(1.0, max(shares)):.0f} %," if shares else ""
@@ -133,13 +134,13 @@ class LeagueRecords:
 
     def _figures(self) -> dict[str, Any]:
         return {
-            "version": self.book.changes,
+            "version": self.state.changes,
             "seconds": self.seconds,
             "env_steps": self.env_steps,
-            "updates": sum(member.updates for member in self.book.members),
-            "snapshots": len(self.book.snapshots),
-            "matches": self.book.matches,
-            "evaluation_games": self.book.payoff.recorded,
+            "updates": sum(member.updates for member in self.state.members),
+            "snapshots": len(self.state.snapshots),
+            "matches": self.state.matches,
+            "evaluation_games": self.state.payoff.recorded,
             "league_seconds": self.busy_seconds,
             "match_seconds": self.match_seconds,
             "lost_ranks": len(self.lost),
@@ -147,7 +148,7 @@ class LeagueRecords:
 
     def _row(self) -> None:
         row = self._figures()
-        for member in self.book.members:
+        for member in self.state.members:
             row |= {
                 f"{member.name}/updates": member.updates,
                 f"{member.name}/env_steps": member.all_env_steps,
@@ -165,12 +166,12 @@ class LeagueRecords:
             **figures,
             "env_steps_per_second": figures["env_steps"] / max(1e-9, figures["seconds"]),
             "match_share": self.match_share,
-            "members": {member.name: self._member(member) for member in self.book.members},
+            "members": {member.name: self._member(member) for member in self.state.members},
             "resumed_from": (self.context.resume or {}).get("path"),
             "ranks": topology.size,
             "roles": [row["roles"] for row in topology.table()],
             "lost_ranks": self.lost,
-            "quarantined": [snapshot.name for snapshot in self.book.snapshots if snapshot.bad],
+            "quarantined": [snapshot.name for snapshot in self.state.snapshots if snapshot.bad],
             "checkpoint_error": error,
             "versions": self.context.versions(),
         }

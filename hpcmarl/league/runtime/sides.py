@@ -1,5 +1,6 @@
 """The sides of a league's game and who plays them, from the configuration and the environment's spec. Called
-where a league begins or is read."""
+where a league begins or is read.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +16,8 @@ from hpcmarl.types import EnvironmentSpec
 @dataclass(frozen=True)
 class GameSides:
     """sides: side -> its policies; one side where one policy can play everybody, else two. members: name ->
-    settings; side: member -> side."""
+    settings; side: member -> side.
+    """
 
     sides: dict[str, tuple[str, ...]]
     members: dict[str, MemberConfig]
@@ -34,7 +36,8 @@ class GameSides:
 
 def game_of(config: Config, spec: EnvironmentSpec) -> GameSides:
     """Raises ConfigError where the game has other than one or two sides, a side has no member, or a member
-    has no side."""
+    has no side.
+    """
     league = config.league
     assert league is not None
     policies = {policy.name: policy for policy in spec.policies}

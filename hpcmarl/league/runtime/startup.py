@@ -35,7 +35,8 @@ logger = logging.getLogger(__name__)
 
 def check_league(config: Config, spec: EnvironmentSpec) -> None:
     """Each side must have a member, the algorithm suit each side, and those whom a member always meets be
-    there. Raises ConfigError."""
+    there. Raises ConfigError.
+    """
     game = game_of(config, spec)
     _check_met(config, game)
     if len(game.sides) == 1 and not spec.turn_based:
@@ -91,26 +92,28 @@ def new_book(config: Config, game: GameSides) -> LeagueState:
     return LeagueState(config.league, members, tuple(game.sides), config.seed)
 
 
-def read_book(config: Config, game: GameSides, state: dict[str, Any], source: Path) -> LeagueState:
+def read_league_state(config: Config, game: GameSides, state: dict[str, Any], source: Path) -> LeagueState:
     """The book as a checkpoint's state has it. Raises FormatError where the state is not that of this
-    league."""
-    book = new_book(config, game)
+    league.
+    """
+    league_state = new_book(config, game)
     try:
-        book.load_state_dict(state["league"])
+        league_state.load_state_dict(state["league"])
         float(state["records"]["seconds"])
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError, IndexError) as error:
         words = " ".join(f"{type(error).__name__}: {error}".split())[:200]
         raise FormatError(
             f"{source}: its state is not that of this league ({words}); use another checkpoint"
         ) from error
-    return book
+    return league_state
 
 
 def check_league_state(
     config: Config, spec: EnvironmentSpec, state: dict[str, Any], source: Path, run_dir: str | None
 ) -> None:
     """Whether this league can go on from the state of a checkpoint, asked before anything is written. Raises
-    ConfigError or FormatError."""
+    ConfigError or FormatError.
+    """
     if "league" not in state:
         raise ConfigError(
             f"--resume {source}: the checkpoint is of a single run, the configuration has a league; remove "
@@ -129,24 +132,24 @@ def check_league_state(
             f"--resume {source}: member {name} is {where}; use the configuration of that league (config.yaml "
             "beside its checkpoints)"
         )
-    read_book(config, game, state, source)
+    read_league_state(config, game, state, source)
 
 
-def adopt_snapshots(book: LeagueState, pool: Path, seconds: float) -> None:
+def adopt_snapshots(league_state: LeagueState, pool: Path, seconds: float) -> None:
     """Take in what was frozen after the last checkpoint was written, and notice what is gone."""
     there = list_snapshots(pool)
-    for snapshot in book.snapshots:
+    for snapshot in league_state.snapshots:
         if not snapshot.bad and snapshot.name not in there:
             logger.warning(
                 "%s: no such file; nobody meets %s any more",
                 snapshot_path(pool, snapshot.name),
                 snapshot.name,
             )
-            book.quarantine(snapshot.name)
-    members = {member.name: member for member in book.members}
+            league_state.quarantine(snapshot.name)
+    members = {member.name: member for member in league_state.members}
     for name in there:
-        owner, term = parse_name(name)
-        if name in book.numbers or owner not in members or term == 0:
+        owner, assignment = parse_name(name)
+        if name in league_state.numbers or owner not in members or assignment == 0:
             continue
         member = members[owner]
         try:
@@ -157,28 +160,28 @@ def adopt_snapshots(book: LeagueState, pool: Path, seconds: float) -> None:
         except (FormatError, KeyError, TypeError, ValueError) as error:
             logger.warning("%s; it is put aside in %s", error, quarantine(pool, name).parent)
             continue
-        if term != member.terms + 1 or generation != member.generation:
+        if assignment != member.terms + 1 or generation != member.generation:
             logger.warning(
                 "%s is no continuation of %s as the checkpoint has it; it is left alone", name, owner
             )
             continue
-        book.on_progress(member, version, env_steps, member.episodes)
-        book.add(member, name, term, seconds)
+        league_state.on_progress(member, version, env_steps, member.episodes)
+        league_state.add(member, name, assignment, seconds)
         logger.info("%s was frozen after the last checkpoint: it is in the pool", name)
 
 
-def freeze_beginnings(context: Context, book: LeagueState, game: GameSides, pool: Path) -> None:
+def freeze_beginnings(context: Context, league_state: LeagueState, game: GameSides, pool: Path) -> None:
     """Every member's initial weights are its snapshot 0: somebody to meet from the first episode on."""
     config = context.config
     with contextlib.suppress(FileExistsError):
         pool.mkdir()
-    for member in book.members:
+    for member in league_state.members:
         name = snapshot_name(member.name, 0)
-        if name in book.numbers:
+        if name in league_state.numbers:
             continue
         spec = side_of(context.spec, game.sides[member.side])
         if member.config.start is None:
-            parameters = make_model(spec, config.algo, book.seed_of(member)).initial_parameters()
+            parameters = make_model(spec, config.algo, league_state.seed_of(member)).initial_parameters()
         else:
             parameters, _ = read_snapshot(member.config.start)
         facts = {
@@ -191,4 +194,4 @@ def freeze_beginnings(context: Context, book: LeagueState, game: GameSides, pool
         }
         attributes = {**context.attributes("server"), **facts}
         write_snapshot(pool, name, parameters, attributes)
-        book.add(member, name, 0, 0.0)
+        league_state.add(member, name, 0, 0.0)

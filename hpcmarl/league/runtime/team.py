@@ -12,7 +12,7 @@ import contextlib
 import logging
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,7 @@ from hpcmarl.io.starts import Start, write_start
 from hpcmarl.launch.ownership import this_owner
 from hpcmarl.league.runtime.opponent_env import OpponentEnv, side_of
 from hpcmarl.league.runtime.opponents import Opponents
+from hpcmarl.league.runtime.payloads import AssignmentResult, TrainingAssignment
 from hpcmarl.league.runtime.sides import GameSides, score_of
 from hpcmarl.roles.base import Context
 from hpcmarl.roles.server.server import Server
@@ -44,39 +45,15 @@ TERMS_OF_A_START = 1_000_000
 MOST_NAMED = 100  # opponents in a snapshot's attributes, which have little room
 
 
-@dataclass(frozen=True)
-class TrainingAssignment:
-    """What a team is to do. world: its number, from 1; ranks: of the job, the leader first; group: in
-    topology.groups; until: the member's version at which the term ends; directory: the member's, in the
-    run's; snapshot: the name of what is frozen; seed, generation: of the member; start: the snapshot that it
-    begins a generation as, None: random weights; names (with spaces between), shares, own_share: see
-    Opponents.change."""
-
-    world: int
-    member: str
-    side: str
-    group: int
-    ranks: list[int]
-    until: int
-    directory: str
-    snapshot: str
-    seed: int
-    generation: int
-    start: str | None
-    names: str
-    shares: Any
-    own_share: float
-
-
-def term_config(config: Config, term: TrainingAssignment) -> Config:
+def assignment_config(config: Config, assignment: TrainingAssignment) -> Config:
     """The configuration of a term as a run of its own."""
-    group = config.topology.group_list[term.group]
+    group = config.topology.group_list[assignment.group]
     return config.model_copy(
         update={
             "league": None,
-            "seed": term.seed,
-            "name": term.member,
-            "stop": StopConfig(updates=term.until, seconds_before_limit=None),
+            "seed": assignment.seed,
+            "name": assignment.member,
+            "stop": StopConfig(updates=assignment.until, seconds_before_limit=None),
             "topology": config.topology.model_copy(
                 update={"groups": (group,), "heartbeat_timeout_seconds": None}
             ),  # the job's ranks look after that
@@ -118,25 +95,25 @@ class Team:
     """`done`: the term is over on this rank; `step` until then."""
 
     def __init__(
-        self, context: Context, game: GameSides, term: TrainingAssignment, opponents: Opponents
+        self, context: Context, game: GameSides, assignment: TrainingAssignment, opponents: Opponents
     ) -> None:
         """context: the job's."""
-        self.term, self.opponents, self.context = term, opponents, context
-        self.transport = TeamTransport(context.transport, term.ranks, term.world)
+        self.assignment, self.opponents, self.context = assignment, opponents, context
+        self.transport = TeamTransport(context.transport, assignment.ranks, assignment.team)
         self.leads = self.transport.rank == 0
         self.kept: bool | None = None  # whether the term was frozen; None: it goes on
-        opponents.change(term.names.split(), term.shares, term.own_share)
-        own = game.from_side(term.side)
-        config = term_config(context.config, term)
+        opponents.change(assignment.names.split(), assignment.shares, assignment.own_share)
+        own = game.from_side(assignment.side)
+        config = assignment_config(context.config, assignment)
         league = context.config.league
         assert league is not None
-        generator = np.random.default_rng([term.seed, term.world, self.transport.rank])
-        path = context.run_directory / term.directory
-        hosts = tuple(context.topology.hosts[rank] for rank in term.ranks)
+        generator = np.random.default_rng([assignment.seed, assignment.team, self.transport.rank])
+        path = context.run_directory / assignment.directory
+        hosts = tuple(context.topology.hosts[rank] for rank in assignment.ranks)
         actors = tuple(
-            term.ranks.index(rank)
-            for rank in context.topology.groups[term.group].actors
-            if rank in term.ranks
+            assignment.ranks.index(rank)
+            for rank in context.topology.groups[assignment.group].actors
+            if rank in assignment.ranks
         )
         self.inner = Context(
             config,
@@ -148,7 +125,7 @@ class Team:
             game=lambda environment: OpponentEnv(
                 environment, own, opponents, score_of(league), generator, league.evaluation.greedy
             ),
-            start_number=context.start_number * TERMS_OF_A_START + term.world,
+            start_number=context.start_number * TERMS_OF_A_START + assignment.team,
             run_id=context.run_id,
         )
         (path / "trajectories").mkdir(parents=True, exist_ok=True)
@@ -157,10 +134,10 @@ class Team:
             RunDirectory(path).create(dump_config(config))
             self.inner = replace(self.inner, resume=self._resumed())
             self._record_start()
-            if self.inner.resume is None and term.start is not None:
+            if self.inner.resume is None and assignment.start is not None:
                 self.inner = replace(
                     self.inner,
-                    start=opponents.pool.parameters(term.start, self.inner.model(drawn=False).size),
+                    start=opponents.pool.parameters(assignment.start, self.inner.model(drawn=False).size),
                 )
         self.rank = Rank(self.inner)
 
@@ -175,9 +152,10 @@ class Team:
 
     def _record_start(self) -> None:
         """On the leader: record that this term goes on from the member's checkpoint, so that what is played
-        again is superseded."""
+        again is superseded.
+        """
         resume, number = self.inner.resume or {}, self.inner.start_number
-        facts = {"member": self.term.member, "ranks": list(self.term.ranks)}
+        facts = {"member": self.assignment.member, "ranks": list(self.assignment.ranks)}
         start = Start(number, facts=facts, run=self.context.run_id)
         origin = resume.get("start")
         if isinstance(origin, dict) and origin.get("run") == start.run and 0 < int(origin["number"]) < number:
@@ -204,7 +182,8 @@ class Team:
     @contextlib.contextmanager
     def _in_charge(self) -> Iterator[None]:
         """Where the member is another team's by now, leave alone: this rank was frozen and given up, and the
-        others are well."""
+        others are well.
+        """
         try:
             yield
         except StorageError as error:
@@ -222,55 +201,58 @@ class Team:
 
     def stop(self, status: str) -> None:
         """On the leader: end the term at its next version. finished: and freeze it; interrupted: to be gone
-        on with later."""
+        on with later.
+        """
         self.server.ask_to_stop(status)
 
-    def freeze(self) -> dict[str, Any]:
+    def freeze(self) -> AssignmentResult:
         """On the leader, when the term is done: write the snapshot. What there is to tell the league's server
-        about the term."""
-        server, term = self.server, self.term
+        about the term.
+        """
+        server, assignment = self.server, self.assignment
         totals = server.recorder.totals
-        facts_of_snapshot = {
-            "member": term.member,
-            "world": term.world,
-            "snapshot": None,
-            "version": server.engine.version,
-            "env_steps": int(totals["env_steps"]),
-            "agent_steps": int(totals["agent_steps"]),
-            "episodes": int(totals["episodes"]),
-            "seconds": server.recorder.seconds,
-        }
+        result = AssignmentResult(
+            team=assignment.team,
+            group=assignment.group,
+            snapshot=None,
+            version=server.engine.version,
+            env_steps=int(totals["env_steps"]),
+            agent_steps=int(totals["agent_steps"]),
+            episodes=int(totals["episodes"]),
+            seconds=server.recorder.seconds,
+        )
         if server.status != "finished":
-            return facts_of_snapshot
-        facts = {name: facts_of_snapshot[name] for name in ("member", "version", "env_steps")}
+            return result
         with self._in_charge():
             if self.inner.lock is not None:
                 self.inner.lock.check()
         attributes = {
             **self.inner.attributes("learner"),
-            **facts,
-            "side": term.side,
-            "generation": term.generation,
+            "member": assignment.member,
+            "version": result.version,
+            "env_steps": result.env_steps,
+            "side": assignment.side,
+            "generation": assignment.generation,
             "opponents": self._met_most(),
         }
         try:
             write_snapshot(
                 self.context.run_directory / "pool",
-                term.snapshot,
+                assignment.snapshot,
                 server.engine.optimizer.parameters,
                 attributes,
             )
         except StorageError as error:
             if self.context.config.checkpoint.on_error == "stop":
                 raise
-            logger.error("%s; %s goes on without having been frozen", error, term.member)
-            return facts_of_snapshot
-        return {**facts_of_snapshot, "snapshot": term.snapshot}
+            logger.error("%s; %s goes on without having been frozen", error, assignment.member)
+            return result
+        return replace(result, snapshot=assignment.snapshot)
 
     def _met_most(self) -> list[str]:
         """Those with the largest shares when the term began."""
-        order = np.argsort(-np.asarray(self.term.shares), kind="stable")[:MOST_NAMED]
-        names = self.term.names.split()
+        order = np.argsort(-np.asarray(self.assignment.shares), kind="stable")[:MOST_NAMED]
+        names = self.assignment.names.split()
         return [names[place] for place in order.tolist()]
 
     def close(self) -> None:

@@ -1,5 +1,6 @@
 """AFedPG (arXiv 2404.08003): every arriving gradient, of any age, is a step of its own; the new point goes to
-its sender only."""
+its sender only.
+"""
 
 from hpcmarl.optim.rounds.base import POOLED, Accept, Command, Drop, Publish, RoundRule, Step
 
@@ -12,7 +13,8 @@ class AFedPG(RoundRule):
         eta)/eta)(theta' - theta).
     The momentum eta is constant: how the paper makes it depend on the delay is not public. Faster groups
     weigh more, in proportion to their speed. One AllReduce cannot carry it: there is no sum of several
-    groups, and each group's point is another one."""
+    groups, and each group's point is another one.
+    """
 
     any_age = True
     waits = True

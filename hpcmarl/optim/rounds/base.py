@@ -15,7 +15,8 @@ from typing import Any, ClassVar, NamedTuple
 # Named tuples where a simulation makes millions of them.
 class Accept(NamedTuple):
     """Add this group's gradient to its sum; `age`: by how many versions the newest parameters are ahead of
-    it."""
+    it.
+    """
 
     group: int
     age: int
@@ -32,7 +33,8 @@ class Drop:
 
 class Step(NamedTuple):
     """The round is complete: combine the sums with `scales` (one a group, or one for the pooled sum),
-    multiply by `total_scale` and step."""
+    multiply by `total_scale` and step.
+    """
 
     scales: tuple[float, ...]
     total_scale: float
@@ -40,7 +42,8 @@ class Step(NamedTuple):
 
 class Publish(NamedTuple):
     """Send the new point of version `version` to `groups`; whoever works for an older round abandons it
-    (late: cancel)."""
+    (late: cancel).
+    """
 
     version: int
     groups: tuple[int, ...]
@@ -48,7 +51,8 @@ class Publish(NamedTuple):
 
 class Close(NamedTuple):
     """Round `version` has enough: `groups` begin no further trajectory, deliver those under way, and say so
-    (RoundRule.on_closed)."""
+    (RoundRule.on_closed).
+    """
 
     version: int
     groups: tuple[int, ...]
@@ -105,7 +109,8 @@ class RoundRule(ABC):
         """After how many trajectories a group has done its share of the round and waits; None: it goes on
         until the round ends.
 
-        `target` is the round's number of trajectories (default: of the present round)."""
+        `target` is the round's number of trajectories (default: of the present round).
+        """
         return (target or self.target) if len(self.present) == 1 else None
 
     def awaited(self) -> tuple[int, ...]:
@@ -129,7 +134,8 @@ class RoundRule(ABC):
         order.
 
         Raises ValueError for a group out of range, a count below one or a version of the future: a
-        programming error."""
+        programming error.
+        """
         self._check(group, version, count)
         if version < self.round or group in self.lost:
             return [Drop(group, count, self.round - version)]
@@ -153,19 +159,22 @@ class RoundRule(ABC):
 
     def _may_end(self) -> bool:
         """A cheap condition without which the round is not complete: with thousands of groups `complete` is
-        not asked for each gradient."""
+        not asked for each gradient.
+        """
         return self.total >= self.target
 
     def on_closed(self, group: int, version: int) -> list[Command]:
         """A group has delivered all that it had begun in the round `version`, as Close asked. Most rules
-        never ask."""
+        never ask.
+        """
         return []
 
     def on_lost(self, group: int) -> list[Command]:
         """A group has died: what it delivered in this round still counts where one sum serves for all; nobody
         waits for more.
 
-        Raises ValueError for the last group: there is nobody left to go on with."""
+        Raises ValueError for the last group: there is nobody left to go on with.
+        """
         if self.present in ((group,), ()):
             raise ValueError(f"group {group} is the last one")
         self.lost.add(group)
@@ -191,7 +200,8 @@ class RoundRule(ABC):
 
     def state_dict(self) -> dict[str, Any]:
         """The round's index; counts of an unfinished round are not kept, since their gradients are not
-        either."""
+        either.
+        """
         return {"round": self.round}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:

@@ -39,7 +39,8 @@ class Engine:
 
         The vector is copied or added at once, so its memory may be reused. A gradient without vector
         (AllReduce) is only counted; then the caller's replicas step. Raises FloatingPointError when a
-        direction is not finite."""
+        direction is not finite.
+        """
         commands = self.rule.on_gradient(gradient.group, gradient.version, gradient.count)
         for command in commands:
             if isinstance(command, Accept):
@@ -60,12 +61,14 @@ class Engine:
 
     def on_lost(self, group: int) -> list[Command]:
         """A group has died: hand it to the rule and step if that ends the round (under AllReduce the replicas
-        do)."""
+        do).
+        """
         return self._finish(self.rule.on_lost(group))
 
     def on_closed(self, group: int, version: int) -> list[Command]:
         """A group has nothing under way for the round `version`: hand that to the rule and step if that ends
-        the round."""
+        the round.
+        """
         return self._finish(self.rule.on_closed(group, version))
 
     def _finish(self, commands: list[Command]) -> list[Command]:

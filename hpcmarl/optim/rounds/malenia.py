@@ -1,5 +1,6 @@
 """Malenia (arXiv 2509.24305): each group has its own objective J_i; the mean of the objectives is maximised,
-whatever the speeds."""
+whatever the speeds.
+"""
 
 import numpy as np
 
@@ -15,7 +16,8 @@ class Malenia(RoundRule):
 
     The harmonic mean is 0 as long as one group has delivered nothing: every group reports in every round. n
     counts the groups that are present: without a lost group the mean is over fewer objectives, another one
-    than before."""
+    than before.
+    """
 
     pooled = False
     inverse = 0.0  # sum of 1/M_i over those that have reported, kept up to date gradient by gradient

@@ -1,5 +1,6 @@
 """Rennala (arXiv 2509.24305): groups sample the same objective; the first M trajectories end the round,
-whoever made them."""
+whoever made them.
+"""
 
 from __future__ import annotations
 

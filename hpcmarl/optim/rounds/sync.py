@@ -1,12 +1,14 @@
 """Synchronous rounds: every group delivers an equal share of M and waits for the slowest (the baseline of
-arXiv 2509.24305)."""
+arXiv 2509.24305).
+"""
 
 from hpcmarl.optim.rounds.base import RoundRule, share
 
 
 class Sync(RoundRule):
     """A round ends when every group has delivered ceil(M / n) trajectories; the direction is the mean over
-    all of them."""
+    all of them.
+    """
 
     waits = True
     summary = "every group delivers its share, all wait for the slowest"

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from hpcmarl.comm.protocol import FLAG_ALLOTTED, FLAG_FINAL, FLAG_WAIT, Kind, vector_of
+from hpcmarl.comm.protocol import Flags, Kind, vector_of
 from hpcmarl.comm.transport import Message
 from hpcmarl.envs import Seeds, make_environment
 from hpcmarl.packing import unpack
@@ -26,6 +26,7 @@ from hpcmarl.roles.actor.trajectories import trajectory_writer
 from hpcmarl.roles.base import REPORTS_PER_SECOND, Context, Interval, Role, generator_for
 from hpcmarl.roles.deterministic_quota import actor_quota
 from hpcmarl.roles.efficiency import measure_bare
+from hpcmarl.roles.reports import ActorReport
 from hpcmarl.roles.timing import TrajectoryTimer
 from hpcmarl.rollouts.assembler import EpisodeAssembler
 from hpcmarl.rollouts.layout import RolloutArena
@@ -63,7 +64,7 @@ class Actor(Role):
         self.writer = trajectory_writer(context, self.index, with_state=self.algorithm.needs_state)
         self.slot_numbers = np.arange(self.index * self.slots, (self.index + 1) * self.slots, dtype=np.int64)
         layout = self.codec.layout(context.arena_steps, self.slots)
-        self.outbox = RolloutSender(context, layout, self.index)
+        self.sender = RolloutSender(context, layout, self.index)
         self.row = 0  # of the arena: the coming step
         self.memory = self.algorithm.initial_memory(self.slots)
         assembler = (
@@ -92,7 +93,7 @@ class Actor(Role):
     @property
     def arena(self) -> RolloutArena:
         """The arena that is being written."""
-        return self.outbox.arena
+        return self.sender.arena
 
     # ---- messages
 
@@ -100,7 +101,7 @@ class Actor(Role):
         if message.kind is Kind.WEIGHTS:
             self._on_weights(message)
         elif message.kind is Kind.CLOSE:
-            self._close(int(message.header["version"]))
+            self._close(message.header.version)
         elif message.kind is Kind.START:
             self._start(unpack(message.payload))
         elif message.kind is Kind.CHECKPOINT_REQUEST:
@@ -108,7 +109,7 @@ class Actor(Role):
                 self.context.topology.server,
                 Kind.STATE,
                 self.state_dict(),
-                version=int(message.header["version"]),
+                version=message.header.version,
             )
         elif message.kind is Kind.STOP:
             self.stopping = True
@@ -119,8 +120,9 @@ class Actor(Role):
 
     def _held(self) -> bool:
         """Whether to stand still (rounds.backpressure): the learner is behind, or has yet to take in what was
-        sent. The time is counted, and how long trajectories take does not include it."""
-        held = self.told_to_wait or (self.backpressure and not self.outbox.has_room(self.row))
+        sent. The time is counted, and how long trajectories take does not include it.
+        """
+        held = self.told_to_wait or (self.backpressure and not self.sender.has_room(self.row))
         if held or self.held_since is not None:
             now = time.perf_counter()
             if self.held_since is not None:
@@ -130,15 +132,16 @@ class Actor(Role):
         return held
 
     def _on_weights(self, message: Message) -> None:
-        flags = int(message.header["flags"])
-        self.told_to_wait = bool(flags & FLAG_WAIT)
-        allotment = int(message.header["count"]) if flags & FLAG_ALLOTTED else UNLIMITED
+        header = message.header
+        self.told_to_wait = bool(header.flags & Flags.WAIT)
+        allotment = header.trajectories if header.flags & Flags.ALLOTTED else UNLIMITED
         vector = vector_of(message.buffer, self.algorithm.size)
-        self._adopt(int(message.header["version"]), vector, int(message.header["env_steps"]), allotment)
+        self._adopt(header.version, vector, header.env_steps, allotment)
 
     def _adopt(self, version: int, vector: FloatArray | None, env_steps: int, allotment: int) -> None:
         """Take new weights at once; on-policy work under older ones is abandoned here and now (late:
-        cancel)."""
+        cancel).
+        """
         if vector is None or version < self.version:
             return
         if not self.started:  # START comes from the server, weights from the learner: either may be first
@@ -153,7 +156,7 @@ class Actor(Role):
         self.algorithm.load_parameters(vector)
         self.algorithm.on_progress(env_steps)
         self.has_weights = True
-        stale, self.version, self.outbox.sent = self.version, version, 0
+        stale, self.version, self.sender.sent = self.version, version, 0
         if stale < 0:
             self.timer.begin()  # it has waited until now
         if self.turns is not None and self.algorithm.on_policy:
@@ -175,7 +178,8 @@ class Actor(Role):
 
     def _close(self, version: int) -> None:
         """The round has all that it needs: begin no further episode of this version, and tell the learner
-        when none is under way."""
+        when none is under way.
+        """
         self.closing, self.told_to_wait = version, False
         if self.turns is not None and self.version == version:
             self.turns.close(self.arena.frames[self.row])
@@ -188,8 +192,8 @@ class Actor(Role):
         if self.version == self.closing and not self.turns.done:
             return False
         self.closed = self.closing
-        sent = self.outbox.sent if self.version == self.closing else 0
-        self.send(self.group.learner, Kind.CLOSED, version=self.closing, count=sent)
+        sent = self.sender.sent if self.version == self.closing else 0
+        self.send(self.group.learner, Kind.CLOSED, version=self.closing, trajectories=sent)
         return True
 
     def _start(self, state: dict[str, Any]) -> None:
@@ -263,7 +267,7 @@ class Actor(Role):
         arena.keep(row, outcome)
         self.counters["acting_seconds"] += acted - began
         self.counters["environment_seconds"] += time.perf_counter() - acted
-        self.outbox.env_steps += self.slots if self.turns is None else self.turns.active
+        self.sender.env_steps += self.slots if self.turns is None else self.turns.active
         self.row += 1
         if self.delay.step:
             self.ready_at = time.monotonic() + self.delay.step
@@ -277,9 +281,9 @@ class Actor(Role):
         episodes = self.turns.after_step(self.arena, row, self.version)
         for index, (buffer, rollout) in enumerate(episodes):
             self._record(rollout)
-            self.outbox.post_episode(buffer, rollout, more=index + 1 < len(episodes))
+            self.sender.post_episode(buffer, rollout, more=index + 1 < len(episodes))
         if self.row == self.arena.layout.steps:
-            self.outbox.go_on_from(self.arena)
+            self.sender.go_on_from(self.arena)
             self.row = 0
         if episodes:
             self.timer.finished(
@@ -290,8 +294,8 @@ class Actor(Role):
 
     def _hand_on_unroll(self) -> None:
         full = self.arena
-        self._record(self.outbox.post_arena(self.arena_version))
-        self.outbox.go_on_from(full)
+        self._record(self.sender.post_arena(self.arena_version))
+        self.sender.go_on_from(full)
         self.row = 0
         self.timer.finished(range(self.slots))
         self._begin_trajectory()
@@ -319,7 +323,7 @@ class Actor(Role):
         """In a deterministic run an actor delivers its share of the round and waits for the next version."""
         if not self.context.config.deterministic or self.context.in_order:
             return False
-        return self.outbox.sent >= actor_quota(self.context, self.group.index, self.version)
+        return self.sender.sent >= actor_quota(self.context, self.group.index, self.version)
 
     def _leave_boundary(self) -> bool:
         if self._quota_done():
@@ -330,10 +334,10 @@ class Actor(Role):
 
     def _report(self) -> None:
         counters: dict[str, Any] = {**self.counters, "waiting_seconds": self.waited}
-        counters |= {**self.environment.counts, "dropped_steps": self.outbox.dropped_steps}
+        counters |= {**self.environment.counts, "dropped_steps": self.sender.dropped_steps}
         if self.writer is not None:
             counters |= {f"trajectory_{name}": value for name, value in self.writer.statistics.items()}
-        report = {"actor": self.index, "counters": counters, "times": self.timer.sums, "bare": self.bare}
+        report = ActorReport(self.index, counters, self.timer.sums, self.bare)
         self.send(self.context.topology.server, Kind.REPORT, report)
 
     def _stop(self) -> bool:
@@ -348,7 +352,7 @@ class Actor(Role):
             Kind.STATE,
             self.state_dict(),
             version=self.version,
-            flags=FLAG_FINAL,
+            flags=Flags.FINAL,
         )
         self.finished = True
         return True

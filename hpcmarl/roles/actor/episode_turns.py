@@ -55,7 +55,8 @@ class EpisodeTurns:
 
     def start(self, version: int, *, between: bool) -> None:
         """Follow the episodes that the environments have just begun; between: they stand between two versions
-        and show none."""
+        and show none.
+        """
         self.assembler.restart(range(self.slots), 0, version)
         self.assembler.resting[:] = between
 
@@ -85,7 +86,8 @@ class EpisodeTurns:
 
     def allot(self, version: int, allotment: int, frame: Frame, row: int) -> list[int]:
         """Change how many episodes may begin under the present version; what is under way goes on. Returns
-        the slots that rested until now."""
+        the slots that rested until now.
+        """
         idle = self._idle()
         if allotment == self.allotment:
             return []
@@ -102,7 +104,8 @@ class EpisodeTurns:
 
     def after_step(self, arena: RolloutArena, row: int, version: int) -> list[tuple[Buffer, Rollout]]:
         """Return the episodes that ended in `row`, each as a message and a Rollout of one slot; go on in
-        their slots."""
+        their slots.
+        """
         ended = np.flatnonzero(arena.arrays["episode_end"][row]).tolist()
         complete = {episode.slot for episode in arena.episodes}
         finished = self.assembler.after_step(arena, row, version)
@@ -126,7 +129,8 @@ class EpisodeTurns:
         self, slots: Sequence[int], version: int, frame: Frame, row: int, begun: BoolArray | None = None
     ) -> None:
         """Give each of these slots the next episode, or let it rest. begun [E]: its environment shows the
-        first step of one already."""
+        first step of one already.
+        """
         begin, rest = [], []
         for slot in slots:
             number = self._take(slot)
@@ -163,7 +167,8 @@ class EpisodeTurns:
 
     def _take(self, slot: int) -> int | None:
         """The number of the slot's next episode, or one of a slot that was given up; None: there is nothing
-        to play."""
+        to play.
+        """
         if self.allotment == UNLIMITED:
             return UNNUMBERED
         for owner in (slot, *sorted(self._retired)):

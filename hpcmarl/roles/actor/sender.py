@@ -12,8 +12,7 @@ import math
 
 import numpy as np
 
-from hpcmarl.comm.protocol import FLAG_MORE, Buffer, Kind, write_header
-from hpcmarl.comm.topology import ROLE_NAMES
+from hpcmarl.comm.protocol import Buffer, Flags, Header, Kind, write_header
 from hpcmarl.comm.transport import SendHandle
 from hpcmarl.roles.base import Context
 from hpcmarl.rollouts.layout import RolloutArena, RolloutLayout
@@ -46,7 +45,8 @@ class RolloutSender:
         """How many messages may be under way.
 
         A learner in the same memory holds on to what it queues, so there its queue is the limit (it drops the
-        oldest itself)."""
+        oldest itself).
+        """
         if self.context.config.deterministic or self.context.in_order:
             return math.inf  # may drop nothing; how many there can be is agreed
         shared = self.context.transport.shares_memory(self.group.learner)
@@ -55,14 +55,16 @@ class RolloutSender:
 
     def has_room(self, row: int) -> bool:
         """Whether what a step at `row` may complete can be sent now. Asked with rounds.backpressure; else
-        what cannot be sent is dropped."""
+        what cannot be sent is dropped.
+        """
         if self.context.whole_episodes:
             return self._under_way() < self.limit
         return row + 1 < self.arena.layout.steps or self._free() is not None
 
     def post_arena(self, version: int) -> Rollout:
         """Send the full arena, if another one is free to go on in, else write over it; the rollout stays
-        readable till the next step."""
+        readable till the next step.
+        """
         arena = self.arena
         buffer, rollout = arena.finish(version, self.index)
         free = self._free()
@@ -95,10 +97,11 @@ class RolloutSender:
 
     def post_episode(self, buffer: Buffer, rollout: Rollout, *, more: bool) -> None:
         """Send one whole episode, in a buffer of its own. more: another one, which ended in the same step,
-        follows."""
+        follows.
+        """
         # one step may end many episodes: whoever asked for room before it may send them all
         if self._under_way() < self.limit or self.context.config.backpressure:
-            self.episodes.append(self._send(buffer, rollout, FLAG_MORE if more else 0))
+            self.episodes.append(self._send(buffer, rollout, Flags.MORE if more else Flags.NONE))
         else:
             self.dropped_steps += rollout.steps
 
@@ -107,19 +110,23 @@ class RolloutSender:
         self.episodes = [handle for handle in self.episodes if not handle.done()]
         return len(self.episodes)
 
-    def _send(self, buffer: Buffer, rollout: Rollout, flags: int = 0) -> SendHandle:
+    def _send(self, buffer: Buffer, rollout: Rollout, flags: Flags = Flags.NONE) -> SendHandle:
         self.sent += rollout.count
         write_header(
             buffer,
-            Kind.ROLLOUT,
-            source=self.context.rank,
-            role=ROLE_NAMES.index("actor"),
-            group=self.group.index,
-            version=rollout.version,
-            count=rollout.count,
-            env_steps=self.env_steps,
-            agent_steps=sum(int(np.count_nonzero(policy.alive[:-1])) for policy in rollout.policies.values()),
-            flags=flags,
+            Header(
+                Kind.ROLLOUT,
+                source=self.context.rank,
+                role="actor",
+                group=self.group.index,
+                version=rollout.version,
+                trajectories=rollout.count,
+                env_steps=self.env_steps,
+                agent_steps=sum(
+                    int(np.count_nonzero(policy.alive[:-1])) for policy in rollout.policies.values()
+                ),
+                flags=flags,
+            ),
         )
         self.env_steps = 0
         return self.context.transport.send(self.group.learner, buffer)

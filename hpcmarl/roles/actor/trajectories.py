@@ -13,7 +13,8 @@ if TYPE_CHECKING:
 
 def trajectory_writer(context: Context, index: int, *, with_state: bool) -> TrajectoryWriter | None:
     """Return the writer of one actor's trajectories; None where they are not kept. The state is kept where
-    rollouts carry it."""
+    rollouts carry it.
+    """
     config = context.config.trajectories
     if not config.enabled:
         return None

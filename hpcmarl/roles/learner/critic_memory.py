@@ -19,7 +19,8 @@ from hpcmarl.types import FloatArray, IntArray, Rollout
 
 class CriticMemory:
     """By actor: which row of which episode each slot comes to next, [E] each, and what each policy's critic
-    remembers then, [E, U, H]."""
+    remembers then, [E, U, H].
+    """
 
     def __init__(self, algorithm: Algorithm) -> None:
         self.algorithm = algorithm

@@ -21,29 +21,22 @@ import torch
 
 from hpcmarl.algos.common_reward import CancellingRewards
 from hpcmarl.algos.q_learning import QLearning
-from hpcmarl.comm.protocol import (
-    FLAG_ALLOTTED,
-    FLAG_FINAL,
-    FLAG_SUMMED,
-    FLAG_WAIT,
-    Buffer,
-    Kind,
-    masked_vector_of,
-    vector_message,
-)
-from hpcmarl.comm.topology import ROLE_NAMES
+from hpcmarl.comm.protocol import Buffer, Flags, Kind, masked_vector_of, vector_message
 from hpcmarl.comm.transport import LatestLink, Message, SendHandle
 from hpcmarl.config import QLearningConfig
 from hpcmarl.optim.sparse import needs_all
 from hpcmarl.packing import unpack
 from hpcmarl.roles.base import REPORTS_PER_SECOND, Context, Interval, Role
 from hpcmarl.roles.learner.critic_memory import CriticMemory
+from hpcmarl.roles.learner.minibatches import MinibatchSampler
 from hpcmarl.roles.learner.nonfinite import NonFiniteGradientFilter
 from hpcmarl.roles.learner.optimizer_replica import OptimizerReplica
 from hpcmarl.roles.learner.replay_buffer import ReplayBuffer
-from hpcmarl.roles.learner.rollout_queue import GradientBatch, MinibatchSampler, RolloutQueue
+from hpcmarl.roles.learner.rollout_queue import RolloutQueue
+from hpcmarl.roles.learner.rollout_source import GradientBatch, RolloutSource
 from hpcmarl.roles.learner.round_end import RoundEnd
 from hpcmarl.roles.learner.start_order import StartOrder
+from hpcmarl.roles.reports import LearnerReport
 from hpcmarl.roles.statistics import EpisodeLog, Means
 from hpcmarl.types import BoolArray, FloatArray
 
@@ -64,7 +57,7 @@ class Learner(Role):
         self.codec = context.codec(self.algorithm)
         self.rule = context.rule()
         self.links = {rank: LatestLink(self.transport, rank) for rank in self.group.actors}
-        self.feed = self._make_feed()
+        self.rollouts = self._make_rollout_source()
         self.version, self.delivered = -1, 0
         self.holding = False  # the actors wait
         self.mask: BoolArray | None = None  # which of the present parameters are there, where some are not
@@ -79,7 +72,7 @@ class Learner(Role):
         )
         self.critic_memory = CriticMemory(self.algorithm)
         self.means, self.episodes = Means(), EpisodeLog()
-        self.guard = NonFiniteGradientFilter(config)
+        self.gradient_filter = NonFiniteGradientFilter(config)
         self.report = Interval(
             max(config.logging.every_seconds, len(context.topology.groups) / REPORTS_PER_SECOND)
         )
@@ -89,15 +82,17 @@ class Learner(Role):
         self.snapshot_wanted: int | None = None
         self.progress = 0  # environment steps of the whole run, as the server told
 
-    def _make_feed(self) -> RolloutQueue:
-        """What the algorithm wants."""
+    def _make_rollout_source(self) -> RolloutSource[Any]:
+        """Build the source of rollouts that suits the algorithm."""
         algo, given = self.context.config.algo, (self.context, self.group, self.rule)
         if isinstance(algo, QLearningConfig):
             assert isinstance(self.algorithm, QLearning)
             return ReplayBuffer(*given, self.algorithm, algo.replay)
         if self.context.in_order:
             return StartOrder(*given, self.algorithm)
-        return (MinibatchSampler if self.algorithm.epochs else RolloutQueue)(*given, self.algorithm)
+        if self.algorithm.minibatch_passes is not None:
+            return MinibatchSampler(*given, self.algorithm, self.algorithm.minibatch_passes)
+        return RolloutQueue(*given, self.algorithm)
 
     # ---- messages
 
@@ -108,40 +103,38 @@ class Learner(Role):
         if message.kind is Kind.PARAMETERS:
             self._on_parameters(message)
         elif message.kind is Kind.START:
-            self.progress = int(message.header["env_steps"])
-            self._start(unpack(message.payload), int(message.header["version"]))
+            self.progress = message.header.env_steps
+            self._start(unpack(message.payload), message.header.version)
         elif message.kind is Kind.CHECKPOINT_REQUEST:
-            self.snapshot_wanted = int(message.header["version"])
+            self.snapshot_wanted = message.header.version
             self._snapshot()
         elif message.kind is Kind.CLOSE:
-            self.round_end.begin(int(message.header["version"]))
-            self.feed.closing = True
+            self.round_end.begin(message.header.version)
+            self.rollouts.closing = True
             for rank in self.links:
-                self.send(rank, Kind.CLOSE, version=int(message.header["version"]))
+                self.send(rank, Kind.CLOSE, version=message.header.version)
         elif message.kind is Kind.CLOSED:
-            self.round_end.closed(
-                message.source, int(message.header["version"]), int(message.header["count"])
-            )
+            self.round_end.closed(message.source, message.header.version, message.header.trajectories)
         elif message.kind is Kind.LATE:
-            self.feed.on_late(int(message.header["version"]), self.version)
+            self.rollouts.on_late(message.header.version, self.version)
         elif message.kind is Kind.STOP:
-            self.stopping, self.last_version = True, int(message.header["version"])
+            self.stopping, self.last_version = True, message.header.version
         message.release()
 
     def _on_rollout(self, message: Message) -> None:
-        rollout = self.codec.read(message.buffer, int(message.header["version"]))
-        self.env_steps += int(message.header["env_steps"])
-        self.agent_steps += int(message.header["agent_steps"])
+        rollout = self.codec.read(message.buffer, message.header.version)
+        self.env_steps += message.header.env_steps
+        self.agent_steps += message.header.agent_steps
         if rollout.version == self.version:
             self.round_end.arrived[message.source] += rollout.count
-        if not self.feed.in_order:
+        if not self.rollouts.in_order:
             self.episodes.add(rollout)
         self.cancelling.see(rollout)
         self.critic_memory.attach(message.source, rollout)
-        self.feed.add(message, rollout, self.version)
+        self.rollouts.add(message, rollout, self.version)
 
     def _on_parameters(self, message: Message) -> None:
-        version, self.progress = int(message.header["version"]), int(message.header["env_steps"])
+        version, self.progress = message.header.version, message.header.env_steps
         vector, mask = masked_vector_of(message.buffer, self.algorithm.size)
         if self.replica is not None and vector is None:
             self.replica.close_round(version)
@@ -154,10 +147,10 @@ class Learner(Role):
         self.algorithm.load_parameters(vector)
         self.version, self.delivered = version, 0
         self.round_end.on_version(version)
-        self.feed.closing = self.round_end.closing
+        self.rollouts.closing = self.round_end.closing
         self.algorithm.on_progress(self.progress)
         self.algorithm.on_version(version)
-        self.feed.on_version(version)
+        self.rollouts.on_version(version)
         # before the actors get the new weights, while they stand at the boundary in a deterministic run
         self._snapshot()
         if self.stopping:
@@ -168,30 +161,41 @@ class Learner(Role):
         """Send the present parameters to every actor; actors with the same allotment share a message."""
         messages: dict[int | None, Buffer] = {}
         for rank, link in self.links.items():
-            allotment = self.feed.allotment(rank)
+            allotment = self.rollouts.allotment(rank)
             if allotment not in messages:
                 messages[allotment] = self._weights(allotment)
             link.offer(messages[allotment])
 
     def _weights(self, allotment: int | None) -> Buffer:
         """The message with the present parameters, whether the actors are to wait, and how many episodes they
-        may begin (None: any number)."""
-        self.holding = self.feed.behind(self.version)
-        flags = (FLAG_WAIT if self.holding else 0) | (0 if allotment is None else FLAG_ALLOTTED)
-        fields = {"source": self.context.rank, "role": ROLE_NAMES.index(self.name), "version": self.version}
-        fields |= {"env_steps": self.progress, "count": allotment or 0}
-        mask = self.mask if self.replica is None else self.replica.mask
-        return vector_message(Kind.WEIGHTS, self.algorithm.parameters, mask, flags, **fields)
+        may begin (None: any number).
+        """
+        self.holding = self.rollouts.is_behind(self.version)
+        flags = Flags.WAIT if self.holding else Flags.NONE
+        if allotment is not None:
+            flags |= Flags.ALLOTTED
+        return vector_message(
+            Kind.WEIGHTS,
+            self.algorithm.parameters,
+            self.mask if self.replica is None else self.replica.mask,
+            flags,
+            source=self.context.rank,
+            role=self.name,
+            version=self.version,
+            trajectories=allotment or 0,
+            env_steps=self.progress,
+        )
 
     def _snapshot(self) -> None:
         """Send the state, and have the actors send theirs, as soon as the version that the server asked for
-        is reached."""
+        is reached.
+        """
         wanted = self.snapshot_wanted
         # where any age goes, versions reach one group at a time
         if wanted is None or (self.version < wanted and not self.rule.any_age):
             return
         self.snapshot_wanted = None
-        self.feed.save(wanted, final=False)
+        self.rollouts.save(wanted, final=False)
         for rank in self.group.actors:
             self.send(rank, Kind.CHECKPOINT_REQUEST, version=wanted)
         self.send(self.context.topology.server, Kind.STATE, self.state_dict(), version=wanted)
@@ -200,19 +204,19 @@ class Learner(Role):
         if self.links.pop(rank, None) is not None:
             self.round_end.actors.discard(rank)
             self.critic_memory.forget(rank)
-            self.feed.on_actor_lost(rank)
+            self.rollouts.on_actor_lost(rank)
         if not set(self.rule.present) <= set(groups):  # else the server stops the run
             for group in set(groups) - self.rule.lost:
                 self.rule.on_lost(group)
-            self.feed.on_groups_lost(self.version)
+            self.rollouts.on_groups_lost(self.version)
         if self.replica is not None and (reduced := self.replica.go_on_without(rank)) is not None:
             self._adopt(*reduced)
 
     def on_replaced(self, rank: int) -> None:
         self.links[rank] = LatestLink(self.transport, rank)
-        self.feed.on_actor_replaced(rank)
-        if self.version >= 0 and not self.feed.closing:  # else with the next version
-            self.links[rank].offer(self._weights(self.feed.allotment(rank)))
+        self.rollouts.on_actor_replaced(rank)
+        if self.version >= 0 and not self.rollouts.closing:  # else with the next version
+            self.links[rank].offer(self._weights(self.rollouts.allotment(rank)))
 
     # ---- work
 
@@ -226,8 +230,8 @@ class Learner(Role):
             return self._stop()
         if self.version >= 0 and self.report.due():  # until its START a learner has only waited
             self._report()
-        if self.feed.news or (self.holding and not self.feed.behind(self.version)):
-            self.feed.news = False
+        if self.rollouts.allotment_changed or (self.holding and not self.rollouts.is_behind(self.version)):
+            self.rollouts.allotment_changed = False
             self._publish()  # the round may need more of this group before it ends
         work = self._take()
         if work is None:
@@ -237,17 +241,20 @@ class Learner(Role):
 
     def _take(self) -> GradientBatch | None:
         """The work for the next gradient, or none if the group has to wait (for rollouts, for a new version,
-        for the line)."""
+        for the line).
+        """
         if self.version < 0 or (self.replica is not None and self.replica.busy):
             return None
         self.sending = [handle for handle in self.sending if not handle.done()]
         return (
-            self.feed.take(self.version, self.delivered) if len(self.sending) < GRADIENTS_UNDER_WAY else None
+            self.rollouts.take(self.version, self.delivered)
+            if len(self.sending) < GRADIENTS_UNDER_WAY
+            else None
         )
 
     def _end_round(self) -> bool:
         """Tell the server once that all of this round is delivered."""
-        if self.feed.entries or (version := self.round_end.due()) is None:
+        if self.rollouts.has_waiting() or (version := self.round_end.due()) is None:
             return False
         self.send(self.context.topology.server, Kind.CLOSED, version=version, group=self.group.index)
         return True
@@ -258,9 +265,9 @@ class Learner(Role):
         began = time.perf_counter()
         wanted = self._wanted()
         self.algorithm.set_gradient_mask(wanted)
-        vector, statistics = self.feed.gradient(work)
-        if not self.guard.accepts(vector, work.actor_ranks, self.version):
-            self.feed.refuse(work)
+        vector, statistics = self.rollouts.gradient(work)
+        if not self.gradient_filter.accepts(vector, work.actor_ranks, self.version):
+            self.rollouts.refuse(work)
             return
         seconds = time.perf_counter() - began
         self.learning_seconds += seconds
@@ -274,26 +281,26 @@ class Learner(Role):
         steps = sum(rollout.steps * rollout.count for rollout in rollouts)
         self.learned_steps += steps
         self.dense_gradient_steps += steps if wanted is None and self.context.sparse is not None else 0
-        if self.feed.in_order and current:
+        if self.rollouts.in_order and current:
             for rollout in rollouts:
                 self.episodes.add(rollout)
-        self.feed.done(work, version)
+        self.rollouts.done(work, version)
         if self.algorithm.ends_batch(statistics):
-            self.feed.end_batch()
-        summed = 0
+            self.rollouts.end_batch()
+        summed = Flags.NONE
         if self.replica is not None and current:  # what is older is left for the rule to drop
             self.replica.add(vector, count)
-            summed = FLAG_SUMMED
+            summed = Flags.SUMMED
         message = vector_message(
             Kind.GRADIENT,
             None if self.replica is not None else vector,
             wanted,
             summed,
             source=self.context.rank,
-            role=ROLE_NAMES.index(self.name),
+            role=self.name,
             group=self.group.index,
             version=version,
-            count=count,
+            trajectories=count,
             env_steps=self.env_steps,
             agent_steps=self.agent_steps,
             staleness=staleness,
@@ -306,7 +313,8 @@ class Learner(Role):
         are there, [P]; None: all.
 
         All before the topology grows where gradients are large. Where gradients of any age make a step, the
-        topology may change before that."""
+        topology may change before that.
+        """
         if self.replica is not None:
             return self.replica.summed
         sparse = self.context.sparse
@@ -317,29 +325,27 @@ class Learner(Role):
     # ---- bookkeeping
 
     def _report(self) -> None:
-        self.means.add(self.feed.statistics())
-        tree = {"group": self.group.index, "statistics": self.means.take(), "episodes": self.episodes.take()}
-        tree |= {
-            "late": self.feed.late,
-            "overflow": self.feed.overflow,
-            "repeated": self.feed.repeated,
-            "bad_gradients": self.guard.refused,
-        }
-        tree |= {
-            "learned_steps": self.learned_steps,
-            "dense_gradient_steps": self.dense_gradient_steps,
-            "warnings": self.cancelling.warnings,
-        }
-        tree |= {
-            "unused_steps": self.feed.unused_steps,
-            "learning_seconds": self.learning_seconds,
-            "waiting_seconds": self.waited,
-        }
-        self.send(self.context.topology.server, Kind.REPORT, tree)
-        self.feed.unused_steps, self.learning_seconds, self.waited = 0, 0.0, 0.0
-        self.feed.late = self.feed.overflow = self.feed.repeated = self.guard.refused = self.learned_steps = (
-            self.dense_gradient_steps
-        ) = 0
+        self.means.add(self.rollouts.statistics())
+        report = LearnerReport(
+            group=self.group.index,
+            statistics=self.means.take(),
+            episodes=self.episodes.take(),
+            late=self.rollouts.late,
+            overflow=self.rollouts.overflow,
+            repeated=self.rollouts.repeated,
+            bad_gradients=self.gradient_filter.refused,
+            learned_steps=self.learned_steps,
+            dense_gradient_steps=self.dense_gradient_steps,
+            unused_steps=self.rollouts.unused_steps,
+            learning_seconds=self.learning_seconds,
+            waiting_seconds=self.waited,
+            warnings=self.cancelling.warnings,
+        )
+        self.send(self.context.topology.server, Kind.REPORT, report)
+        self.rollouts.unused_steps, self.learning_seconds, self.waited = 0, 0.0, 0.0
+        self.rollouts.late = self.rollouts.overflow = self.rollouts.repeated = (
+            self.gradient_filter.refused
+        ) = self.learned_steps = self.dense_gradient_steps = 0
 
     def _start(self, state: dict[str, Any], version: int) -> None:
         """Take over a resumed run's state, if there is one, and start the actors."""
@@ -348,24 +354,26 @@ class Learner(Role):
             self.algorithm.load_state_dict(state["algorithm"])
         if self.replica is not None:
             self._adopt(*self.replica.start(state.get("optimizer")))
-        self.feed.load_state_dict(state.get("queue", []), self.codec)
+        self.rollouts.load_state_dict(state.get("queue", []), self.codec)
         self.critic_memory.load_state_dict(state.get("critic_memory", {}))
         if "path" in state:
-            self.feed.resume(Path(state["path"]).parent.parent, version)
+            self.rollouts.resume(Path(state["path"]).parent.parent, version)
 
     def state_dict(self) -> dict[str, Any]:
         """The algorithm's own state, the replica's optimizer, and rollouts that are still to be re-used
-        (deterministic runs)."""
+        (deterministic runs).
+        """
         state: dict[str, Any] = {"algorithm": self.algorithm.state_dict(), "version": self.version}
         if self.replica is not None:
             state["optimizer"] = self.replica.optimizer.state_dict()
         if self.context.config.deterministic:  # others begin new episodes
             state["critic_memory"] = self.critic_memory.state_dict()
-        return state | {"queue": self.feed.state_dict()}
+        return state | {"queue": self.rollouts.state_dict()}
 
     def _stop(self) -> bool:
         """Tell the actors, then the last report and state; under AllReduce only when the last round is
-        closed."""
+        closed.
+        """
         if self.finished or (self.replica is not None and self.version < self.last_version):
             return False
         for rank in self.group.actors:
@@ -376,11 +384,11 @@ class Learner(Role):
             Kind.STATE,
             self.state_dict(),
             version=self.version,
-            flags=FLAG_FINAL,
+            flags=Flags.FINAL,
         )
-        self.feed.save(self.last_version, final=True)
+        self.rollouts.save(self.last_version, final=True)
         self.finished = True
         return True
 
     def close(self) -> None:
-        self.feed.close()
+        self.rollouts.close()

@@ -1,5 +1,6 @@
 """Keeps gradients that are not finite from being sent. Called by the learner; knows no queue and no
-message."""
+message.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +28,8 @@ class NonFiniteGradientFilter:
 
     def accepts(self, vector: FloatArray, actor_ranks: Iterable[int], version: int) -> bool:
         """Whether a gradient [P] of rollouts from these ranks is finite. Raises FloatingPointError where such
-        gradients are not left out."""
+        gradients are not left out.
+        """
         if all_finite(vector):
             self._in_a_row = 0
             return True

@@ -77,7 +77,8 @@ class OptimizerReplica:
         """The new point and version when a round's sum has arrived; starts the sum if it is due. Never
         blocks.
 
-        Raises FloatingPointError when the summed direction is not finite."""
+        Raises FloatingPointError when the summed direction is not finite.
+        """
         if self._regrouping is not None:
             return self._regrouped()
         if not self._closing:
@@ -138,7 +139,8 @@ class OptimizerReplica:
 
     def _regrouped(self) -> tuple[Array, int] | None:
         """Go on from the last round that was completed anywhere when the survivors have found together; the
-        point where that is news."""
+        point where that is news.
+        """
         assert self._regrouping is not None
         if not self._regrouping.done():
             return None

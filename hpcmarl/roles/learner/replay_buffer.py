@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 
 from hpcmarl.algos.q_learning import EpisodeErrors, QLearning
-from hpcmarl.comm.protocol import FLAG_MORE, Buffer, check_header
+from hpcmarl.comm.protocol import Buffer, Flags, check_header
 from hpcmarl.comm.topology import Group
 from hpcmarl.comm.transport import Message
 from hpcmarl.config import ReplayConfig
@@ -36,7 +36,7 @@ from hpcmarl.optim.rounds import RoundRule
 from hpcmarl.roles.base import Context, generator_for
 from hpcmarl.roles.deterministic_quota import actor_quota
 from hpcmarl.roles.learner.priorities import UNKNOWN, Priorities, normalised
-from hpcmarl.roles.learner.rollout_queue import GradientBatch, RolloutQueue
+from hpcmarl.roles.learner.rollout_source import GradientBatch, RolloutSource
 from hpcmarl.rollouts.codec import OpenedMessage
 from hpcmarl.types import EnvironmentSpec, FloatArray, IntArray, Rollout
 
@@ -47,19 +47,19 @@ MEGABYTE = 1e6
 @dataclass(kw_only=True)
 class PrioritisedWork(GradientBatch):
     """Episodes that were drawn by priorities: importance weights [B] in the order of the rollouts and of the
-    slots in each, their numbers in the replay [B], and their errors once the gradient is made."""
+    slots in each, their numbers in the replay [B], and their errors once the gradient is made.
+    """
 
     weights: FloatArray
     numbers: IntArray
     errors: EpisodeErrors | None = None
 
 
-class ReplayBuffer(RolloutQueue):
+class ReplayBuffer(RolloutSource[QLearning]):
     """collected: episodes that came in this run; used: how often episodes were learned from; allowed: how
     many more draws ratio permits; unmade: how many more it would permit, had the episodes not left
-    meanwhile."""
-
-    algorithm: QLearning
+    meanwhile.
+    """
 
     def __init__(
         self, context: Context, group: Group, rule: RoundRule, algorithm: QLearning, config: ReplayConfig
@@ -119,7 +119,8 @@ class ReplayBuffer(RolloutQueue):
 
     def _shrink(self) -> None:
         """Look at the oldest episodes now and then; where the policy has left them behind, a tenth of all
-        goes."""
+        goes.
+        """
         dynamic = self.config.dynamic
         if dynamic is None or self.collected % dynamic.every or len(self.episodes) <= dynamic.least:
             return
@@ -134,15 +135,19 @@ class ReplayBuffer(RolloutQueue):
         """No episode is too old."""
         self.draws = 0
 
-    def _plenty(self, version: int) -> bool:
+    def _has_plenty(self, version: int) -> bool:
         """Draws for two gradients."""
         started = self.collected >= self.config.learning_starts
-        return started and self.allowed >= 2 * self._wanted(version, 0) > 0
+        return started and self.allowed >= 2 * self._outstanding(version, 0) > 0
 
     # ---- out
 
+    def has_waiting(self) -> bool:
+        """Kept episodes wait for no gradient in particular."""
+        return False
+
     def take(self, version: int, delivered: int) -> GradientBatch | None:
-        wanted = self._wanted(version, delivered)
+        wanted = self._outstanding(version, delivered)
         if self.context.config.deterministic:
             ready = wanted > 0 and (delivered > 0 or self._all_arrived(version))
         else:
@@ -152,11 +157,12 @@ class ReplayBuffer(RolloutQueue):
 
     def _all_arrived(self, version: int) -> bool:
         """Take in the version's episodes, when every actor has sent its share and whatever else ended in that
-        same step."""
+        same step.
+        """
         each = actor_quota(self.context, self.group.index, version)
         for rank in self.group.actors:
             own = self.arrived.get(rank, [])
-            if len(own) < each or int(check_header(own[-1], rank)["flags"]) & FLAG_MORE:
+            if len(own) < each or check_header(own[-1], rank).flags & Flags.MORE:
                 return False
         for rank in self.group.actors:
             for buffer in self.arrived.pop(rank):
@@ -188,7 +194,8 @@ class ReplayBuffer(RolloutQueue):
 
     def _contents(self, drawn: Sequence[int]) -> tuple[list[Rollout], list[int], list[int]]:
         """Rollouts of the episodes with these indices, the ranks that sampled them and the versions, as of
-        Work."""
+        Work.
+        """
         messages = [self.episodes[index] for index in drawn]
         return (
             self.codec.read_together(messages),
@@ -198,7 +205,8 @@ class ReplayBuffer(RolloutQueue):
 
     def _prioritised(self, priorities: Priorities, drawn: IntArray, count: int) -> GradientBatch:
         """Work of drawn indices, the first `count` of them by priorities. The newest were drawn all alike:
-        nothing is to be corrected there."""
+        nothing is to be corrected there.
+        """
         weights = np.ones(len(drawn))
         weights[:count] = priorities.weights(drawn[:count], self.algorithm.env_steps)
         # by length first: so episodes come in the order of the rollouts, which hold those of equal lengths
@@ -227,7 +235,8 @@ class ReplayBuffer(RolloutQueue):
         """replay_ratio: how often an episode was learned from, over the run; at
         algo.replay.samples_per_insert the learner waits for its actors. replay_shortfall: share of what
         algo.replay.samples_per_insert asks for that was not learned. replay_distance: see
-        algos/q_learning.py, `distance`."""
+        algos/q_learning.py, `distance`.
+        """
         return {
             "replay_episodes": len(self.episodes),
             "replay_megabytes": self.bytes / MEGABYTE,
@@ -241,7 +250,8 @@ class ReplayBuffer(RolloutQueue):
 
     def save(self, version: int, *, final: bool) -> None:
         """Write the episodes in the background, for the checkpoint of `version`, where algo.replay.save asks
-        for it now."""
+        for it now.
+        """
         every = self.config.save == "checkpoint" or self.context.config.deterministic
         if not self.episodes or not (every or (final and self.config.save == "stop")):
             return
@@ -266,7 +276,8 @@ class ReplayBuffer(RolloutQueue):
 
     def resume(self, run_directory: Path, version: int) -> None:
         """Go on with the episodes that were written for the checkpoint of `version`, or else with the newest;
-        without any, collect anew."""
+        without any, collect anew.
+        """
         directory = RunDirectory(run_directory).replay_directory(self.group.index)
         exact = checkpoint_path(directory, version)
         try:
@@ -297,7 +308,7 @@ class ReplayBuffer(RolloutQueue):
         buffers = [whole[end - size : end].copy() for end, size in zip(ends, sizes.tolist(), strict=True)]
         for buffer in buffers:
             check_episode(
-                self.codec.read(buffer, int(check_header(buffer, self.context.rank)["version"])),
+                self.codec.read(buffer, check_header(buffer, self.context.rank).version),
                 self.context.spec,
             )
         counts = (int(state["collected"]), int(state["used"]), float(state["allowed"]))
@@ -323,7 +334,8 @@ class ReplayBuffer(RolloutQueue):
 
 def check_episode(rollout: Rollout, spec: EnvironmentSpec) -> None:
     """Raises ValueError for a rollout from a file that is not one whole episode of this environment with
-    finite numbers."""
+    finite numbers.
+    """
     end = rollout.episode_end[:, 0] if rollout.count == 1 and rollout.steps else np.zeros(1)
     last = [[rollout.steps - 1, 0]] if end[-1] == 2 else []
     if end[:-1].any() or end[-1] not in (1, 2) or rollout.final_index.tolist() != last:

@@ -1,5 +1,6 @@
 """Know when everything that a group had begun in a round has arrived at its learner (rounds.admission:
-all_begun)."""
+all_begun).
+"""
 
 from __future__ import annotations
 

@@ -1,5 +1,6 @@
 """Let a learner count on-policy episodes in the order in which they began, and tell its actors how many to
-begin."""
+begin.
+"""
 
 from __future__ import annotations
 
@@ -11,14 +12,14 @@ from hpcmarl.comm.topology import Group
 from hpcmarl.comm.transport import Message
 from hpcmarl.optim.rounds import RoundRule
 from hpcmarl.roles.base import Context
-from hpcmarl.roles.learner.rollout_queue import GradientBatch, QueuedRollout, RolloutQueue, whole
+from hpcmarl.roles.learner.rollout_source import GradientBatch, QueuedRollout, QueuedSource, batch_of_entries
 from hpcmarl.types import Rollout
 
 Place = tuple[int, int, int]  # rank of the actor, how often it was replaced, number of the episode
 WAVES_AHEAD = 2  # where a group goes on until the round ends: one that is played, and the next
 
 
-class StartOrder(RolloutQueue):
+class StartOrder(QueuedSource):
     """Hold back an episode until all that began before it have arrived.
 
     Where the rule gives a group a quota, its actors begin just as many episodes, and all of them count. Under
@@ -26,14 +27,14 @@ class StartOrder(RolloutQueue):
     counts as a whole.
 
     Attributes:
-        news: Whether allotments have changed since the learner last told its actors.
+        allotment_changed: Whether allotments have changed since the learner last sent them to its actors.
     """
 
     in_order = True
 
     def __init__(self, context: Context, group: Group, rule: RoundRule, algorithm: Algorithm) -> None:
         super().__init__(context, group, rule, algorithm)
-        self.news = False
+        self.allotment_changed = False
         self._lives = dict.fromkeys(group.actors, 0)  # living actors: how often each was replaced
         self._replaced: Counter[int] = Counter()
         self._begun = dict.fromkeys(group.actors, 0)
@@ -82,7 +83,7 @@ class StartOrder(RolloutQueue):
         """Let living actors begin what the group's quota lacks, or what is missing of the waves ahead."""
         if self._version < 0 or not self._lives:
             return
-        quota = self._quota()
+        quota = self._quota(self._version)
         missing = (
             WAVES_AHEAD * self._wave() - len(self._expected) - len(self._ready)
             if quota is None
@@ -93,14 +94,11 @@ class StartOrder(RolloutQueue):
             self._expected.append((rank, self._lives[rank], self._begun[rank]))
             self._begun[rank] += 1
             self._allotted += 1
-            self.news = True
-
-    def _quota(self) -> int | None:
-        return self.rule.quota(self.rule.initial_batch if self._version == 0 else self.rule.batch)
+            self.allotment_changed = True
 
     def _wave(self) -> int:
         """Return the episodes of one gradient where a group goes on until the round ends."""
-        return self._wanted(self._version, 0)
+        return self._outstanding(self._version, 0)
 
     # ---- episodes
 
@@ -117,7 +115,7 @@ class StartOrder(RolloutQueue):
     def take(self, version: int, delivered: int) -> GradientBatch | None:
         if self.entries:
             return self._take_old()
-        quota = self._quota()
+        quota = self._quota(self._version)
         wanted = self._wave() if quota is None else quota - delivered
         if quota is not None and not self.context.config.deterministic:
             wanted = min(wanted, max(1, self.limit // 2))  # a large share is delivered in parts
@@ -125,7 +123,7 @@ class StartOrder(RolloutQueue):
             return None
         taken = [self._ready.popleft() for _ in range(wanted)]
         self._top_up()
-        return whole(taken)
+        return batch_of_entries(taken)
 
     def refuse(self, work: GradientBatch) -> None:
         super().refuse(work)
@@ -147,7 +145,10 @@ class StartOrder(RolloutQueue):
         taken = list(islice(self.entries, same))
         for _ in taken:
             self.entries.popleft()
-        return whole(taken)
+        return batch_of_entries(taken)
 
-    def behind(self, version: int) -> bool:  # allotments bound what actors send
+    def is_behind(self, version: int) -> bool:  # allotments bound what actors send
+        return False
+
+    def _has_plenty(self, version: int) -> bool:
         return False

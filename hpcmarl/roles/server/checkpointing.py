@@ -18,7 +18,6 @@ from typing import Any
 import numpy as np
 
 from hpcmarl.comm.protocol import Kind, control
-from hpcmarl.comm.topology import ROLE_NAMES
 from hpcmarl.errors import StorageError
 from hpcmarl.io.checkpoint import CheckpointWriter
 from hpcmarl.roles.base import Context
@@ -67,7 +66,8 @@ class CheckpointCoordinator:
 
     def request(self, version: int, state: dict[str, Any]) -> bool:
         """Collect the roles' states of `version` around the server's own; False while another snapshot is
-        under way."""
+        under way.
+        """
         if self.pending is not None:
             return False
         self.pending = self._begun(state)
@@ -76,7 +76,7 @@ class CheckpointCoordinator:
         word = control(
             Kind.CHECKPOINT_REQUEST,
             source=self.context.rank,
-            role=ROLE_NAMES.index("server"),
+            role="server",
             version=version,
         )
         for group in self.context.topology.groups:
@@ -144,7 +144,8 @@ class CheckpointCoordinator:
 
     def write_final(self, version: int, state: dict[str, Any]) -> dict[str, Any] | None:
         """Write the last checkpoint; returns its state, or None where there is no optimizer of that
-        version."""
+        version.
+        """
         whole = self._begun(state)
         for (role, rank), own in (self.final or {}).items():
             self._place(whole, role, rank, own, version)
@@ -162,7 +163,8 @@ class CheckpointCoordinator:
 
     def _place(self, whole: dict[str, Any], role: str, rank: int, state: Any, version: int) -> None:
         """Add a role's state. Under AllReduce any replica of the optimizer stands for all, if it is of this
-        version."""
+        version.
+        """
         if role == "learner" and "optimizer" in state:
             state = dict(state)
             optimizer = state.pop("optimizer")
@@ -207,7 +209,8 @@ class CheckpointCoordinator:
 
     def distribute(self, resume: dict[str, Any] | None) -> list[tuple[str, int, dict[str, Any]]]:
         """(role, rank, state) for every learner and actor: what it had when the checkpoint was written, or
-        what it needs to begin anew."""
+        what it needs to begin anew.
+        """
         states = []
         slots = self.context.config.topology.environments_per_actor
         saved = resume["roles"] if resume is not None else {"learner": {}, "actor": {}}
@@ -240,7 +243,8 @@ class CheckpointCoordinator:
     @staticmethod
     def _fresh_actor(resume: dict[str, Any]) -> dict[str, Any]:
         """An actor that the checkpoint does not know must not repeat the random numbers and episodes of the
-        run so far."""
+        run so far.
+        """
         version = int(resume["engine"]["rule"]["round"])
         last = [
             int(max(state["environment"]["episode"], default=0))
@@ -250,7 +254,8 @@ class CheckpointCoordinator:
 
     def close(self) -> str | None:
         """Wait for the writer; the error of the last checkpoint, if it could not be written. Raises it where
-        errors are to stop the run."""
+        errors are to stop the run.
+        """
         self.writer.close()
         error = self.writer.last_error
         if error is None:
@@ -265,7 +270,8 @@ class CheckpointCoordinator:
 
     def _on_error(self, error: StorageError) -> None:
         """Tell it once, or end the run: checkpoint.on_error. The last good checkpoint is untouched either
-        way."""
+        way.
+        """
         if error is self.reported:
             return
         self.reported = error

@@ -21,7 +21,8 @@ UNITS = (
 
 class Curve:
     """Values by time. Where there are too many, every second one is forgotten, and from then on half as many
-    are taken."""
+    are taken.
+    """
 
     def __init__(self) -> None:
         self.seconds: list[float] = []

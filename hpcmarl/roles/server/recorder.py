@@ -21,6 +21,7 @@ from hpcmarl.io.metrics_writer import MetricsWriter
 from hpcmarl.optim.rounds import Engine
 from hpcmarl.roles.base import Context, Interval
 from hpcmarl.roles.efficiency import Efficiency
+from hpcmarl.roles.reports import ActorReport, LearnerReport
 from hpcmarl.roles.server.operations import count_operations
 from hpcmarl.roles.server.progress import Display
 from hpcmarl.roles.statistics import LearnerMeans, SlotsHeard
@@ -28,9 +29,9 @@ from hpcmarl.roles.timing import GroupTimes
 from hpcmarl.types import Gradient
 
 logger = logging.getLogger(__name__)
-GRADIENTS_TELL = ("env_steps", "agent_steps", "staleness", "trajectories")
+GRADIENT_TOTALS = ("env_steps", "agent_steps", "staleness", "trajectories")
 LEARNERS_TIME = ("learning_seconds", "waiting_seconds")
-LEARNERS_TELL = (
+LEARNER_TOTALS = (
     "late",
     "overflow",
     "repeated",
@@ -47,7 +48,8 @@ EPISODES_AHEAD = 100_000  # more than an actor can have played before anybody he
 
 def keep_summary(context: Context, summary: dict[str, Any]) -> None:
     """Write summary.json. Where the disk fails: raises StorageError, or says so, as checkpoint.on_error
-    wants."""
+    wants.
+    """
     try:
         write_summary(context.run_directory, summary)
     except StorageError as problem:
@@ -60,7 +62,8 @@ class Recorder:
     """Counts over the whole run, resumptions included; `seconds` is training time, without start-up and final
     evaluation.
 
-    `watch`: called at the end of every round, by benchmarks."""
+    `watch`: called at the end of every round, by benchmarks.
+    """
 
     def __init__(self, context: Context, algorithm: Model) -> None:
         self.context, self.algorithm = context, algorithm
@@ -71,7 +74,7 @@ class Recorder:
         self.display = Display(context)
         self.efficiency = Efficiency(context.config, context.topology)
         self.totals: dict[str, float] = dict.fromkeys(
-            (*GRADIENTS_TELL, *LEARNERS_TELL, "episodes", "seconds_before"), 0.0
+            (*GRADIENT_TOTALS, *LEARNER_TOTALS, "episodes", "seconds_before"), 0.0
         )
         self.actors: dict[str, dict[str, float]] = {}
         self.group_counts = [0] * len(context.topology.groups)
@@ -163,23 +166,24 @@ class Recorder:
 
     def on_accept(self, age: int) -> None:
         """A gradient was taken; `age`: versions that the newest parameters were ahead of it, times its
-        trajectories."""
+        trajectories.
+        """
         self.totals["staleness"] += age
 
-    def on_report(self, source: int, report: dict[str, Any]) -> None:
-        """From a learner: {group, statistics, episodes, late, overflow, repeated, …}; from an actor: {actor,
-        counters, times}."""
-        if "actor" in report:
-            self.actors[str(report["actor"])] = report["counters"]
-            self.times.on_actor(int(report["actor"]), report["times"])
-            self.efficiency.bare = report["bare"] or self.efficiency.bare
-            return
-        self.means.add(report["statistics"])
-        self.times.on_learner(int(report["group"]), report["statistics"])
-        for name in LEARNERS_TELL:
-            self.totals[name] += report[name]
-        self.means.warn(report["warnings"])
-        episodes = report["episodes"]
+    def on_actor_report(self, report: ActorReport) -> None:
+        """Take over the counters of an actor."""
+        self.actors[str(report.actor)] = report.counters
+        self.times.on_actor(report.actor, report.times)
+        self.efficiency.bare = report.bare or self.efficiency.bare
+
+    def on_learner_report(self, report: LearnerReport) -> None:
+        """Add what a learner has done since its last report."""
+        self.means.add(report.statistics)
+        self.times.on_learner(report.group, report.statistics)
+        for name in LEARNER_TOTALS:
+            self.totals[name] += vars(report)[name]
+        self.means.warn(report.warnings)
+        episodes = report.episodes
         if not episodes:
             return
         self.heard.add(episodes["slot"].tolist())
@@ -194,7 +198,8 @@ class Recorder:
 
     def _settled(self) -> bool:
         """Whether the newest episodes are enough, and no longer the short ones of those that began
-        together."""
+        together.
+        """
         return len(self.recent) == RECENT_EPISODES and self.heard.complete(self._over_actors("quarantined"))
 
     def on_lost(self, rank: int) -> None:
@@ -208,7 +213,8 @@ class Recorder:
 
     def _slots_of(self, rank: int) -> range:
         """The slots that end with a rank: its own, if it is an actor, and those of its actors if it is a
-        learner."""
+        learner.
+        """
         topology, slots = self.context.topology, self.config.topology.environments_per_actor
         actors = [
             actor for group in topology.groups for actor in group.actors if rank in (actor, group.learner)

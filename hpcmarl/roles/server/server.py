@@ -14,8 +14,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from hpcmarl.comm.protocol import FLAG_FINAL, FLAG_SUMMED, Kind, vector_message, vector_of
-from hpcmarl.comm.topology import ROLE_NAMES
+from hpcmarl.comm.protocol import Flags, Kind, vector_message, vector_of
 from hpcmarl.comm.transport import LatestLink, Message
 from hpcmarl.envs import has_fixed_length
 from hpcmarl.errors import EXIT_FAILURE, EXIT_SUCCESS, EXIT_TRY_AGAIN
@@ -23,6 +22,7 @@ from hpcmarl.optim.rounds import Accept, Close, Command, Engine, Publish
 from hpcmarl.packing import unpack
 from hpcmarl.roles.base import Context, Interval, Role
 from hpcmarl.roles.evaluator import Evaluator
+from hpcmarl.roles.reports import ActorReport, LearnerReport
 from hpcmarl.roles.server.checkpointing import CheckpointCoordinator
 from hpcmarl.roles.server.recorder import Recorder
 from hpcmarl.roles.server.stragglers import StragglerMonitor
@@ -49,9 +49,9 @@ class Server(Role):
         self.links = [LatestLink(self.transport, group.learner) for group in context.topology.groups]
         # groups whose newest point may not be on its way yet: only these are looked at in every step
         self.behind: set[int] = set()
-        self.waiting = StragglerMonitor(self.engine.rule, context.topology)
+        self.stragglers = StragglerMonitor(self.engine.rule, context.topology)
         self.recorder = Recorder(context, algorithm)
-        self.snapshots = CheckpointCoordinator(context)
+        self.checkpoints = CheckpointCoordinator(context)
         self.phase = "start"  # start → train → stop → evaluate → done
         self.status = "finished"
         self.stop_wanted: str | None = None
@@ -68,24 +68,32 @@ class Server(Role):
         if message.kind is Kind.GRADIENT:
             self._on_gradient(message)
         elif message.kind is Kind.REPORT:
-            self.recorder.on_report(message.source, unpack(message.payload))
+            if message.header.role == "actor":
+                self.recorder.on_actor_report(ActorReport.unpack(message.payload))
+            else:
+                self.recorder.on_learner_report(LearnerReport.unpack(message.payload))
         elif message.kind is Kind.STATE:
-            final = bool(int(message.header["flags"]) & FLAG_FINAL)
-            self.snapshots.on_state(
-                ROLE_NAMES[int(message.header["role"])], message.source, unpack(message.payload), final=final
+            final = bool(message.header.flags & Flags.FINAL)
+            self.checkpoints.on_state(
+                message.header.role, message.source, unpack(message.payload), final=final
             )
         elif message.kind is Kind.CLOSED and self.phase == "train":
-            self._execute(self.engine.on_closed(int(message.header["group"]), int(message.header["version"])))
+            self._execute(self.engine.on_closed(message.header.group, message.header.version))
         elif message.kind is Kind.INTERRUPT:
             self.ask_to_stop("interrupted")
         message.release()
 
     def _on_gradient(self, message: Message) -> None:
-        # the whole header at once: field by field it would cost more than the rule and the sum
-        _, _, _, _, version, group, _, count, env_steps, agent_steps, staleness, flags = message.header.item()
-        vector = vector_of(message.buffer, self.engine.optimizer.parameters.size)
+        header = message.header
         gradient = Gradient(
-            group, version, count, vector, env_steps, agent_steps, staleness, summed=bool(flags & FLAG_SUMMED)
+            header.group,
+            header.version,
+            header.trajectories,
+            vector_of(message.buffer, self.engine.optimizer.parameters.size),
+            header.env_steps,
+            header.agent_steps,
+            header.staleness,
+            summed=bool(header.flags & Flags.SUMMED),
         )
         self.recorder.on_gradient(gradient)
         if self.phase != "train":
@@ -117,7 +125,7 @@ class Server(Role):
         """A round is complete: checkpoint, evaluate, stop or go on."""
         config, version = self.context.config, publish.version
         self.recorder.on_round(self.engine)
-        self.waiting.round_ended()
+        self.stragglers.round_ended()
         if (reason := self.recorder.stop_reason(version)) is not None or self.stop_wanted is not None:
             logger.info("stopping at version %d: %s", version, reason or self.stop_wanted)
             self._begin_stop(self.stop_wanted or "finished")
@@ -126,7 +134,7 @@ class Server(Role):
             return
         due = self.checkpoint_every is not None and self.checkpoint_every.due()
         if due or (config.checkpoint.every_updates and version % config.checkpoint.every_updates == 0):
-            self.snapshots.request(version, self._state())
+            self.checkpoints.request(version, self._state())
         due = self.evaluate_every is not None and self.evaluate_every.due()
         if due or (config.eval.every_updates and version % config.eval.every_updates == 0):
             self._evaluate(version)
@@ -135,10 +143,11 @@ class Server(Role):
 
     def _publish(self, publish: Publish) -> None:
         """Offer the new point to the groups; under AllReduce only the word that the round is closed (never
-        replaced by a newer one)."""
+        replaced by a newer one).
+        """
         fields: dict[str, Any] = {
             "source": self.context.rank,
-            "role": ROLE_NAMES.index(self.name),
+            "role": self.name,
             "version": publish.version,
         }
         fields["env_steps"] = int(self.recorder.totals["env_steps"])
@@ -163,19 +172,20 @@ class Server(Role):
     def _evaluate(self, version: int) -> None:
         if not self.context.config.rounds.collective:
             self.evaluator.request(self.engine.optimizer.parameters, version, self.recorder.on_evaluation)
-        elif self.snapshots.request(version, self._state()):
-            self.snapshots.when_complete = lambda state: self.evaluator.request(
+        elif self.checkpoints.request(version, self._state()):
+            self.checkpoints.when_complete = lambda state: self.evaluator.request(
                 state["engine"]["optimizer"]["parameters"], version, self.recorder.on_evaluation
             )
 
     def on_lost(self, rank: int, groups: Sequence[int]) -> None:
         """Nobody waits for the lost any more; the run goes on with the others, or stops if it was asked to or
-        nobody is left."""
+        nobody is left.
+        """
         self.recorder.on_lost(rank)
         led = [group for group in self.context.topology.groups if group.learner == rank]
         orphans = [actor for group in led for actor in group.actors]
         for gone in (rank, *orphans):
-            self.snapshots.forget(gone)
+            self.checkpoints.forget(gone)
         rule, wanted = self.engine.rule, self.context.config.rounds.on_loss
         if self.phase not in ("start", "train"):
             return
@@ -202,26 +212,27 @@ class Server(Role):
 
     def on_replaced(self, rank: int) -> None:
         """A new process acts in the place of a dead actor: it begins afresh, with random numbers that nobody
-        has had."""
+        has had.
+        """
         episode = self.recorder.on_replaced(rank)
         if self.phase == "train":
-            self.snapshots.expect_again(rank)
+            self.checkpoints.expect_again(rank)
             state = {
                 "version": self.engine.version,
                 "first_episode": episode,
                 "first_rollout": len(self.recorder.lost) * ROLLOUTS_AHEAD,
             }
-            self.send(rank, Kind.START, state, version=self.engine.version, count=ROLE_NAMES.index("actor"))
+            self.send(rank, Kind.START, state, version=self.engine.version, addressee="actor")
 
     # ---- work
 
     def work(self) -> bool:
         if self.behind:
             self.behind = {group for group in self.behind if not self.links[group].flush()}
-        worked = self.snapshots.poll()
+        worked = self.checkpoints.poll()
         self.recorder.tick(self.engine)
         if self.phase == "train":
-            self.waiting.poll()
+            self.stragglers.poll()
         if self.phase == "start":
             self._start()
             return True
@@ -258,7 +269,7 @@ class Server(Role):
     def _start(self) -> None:
         """Give every role its state, then the learners the first parameters."""
         resume = self.context.resume
-        states = self.snapshots.distribute(resume)
+        states = self.checkpoints.distribute(resume)
         if resume is not None:
             self.engine.load_state_dict(resume["engine"])
             self.recorder.load_state_dict(resume["recorder"])
@@ -266,7 +277,7 @@ class Server(Role):
             fields = {
                 "version": self.engine.version,
                 "env_steps": int(self.recorder.totals["env_steps"]),
-                "count": ROLE_NAMES.index(role),
+                "addressee": role,
             }
             self.send(rank, Kind.START, state, **fields)
         if not self.context.config.rounds.collective:
@@ -298,7 +309,8 @@ class Server(Role):
 
     def _time_to_stop(self) -> float | None:
         """Some time before the Slurm job ends; in a short job a quarter of it, or a requeued job would never
-        get anywhere."""
+        get anywhere.
+        """
         end, margin = self.context.job_end, self.context.config.stop.seconds_before_limit
         return (
             None if end is None or margin is None else end - min(margin, 0.25 * max(0.0, end - time.time()))
@@ -306,7 +318,8 @@ class Server(Role):
 
     def ask_to_stop(self, status: str) -> None:
         """Somebody wants the run to end: "interrupted", to be resumed, or "finished". Harmless when it is
-        ending anyway."""
+        ending anyway.
+        """
         if self.phase == "start":
             self.stop_wanted = self.stop_wanted or status  # what the run resumes from is taken over first
         elif self.phase == "train":
@@ -337,23 +350,23 @@ class Server(Role):
         if status == "interrupted":
             self.evaluator.cancel()  # it may take longer than the signal leaves time for
         self.recorder.end()
-        self.snapshots.expect_final()
+        self.checkpoints.expect_final()
         for group in self.context.topology.groups:
             self.send(group.learner, Kind.STOP, version=self.engine.version)
         self.final_state_timeout = Interval(FINAL_STATE_TIMEOUT)
 
     def _all_is_said(self) -> bool:
         """Whether the last states are there, or those that are missing are waited for no longer."""
-        snapshots = self.snapshots
+        snapshots = self.checkpoints
         return snapshots.all_final() or (
             self.final_state_timeout.due() and not snapshots.needs_more_final(self.engine.version)
         )
 
     def _after_stop(self) -> None:
-        missing = self.snapshots.missing_final()
+        missing = self.checkpoints.missing_final()
         if missing:
             logger.warning("no last state from %s within %.0f s", ", ".join(missing), FINAL_STATE_TIMEOUT)
-        state = self.snapshots.write_final(self.engine.version, self._state())
+        state = self.checkpoints.write_final(self.engine.version, self._state())
         self.phase = "evaluate"
         if state is not None and self.context.config.eval.episodes and self.status == "finished":
             self.evaluator.request(
@@ -361,12 +374,12 @@ class Server(Role):
             )
 
     def _finish(self) -> None:
-        error = self.snapshots.close()
+        error = self.checkpoints.close()
         self.recorder.finish(self.engine, self.status, error)
         code = self._exit_code(error)
-        if error is not None and error != self.snapshots.not_written:  # which has been logged
-            kept = self.snapshots.writer.last_version
-            kept = self.snapshots.resumed_version if kept is None else kept
+        if error is not None and error != self.checkpoints.not_written:  # which has been logged
+            kept = self.checkpoints.writer.last_version
+            kept = self.checkpoints.resumed_version if kept is None else kept
             good = "there is no good one" if kept is None else f"the last good one is of version {kept}"
             logger.error("the last checkpoint is not written, %s: %s", good, error)
         # actors first: the word for a replaced one goes over its learner
@@ -374,14 +387,14 @@ class Server(Role):
             range(self.context.topology.size),
             key=lambda rank: self.context.topology.roles_of(rank) != ("actor",),
         ):
-            self.send(rank, Kind.EXIT, count=code)
+            self.send(rank, Kind.EXIT, exit_code=code)
         self.phase, self.finished = "done", True
 
     def _exit_code(self, error: str | None) -> int:
         """What the job ends with: "try again" promises a good checkpoint, success that nothing is lost."""
         if self.status == "finished":
             return EXIT_SUCCESS if error is None else EXIT_FAILURE
-        if error is None or (self.snapshots.writer.last_error is None and self.snapshots.resumable):
+        if error is None or (self.checkpoints.writer.last_error is None and self.checkpoints.resumable):
             return EXIT_TRY_AGAIN
         return EXIT_FAILURE
 
@@ -390,4 +403,4 @@ class Server(Role):
 
     def close(self) -> None:
         self.recorder.close()
-        self.snapshots.close()
+        self.checkpoints.close()

@@ -1,5 +1,6 @@
 """Says whom a round waits for when it takes long. Called by the server; the rule knows which groups it cannot
-do without."""
+do without.
+"""
 
 from __future__ import annotations
 

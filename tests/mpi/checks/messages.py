@@ -4,7 +4,7 @@ import time
 
 import numpy as np
 
-from hpcmarl.comm.protocol import HEADER_BYTES, Kind, control, write_header
+from hpcmarl.comm.protocol import HEADER_BYTES, Header, Kind, control, write_header
 from hpcmarl.comm.transport import Backoff, receive_from
 from tests.mpi.checks import Ranks, on_ranks
 
@@ -15,7 +15,7 @@ IDLE_SECONDS = 1.0
 
 def message(source: int, number: int) -> np.ndarray:
     buffer = np.empty(HEADER_BYTES + SIZES[number], np.uint8)
-    write_header(buffer, Kind.REPORT, source=source, count=number)
+    write_header(buffer, Header(Kind.REPORT, source=source, trajectories=number))
     buffer[HEADER_BYTES:] = (np.arange(SIZES[number]) * (source + 1) + number) % 251
     return buffer
 
@@ -39,7 +39,7 @@ def messages_arrive_whole_and_in_order(ranks: Ranks) -> None:
             backoff.wait()
             continue
         backoff.reset()
-        number = int(received.header["count"])
+        number = received.header.trajectories
         assert number == expected[received.source], (
             f"message {number} of rank {received.source}, not {expected[received.source]}"
         )
@@ -64,7 +64,7 @@ def a_message_waits_for_an_earlier_incomplete_one(ranks: Ranks) -> None:
     assert transport.receive().source == 2
     assert transport.receive() is None
     first.filled = first.buffer.nbytes
-    assert [int(transport.receive().header["count"]) for _ in range(2)] == [5, 1]
+    assert [transport.receive().header.trajectories for _ in range(2)] == [5, 1]
     transport.close()
 
 

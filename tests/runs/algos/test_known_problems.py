@@ -137,7 +137,7 @@ def settings(algorithm, problem, rule):
             f"algo.entropy_cost_steps={2000 if problem in ONE_STEP else 4000}",
         ]
         changes += ["algo.entropy_cost=0.2", "algo.unroll=4", "algo.value_cost=1"]
-        changes += [f"algo.critic={'full' if problem in WITH_MEMORY else 'obs'}"]
+        changes += [f"algo.critic={'state' if problem in WITH_MEMORY else 'joint_observation'}"]
         changes += ["algo.target_every=5"] if algorithm == "coma" else []
     if algorithm in VALUES:
         changes += [

@@ -44,7 +44,7 @@ def test_ppo_trains_and_resumes_on_ranks(tmp_path, size, changes):
     ranks = run_world(size, tmp_path, *PPO, *groups, *changes, "stop.updates=9")
     told = summary(tmp_path)
     assert (told["status"], told["updates"]) == ("finished", 9)
-    starts = {learner.feed.begun[1] for rank in ranks if (learner := rank.roles.get("learner"))}
+    starts = {learner.rollouts.begun[1] for rank in ranks if (learner := rank.roles.get("learner"))}
     assert starts != {9}  # nine is in the middle of a batch of four gradients
     run_world(size, tmp_path, *PPO, *groups, *changes, "stop.updates=12", resume="auto")
     assert summary(tmp_path)["updates"] == 12
@@ -80,5 +80,5 @@ def test_a_kl_target_leaves_out_most_passes(tmp_path):
     ranks = run_world(
         1, tmp_path, *PPO, "algo.kl_target=1e-12", "logging.every_seconds=1000", "stop.updates=20"
     )
-    feed = ranks[0].roles["learner"].feed
-    assert feed.begun[1] >= 18
+    source = ranks[0].roles["learner"].rollouts
+    assert source.begun[1] >= 18

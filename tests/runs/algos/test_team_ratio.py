@@ -37,6 +37,6 @@ def test_common_reward_is_what_a_run_reports(tmp_path):
 def test_unknown_team_ends_the_run_before_it_begins(tmp_path):
     with pytest.raises(
         ConfigError,
-        match=r"algo\.teams names the policy prey, which .* has not; allowed: speaker_0, listener_0",
+        match=r"algo\.teams: .* has no policy prey; allowed: speaker_0, listener_0",
     ):
         run_world(1, tmp_path, *LISTENER, "algo.teams=[[speaker_0, prey]]")

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from hpcmarl.comm import local, protocol
-from hpcmarl.comm.protocol import FLAG_SPARSE, HEADER_BYTES, Kind, header_of
+from hpcmarl.comm.protocol import HEADER_BYTES, Flags, Kind, read_header
 from hpcmarl.roles.learner.optimizer_replica import OptimizerReplica
 from tests.support.sparse import EVERY, SPARSE, assert_same
 from tests.support.worlds import ECHO, final_state, run_world
@@ -17,19 +17,10 @@ def sent(monkeypatch):
     send = local.LocalTransport.send
 
     def spy(transport, destination, buffer):
-        header = header_of(buffer)
-        if (
-            int(header["kind"]) in (Kind.GRADIENT, Kind.PARAMETERS, Kind.WEIGHTS)
-            and buffer.size > HEADER_BYTES
-        ):
-            seen.append(
-                (
-                    Kind(int(header["kind"])),
-                    int(header["version"]),
-                    buffer.size - HEADER_BYTES,
-                    bool(int(header["flags"]) & FLAG_SPARSE),
-                )
-            )
+        header = read_header(buffer)
+        if header.kind in (Kind.GRADIENT, Kind.PARAMETERS, Kind.WEIGHTS) and buffer.size > HEADER_BYTES:
+            is_sparse = bool(header.flags & Flags.SPARSE)
+            seen.append((header.kind, header.version, buffer.size - HEADER_BYTES, is_sparse))
         return send(transport, destination, buffer)
 
     monkeypatch.setattr(local.LocalTransport, "send", spy)

@@ -90,7 +90,7 @@ LEAGUE_COMMANDS = {
     "show": ["run"],
     "export": ["run", "--table", "table.csv"],
     "exploit": ["run", "random", "stop.updates=1"],
-    "carry": ["run", "random", "run/config.yaml", "--out", "out.h5"],
+    "transfer": ["run", "random", "run/config.yaml", "--out", "out.h5"],
 }
 
 
@@ -192,7 +192,7 @@ def test_package_without_environments_is_always_refused(id: str, single: Path, r
     smuggle(single, lambda text: rename(text, id), everywhere=True)
     code, _, error = run(*EVAL)
     assert code == 2
-    assert f"env.id {id} is no environment: the package {id.partition('.')[0].partition(':')[0]}" in error
+    assert f"env.id {id} is not an environment: the package {id.partition('.')[0].partition(':')[0]}" in error
 
 
 def test_names_from_files_do_not_steer_the_terminal(single: Path, run: Any) -> None:

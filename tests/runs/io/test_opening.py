@@ -95,7 +95,7 @@ def test_differences_are_logged(
     assert context.lock is not None
     context.lock.release()
     assert "start 2 of run (process " in caplog.text
-    assert "going on from version 6" in caplog.text
+    assert "resuming from version 6" in caplog.text
     assert "changed since that checkpoint: optimizer.step_size: " in caplog.text
     assert "-> 0.5" in caplog.text
     assert "changed since that checkpoint: seed: 0 -> 9" in caplog.text
@@ -185,7 +185,9 @@ def test_stray_checkpoint_needs_a_run_directory(tmp_path: Path) -> None:
     run_world(2, tmp_path / "run")
     stray = tmp_path / "copied.h5"
     stray.write_bytes(list_checkpoints(tmp_path / "run")[0].read_bytes())
-    with pytest.raises(ConfigError, match="lies in no run's checkpoints/; say with --run-dir"):
+    with pytest.raises(
+        ConfigError, match="is in no run's checkpoints/; name the directory of the resumed run with --run-dir"
+    ):
         prepare(LocalWorld(1).transports[0], load_config(SPREAD), None, str(stray))
 
 

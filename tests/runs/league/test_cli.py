@@ -172,14 +172,14 @@ def test_league_show_prints_every_section(rps, run):
         "main-000003",
     ):
         assert part in out
-    assert "shown are" not in out
+    assert "showing" not in out
 
 
 def test_large_pools_print_newest_and_highest_rated_snapshots(rps, run, monkeypatch):
     monkeypatch.setattr("hpcmarl.cli.league_show.MOST_SHOWN", 3)
     _, out, _ = run("league", "show", rps)
     assert (
-        "shown are 3 of 8 rows and 3 of 8 columns, the newest of each member and the highest rated; --json "
+        "showing 3 of 8 rows and 3 of 8 columns, the newest of each member and the highest rated; --json "
         "has all"
     ) in out
     rows = [
@@ -485,7 +485,7 @@ def test_league_show_writes_plots(rps, run_json, tmp_path):
         (
             ("export", "RPS", "--member", "main", "--out", "no/a.npz"),
             2,
-            "there is no directory no; make it first",
+            "directory no does not exist; create it first",
         ),
         (
             ("export", "RPS", "--table", "there.csv"),
@@ -546,8 +546,8 @@ def test_a_checkpoint_of_other_members_is_refused(rps, tmp_path, run):
 
 def test_snapshots_record_their_most_met_opponents(rps):
     league = read_league(str(rps))
-    book, told = league.book, summarise(league.book)
-    main = book.member("main")
+    league_state, told = league.state, summarise(league.state)
+    main = league_state.member("main")
     frozen = [each for each in told["snapshots"] if each["member"] == "main"]
     assert frozen[0]["met_most"] == []
     for each in frozen[1:]:

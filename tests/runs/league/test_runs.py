@@ -18,7 +18,7 @@ from tests.support.leagues import NAMES, RPS, TAG
 from tests.support.worlds import final_state, run_world, summary
 
 
-def book(directory, *sides):
+def league_state(directory, *sides):
     """The newest checkpoint's book, with snapshots by name, and the names in order."""
     state = final_state(directory)["league"]
     snapshots = {
@@ -39,7 +39,7 @@ def test_every_world_size_freezes_every_term_of_every_member(tmp_path, size, gro
         "a": (6, 3),
         "b": (6, 3),
     }
-    state = book(tmp_path)
+    state = league_state(tmp_path)
     assert sorted(state["order"]) == NAMES
     assert state["payoff"]["games"].sum() == 2 * told["evaluation_games"] > 0
     assert np.array_equal(state["payoff"]["games"], state["payoff"]["games"].T)
@@ -77,7 +77,7 @@ def test_snapshots_differ_and_record_member_and_version(tmp_path):
 
 def test_asymmetric_sides_play_only_each_other(tmp_path):
     run_world(3, tmp_path, text=TAG)
-    state = book(tmp_path, "predators", "prey")
+    state = league_state(tmp_path, "predators", "prey")
     side = np.array([state["snapshots"][name].side == "prey" for name in state["order"]])
     games = state["payoff"]["games"]
     assert games[np.ix_(side, ~side)].sum() > 0
@@ -94,14 +94,14 @@ def test_interrupted_league_resumes_on_any_number_of_ranks(tmp_path, before, aft
     ranks = run_world(before[0], tmp_path, f"topology.groups={before[1]}", *changes, text=RPS, interrupt=5)
     assert {rank.exit_code for rank in ranks} == {75}
     assert summary(tmp_path)["status"] == "interrupted"
-    stood, spent = book(tmp_path), summary(tmp_path)["match_seconds"]
+    stood, spent = league_state(tmp_path), summary(tmp_path)["match_seconds"]
     reached = {name: member["version"] for name, member in stood["members"].items()}
     assert sum(reached.values()) < 80
     ranks = run_world(
         after[0], tmp_path, f"topology.groups={after[1]}", *changes, text=RPS, resume=str(tmp_path)
     )
     assert {rank.exit_code for rank in ranks} == {0}
-    state, told = book(tmp_path), summary(tmp_path)
+    state, told = league_state(tmp_path), summary(tmp_path)
     assert told["resumed_from"] is not None
     assert told["match_seconds"] > spent
     assert {name: row["updates"] for name, row in told["members"].items()} == {"a": 40, "b": 40}
@@ -122,10 +122,10 @@ def test_resume_adopts_snapshots_newer_than_the_checkpoint(tmp_path):
     newest = list_checkpoints(tmp_path)
     for path in newest[: len(newest) // 2]:
         path.unlink()
-    known = book(tmp_path)["order"]
+    known = league_state(tmp_path)["order"]
     assert len(known) < len(NAMES)
     run_world(1, tmp_path, text=RPS, resume=str(tmp_path))
-    state = book(tmp_path)
+    state = league_state(tmp_path)
     assert sorted(state["order"]) == list_snapshots(tmp_path / "pool") == NAMES
     assert {name: member["terms"] for name, member in state["members"].items()} == {"a": 3, "b": 3}
 
@@ -149,7 +149,7 @@ def test_damaged_snapshot_is_quarantined_and_league_continues(tmp_path, caplog):
     assert "a-000002" in caplog.text
     assert "b-000001.h5: no such file" in caplog.text
     assert (tmp_path / "pool" / "quarantine" / "a-000002.h5").exists()
-    state = book(tmp_path)
+    state = league_state(tmp_path)
     assert {name: member["version"] for name, member in state["members"].items()} == {"a": 30, "b": 30}
 
 
@@ -252,7 +252,7 @@ def test_league_without_teams_stops_as_interrupted(tmp_path):
 
 def test_last_term_ends_with_the_run(tmp_path):
     run_world(1, tmp_path, "league.members={a: {}}", "league.freeze.most_updates=4", text=RPS)
-    state = book(tmp_path)
+    state = league_state(tmp_path)
     assert [state["snapshots"][name].updates for name in state["order"]] == [0, 4, 6]
 
 
@@ -262,7 +262,7 @@ def test_unfinished_term_is_frozen_after_enough_updates(tmp_path, least, terms):
     run_world(
         1, tmp_path, freeze, "league.members={a: {}}", "stop.updates=null", "stop.env_steps=400", text=RPS
     )
-    state = book(tmp_path)
+    state = league_state(tmp_path)
     assert [state["snapshots"][name].term for name in state["order"]] == terms
     reached = state["members"]["a"]["version"]
     assert reached > 0
@@ -276,7 +276,7 @@ def test_unfinished_term_is_frozen_after_enough_updates(tmp_path, least, terms):
         text=RPS,
         resume=str(tmp_path),
     )
-    assert book(tmp_path)["members"]["a"]["version"] > reached  # nothing of it was lost
+    assert league_state(tmp_path)["members"]["a"]["version"] > reached  # nothing of it was lost
 
 
 def test_exploiters_are_reset_and_winners_frozen_early(tmp_path):
@@ -289,7 +289,7 @@ def test_exploiters_are_reset_and_winners_frozen_early(tmp_path):
         f"league.members={{main: {{kind: {{name: main}}}}, exploiter: {{kind: {kind}}}}}",
         text=RPS,
     )
-    state = book(tmp_path)
+    state = league_state(tmp_path)
     assert state["members"]["exploiter"]["generation"] == state["members"]["exploiter"]["terms"] + 1 > 4
     assert state["members"]["main"]["generation"] == 1
     owners = {state["snapshots"][name].member for name in state["order"]}
@@ -298,7 +298,7 @@ def test_exploiters_are_reset_and_winners_frozen_early(tmp_path):
 
 def test_fresh_members_restart_each_term(tmp_path):
     run_world(1, tmp_path, "league.fresh=true", "league.members={a: {}}", text=RPS)
-    state = book(tmp_path)
+    state = league_state(tmp_path)
     assert state["members"]["a"]["generation"] == 4
     assert [state["snapshots"][name].updates for name in state["order"]] == [0, 2, 4, 6]
     versions = [read_snapshot(tmp_path / "pool" / f"a-{term:06d}.h5")[1]["version"] for term in range(4)]
@@ -310,7 +310,7 @@ def test_psro_league_completes_the_payoff_before_each_term(tmp_path):
     run_world(
         3, tmp_path, "league.matchmaking={name: psro}", "league.members={a: {}}", "stop.updates=10", text=RPS
     )
-    state = book(tmp_path)
+    state = league_state(tmp_path)
     games = state["payoff"]["games"][:-1, :-1]  # the last snapshot came at the end
     assert (games[~np.eye(len(games), dtype=bool)] > 0).all()
     assert len(state["order"]) == 6
@@ -340,7 +340,7 @@ def test_non_training_member_stays_fixed_and_is_evaluated(tmp_path, start):
     told = summary(tmp_path / "run")
     assert (told["members"]["b"]["updates"], told["members"]["b"]["env_steps"]) == (0, 0)
     assert told["members"]["a"]["updates"] == 6
-    state = book(tmp_path / "run")
+    state = league_state(tmp_path / "run")
     there = state["order"].index("b-000000")
     assert state["members"]["a"]["against"][:, 0].tolist() == [there]
     assert state["payoff"]["games"][there].sum() > 0

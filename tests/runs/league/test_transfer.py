@@ -28,7 +28,7 @@ def league(tmp_path_factory):
 
 def invoke(league, *arguments):
     """Exit code, standard output, the error."""
-    result = CliRunner().invoke(league_app, ["carry", str(league / "run"), *map(str, arguments)])
+    result = CliRunner().invoke(league_app, ["transfer", str(league / "run"), *map(str, arguments)])
     return result.exit_code, result.stdout, result.exception
 
 
@@ -77,7 +77,7 @@ def test_mismatched_start_is_rejected_before_writing(league, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("a", "rounds.yaml"), "policy player sees 7 features where the snapshot saw 1; say which are which"),
+        (("a", "rounds.yaml"), "policy player sees 7 features, but 1 in the snapshot; assign them"),
         (("a", "single.yaml"), "carry needs the configuration of a league"),
         (("b", "rounds.yaml"), "b: .* has no such snapshot or member"),
         (("a", "rounds.yaml", "--features", "player"), "allowed: POLICY=LIST"),

@@ -37,7 +37,7 @@ def test_backpressure_drops_no_trajectories(tmp_path, extra):
     lost = (
         told["dropped_rollouts"]
         + told["wasted_gradients"]
-        + sum(actor.outbox.dropped_steps for actor in actors_of(ranks))
+        + sum(actor.sender.dropped_steps for actor in actors_of(ranks))
     )
     assert lost > 0
     assert held(ranks) == 0
@@ -46,7 +46,7 @@ def test_backpressure_drops_no_trajectories(tmp_path, extra):
     assert (
         told["dropped_rollouts"]
         == told["wasted_gradients"]
-        == sum(actor.outbox.dropped_steps for actor in actors_of(ranks))
+        == sum(actor.sender.dropped_steps for actor in actors_of(ranks))
         == 0
     )
     assert told["updates"] == 60
@@ -64,8 +64,8 @@ def test_backpressure_keeps_the_replay_ratio(tmp_path, size, groups):
     found = {}
     for pressure in ("false", "true"):
         ranks = run_world(size, tmp_path / pressure, *changes, f"rounds.backpressure={pressure}", text=ECHO)
-        feeds = [rank.roles["learner"].feed for rank in ranks if "learner" in rank.roles]
-        found[pressure] = [feed.used / (feed.collected - feed.config.starts + 1) for feed in feeds]
+        feeds = [rank.roles["learner"].rollouts for rank in ranks if "learner" in rank.roles]
+        found[pressure] = [source.used / (source.collected - source.config.starts + 1) for source in feeds]
     assert max(found["false"]) < 25
     assert min(found["true"]) > 35  # what an actor sends in one step may be all that it may send in this run
     assert max(found["true"]) <= 64

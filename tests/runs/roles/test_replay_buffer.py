@@ -27,7 +27,8 @@ def test_replay_ranks_train_and_resume(tmp_path, name, changes):
     assert summary(tmp_path)["updates"] == 9
     learners = [rank.roles["learner"] for rank in ranks if "learner" in rank.roles]
     assert all(
-        learner.feed.collected >= state["collected"] for learner, state in zip(learners, held, strict=True)
+        learner.rollouts.collected >= state["collected"]
+        for learner, state in zip(learners, held, strict=True)
     )
 
 

@@ -42,10 +42,10 @@ def test_actor_pauses_when_its_outbox_is_full(monkeypatch, tmp_path, text, extra
         actor.told_to_wait = False
         sent = []
         monkeypatch.setattr(
-            actor.outbox.context.transport, "send", lambda *_: sent.append(OnItsWay()) or sent[-1]
+            actor.sender.context.transport, "send", lambda *_: sent.append(OnItsWay()) or sent[-1]
         )
         monkeypatch.setattr(actor.context.transport, "shares_memory", lambda _: False)
-        actor.outbox.limit = actor.outbox._under_way_limit()
+        actor.sender.limit = actor.sender._under_way_limit()
         stands_still(actor)
         before = len(sent)
         assert 2 <= before < room + 40
@@ -55,7 +55,7 @@ def test_actor_pauses_when_its_outbox_is_full(monkeypatch, tmp_path, text, extra
         stands_still(actor)
         assert len(sent) > before
         assert actor.counters["held_seconds"] > 0
-        assert actor.outbox.dropped_steps == 0
+        assert actor.sender.dropped_steps == 0
     finally:
         for rank in ranks:
             rank.close()

@@ -59,7 +59,7 @@ FACTORS = {
 VALUES = ["iql", "vdn", "qmix", "wqmix", "res"]
 MIXED = VALUES[1:]
 REFUSED = {("turns and masks", name): "take turns" for name in ("coma", *MIXED)}
-REFUSED |= {("continuous", name): "single discrete action" for name in ("coma", *VALUES)}
+REFUSED |= {("continuous", name): "needs discrete actions" for name in ("coma", *VALUES)}
 SERVER_ONLY = "afedpg"  # each of its gradients is a step: nothing to sum
 
 

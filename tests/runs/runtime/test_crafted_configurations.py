@@ -27,7 +27,7 @@ FACTORIES = {
 def test_non_environment_factories_are_rejected(tmp_path, factory):
     made = str(tmp_path / "made")
     override = "env=" + str({"id": factory, "kwargs": FACTORIES[factory]}).replace("PLACE", made)
-    with pytest.raises(ConfigError, match=r"env\.id .* is no environment") as caught:
+    with pytest.raises(ConfigError, match=r"env\.id .* is not an environment") as caught:
         run_world(1, tmp_path / "run", override)
     assert factory in str(caught.value)
     assert not (tmp_path / "made").exists()

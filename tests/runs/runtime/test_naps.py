@@ -62,7 +62,7 @@ def test_learners_report_nothing_before_they_are_started(tmp_path, monkeypatch):
     learner = learning.roles["learner"]
     monkeypatch.setattr(learner.report, "due", lambda: True)
     told = []
-    monkeypatch.setattr(learner, "tell", lambda rank, kind, *_, **__: told.append(kind))
+    monkeypatch.setattr(learner, "send", lambda rank, kind, *_, **__: told.append(kind))
     learner.waited = 100.0  # while the server built its roles
     learner.work()
     assert told == []

@@ -1,7 +1,9 @@
-"""What algorithms, optimizers, round rules and formulas are compared with: tools/correctness prints the
-table, tests check every bound."""
+"""Comparisons of algorithms, optimizers, round rules and formulas with references.
 
-from tests.support.comparisons import algorithms, maths, optimizers, published, rules  # noqa: F401  fills COMPARISONS
+tools/correctness prints the table; tests check every bound.
+"""
+
+from tests.support.comparisons import algorithms, maths, optimizers, published, rules  # noqa: F401  they fill COMPARISONS
 from tests.support.comparisons.base import COMPARISONS, KINDS, Comparison, Result, difference
 
 COMPARISONS.sort(key=lambda each: KINDS.index(each.kind))

@@ -1,5 +1,4 @@
-"""Gradients of the algorithms: literal implementations, the exact gradient by enumeration, torchrl's mixers
-and targets."""
+"""Comparisons of gradients: with literal implementations, exact enumeration and torchrl."""
 
 from __future__ import annotations
 
@@ -32,12 +31,12 @@ from tests.support.value_based import SETTINGS, episodes, make
 
 TEAM = make_spec()
 NETWORK = NetworkConfig(hidden=(5,))
-ROUNDING = 1e-5  # of single precision, of the largest entry
+ROUNDING = 1e-5  # bound for single precision, relative to the largest entry
 Pair = tuple[Any, Any]
 
 
 def _random(spec: EnvironmentSpec, config: Any, seed: int) -> Any:
-    """An algorithm with random parameters, and others in its target networks."""
+    """Make an algorithm with random parameters and other random parameters in its target networks."""
     algorithm = make_algorithm(spec, config, 0)
     generator = np.random.default_rng(seed)
     for version in range(2):
@@ -59,6 +58,7 @@ def _random(spec: EnvironmentSpec, config: Any, seed: int) -> Any:
     few=4,
 )
 def reinforce_literal(seed: int) -> Pair:
+    """Compare the gradient of REINFORCE with its double sum."""
     spec = (TEAM, make_spec(action=MULTI_DISCRETE, has_mask=True), TEAM_AND_PREY, TURNS)[seed % 4]
     algorithm = _random(spec, ReinforceConfig(discount=0.9, network=NETWORK), seed)
     generator = np.random.default_rng(seed)
@@ -115,6 +115,7 @@ COMA: list[tuple[EnvironmentSpec, dict[str, Any]]] = [
     few=8,
 )
 def ma_trace_literal(seed: int) -> Pair:
+    """Compare the gradient of MA-Trace with its literal implementation."""
     clips = [(spec, {"rho_max": 1.5, "c_max": 1.2, **keys}) for spec, keys in MA_TRACE]
     return _actor_critic(clips, MATraceConfig, ma_trace, seed)
 
@@ -129,6 +130,7 @@ def ma_trace_literal(seed: int) -> Pair:
     few=4,
 )
 def ppo_literal(seed: int) -> Pair:
+    """Compare the gradient of PPO with its literal implementation."""
     plain = [(spec, {"normalise_advantages": False, **keys}) for spec, keys in PPO]
     return _actor_critic(plain, PPOConfig, ppo, seed)
 
@@ -143,11 +145,12 @@ def ppo_literal(seed: int) -> Pair:
     few=4,
 )
 def coma_literal(seed: int) -> Pair:
+    """Compare the gradient of COMA with its literal implementation."""
     return _actor_critic([(spec, {"rho_max": 1.2, **keys}) for spec, keys in COMA], COMAConfig, coma, seed)
 
 
 def _value_based(name: str) -> None:
-    """Add a value-based algorithm: every setting of tests/support/value_based.py in turn."""
+    """Add a value-based algorithm with each of its settings in tests/support/value_based.py in turn."""
     settings = [keys for each, keys in SETTINGS if each == name]
 
     def literal(seed: int) -> Pair:
@@ -181,7 +184,7 @@ def _enumerated(config: Any, seed: int, scale: float, discount: float) -> Pair:
 
 
 def _actor_gradients(algorithm: Any, rollout: Rollout, scale: float, discount: float) -> Pair:
-    """The expected gradient and the exact one, of the actor."""
+    """Return the expected gradient of the actor and the exact one."""
     actor = np.concatenate(
         [np.arange(part.place.start, part.place.stop) for part in algorithm.parts if part.kind == "actor"]
     )
@@ -194,22 +197,27 @@ EXACT = "exact gradient: all 16 trajectories of a game of two agents and two ste
 
 @compared("algorithm", "reinforce", "expected gradient", EXACT, bound=1e-5, cases=20)
 def reinforce_enumerated(seed: int) -> Pair:
+    """Compare the expected gradient of REINFORCE with the exact one."""
     return _enumerated(ReinforceConfig(network=NETWORK, discount=0.9), seed, 1.0, 0.9)
 
 
 def _undiscounted(config: Any, **keys: Any) -> Any:
-    """Settings without bias: whole episodes, no discount, whole returns; the critic is random and must not
-    matter."""
+    """Return settings without bias: whole episodes, no discount and whole returns.
+
+    The critic is random and must not matter.
+    """
     return config(network=NETWORK, discount=1.0, trace_lambda=1.0, entropy_cost=0.0, critic="state", **keys)
 
 
 @compared("algorithm", "ma_trace", "expected gradient of the actor, on-policy", EXACT, bound=1e-5, cases=20)
 def ma_trace_enumerated(seed: int) -> Pair:
+    """Compare the expected actor gradient of MA-Trace with the exact one."""
     return _enumerated(_undiscounted(MATraceConfig), seed, enumeration.STEPS, 1.0)
 
 
 @compared("algorithm", "ppo", "expected gradient of the actor, on-policy", EXACT, bound=1e-5, cases=20)
 def ppo_enumerated(seed: int) -> Pair:
+    """Compare the expected actor gradient of PPO with the exact one."""
     return _enumerated(_undiscounted(PPOConfig, normalise_advantages=False), seed, enumeration.STEPS, 1.0)
 
 
@@ -222,8 +230,11 @@ def ppo_enumerated(seed: int) -> Pair:
     cases=20,
 )
 def coma_enumerated(seed: int) -> Pair:
-    """One step, so that a linear critic of the other agent's action can hold the true values of all own
-    actions."""
+    """Compare the expected actor gradient of COMA with the exact one, in a game of one step.
+
+    With one step, a linear critic of the other agent's action can represent the true values of all own
+    actions.
+    """
     rollout = enumeration.all_trajectories(seed, 1)
     config = COMAConfig(network=NetworkConfig(hidden=()), discount=1.0, entropy_cost=0.0, critic="state")
     algorithm = _random(enumeration.GAME, config, seed)
@@ -239,8 +250,9 @@ def coma_enumerated(seed: int) -> Pair:
             parameter.zero_()
         first = enumeration.GAME.state_size
         for own, other in itertools.product(range(enumeration.ACTIONS), repeat=2):
-            weight[own, first + other] = worth[other, own]  # seen by the second agent
-            weight[own, first + enumeration.ACTIONS + other] = worth[own, other]  # seen by the first
+            # values for the second agent, then for the first
+            weight[own, first + other] = worth[other, own]
+            weight[own, first + enumeration.ACTIONS + other] = worth[own, other]
     return _actor_gradients(algorithm, rollout, 1.0, 1.0)
 
 
@@ -257,6 +269,7 @@ def coma_enumerated(seed: int) -> Pair:
     needs="torchrl",
 )
 def qmix_mixer(seed: int) -> Pair:
+    """Compare the mixer of QMIX with torchrl's."""
     agents, state, width, hyper = ((3, 7, 8, 12), (1, 4, 3, 5), (10, 60, 32, 64))[seed % 3]
     return theirs.mixed(agents, state, width, hyper, seed)
 
@@ -265,6 +278,7 @@ def qmix_mixer(seed: int) -> Pair:
     "algorithm", "vdn", "mixer: joint value", "torchrl `VDNMixer`", bound=1e-6, cases=30, needs="torchrl"
 )
 def vdn_mixer(seed: int) -> Pair:
+    """Compare the mixer of VDN with torchrl's."""
     utilities = torch.randn(5, 4, generator=torch.Generator().manual_seed(seed))
     twin = theirs.mixers().VDNMixer(n_agents=4, device="cpu")
     return SumMixer()(utilities, None), twin(utilities.unsqueeze(-1)).squeeze(-1)
@@ -281,6 +295,7 @@ def vdn_mixer(seed: int) -> Pair:
     needs="torchrl",
 )
 def iql_targets(seed: int) -> Pair:
+    """Compare the TD(lambda) targets of IQL with torchrl's."""
     generator = np.random.default_rng(seed)
     discount, trace_lambda, steps = (
         generator.uniform(0.5, 1.0),
@@ -312,6 +327,7 @@ def iql_targets(seed: int) -> Pair:
     needs="torchrl",
 )
 def ppo_advantages(seed: int) -> Pair:
+    """Compare the advantages and targets of PPO with torchrl's."""
     generator = np.random.default_rng(seed)
     discount, trace_lambda = generator.uniform(0.5, 1.0), generator.uniform()
     data, _ = theirs.random_columns(seed, int(generator.integers(1, 41)), 3, (1.0, 0.6)[seed % 2])

@@ -1,4 +1,4 @@
-"""What a comparison is, and the list of all of them."""
+"""The type of a comparison, and the list of all comparisons."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ class Result(NamedTuple):
         subject: Name in the registry, or of the formula.
         quantity: Quantity compared.
         against: Reference.
-        cases: Random cases, in `unit`.
-        unit: Cases, episodes or the like.
-        difference: Largest difference, of all cases; see `difference`.
+        cases: Number of random cases, in `unit`.
+        unit: Cases, episodes or similar.
+        difference: Largest difference over all cases; see `difference`.
         bound: Largest difference that passes.
-        largest: Largest absolute entry of the reference, so that a comparison of zeros is noticed.
+        largest: Largest absolute entry of the reference, which reveals comparisons of zeros.
     """
 
     kind: str
@@ -42,15 +42,16 @@ class Result(NamedTuple):
 
 @dataclass(frozen=True)
 class Comparison:
-    """A quantity of hpcmarl, computed for a seed by hpcmarl and by a reference.
+    """A quantity computed by hpcmarl and by a reference, for any seed.
 
     Attributes:
-        function: seed -> (found, wanted): arrays, or sequences of them, of equal shapes.
-        cases: Seeds of the page.
-        few: Seeds of the tests.
-        unit, each: Unit of the cases, and how many of them one seed makes.
+        function: Seed -> (found, wanted): arrays, or sequences of arrays, of equal shapes.
+        cases: Number of seeds for the page.
+        few: Number of seeds for the tests.
+        unit: Unit of the cases.
+        each: Cases per seed.
         runs: Whether it trains on virtual ranks, which unit tests do not.
-        needs: Package without which it cannot be made; empty: none beside hpcmarl's own.
+        needs: Package without which it is impossible; empty: none besides those of hpcmarl.
     """
 
     kind: str
@@ -68,7 +69,7 @@ class Comparison:
 
     @property
     def possible(self) -> bool:
-        """Whether the package that it needs is installed."""
+        """Whether the needed package is installed."""
         return not self.needs or importlib.util.find_spec(self.needs) is not None
 
     @property
@@ -77,7 +78,7 @@ class Comparison:
         return f"{self.subject}: {self.quantity}, {self.against}".replace("`", "")
 
     def measure(self, seeds: int | None = None) -> Result:
-        """Compare; `seeds` as `cases` by default."""
+        """Compare for a number of seeds, by default `cases`."""
         seeds, worst, largest = seeds or self.cases, 0.0, 0.0
         for seed in range(seeds):
             found, wanted = self.function(seed)
@@ -113,7 +114,7 @@ def compared(
     runs: bool = False,
     needs: str = "",
 ) -> Callable[[Callable[[int], tuple[Any, Any]]], Callable[[int], tuple[Any, Any]]]:
-    """Add a function to COMPARISONS; arguments as in Comparison."""
+    """Return a decorator that adds a function to COMPARISONS; the arguments are those of Comparison."""
     assert kind in KINDS
 
     def add(function: Callable[[int], tuple[Any, Any]]) -> Callable[[int], tuple[Any, Any]]:
@@ -139,13 +140,13 @@ def compared(
 
 
 def difference(found: Any, wanted: Any) -> float:
-    """Return the largest difference of two arrays, or of two sequences of arrays, pair by pair.
+    """Return the largest difference between two arrays, or between two sequences of arrays, pair by pair.
 
-    Each pair's is a share of the reference's largest entry where that exceeds 1, else absolute: max |found -
-    wanted| / max(1, max |wanted|). Infinite where something is not finite.
+    The difference of a pair is max |found - wanted| / max(1, max |wanted|). It is infinite if a value is not
+    finite.
 
     Raises:
-        ValueError: Where shapes differ.
+        ValueError: If shapes differ.
     """
     worst = 0.0
     for first, second in zip(_parts(found), _parts(wanted), strict=True):
@@ -158,7 +159,7 @@ def difference(found: Any, wanted: Any) -> float:
 
 
 def _parts(values: Any) -> list[Array]:
-    """The arrays of a sequence; an array, a number or a list of numbers is one."""
+    """Return the arrays of a sequence; an array, a number or a list of numbers counts as one array."""
     if isinstance(values, list | tuple) and any(np.ndim(value) for value in values):
         return [np.asarray(value, np.float64) for value in values]
     return [np.asarray(values, np.float64)]

@@ -1,4 +1,4 @@
-"""The formulas underneath: returns, operators, densities, operations, errors."""
+"""Comparisons of formulas: returns, operators, densities, operations and errors."""
 
 from __future__ import annotations
 
@@ -35,6 +35,7 @@ Pair = tuple[Any, Any]
     few=20,
 )
 def returns(seed: int) -> Pair:
+    """Compare discounted rewards to go with a double sum."""
     generator = np.random.default_rng(seed)
     steps, discount = int(generator.integers(1, 30)), generator.uniform(0.05, 1.0)
     reward = generator.standard_normal(steps).astype(np.float32)
@@ -53,6 +54,7 @@ def returns(seed: int) -> Pair:
     few=10,
 )
 def vtrace_recursion(seed: int) -> Pair:
+    """Compare V-trace with its recursion."""
     generator = np.random.default_rng(seed)
     gamma, lam, rho_max, c_max = (
         generator.uniform(0.3, 1.0),
@@ -77,6 +79,7 @@ def vtrace_recursion(seed: int) -> Pair:
     needs="torchrl",
 )
 def vtrace_torchrl(seed: int) -> Pair:
+    """Compare V-trace with torchrl."""
     data, generator = theirs.random_columns(seed, 1 + seed % 40, 3, (1.0, 0.6)[seed % 2])
     discount, rho_max, c_max = (
         generator.uniform(0.5, 1.0),
@@ -110,6 +113,7 @@ def vtrace_torchrl(seed: int) -> Pair:
     few=10,
 )
 def vtrace_on_policy(seed: int) -> Pair:
+    """Compare V-trace with all ratios 1 with the n-step return."""
     steps = 1 + seed % 20
     data = random_columns(seed, steps, 2, acting=1.1, ends=0.0, ratio=0.0)
     found = vtrace(*data.arguments(), discount=0.9)
@@ -125,7 +129,7 @@ def vtrace_on_policy(seed: int) -> Pair:
 
 
 def _action_values(generator: np.random.Generator, *shape: int) -> tuple[Array, Array]:
-    """Values, and masks that allow an action at least."""
+    """Draw values, and masks that allow at least one action."""
     values, mask = generator.standard_normal(shape) * 3, generator.random(shape) < 0.6
     mask[..., generator.integers(shape[-1])] = True
     return values, mask
@@ -141,6 +145,7 @@ def _action_values(generator: np.random.Generator, *shape: int) -> tuple[Array, 
     few=20,
 )
 def mellowmax(seed: int) -> Pair:
+    """Compare soft mellowmax with its formula."""
     generator = np.random.default_rng(seed)
     values, mask = _action_values(generator, 4, 6)
     omega, alpha = generator.uniform(0.5, 10.0), generator.uniform(0.0, 3.0)
@@ -162,8 +167,10 @@ def mellowmax(seed: int) -> Pair:
     few=10,
 )
 def res_softmax(seed: int) -> Pair:
-    """Joint values are products of weights and utilities, as unlike for the two networks as the utilities
-    are."""
+    """Compare the softmax of RES with the enumeration of all joint actions.
+
+    Joint values are weighted sums of utilities. The utilities of the two networks are independent.
+    """
     generator, beta = np.random.default_rng(seed), (0.05, 1.0, 5.0)[seed % 3]
     sizes = (5, 4, 3)
     (online, mask), target = _action_values(generator, 3, 5), generator.standard_normal((3, 5)) * 3
@@ -182,13 +189,13 @@ def res_softmax(seed: int) -> Pair:
         np.array([sum(weights[k] * own[k, joint[k]] for k in range(3)) for joint in joints])
         for own in (online, target)
     )
-    chances = np.exp(beta * (scores - scores.max()))
+    probabilities = np.exp(beta * (scores - scores.max()))
     tensors = [torch.tensor(array)[None] for array in (online, target)]
     allowed, active = torch.tensor(mask)[None], torch.ones(1, 3, dtype=torch.bool)
     greedy = greedy_actions(tensors[0], allowed)
     (first, exists), (second, _) = (near_greedy([each], [allowed], [active], [greedy]) for each in tensors)
     mixed = [(utilities * torch.tensor(weights)).sum(-1) for utilities in (first, second)]
-    return softmax_value(*mixed, exists, beta), [float(chances @ values / chances.sum())]
+    return softmax_value(*mixed, exists, beta), [float(probabilities @ values / probabilities.sum())]
 
 
 # ---- sparse networks
@@ -204,6 +211,7 @@ def res_softmax(seed: int) -> Pair:
     few=30,
 )
 def densities(seed: int) -> Pair:
+    """Compare the Erdős–Rényi densities with a bisection."""
     generator = np.random.default_rng(seed)
     shapes = [tuple(generator.integers(1, 300, 2).tolist()) for _ in range(int(generator.integers(1, 7)))]
     sparsity = generator.uniform(0.0, 0.99)
@@ -231,7 +239,10 @@ def densities(seed: int) -> Pair:
     cases=20,
 )
 def acting_operations(seed: int) -> Pair:
-    """torch counts 2 I O for a matrix of I inputs; I products take I - 1 sums."""
+    """Compare the operations of acting with torch's count.
+
+    torch counts 2 I O operations for a matrix with I inputs; the exact number has I - 1 sums per output.
+    """
     generator = np.random.default_rng(seed)
     hidden, memory = (
         tuple(generator.integers(3, 40, int(generator.integers(1, 3))).tolist()),
@@ -259,6 +270,7 @@ def acting_operations(seed: int) -> Pair:
     few=20,
 )
 def growth_rounds(seed: int) -> Pair:
+    """Compare the operations of training with the formula of RigL."""
     generator = np.random.default_rng(seed)
     dense, between = generator.uniform(1.0, 2.0), int(generator.integers(1, 300))
     sparse = dense * generator.uniform(0.01, 0.5)
@@ -278,8 +290,11 @@ def growth_rounds(seed: int) -> Pair:
     cases=20,
 )
 def stratified_error(seed: int) -> Pair:
-    """Episodes are drawn from three equally likely returns an environment. The error of those three is the
-    spread of the mean over all samples."""
+    """Compare the standard error of an evaluation with the spread over all possible samples.
+
+    Each environment has three equally likely returns. The error estimated from these three must equal the
+    standard deviation of the mean over all samples.
+    """
     generator = np.random.default_rng(seed)
     weights, returns_ = generator.integers(1, 6, 2).tolist(), generator.normal(size=(2, 3)) * [[1.0], [4.0]]
 

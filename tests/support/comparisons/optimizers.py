@@ -1,4 +1,4 @@
-"""The courses of optimizers along given gradients: the published loop of NIGT, and torch.optim's own."""
+"""Comparisons of optimizers along given gradients: with the published loop of NIGT and with torch.optim."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def _directions(seed: int) -> tuple[np.random.Generator, Array, Array]:
 
 
 def _course(config: Any, gradients: Array, start: Array) -> Array:
-    """Our parameters after each step, [n, P]."""
+    """Return our parameters after each step, [n, P]."""
     optimizer, found = make_optimizer(config, start), []
     for gradient in gradients:
         optimizer.step(gradient)
@@ -32,7 +32,7 @@ def _course(config: Any, gradients: Array, start: Array) -> Array:
 
 
 def _torch_course(make: Any, gradients: Array, start: Array) -> Array:
-    """The parameters of a torch optimizer that maximises."""
+    """Return the parameters of a maximising torch optimizer after each step, [n, P]."""
     parameter = torch.nn.Parameter(torch.tensor(start))
     twin, found = make([parameter]), []
     for gradient in gradients:
@@ -56,6 +56,7 @@ def _clipped(gradients: Array, limit: float) -> Array:
     few=20,
 )
 def nigt_loop(seed: int) -> Pair:
+    """Compare NIGT with its published loop."""
     generator, gradients, start = _directions(seed)
     alpha, eta = generator.uniform(1e-3, 0.5), (0.01, 0.1, 0.5, 1.0)[seed % 4]
     optimizer, points, theta = make_optimizer(NigtConfig(step_size=alpha, momentum=eta), start), [], [start]
@@ -70,6 +71,7 @@ def nigt_loop(seed: int) -> Pair:
     "optimizer", "nigt", "‖lookahead − θ‖ of 12 steps", "closed form α(1−η)/η", bound=1e-10, cases=200, few=20
 )
 def nigt_invariant(seed: int) -> Pair:
+    """Compare the length of NIGT's extrapolation with its closed form."""
     generator, gradients, start = _directions(seed)
     alpha, eta = generator.uniform(1e-3, 0.5), (0.001, 0.01, 0.1)[seed % 3]
     optimizer, found = make_optimizer(NigtConfig(step_size=alpha, momentum=eta), start), []
@@ -89,6 +91,7 @@ def nigt_invariant(seed: int) -> Pair:
     few=20,
 )
 def adam(seed: int) -> Pair:
+    """Compare Adam with torch."""
     generator, gradients, start = _directions(seed)
     size, first, second = (
         generator.uniform(1e-4, 0.1),
@@ -113,6 +116,7 @@ def adam(seed: int) -> Pair:
     few=20,
 )
 def rmsprop(seed: int) -> Pair:
+    """Compare RMSprop with torch."""
     generator, gradients, start = _directions(seed)
     size, decay = generator.uniform(1e-4, 0.1), generator.uniform(0.8, 0.99)
     config = RmspropConfig(step_size=size, decay=decay, epsilon=1e-5, max_gradient_norm=2.0)
@@ -127,6 +131,7 @@ def rmsprop(seed: int) -> Pair:
     "optimizer", "sgd", "parameters of 12 steps, clipped", "`torch.optim.SGD`", bound=1e-12, cases=200, few=20
 )
 def sgd(seed: int) -> Pair:
+    """Compare SGD with torch."""
     generator, gradients, start = _directions(seed)
     size, momentum = generator.uniform(1e-4, 0.1), generator.uniform(0.0, 0.95)
     config = SgdConfig(step_size=size, momentum=momentum, max_gradient_norm=2.0)

@@ -1,4 +1,4 @@
-"""Figures that others have published and that need no training."""
+"""Comparisons with published figures that need no training."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from hpcmarl.maths.sparsity import growing_flops
 from tests.support.comparisons.base import compared
 
 Pair = tuple[Any, Any]
-BETWEEN = 100  # updates with sparse gradients between two with dense ones
-# github.com/google-research/rigl, README: ResNet-50; length of the training, training and inference FLOPs in
-# shares of the dense network's
+BETWEEN = 100  # updates with sparse gradients between two updates with dense ones
+# ResNet-50 in the README of github.com/google-research/rigl: length of the training, then FLOPs of training
+# and of inference as shares of the dense network's
 RIGL = [
     (5, 2.09, 0.42), (5, 1.14, 0.23), (5, 1.23, 0.24), (5, 0.66, 0.13), (5, 0.63, 0.12),
     (5, 0.42, 0.08), (5, 0.45, 0.09), (5, 0.34, 0.07), (5, 0.29, 0.05), (40, 2.32, 0.05),
@@ -32,15 +32,18 @@ RIGL = [
     each=14,
 )
 def rigl(seed: int) -> Pair:
-    """Both columns are rounded to two decimals, which the bound adds up. That is too coarse for the share of
-    the growth rounds, 0.003."""
+    """Compare the operations of training with the README of RigL.
+
+    Both columns are rounded to two decimals, and the bound allows for both errors. It is too coarse to check
+    the share of the growth rounds, 0.003.
+    """
     found = [
         (BETWEEN * 3 * sparse + growing_flops(sparse, 1.0, 3)) / (3 * (BETWEEN + 1)) for _, _, sparse in RIGL
     ]
     return found, [training / length for length, training, _ in RIGL]
 
 
-# NashConv of uniform play, as OpenSpiel's examples have it
+# NashConv of uniform play, from the examples of OpenSpiel
 POKER = {"kuhn_poker": 11 / 12, "leduc_poker": 4.747222222222222}
 
 
@@ -59,6 +62,7 @@ def _uniform(observations: Any, masks: Any) -> Any:
     needs="pyspiel",
 )
 def poker(seed: int) -> Pair:
+    """Compare the exploitability of uniform play with the values of OpenSpiel."""
     found = []
     for name in POKER:
         game, reason = small_game(EnvConfig(id=f"openspiel:{name}"))

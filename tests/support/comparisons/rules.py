@@ -1,9 +1,8 @@
-"""The round rules: literal references, exact limits, times by counting, and the direction that REINFORCE's
-episodes make of a round.
+"""Comparisons of the round rules: literal references, exact limits, counted times, and mean directions.
 
-Directions come from whole runs on virtual ranks in ShortOrLong, where the gradient is p (1 - p) (2 - 1): a
-short episode earns 1 and a long one 2. The bound is four standard errors: an episode's estimate has the
-deviation 0.75, and a round of M averages at least M episodes.
+Mean directions come from whole runs of REINFORCE on virtual ranks in ShortOrLong. The gradient there is p (1
+- p) (2 - 1), because a short episode earns 1 and a long one 2. The bound is four standard errors: the
+estimate of one episode has the standard deviation 0.75, and a round of M averages at least M episodes.
 """
 
 from __future__ import annotations
@@ -26,15 +25,15 @@ from tests.support.admission import TWO_GROUPS, slope
 from tests.support.comparisons.base import compared
 
 Pair = tuple[Any, Any]
-DEVIATION = 0.75  # of one episode's estimate: 2 · 0.5 for a long one, 1 · (-0.5) for a short one
+# standard deviation of one episode's estimate: 2 · 0.5 for a long one, 1 · (-0.5) for a short one
+DEVIATION = 0.75
 SIZE, DELIVERIES = 3, 80
 
 # ---- literal references
 
 
 def _engine(rule: str, seed: int, *, all_begun: bool = False) -> Pair:
-    """Play random deliveries, some of them late, to an engine; the reference is played what the engine
-    was."""
+    """Pass random deliveries, some of them late, to an engine, and the same deliveries to the reference."""
     generator = np.random.default_rng(seed)
     groups = int(generator.integers(2 if all_begun else 1, 5))
     batch = int(generator.integers(groups, 13))
@@ -92,8 +91,10 @@ _literal("rennala", ALL_BEGUN, all_begun=True)
 
 
 def quadratic_limit(rule: str, batch: int) -> float:
-    """Where a simulated rule settles on two quadratics of optima 2 and 0, whose workers take 1 and 10 a
-    gradient."""
+    """Return the point at which a simulated rule settles on two quadratics with optima 2 and 0.
+
+    The workers take 1 and 10 units of time per gradient.
+    """
     text = (
         "sim: {workers: 2, compute_times: [1, 10], stop: {time: 20000}}\nobjective: {name: quadratics, "
         "optima: [2, 0], start: 1.5}\n"
@@ -146,6 +147,7 @@ def _workers(seed: int) -> tuple[list[float], int]:
     few=30,
 )
 def rennala_time(seed: int) -> Pair:
+    """Compare the round time of Rennala with counting."""
     compute, batch = _workers(seed)
     return round_times.rennala_time(compute, batch), counted_time(
         compute, lambda counts: sum(counts) >= batch
@@ -162,6 +164,7 @@ def rennala_time(seed: int) -> Pair:
     few=30,
 )
 def malenia_time(seed: int) -> Pair:
+    """Compare the round time of Malenia with counting."""
     compute, batch = _workers(seed)
     n = len(compute)
     wanted = counted_time(
@@ -172,7 +175,7 @@ def malenia_time(seed: int) -> Pair:
 
 
 def _excess(time: float, bound: float) -> Pair:
-    """By how much a time exceeds its bound, in shares of it; zero where it does not."""
+    """Return the relative excess of a time over its bound plus 1, and 1; without excess both are 1."""
     return [1.0 + max(0.0, time / bound - 1.0)], [1.0]
 
 
@@ -186,6 +189,7 @@ def _excess(time: float, bound: float) -> Pair:
     few=30,
 )
 def rennala_bound(seed: int) -> Pair:
+    """Compare the round time of Rennala with its bound."""
     compute, batch = _workers(seed)
     ordered = sorted(compute)
     bound = min((batch + m) / sum(1 / h for h in ordered[:m]) for m in range(1, len(ordered) + 1))
@@ -202,6 +206,7 @@ def rennala_bound(seed: int) -> Pair:
     few=30,
 )
 def malenia_bound(seed: int) -> Pair:
+    """Compare the round time of Malenia with its bound."""
     compute, batch = _workers(seed)
     return _excess(
         round_times.malenia_time(compute, batch),
@@ -209,13 +214,13 @@ def malenia_bound(seed: int) -> Pair:
     )
 
 
-# ---- the direction of REINFORCE's rounds
+# ---- mean directions of REINFORCE
 
 CLOSED_FORM = "closed form p(1−p)(2−1) = 1/4"
 
 
 def _direction(rule: str, title: str, size: int, batch: int, updates: int, *changes: str) -> None:
-    """Compare the mean direction of a run's rounds with the gradient."""
+    """Add a comparison of the mean direction of a run's rounds with the gradient."""
 
     def measured(seed: int) -> Pair:
         with tempfile.TemporaryDirectory() as directory:
@@ -236,7 +241,7 @@ _direction("afedpg", "afedpg", 2, 1, 1000, TWO_GROUPS)
 
 
 UNEQUAL = "topology.groups=[{}, {env: {kwargs: {reward: 4.0, steps: 3}}}]"
-HALF = 16  # of a batch: the least harmonic mean of both groups' counts
+HALF = 16  # half a batch: the smallest harmonic mean of both groups' counts
 
 
 @compared(
@@ -250,8 +255,10 @@ HALF = 16  # of a batch: the least harmonic mean of both groups' counts
     runs=True,
 )
 def malenia_unequal(seed: int) -> Pair:
-    """One group's long episodes earn 4 after three steps, so that more of its episodes come than of the
-    other's."""
+    """Compare Malenia's mean direction for two groups with different games with the closed form.
+
+    In one group, long episodes earn 4 after three steps, so more of its episodes arrive than of the other's.
+    """
     with tempfile.TemporaryDirectory() as directory:
         changes = (UNEQUAL, "rounds.rule=malenia", f"rounds.batch={2 * HALF}", f"seed={seed}")
         found, _ = slope(Path(directory), 2, *changes, updates=60, order=seed + 1)
@@ -269,8 +276,11 @@ def malenia_unequal(seed: int) -> Pair:
     runs=True,
 )
 def first_finished(seed: int) -> Pair:
-    """32 episodes begin and the first 4 to finish count. Fewer than 4 short ones are as good as never among
-    them."""
+    """Compare Rennala's biased mean direction with its closed form.
+
+    32 episodes begin, and the first 4 to finish count. It is practically impossible that fewer than 4 of them
+    are short.
+    """
     with tempfile.TemporaryDirectory() as directory:
         found, _ = slope(
             Path(directory),

@@ -18,7 +18,7 @@ from hpcmarl.config import MATraceConfig, NetworkConfig, ReinforceConfig
 from hpcmarl.config.file import load_config
 from hpcmarl.errors import ConfigError
 from hpcmarl.types import EnvironmentSpec, PolicySpec, Rollout
-from tests.reference.ma_trace import Literal, literal_gradient
+from tests.reference.ma_trace import LiteralMATrace, literal_gradient
 from tests.support.algorithms import TEAM_AND_PREY, TURNS, outlived_rows, rollouts_of
 from tests.support.rollouts import CONTINUOUS, DISCRETE, make_spec, random_rollout
 from tests.support.worlds import SPREAD
@@ -147,7 +147,7 @@ def on_policy_logp(algorithm: MATrace, rollouts: list[Rollout]) -> None:
             for index in np.argwhere(part.alive[: rollout.steps]):
                 t, slot, agent = map(int, index)
                 part.logp[t, slot, agent] = (
-                    Literal(algorithm, rollout, policy, slot).logp_and_entropy(t, agent)[0].item()
+                    LiteralMATrace(algorithm, rollout, policy, slot).logp_and_entropy(t, agent)[0].item()
                 )
 
 
@@ -252,7 +252,7 @@ def test_learned_entropy_cost_moves_entropy_to_its_target() -> None:
             maximum += float(np.log(part.action_mask[:-1].sum(-1)[part.alive[:-1]]).sum())
             for t, slot, agent in np.argwhere(part.alive[:-1]):
                 entropy += (
-                    Literal(algorithm, rollout, spec.policies[0], int(slot))
+                    LiteralMATrace(algorithm, rollout, spec.policies[0], int(slot))
                     .logp_and_entropy(int(t), int(agent))[1]
                     .item()
                 )

@@ -7,14 +7,16 @@ import pytest
 
 from hpcmarl.algos import make_algorithm
 from hpcmarl.algos.batch import evaluate, join, select
-from hpcmarl.config import MATraceConfig, NetworkConfig, PPOConfig
+from hpcmarl.comm.topology import Group
+from hpcmarl.config import MATraceConfig, MinibatchPasses, NetworkConfig, PPOConfig
 from hpcmarl.config.file import load_config
 from hpcmarl.errors import ConfigError
 from hpcmarl.optim.rounds import make_rule
 from hpcmarl.optim.rounds.base import Accept
-from hpcmarl.roles.learner.rollout_queue import MinibatchSampler
+from hpcmarl.roles.learner.minibatches import MinibatchSampler
 from tests.reference.ppo import literal_gradient
 from tests.support.algorithms import TEAM_AND_PREY, TURNS, outlived_rows, rollouts_of
+from tests.support.contexts import make_context
 from tests.support.rollouts import CONTINUOUS, MULTI_DISCRETE, make_spec, random_rollout
 from tests.support.worlds import SPREAD
 
@@ -107,74 +109,75 @@ class FakeMessage:
         self.released = True
 
 
-def feed_of(batch, epochs, minibatches, *changes, rule=None):
-    context = SimpleNamespace(
-        queue_limit=lambda group: 8, config=load_config(SPREAD, ["algo.name=ppo", *changes])
+def source_of(batch, epochs, minibatches, *changes, rule=None):
+    context = make_context(SPREAD, "algo.name=ppo", *changes)
+    algorithm = SimpleNamespace(on_policy=False, begin_batch=list)
+    passes = MinibatchPasses(epochs, minibatches)
+    source = MinibatchSampler(
+        context, Group(0, 0, (1, 2)), rule or make_rule("sync", 1, batch), algorithm, passes
     )
-    algorithm = SimpleNamespace(on_policy=False, epochs=epochs, minibatches=minibatches, begin_batch=list)
-    return MinibatchSampler(
-        context, SimpleNamespace(index=0, actors=(1, 2)), rule or make_rule("sync", 1, batch), algorithm
-    )
+    source.limit = 8
+    return source
 
 
-def arrive(feed, version, source, slots=2):
-    rollout, letter = (
-        random_rollout(make_spec(), 3, slots, np.random.default_rng(source)),
-        FakeMessage(source),
+def arrive(source, version, rank, slots=2):
+    rollout, message = (
+        random_rollout(make_spec(), 3, slots, np.random.default_rng(rank)),
+        FakeMessage(rank),
     )
-    rollout.version, rollout.actor = version, source
-    feed.add(letter, rollout, version)
-    return letter
+    rollout.version, rollout.actor = version, rank
+    source.add(message, rollout, version)
+    return message
 
 
 def test_batch_is_split_randomly_and_kept_until_done():
-    feed = feed_of(batch=3, epochs=2, minibatches=2)
-    feed.on_version(0)
-    letters = [arrive(feed, 0, source) for source in (1, 2)]
-    assert feed.take(0, 0) is None
-    letters.append(arrive(feed, 0, 3))
+    source = source_of(batch=3, epochs=2, minibatches=2)
+    source.on_version(0)
+    messages = [arrive(source, 0, rank) for rank in (1, 2)]
+    assert source.take(0, 0) is None
+    messages.append(arrive(source, 0, 3))
     seen = []
     for version in range(4):
-        work = feed.take(version, 0)
+        work = source.take(version, 0)
         seen.append([(rollout.actor, int(slot)) for rollout in work.rollouts for slot in rollout.slots])
         assert len(seen[-1]) == work.count == 3
-        assert feed.take(version, 3) is None
-        feed.done(work, 0)
-        assert not any(letter.released for letter in letters)
-        feed.on_version(version + 1)
+        assert source.take(version, 3) is None
+        source.done(work, 0)
+        assert not any(letter.released for letter in messages)
+        source.on_version(version + 1)
     first, second = sorted(seen[0] + seen[1]), sorted(seen[2] + seen[3])
     assert first == second
     assert len(set(first)) == 6
     assert sorted(map(sorted, seen[:2])) != sorted(map(sorted, seen[2:]))
-    assert all(letter.released for letter in letters)
+    assert all(letter.released for letter in messages)
 
 
 def test_next_batch_takes_newest_of_two_iterations():
-    feed = feed_of(batch=2, epochs=1, minibatches=1)
-    arrive(feed, 0, 1)
-    feed.done(feed.take(0, 0), 0)
-    feed.on_version(1)
-    old, new = arrive(feed, 0, 1), arrive(feed, 1, 2)
-    assert [rollout.version for rollout in feed.take(1, 0).rollouts] == [1]
-    feed.on_version(2)
-    assert (feed.late, old.released, new.released) == (0, False, True)
-    assert [rollout.version for rollout in feed.take(2, 0).rollouts] == [0]
-    feed.on_version(3)
-    assert arrive(feed, 0, 1).released
-    assert not arrive(feed, 1, 1).released
-    assert feed.late == 2
+    source = source_of(batch=2, epochs=1, minibatches=1)
+    arrive(source, 0, 1)
+    source.done(source.take(0, 0), 0)
+    source.on_version(1)
+    old, new = arrive(source, 0, 1), arrive(source, 1, 2)
+    assert [rollout.version for rollout in source.take(1, 0).rollouts] == [1]
+    source.on_version(2)
+    assert (source.late, old.released, new.released) == (0, False, True)
+    assert [rollout.version for rollout in source.take(2, 0).rollouts] == [0]
+    source.on_version(3)
+    assert arrive(source, 0, 1).released
+    assert not arrive(source, 1, 1).released
+    assert source.late == 2
 
 
 def uses_when_a_round_closes_early(seed):
     """How often each of four trajectories counts, gone through twice in halves, where the other group ends
     the round under the second half."""
     rule = make_rule("rennala", 2, 4)
-    feed = feed_of(4, 2, 2, f"seed={seed}", rule=rule)
-    for source in (1, 2):
-        arrive(feed, 0, source)
-    uses, begun = dict.fromkeys(((source, slot) for source in (1, 2) for slot in (0, 1)), 0), 0
+    source = source_of(4, 2, 2, f"seed={seed}", rule=rule)
+    for rank in (1, 2):
+        arrive(source, 0, rank)
+    uses, begun = dict.fromkeys(((rank, slot) for rank in (1, 2) for slot in (0, 1)), 0), 0
     for number in range(4):
-        at, work = rule.round, feed.take(rule.round, 0)
+        at, work = rule.round, source.take(rule.round, 0)
         begun += work.count
         if number == 1:
             rule.on_gradient(1, at, 2)
@@ -182,9 +185,9 @@ def uses_when_a_round_closes_early(seed):
             for rollout in work.rollouts:
                 for slot in rollout.slots.tolist():
                     uses[rollout.actor, slot] += 1
-        feed.on_version(rule.round)
+        source.on_version(rule.round)
     assert begun == 8
-    assert feed.take(rule.round, 0) is None  # the part that came too late is not gone through again
+    assert source.take(rule.round, 0) is None  # the part that came too late is not gone through again
     return list(uses.values())
 
 
@@ -217,21 +220,21 @@ def test_batch_ends_above_the_kl_target(target, ends):
 def test_group_whose_batch_ended_starts_its_next_one():
     """Under sync its round waits for that; the other group's batch goes on."""
     rule = make_rule("sync", 2, 4)
-    feeds = [feed_of(4, 3, 2, "algo.kl_target=0.1", rule=rule) for _ in range(2)]
-    for feed in feeds:
-        for source in (1, 2):
-            arrive(feed, 0, source)
+    feeds = [source_of(4, 3, 2, "algo.kl_target=0.1", rule=rule) for _ in range(2)]
+    for source in feeds:
+        for rank in (1, 2):
+            arrive(source, 0, rank)
     rule.on_gradient(0, 0, feeds[0].take(0, 0).count)
     feeds[0].end_batch()
     rule.on_gradient(1, 0, feeds[1].take(0, 0).count)
     assert rule.round == 1
-    for feed in feeds:
-        feed.on_version(rule.round)
-    assert [len(feed.parts) for feed in feeds] == [0, 5]
+    for source in feeds:
+        source.on_version(rule.round)
+    assert [len(source.parts) for source in feeds] == [0, 5]
     assert feeds[0].take(1, 0) is None
     rule.on_gradient(1, 1, feeds[1].take(1, 0).count)
     assert rule.round == 1
-    fresh = [arrive(feeds[0], 1, source) for source in (1, 2)]
+    fresh = [arrive(feeds[0], 1, rank) for rank in (1, 2)]
     work = feeds[0].take(1, 0)
     assert work.versions == [1, 1]
     rule.on_gradient(0, 1, work.count)
@@ -242,21 +245,21 @@ def test_group_whose_batch_ended_starts_its_next_one():
 
 
 def test_in_flight_unrolls_are_used_under_backpressure():
-    feed = feed_of(4, 1, 1, "rounds.backpressure=true")
-    letters = [arrive(feed, 0, source) for source in (1, 2)]
-    assert feed.behind(0)
-    letters.append(arrive(feed, 0, 1))  # on its way when they were told to wait
+    source = source_of(4, 1, 1, "rounds.backpressure=true")
+    messages = [arrive(source, 0, rank) for rank in (1, 2)]
+    assert source.is_behind(0)
+    messages.append(arrive(source, 0, 1))  # on its way when they were told to wait
     used = []
     for version in range(4):
-        used.append([rollout.version for rollout in feed.take(version, 0).rollouts])
-        assert not feed.behind(version)
-        letters.append(arrive(feed, version, 1))
-        assert feed.behind(version)
-        letters.append(arrive(feed, version, 2))
-        feed.on_version(version + 1)
+        used.append([rollout.version for rollout in source.take(version, 0).rollouts])
+        assert not source.is_behind(version)
+        messages.append(arrive(source, version, 1))
+        assert source.is_behind(version)
+        messages.append(arrive(source, version, 2))
+        source.on_version(version + 1)
     assert used == [[0, 0], [0, 0], [0, 1], [1, 2]]
-    assert feed.late == feed.overflow == 0
-    assert sum(letter.released for letter in letters) == 2 * len(used)
+    assert source.late == source.overflow == 0
+    assert sum(letter.released for letter in messages) == 2 * len(used)
 
 
 def test_ppo_rejects_incompatible_settings():

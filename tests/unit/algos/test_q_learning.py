@@ -108,7 +108,7 @@ def test_turn_based_games_are_for_independent_learners_only():
     algorithm = make("iql", turns, trace_lambda=0.5)
     rollout = random_rollout(turns, 7, 2, np.random.default_rng(0), whole_episode=True, memory=4)
     assert np.isfinite(algorithm.gradient([rollout])[0]).all()
-    with pytest.raises(ConfigError, match=r"algo\.name: vdn mixes what all agents do at once.*use iql"):
+    with pytest.raises(ConfigError, match=r"algo\.name: vdn needs simultaneous actions.*use iql"):
         make("vdn", turns)
 
 
@@ -160,7 +160,7 @@ def test_non_discrete_actions_are_rejected(action):
     with pytest.raises(
         ConfigError,
         match=(
-            r"algo\.name: qmix values single discrete actions, but policy agent of tests\.random has "
+            r"algo\.name: qmix needs discrete actions, but policy agent of tests\.random has "
             rf"{action.kind}"
         ),
     ):

@@ -227,7 +227,7 @@ def test_senseless_teams_are_one_line_errors(changes: tuple[str, ...], words: st
 def test_teams_must_fit_the_environment() -> None:
     with pytest.raises(
         ConfigError,
-        match=r"algo\.teams names the policy prey, which tests\.random has not; allowed: left, right",
+        match=r"algo\.teams: tests\.random has no policy prey; allowed: left, right",
     ):
         make(spec_of(1), teams=(("left", "prey"),))
     with pytest.raises(ConfigError, match=r"algo\.teams: tests\.random is turn-based"):

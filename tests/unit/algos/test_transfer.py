@@ -158,13 +158,18 @@ def test_mixer_of_the_state_is_carried_over_unchanged():
             spec(6),
             {},
             (
-                r"sees 6 features where the snapshot saw 4; say which are which, for instance --features "
+                r"sees 6 features, but 4 in the snapshot; assign them, for instance with --features "
                 r"walkers=0-3,new\*2"
             ),
         ),
-        (spec(4), spec(6), {"walkers": [0, 1, 2, 3]}, "4 given, and it sees 6"),
-        (spec(4), spec(5), {"walkers": [0, 1, 2, 4, NEW]}, "4 is none of the old features 0 to 3"),
-        (spec(4), spec(5), {"walkers": [0, 1, 2, 2, NEW]}, "every old feature must have one place"),
+        (spec(4), spec(6), {"walkers": [0, 1, 2, 3]}, "4 features given, but the policy sees 6"),
+        (
+            spec(4),
+            spec(5),
+            {"walkers": [0, 1, 2, 4, NEW]},
+            "4 is not an old feature; allowed: 0 to 3, or new",
+        ),
+        (spec(4), spec(5), {"walkers": [0, 1, 2, 2, NEW]}, "every old feature must have exactly one place"),
         (spec(4), spec(4, action=ActionSpace("discrete", (6,))), {}, "other actions than in the snapshot"),
         (
             spec(4),

@@ -11,12 +11,14 @@ from hpcmarl.algos import make_algorithm
 from hpcmarl.algos.batch import join, select
 from hpcmarl.algos.value_loss import clipped_value_losses, value_losses
 from hpcmarl.bench.reference.critics import ReferenceCOMA, ReferenceValueCritic
-from hpcmarl.config import NetworkConfig, PPOConfig
+from hpcmarl.comm.topology import Group
+from hpcmarl.config import MinibatchPasses, NetworkConfig, PPOConfig
 from hpcmarl.config.file import load_config
 from hpcmarl.optim.rounds import make_rule
-from hpcmarl.roles.learner.rollout_queue import MinibatchSampler
+from hpcmarl.roles.learner.minibatches import MinibatchSampler
 from tests.reference.ppo import LiteralPPO, literal_gradient
 from tests.support.algorithms import TEAM_AND_PREY, TURNS, rollouts_of
+from tests.support.contexts import make_context
 from tests.support.rollouts import make_spec
 from tests.support.worlds import SPREAD
 
@@ -112,21 +114,24 @@ def test_a_batch_keeps_the_values_of_its_beginning():
     own."""
     spec = make_spec()
     algorithm = make(spec, value_clip=0.2, epochs=2, minibatches=1)
-    context = SimpleNamespace(queue_limit=lambda group: 8, config=load_config(SPREAD, ["algo.name=ppo"]))
-    feed = MinibatchSampler(
-        context, SimpleNamespace(index=0, actors=(1,)), make_rule("sync", 1, 3), algorithm
+    source = MinibatchSampler(
+        make_context(SPREAD, "algo.name=ppo"),
+        Group(0, 0, (1,)),
+        make_rule("sync", 1, 3),
+        algorithm,
+        MinibatchPasses(2, 1),
     )
     rollouts, said = rollouts_of(spec, count=2), []
     for version in range(4):
         if version % 2 == 0:
             rollouts[version // 2].version = version
-            feed.add(SimpleNamespace(source=1, release=lambda: None), rollouts[version // 2], version)
+            source.add(SimpleNamespace(source=1, release=lambda: None), rollouts[version // 2], version)
             expected = algorithm.begin_batch([rollouts[version // 2]])[0].records["agent"].outputs
-        work = feed.take(version, 0)
+        work = source.take(version, 0)
         said.append(work.rollouts[0].records["agent"].outputs)
         np.testing.assert_array_equal(said[-1], expected)
         algorithm.load_parameters(algorithm.parameters + vector_of(algorithm, version, 0.1))
-        feed.on_version(version + 1)
+        source.on_version(version + 1)
     assert not np.allclose(said[0], said[2])
 
 

@@ -177,7 +177,7 @@ def test_large_pools_have_arrows_for_newest_snapshots_only(monkeypatch):
     assert {arrow.xyann[0] for arrow in axis.texts} == {
         each["seconds"] / 60 for each in SIZES["sixty"]["snapshots"][-7:]
     }
-    assert "whom each of the newest 7 met most" in axis.get_title(loc="left")
+    assert "(arrows: newest 7)" in axis.get_title(loc="left")
 
 
 @pytest.mark.parametrize("terms", [2, 15])
@@ -212,7 +212,7 @@ def test_written_parameters_have_a_json_description(tmp_path):
     assert (about["snapshot"], about["parameters"]) == ("main-000001", {"a.weight": [2, 3], "a.bias": [2]})
     with pytest.raises(UsageError, match=r"p\.npz: exists"):
         check_outputs(tmp_path / "p.npz", None)
-    with pytest.raises(UsageError, match=r"q\.json: named for two files"):
+    with pytest.raises(UsageError, match=r"q\.json: given for two files"):
         check_outputs(tmp_path / "q.npz", tmp_path / "q.json")
     check_outputs(tmp_path / "q.npz", tmp_path / "q.csv")
 

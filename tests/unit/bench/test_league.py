@@ -18,5 +18,5 @@ def test_bench_league_has_a_row_per_decision(run):
     expected = {f"matchmaking {name}" for name in MATCHMAKERS} - {"matchmaking psro"}
     expected |= {f"matchmaking psro, {name}" for name in league.META_STRATEGIES}
     expected |= {f"member kind {name}" for name in KINDS} | {f"evaluation {name}" for name in STRATEGIES}
-    assert {row["what"] for row in rows} == expected | {"rating elo, all anew", "rating skill, one game"}
+    assert {row["what"] for row in rows} == expected | {"rating elo, all games", "rating skill, one game"}
     assert all(row["times"] > 0 and 0 < row["median_ms"] <= row["late_ms"] for row in rows)

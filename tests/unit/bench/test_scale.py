@@ -120,7 +120,7 @@ def test_a_job_has_longer_than_its_runs_take():
 def test_impossible_plots_are_refused_before_the_measurement(tmp_path):
     with pytest.raises(UsageError, match=r"a name that ends with \.svg or \.png"):
         scaling.check_plot(tmp_path / "scale.pdf")
-    with pytest.raises(UsageError, match="there is no folder"):
+    with pytest.raises(UsageError, match="does not exist; create it first"):
         scaling.check_plot(tmp_path / "none" / "scale.svg")
     assert scaling.curve_of([{**ROW, "ranks": 16}, ROW, {**ROW, "rule": "rennala"}], "sync", "server") == [
         ROW,

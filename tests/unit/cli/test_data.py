@@ -127,7 +127,7 @@ def test_verify_names_the_command_that_recovers_a_bad_shard(run):
     content[chunk.byte_offset + 4] ^= 0xFF
     shard.write_bytes(content)
     (bad,) = [item for item in call_json("verify", run, code=1)["files"] if item["status"] == "bad"]
-    assert bad["reason"].endswith(f"; `hpcmarl data salvage {shard}` keeps what is whole")
+    assert bad["reason"].endswith(f"; `hpcmarl data salvage {shard}` recovers the undamaged segments")
     assert "no shard is open or cut short" in call("salvage", run)
     assert "`hpcmarl data verify` reads all bytes" in call("salvage", run)
     assert call_json("salvage", shard, code=1)["files"][0]["status"] == "failed"  # its one chunk is bad
@@ -198,7 +198,7 @@ def test_exported_csv_equals_the_shards(run, tmp_path):
     ("arguments", "words"),
     [
         (["--out", "x.npz", "--table", "nobody"], r"--table nobody.*walkers"),
-        (["--out", "x.parquet"], "neither npz nor csv"),
+        (["--out", "x.parquet"], "neither .npz nor .csv"),
     ],
 )
 def test_export_rejects_unknown_tables_and_formats(run, tmp_path, arguments, words):

@@ -1,6 +1,6 @@
 """Messages, the layout of rollouts in them, links, and the in-process transport."""
 
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 
 import numpy as np
 import pytest
@@ -9,20 +9,26 @@ from hypothesis import strategies as st
 
 from hpcmarl.algos.batch import join
 from hpcmarl.comm.local import LocalWorld
+from hpcmarl.comm.payload import Payload
 from hpcmarl.comm.protocol import (
-    FLAG_SPARSE,
     HEADER_BYTES,
+    ROLE_NAMES,
+    Flags,
+    Header,
     Kind,
     announced_bytes,
     check_header,
     control,
-    header_of,
     masked_vector_of,
+    read_header,
+    set_team,
     vector_message,
     vector_of,
+    write_header,
 )
 from hpcmarl.comm.transport import LatestLink
 from hpcmarl.errors import ProtocolError
+from hpcmarl.packing import pack
 from hpcmarl.rollouts.codec import RolloutCodec
 from hpcmarl.rollouts.layout import RolloutArena
 from hpcmarl.types import Episode, PolicySpec
@@ -55,9 +61,9 @@ def test_rollout_round_trips_through_a_message(name, steps, slots, seed, with_st
         return
     buffer = codec.pack(rollout)
     header = check_header(buffer, 0)
-    assert int(header["kind"]) == Kind.ROLLOUT
-    assert int(header["version"]) == rollout.version
-    read = RolloutCodec(spec, with_state=with_state).read(buffer.copy(), int(header["version"]))
+    assert header.kind is Kind.ROLLOUT
+    assert (header.version, header.trajectories) == (rollout.version, slots)
+    read = RolloutCodec(spec, with_state=with_state).read(buffer.copy(), header.version)
     for array in ("episode_start", "episode_end", "final_index", "first_step", "episode", "slots"):
         np.testing.assert_array_equal(getattr(read, array), getattr(rollout, array))
     if codec.layout(steps, slots).with_state:
@@ -142,13 +148,13 @@ def test_masked_vector_round_trips_bit_for_bit(seed, size, share):
     found, there = masked_vector_of(message, size)
     if there is None:  # whole messages lose nothing
         assert 4 * (mask.sum() + -(-size // 32)) >= 4 * size
-        assert not int(header_of(message)["flags"])
+        assert not read_header(message).flags
         np.testing.assert_array_equal(found.view(np.uint32), vector.view(np.uint32))
         return
     assert message.size == HEADER_BYTES + 4 * (mask.sum() + -(-size // 32)) < HEADER_BYTES + 4 * size
     np.testing.assert_array_equal(there, mask)
     np.testing.assert_array_equal(found.view(np.uint32), np.where(mask, vector.view(np.uint32), np.uint32(0)))
-    assert int(header_of(message)["version"]) == 3
+    assert read_header(message).version == 3
 
 
 @pytest.mark.parametrize("size", [70, 100])  # words of bits: 3, 4
@@ -167,7 +173,7 @@ def test_masked_vector_round_trips_bit_for_bit(seed, size, share):
 def test_damaged_sparse_vector_raises_protocol_error(size, change):
     mask = np.arange(size) % 7 == 0
     message = vector_message(Kind.WEIGHTS, np.ones(size, np.float32), mask)
-    assert int(header_of(message)["flags"]) == FLAG_SPARSE
+    assert read_header(message).flags is Flags.SPARSE
     assert vector_of(message, size).sum() == mask.sum()
     if change == "more bits":
         message[HEADER_BYTES] |= 0x7F
@@ -187,10 +193,66 @@ def test_foreign_bytes_raise_protocol_error():
         check_header(np.zeros(3, np.uint8), 1)
     with pytest.raises(ProtocolError, match="mark"):
         check_header(np.zeros(200, np.uint8), 1)
-    assert announced_bytes(control(Kind.CHUNKED, count=5000), 1) == 5000
+    for place in (4, 12, 16):  # kind, role, addressee
+        damaged = control(Kind.REPORT)
+        damaged[place] = 255
+        with pytest.raises(ProtocolError, match="from rank 1 has a damaged header"):
+            check_header(damaged, 1)
+    assert announced_bytes(control(Kind.CHUNKED, message_bytes=5000), 1) == 5000
     for absurd in (-1, 10, 1 << 60):
         with pytest.raises(ProtocolError, match=f"rank 1 announces a message of {absurd} bytes"):
-            announced_bytes(control(Kind.CHUNKED, count=absurd), 1)
+            announced_bytes(control(Kind.CHUNKED, message_bytes=absurd), 1)
+
+
+INTEGERS = st.integers(-(2**63), 2**63 - 1)
+SHORT = st.integers(-(2**31), 2**31 - 1)
+
+
+@given(
+    st.builds(
+        Header,
+        st.sampled_from(Kind),
+        source=SHORT,
+        role=st.sampled_from(("", *ROLE_NAMES)),
+        addressee=st.sampled_from(("", *ROLE_NAMES)),
+        exit_code=SHORT,
+        group=SHORT,
+        team=SHORT,
+        version=INTEGERS,
+        trajectories=INTEGERS,
+        message_bytes=INTEGERS,
+        env_steps=INTEGERS,
+        agent_steps=INTEGERS,
+        staleness=st.floats(allow_nan=False),
+        flags=st.integers(0, 63).map(Flags),
+    ),
+    SHORT,
+)
+def test_header_round_trips_and_its_team_can_be_set(header, team):
+    buffer = write_header(np.full(HEADER_BYTES, 255, np.uint8), header)
+    assert check_header(buffer, 3) == header
+    set_team(buffer, team)
+    assert read_header(buffer) == header._replace(team=team)
+
+
+@dataclass(frozen=True)
+class Note(Payload):
+    number: int
+    text: str
+    values: np.ndarray
+    children: dict
+
+
+def test_payload_round_trips_and_refuses_other_fields():
+    note = Note(7, "ä", np.arange(3.0), {"a": [1, None]})
+    read = Note.unpack(note.pack())
+    assert (read.number, read.text, read.children) == (7, "ä", {"a": [1, None]})
+    np.testing.assert_array_equal(read.values, note.values)
+    for tree in ({"number": 7}, vars(note) | {"more": 1}):
+        with pytest.raises(ProtocolError, match=r"a message with a Note does not fit: .* the same version"):
+            Note.unpack(pack(tree))
+    with pytest.raises(ProtocolError):
+        Note.unpack(b"nothing")
 
 
 def test_slow_receiver_gets_first_and_newest_message():
@@ -201,7 +263,7 @@ def test_slow_receiver_gets_first_and_newest_message():
     assert len(world.queues[1]) == 1
     seen = []
     while (message := world.transports[1].receive()) is not None:
-        seen.append(int(message.header["version"]))
+        seen.append(message.header.version)
         message.release()
         link.flush()
     assert seen == [0, 9]

@@ -119,7 +119,7 @@ class TestFindings:
             ("WARN", "cores"),
         ]
         assert findings[1].remedy.startswith(
-            "2 ranks are useful on these cores; more only where environments sleep"
+            "2 ranks are useful on these cores; more are useful only if environments sleep"
         )
 
     def test_cores_of_a_host_are_the_union_of_its_ranks_cores(self):

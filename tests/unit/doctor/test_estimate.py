@@ -29,7 +29,7 @@ def test_ranks_are_written_as_ranges(ranks, text):
 
 def test_files_a_day_are_bounded_by_default():
     few, many = findings_of(4)["trajectory files"], findings_of(2000)["trajectory files"]
-    assert few.value.startswith("about 288 a day by 2 actors: one each after 600 s or 256 MB")
+    assert few.value.startswith("about 288 a day from 2 actors; each begins a new file after 600 s or 256 MB")
     assert many.status == "OK"
     assert findings_of(2000, "trajectories.shard_seconds=60")["trajectory files"].status == "WARN"
     assert "none" in findings_of(4, "trajectories.enabled=false")["trajectory files"].value
@@ -40,7 +40,7 @@ def test_bytes_in_all_and_the_limit_are_told():
     value = findings_of(
         4, "stop.env_steps=2000000", "trajectories.every=2", "trajectories.max_gigabytes=3", known=True
     )["trajectory bytes"].value
-    assert value.endswith(" at 1,000 steps/s of all actors, 0.3 GB in all; never more than 6 GB")
+    assert value.endswith(" at 1,000 steps/s of all actors, 0.3 GB in total; at most 6 GB")
 
 
 def test_memory_is_told_by_host_and_compared():

@@ -22,16 +22,20 @@ TESTS = "tests.support.environments"
 @pytest.mark.parametrize(
     ("config", "error", "words"),
     [
-        ({"id": "mpe3.simple_spread_v3"}, MissingPackageError, "no package mpe3; pip install mpe3"),
+        (
+            {"id": "mpe3.simple_spread_v3"},
+            MissingPackageError,
+            "the package mpe3 is not installed; pip install mpe3",
+        ),
         ({"id": "mpe2.simple_sprad_v3"}, ConfigError, "did you mean mpe2.simple_spread_v3?"),
         ({"id": "pettingzoo.mpe.simple_v3"}, MissingPackageError, "pip install mpe2"),
-        ({"id": "mpe2.simple-spread"}, ConfigError, "is no import path"),
+        ({"id": "mpe2.simple-spread"}, ConfigError, "is not an import path"),
         ({"id": "tests.support.rollouts"}, ConfigError, "neither parallel_env nor env"),
         ({"id": f"{TESTS}:crowd"}, ConfigError, "it has .*Crowd"),
         (
-            {"id": f"{TESTS}:Alien"},
+            {"id": f"{TESTS}:NotAnEnvironment"},
             ConfigError,
-            "makes a tests.support.environments.Alien; allowed: a PettingZoo",
+            "makes a tests.support.environments.NotAnEnvironment; allowed: a PettingZoo",
         ),
         (
             {"id": "gymnasium:make", "kwargs": {"id": "CartPole-v1"}},
@@ -203,8 +207,8 @@ def test_failing_reset_counts_against_the_restart_budget() -> None:
 def test_contract_violation_raises_immediately() -> None:
     environment = fragile(restarts=9, wrong_shape=True)
     words = (
-        r"broke the PettingZoo contract: agent walker_1 observes an array of shape \(1,\); its space "
-        r"says \(3,\)"
+        r"broke the PettingZoo contract: agent walker_1 observes an array of shape \(1,\); its "
+        r"observation space has the shape \(3,\)"
     )
     with pytest.raises(EnvironmentFailure, match=words):
         play(environment, 2, with_state=True)

@@ -80,7 +80,7 @@ def test_continuous_action_is_clipped_to_its_bounds() -> None:
             {"id": CARTPOLE, "kwargs": {"wheels": 4}},
             "env.kwargs {'wheels': 4} does not fit gymnasium:CartPole-v1",
         ),
-        ({"id": CARTPOLE, "kind": "aec"}, "env.kind aec: gymnasium:CartPole-v1 is no game of turns"),
+        ({"id": CARTPOLE, "kind": "aec"}, "env.kind aec: gymnasium:CartPole-v1 is not turn-based"),
         ({"id": "gymnasium:Hopper-v2"}, "cannot be made: .*choose a newer version"),
     ],
 )

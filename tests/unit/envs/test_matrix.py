@@ -24,7 +24,7 @@ from hpcmarl.envs import (
 from hpcmarl.envs.bare import make_bare
 from hpcmarl.envs.native.matrix_games import GAMES, find_game
 from hpcmarl.errors import ConfigError
-from tests.support.twins import assert_equals_twin, dirty, play
+from tests.support.twins import assert_equals_twin, fill_with_stale_values, play
 
 
 class MatrixTwin(ParallelEnv):
@@ -139,7 +139,7 @@ def test_slots_rest_until_they_are_restarted() -> None:
     environment.step(actions, outcome, frame)
     environment.rest_slots([1])
     for _ in range(4):
-        dirty(frame)
+        fill_with_stale_values(frame)
         environment.step(actions, outcome, frame)
         view = frame.policies["player"]
         assert view.alive.tolist() == [[True, True], [False, False], [True, True]]
@@ -184,7 +184,7 @@ def test_resumed_matrix_games_continue_identically(steps: int, rounds: int, reco
     [
         ({"id": "matrix:rpsls"}, "there is no matrix game rpsls; allowed: matrix:rps, .*matrix:own"),
         ({"id": "matrix"}, r"no matrix game \(no name\)"),
-        ({"id": "matrix:rps", "kind": "aec"}, "matrix:rps is no game of turns"),
+        ({"id": "matrix:rps", "kind": "aec"}, "matrix:rps is not turn-based"),
         (
             {"id": "matrix:rps", "kwargs": {"payoff": [[1]]}},
             "env.kwargs.payoff does not fit matrix:rps; allowed: rounds",

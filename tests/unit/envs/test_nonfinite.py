@@ -47,7 +47,7 @@ def play(config, steps, *, skip=True, slots=2):
                 r"\(component 0 of 3\)"
             ),
         ),
-        ("reward", r"Spoiled in slot 1\d .*: agent walker_0 is rewarded with -inf; faults\.on_nan: skip"),
+        ("reward", r"Spoiled in slot 1\d .*: agent walker_0 is rewarded with -inf; set faults\.on_nan: skip"),
         ("reset", r"Spoiled in slot 1\d .*step 0\): agent walker_1 observes nan"),
     ],
 )
@@ -69,7 +69,7 @@ def test_episode_with_a_non_finite_value_is_truncated(what):
 
 
 def test_repeated_non_finite_reset_raises():
-    with pytest.raises(EnvironmentFailure, match="after each of 5 resets"):
+    with pytest.raises(EnvironmentFailure, match="also after 5 resets"):
         play(EnvConfig(id=f"{ENVIRONMENTS}:Spoiled", kwargs={"what": "reset", "every": 1}), 1)
 
 
@@ -89,7 +89,7 @@ def test_hang_past_the_restart_budget_raises_step_timeout():
         id=f"{ENVIRONMENTS}:Spoiled", kwargs={"what": "hang", "seconds": 60.0}, step_seconds=0.1, restarts=0
     )
     with pytest.raises(
-        EnvironmentFailure, match=r"StepTimeout: was still at work after 0\.1 s \(env\.step_seconds"
+        EnvironmentFailure, match=r"StepTimeout: did not finish within 0\.1 s \(env\.step_seconds"
     ):
         play(config, 60)
 

@@ -384,7 +384,7 @@ def test_what_only_the_package_has_is_left_to_it(kwargs: dict[str, Any]) -> None
     with pytest.raises(
         ConfigError,
         match=(
-            r"env\.batched is true, but there is no batched environment of mpe2\.simple_spread_v3 with "
+            r"env\.batched is true, but mpe2\.simple_spread_v3 has no batched form with "
             r"env\.kwargs"
         ),
     ):
@@ -403,7 +403,7 @@ def test_what_only_the_package_has_is_left_to_it(kwargs: dict[str, Any]) -> None
 )
 def test_numbers_that_make_odd_games_are_left_to_the_package(task: str, kwargs: dict[str, Any]) -> None:
     assert isinstance(make_environment(EnvConfig(id=task, kwargs=kwargs), {}, SLOTS, Seeds(0)), SlotBatch)
-    with pytest.raises(ConfigError, match=r"env\.batched is true, but there is no batched environment"):
+    with pytest.raises(ConfigError, match=r"env\.batched is true, but .* has no batched form"):
         make_environment(EnvConfig(id=task, kwargs=kwargs, batched=True), {}, SLOTS, Seeds(0))
 
 
@@ -413,13 +413,13 @@ def test_numbers_that_make_odd_games_are_left_to_the_package(task: str, kwargs: 
         ({}, ": all slots of an actor are stepped together (env.batched)"),
         (
             {"batched": False},
-            ": the slots of an actor are stepped one after the other, since env.batched is false",
+            ": the slots of an actor are stepped one after the other, because env.batched is false",
         ),
         (
             {"kwargs": {"curriculum": True}},
-            ", since there is no batched environment with env.kwargs {'curriculum': True}",
+            ", because it has no batched form with env.kwargs {'curriculum': True}",
         ),
-        ({"kind": "aec"}, ", since there is no batched environment with env.kwargs {} and env.kind aec"),
+        ({"kind": "aec"}, ", because it has no batched form with env.kwargs {} and env.kind aec"),
         ({"id": "pettingzoo.classic.rps_v2"}, ""),
     ],
 )
@@ -443,6 +443,6 @@ def test_arguments_are_refused_in_the_words_of_the_package(kwargs: dict[str, Any
 
 def test_environments_without_another_form_refuse_batched_false() -> None:
     with pytest.raises(
-        ConfigError, match=r"env\.batched is false, but matrix:climbing has no other environment"
+        ConfigError, match=r"env\.batched is false, but matrix:climbing has only a batched form"
     ):
         make_environment(EnvConfig(id="matrix:climbing", batched=False), {}, 1, Seeds(0))

@@ -385,7 +385,7 @@ def test_smax_resume_on_other_slots_starts_new_episodes() -> None:
             {"id": MARINES, "kwargs": {"attack_mode": "kind"}},
             "env.kwargs.attack_mode: 'kind' is unknown to smax:3m; allowed: closest, random",
         ),
-        ({"id": MARINES, "kind": "aec"}, "env.kind aec: smax:3m is no game of turns"),
+        ({"id": MARINES, "kind": "aec"}, "env.kind aec: smax:3m is not turn-based"),
     ],
 )
 def test_invalid_smax_settings_raise_one_line_errors(config: dict[str, Any], words: str) -> None:

@@ -106,10 +106,11 @@ def refused(id: str) -> bool:
 @pytest.mark.parametrize("id", CODE)
 def test_code_that_is_no_environment_is_refused(id: str) -> None:
     with pytest.raises(
-        ConfigError, match=rf"env\.id {id} is no environment: the package .* holds none; .*--trust {id}"
+        ConfigError,
+        match=rf"env\.id {id} is not an environment: the package .* contains none; .*--trust {id}",
     ):
         check_importable(id)
-    with pytest.raises(ConfigError, match="is no environment"):
+    with pytest.raises(ConfigError, match="is not an environment"):
         resolve(EnvConfig(id=id))
 
 
@@ -125,7 +126,7 @@ def test_environments_of_packages_need_nobody_to_vouch(id: str) -> None:
 def test_what_no_package_offers_is_refused(id: str) -> None:
     with pytest.raises(
         ConfigError,
-        match=r"^problem; no package that depends on .*; importing it \(.*\) runs its code: say --trust",
+        match=r"^problem; no package that depends on .*; importing it \(.*\) runs its code: add --trust",
     ):
         check_offered(id, "problem")
 

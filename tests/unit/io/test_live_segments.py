@@ -103,7 +103,7 @@ def test_merged_segments_keep_their_run_and_rank(run: Path, tmp_path: Path) -> N
 
 def test_merge_of_nothing_but_superseded_segments_is_refused(run: Path, tmp_path: Path) -> None:
     with pytest.raises(
-        UsageError, match=r"all .* segments there are superseded by later starts; --superseded takes them"
+        UsageError, match=r"all .* segments are superseded by later starts; include them with --superseded"
     ):
         merge_shards([run / "trajectories" / "rank-0002"], tmp_path / "merged.h5")
 

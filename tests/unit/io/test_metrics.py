@@ -225,7 +225,7 @@ def test_a_hanging_disk_holds_up_nobody(tmp_path, monkeypatch, caplog):
     assert not writer.wait(0.01)
     assert len(writer._waiting) <= 100
     writer.close()
-    assert "has not answered" in writer.error
+    assert "has not responded" in writer.error
     answers.set()
     assert writer.wait(60)
     versions = versions_in(tmp_path)

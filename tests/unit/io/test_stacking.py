@@ -93,5 +93,5 @@ def test_stack_shares_no_array() -> None:
 def test_crafted_stacks_are_one_error(content: Any, tmp_path: Path) -> None:
     path = checkpoint_path(tmp_path, 1)
     write_state(path, CHECKPOINT, {"roles": {"actor": {MARK: content}, "learner": {}}}, {"version": 1})
-    with pytest.raises(FormatError, match="its states of actors are not what hpcmarl writes"):
+    with pytest.raises(FormatError, match="the states of its actors are damaged"):
         load_checkpoint(path)

@@ -39,7 +39,7 @@ from hpcmarl.launch.sbatch import seconds_of
         ),
         (
             ["tiny.yaml", "--hetjob=1x4", "--ntasks-per-node=4"],
-            "the first component has 4 ranks but the server and 1 learners take 2",
+            "the first component has 4 ranks but the server and 1 learners need 2",
         ),
         (["tiny.yaml", "topology.groups=9", "--ntasks-per-node=8"], "topology.groups asks for 9 learners"),
     ],

@@ -11,7 +11,7 @@ from hpcmarl.config.league import MatchmakingConfig, MemberKindConfig, matchmaki
 from hpcmarl.league.core.matchmaking import SELF, View
 from hpcmarl.league.core.payoff import Payoff
 from hpcmarl.league.core.registry import KINDS, make_kind
-from tests.support.matchmaking import chances
+from tests.support.matchmaking import probabilities
 
 ROLES = ("main", "main_exploiter", "league_exploiter", "main")
 
@@ -91,14 +91,14 @@ def test_main_opponents_follow_the_alphastar_pseudocode(league, member, self_pla
     expected = dict.fromkeys([SELF, *range(0, 3 * len(live), 3)], 0.0) | literal_main(
         live, owners, member, self_play
     )
-    assert chances(mixture) == pytest.approx(expected, abs=1e-9)
+    assert probabilities(mixture) == pytest.approx(expected, abs=1e-9)
 
 
 def test_main_splits_evenly_between_self_play_and_pfsp():
     mixture = make_kind(section(name="main")).mixture(view([0.9, 0.6], [0, 0]))
-    assert chances(mixture) == pytest.approx({SELF: 0.5, 0: 0.5 * 0.01 / 0.17, 3: 0.5 * 0.16 / 0.17})
+    assert probabilities(mixture) == pytest.approx({SELF: 0.5, 0: 0.5 * 0.01 / 0.17, 3: 0.5 * 0.16 / 0.17})
     forgotten = make_kind(section(name="main")).mixture(view([0.4, 0.6, 0.5], [0, 0, 0]))
-    assert chances(forgotten) == pytest.approx(
+    assert probabilities(forgotten) == pytest.approx(
         {
             SELF: 0.35,
             0: 0.5 * 0.36 / 0.77 + 0.15 * 0.36 / 0.52,
@@ -112,12 +112,12 @@ def test_main_splits_evenly_between_self_play_and_pfsp():
 def test_main_exploiter_plays_newest_or_past_mains():
     kind = make_kind(section(name="main_exploiter"))
     # members 0 and 3 are mains: the newest of 0 is beaten often enough, that of 3 is not
-    found = chances(kind.mixture(view([0.9, 0.5, 0.2, 0.1, 0.9, 0.0], [0, 3, 0, 3, 2, 1], member=1)))
+    found = probabilities(kind.mixture(view([0.9, 0.5, 0.2, 0.1, 0.9, 0.0], [0, 3, 0, 3, 2, 1], member=1)))
     past = {3: 0.5 * 0.25 / 0.34, 9: 0.5 * 0.09 / 0.34}
     assert found == pytest.approx({SELF: 0.0, 0: 0.0, 6: 0.5, 12: 0.0, 15: 0.0} | past)
-    assert chances(kind.mixture(view([0.0, 0.0], [0, 0], member=1))) == {SELF: 0.0, 0: 0.5, 3: 0.5}
+    assert probabilities(kind.mixture(view([0.0, 0.0], [0, 0], member=1))) == {SELF: 0.0, 0: 0.5, 3: 0.5}
     # no main yet
-    assert chances(kind.mixture(view([0.3, 0.9], [2, 2], member=1))) == {
+    assert probabilities(kind.mixture(view([0.3, 0.9], [2, 2], member=1))) == {
         SELF: 0.0,
         0: 0.5,
         3: 0.5,
@@ -125,7 +125,7 @@ def test_main_exploiter_plays_newest_or_past_mains():
 
 
 def test_league_exploiter_plays_all_snapshots_by_pfsp():
-    found = chances(
+    found = probabilities(
         make_kind(section(name="league_exploiter")).mixture(view([0.9, 0.3, 0.0], [0, 1, 2], member=2))
     )
     assert found == pytest.approx({SELF: 0.0, 0: 0.1 / 1.1, 3: 0.5 / 1.1, 6: 0.5 / 1.1})
@@ -164,7 +164,7 @@ def test_reset_probability_depends_on_the_member_kind():
 def test_asymmetric_main_plays_mains_of_the_other_side():
     """Members 0 and 1 are mains of two sides: all candidates are the other one's."""
     seen = view([0.9, 0.5], [1, 1], member=0, self_play=False, kinds=("main", "main"))
-    assert chances(make_kind(section(name="main")).mixture(seen)) == pytest.approx(
+    assert probabilities(make_kind(section(name="main")).mixture(seen)) == pytest.approx(
         {SELF: 0.0, 0: 0.5 * 0.01 / 0.26, 3: 0.5 * 0.25 / 0.26 + 0.5}
     )
 

@@ -16,28 +16,28 @@ def playing(tmp_path):
     playing.matches.close()
 
 
-def outcome_of(playing):
-    playing.matches.begin({**playing.task, "seed": 0})
-    while (outcome := playing.matches.step()) is None:
+def result_of(playing):
+    playing.matches.begin(playing.task)
+    while (result := playing.matches.step()) is None:
         pass
-    return outcome
+    return result
 
 
 @pytest.mark.parametrize("side", ["row", "column"])
 def test_damaged_snapshot_ends_the_match_and_is_named(tmp_path, playing, side):
-    name = playing.task[side]
+    name = vars(playing.task)[side]
     path = snapshot_path(tmp_path / "pool", name)
     path.write_bytes(path.read_bytes()[:-100])
-    outcome = outcome_of(playing)
-    assert (outcome["bad"], outcome["played"]) == (name, None)
+    result = result_of(playing)
+    assert (result.bad, result.played) == (name, None)
 
 
 def test_match_after_a_damaged_one_is_played(tmp_path, playing):
-    path = snapshot_path(tmp_path / "pool", playing.task["row"])
+    path = snapshot_path(tmp_path / "pool", playing.task.row)
     good = path.read_bytes()
     path.write_bytes(good[:-100])
-    assert outcome_of(playing)["played"] is None
+    assert result_of(playing).played is None
     path.write_bytes(good)
-    outcome = outcome_of(playing)
-    assert outcome["bad"] is None
-    assert int(outcome["played"][0]) == 8  # league.evaluation.episodes
+    result = result_of(playing)
+    assert result.bad is None
+    assert int(result.played[0]) == 8  # league.evaluation.episodes

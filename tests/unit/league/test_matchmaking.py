@@ -13,7 +13,7 @@ from hpcmarl.league.core.matchmaking import SELF, Mixture, View, make_mixture
 from hpcmarl.league.core.payoff import Payoff
 from hpcmarl.league.core.registry import MATCHMAKERS, make_matchmaker
 from hpcmarl.packing import pack, unpack
-from tests.support.matchmaking import chances, section
+from tests.support.matchmaking import probabilities, section
 
 scores = st.lists(st.floats(0, 1), min_size=1, max_size=9)
 # Of up to a million games: nearer to 0 and 1, 1 - (1 - x) is another number than x, and weights that vanish
@@ -81,15 +81,15 @@ def test_rounded_scores_outside_the_unit_range_have_weights():
 
 def test_latest_uniform_and_partners_have_expected_weights():
     live = [0.5] * 4
-    assert chances(make_matchmaker(section(name="latest")).mixture(view(live)))[SELF] == 1.0
-    assert chances(make_matchmaker(section(name="latest", self_share=0.25)).mixture(view(live))) == {
+    assert probabilities(make_matchmaker(section(name="latest")).mixture(view(live)))[SELF] == 1.0
+    assert probabilities(make_matchmaker(section(name="latest", self_share=0.25)).mixture(view(live))) == {
         SELF: 0.25,
         0: 0,
         2: 0,
         4: 0,
         6: 0.75,
     }
-    assert chances(make_matchmaker(section(name="uniform")).mixture(view(live))) == {
+    assert probabilities(make_matchmaker(section(name="uniform")).mixture(view(live))) == {
         SELF: 0,
         0: 0.25,
         2: 0.25,
@@ -97,7 +97,7 @@ def test_latest_uniform_and_partners_have_expected_weights():
         6: 0.25,
     }
     owners = [1, 0, 2, 0]
-    assert chances(make_matchmaker(section(name="partners")).mixture(view(live, owners=owners))) == {
+    assert probabilities(make_matchmaker(section(name="partners")).mixture(view(live, owners=owners))) == {
         SELF: 0,
         0: 0.5,
         2: 0,
@@ -115,14 +115,14 @@ def test_latest_uniform_and_partners_have_expected_weights():
 def test_fixed_plays_only_the_newest_snapshot_of_its_members():
     names = ("a", "b", "c")
     seen = replace(view([0.9, 0.1, 0.5, 0.5], owners=[1, 0, 2, 1]), names=names)
-    assert chances(make_matchmaker(section(name="fixed")).mixture(seen)) == {
+    assert probabilities(make_matchmaker(section(name="fixed")).mixture(seen)) == {
         SELF: 0,
         0: 0,
         2: 0,
         4: 0.5,
         6: 0.5,
     }
-    assert chances(make_matchmaker(section(name="fixed", against=["b"])).mixture(seen)) == {
+    assert probabilities(make_matchmaker(section(name="fixed", against=["b"])).mixture(seen)) == {
         SELF: 0,
         0: 0,
         2: 0,
@@ -130,7 +130,7 @@ def test_fixed_plays_only_the_newest_snapshot_of_its_members():
         6: 1,
     }
     partly = make_matchmaker(section(name="fixed", against=["a", "c"], self_share=0.2)).mixture(seen)
-    assert chances(partly) == {SELF: 0.2, 0: 0, 2: 0.4, 4: 0.4, 6: 0}
+    assert probabilities(partly) == {SELF: 0.2, 0: 0, 2: 0.4, 4: 0.4, 6: 0}
     gone = replace(view([0.9], owners=[0]), names=names)
     with pytest.raises(HpcmarlError, match="no snapshot of b, c verifies"):
         make_matchmaker(section(name="fixed", against=["b", "c"], self_share=0.5)).mixture(gone)
@@ -140,7 +140,7 @@ def test_fixed_plays_only_the_newest_snapshot_of_its_members():
 
 def test_self_share_goes_to_the_newest_without_self_play():
     mixture = make_matchmaker(section(name="quality")).mixture(view([0.5, 0.5], self_play=False))
-    assert chances(mixture) == pytest.approx({SELF: 0.0, 0: 0.1, 2: 0.9})
+    assert probabilities(mixture) == pytest.approx({SELF: 0.0, 0: 0.1, 2: 0.9})
     assert make_matchmaker(section(name="uniform")).mixture(view([])).draw(np.random.default_rng(0)) == SELF
     with pytest.raises(ValueError, match="into the pool"):
         make_matchmaker(section(name="uniform")).mixture(view([], self_play=False))
@@ -199,7 +199,7 @@ def test_defeat_leaves_quality_and_victory_step_is_bounded():
     matchmaker.quality = np.array([-1000.0, 0.0])
     matchmaker.on_result(0, 3, 3.0)
     np.testing.assert_array_equal(matchmaker.quality, [-1003.0, 0.0])
-    assert chances(matchmaker.mixture(view([0.5] * 2))) == pytest.approx({SELF: 0.8, 0: 0.0, 2: 0.2})
+    assert probabilities(matchmaker.mixture(view([0.5] * 2))) == pytest.approx({SELF: 0.8, 0: 0.0, 2: 0.2})
 
 
 def test_draws_follow_the_distribution():
@@ -229,7 +229,7 @@ def test_only_opponents_with_weight_are_drawn(weights, share, chance):
     mixture = make_mixture(view(weights), np.array(weights), share)
     for value in (chance, 0.0, np.nextafter(1.0, 0.0), share * (1 - 1e-16)):
         drawn = mixture.draw(Fixed(value))
-        assert chances(mixture)[drawn] > 0
+        assert probabilities(mixture)[drawn] > 0
 
 
 @pytest.mark.parametrize(

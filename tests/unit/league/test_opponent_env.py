@@ -421,7 +421,7 @@ def test_pool_cache_is_bounded_and_rejects_wrong_sizes(tmp_path):
         assert pool.parameters(f"m-{number:06d}", 3).tolist() == [number] * 3
         assert len(pool._kept) <= 2
     assert list(pool._kept) == ["m-000001", "m-000004"]
-    with pytest.raises(FormatError, match="3 parameters where the configuration makes 4"):
+    with pytest.raises(FormatError, match="holds 3 parameters, but the configuration needs 4"):
         pool.parameters("m-000003", 4)
     with pytest.raises(FloatingPointError, match="not finite"):
         write_snapshot(tmp_path, "m-000009", np.array([np.nan], np.float32), {})

@@ -8,7 +8,7 @@ from hpcmarl.league.core.matchmaking import SELF, View
 from hpcmarl.league.core.payoff import Payoff
 from hpcmarl.maths.meta_strategies import alpha_rank, exploitability_of_mixture
 from hpcmarl.packing import pack, unpack
-from tests.support.matchmaking import chances, section
+from tests.support.matchmaking import probabilities, section
 
 pytest.importorskip("scipy")
 from hpcmarl.league.core.registry import make_matchmaker
@@ -62,7 +62,7 @@ def test_asymmetric_psro_uses_the_mixture_of_the_other_side(solver):
     for row, column, value in [(1, 0, 1.0), (3, 0, 1.0), (1, 2, 1.0), (3, 2, 0.5), (1, 4, 0.0), (3, 4, 0.0)]:
         score[min(row, column), max(row, column)] = value if row < column else 1 - value
     seen = view(played(score), own=[1, 3], candidates=[0, 2, 4], self_play=False)
-    drawn = chances(make_matchmaker(section(name="psro", meta_strategy=solver)).mixture(seen))
+    drawn = probabilities(make_matchmaker(section(name="psro", meta_strategy=solver)).mixture(seen))
     assert drawn == pytest.approx({SELF: 0.0, 0: 0.0, 2: 0.0, 4: 1.0}, abs=0.02)
 
 
@@ -96,7 +96,7 @@ def test_meta_strategy_is_recomputed_on_new_pool_or_games(monkeypatch):
     matchmaker.mixture(view(payoff))
     again = make_matchmaker(section(name="psro", refresh_games=10))
     again.load_state_dict(unpack(pack(matchmaker.state_dict())))
-    assert chances(again.mixture(view(payoff))) == chances(matchmaker.mixture(view(payoff)))
+    assert probabilities(again.mixture(view(payoff))) == probabilities(matchmaker.mixture(view(payoff)))
     assert solved == [(4, 4)]
     payoff.record(0, 1, 1, 1.0, 0.0, 0.0, 0.0, 0.0)
     matchmaker.mixture(view(payoff))
@@ -127,7 +127,7 @@ def test_alpha_rank_uses_only_the_newest_of_large_pools(monkeypatch):
 
 def test_psro_without_own_snapshots_is_uniform():
     sides = view(played(GAME), own=[], candidates=[1, 3], self_play=False)
-    assert chances(make_matchmaker(section(name="psro")).mixture(sides)) == {SELF: 0.0, 1: 0.5, 3: 0.5}
+    assert probabilities(make_matchmaker(section(name="psro")).mixture(sides)) == {SELF: 0.0, 1: 0.5, 3: 0.5}
     assert make_matchmaker(section(name="psro")).mixture(view(Payoff())).self_share == 1.0
 
 

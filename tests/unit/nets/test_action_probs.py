@@ -83,12 +83,12 @@ def test_recurrent_and_non_discrete_policies_have_no_table():
     with pytest.raises(TypeError, match="a recurrent policy acts by its memory"):
         recurrent.action_probs("flyer", np.zeros((1, 5), np.float32), None)
     parts = make_spec(PolicySpec("hands", ("a",), (2,), ActionSpace("multi_discrete", (2, 3))))
-    with pytest.raises(TypeError, match="no table of single actions"):
+    with pytest.raises(TypeError, match="no probabilities of single actions"):
         make("{name: ma_trace, critic: independent}", parts).action_probs(
             "hands", np.zeros((1, 2), np.float32), None
         )
     smooth = make_spec(PolicySpec("arm", ("a",), (2,), ActionSpace("continuous", (1,), (-1.0,), (1.0,))))
-    with pytest.raises(TypeError, match="no table of single actions"):
+    with pytest.raises(TypeError, match="no probabilities of single actions"):
         make("{name: ma_trace, critic: independent}", smooth).action_probs(
             "arm", np.zeros((1, 2), np.float32), None
         )

@@ -70,7 +70,7 @@ def test_masked_weights_stay_zero_and_counts_constant(config, growth):
     for _ in range(24):
         optimizer.step(generator.standard_normal(SIZE))
         absent = ~optimizer.topology.mask
-        for array in (optimizer.parameters, optimizer.query_point(), *optimizer._remembered()):
+        for array in (optimizer.parameters, optimizer.query_point(), *optimizer._state_arrays().values()):
             assert not array[absent].any()
         assert optimizer.parameters[outside()].all()
         assert [optimizer.topology.mask[layer.place].sum() for layer in LAYERS] == counts

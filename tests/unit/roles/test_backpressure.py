@@ -5,10 +5,13 @@ from types import SimpleNamespace
 
 import pytest
 
-from hpcmarl.config.file import load_config
+from hpcmarl.comm.topology import Group
+from hpcmarl.config import MinibatchPasses
 from hpcmarl.optim.rounds import make_rule
-from hpcmarl.roles.learner.rollout_queue import MinibatchSampler, RolloutQueue
+from hpcmarl.roles.learner.minibatches import MinibatchSampler
+from hpcmarl.roles.learner.rollout_queue import RolloutQueue
 from hpcmarl.roles.timing import TrajectoryTimer
+from tests.support.contexts import make_context
 from tests.support.worlds import SPREAD
 
 
@@ -22,16 +25,15 @@ def test_learner_is_behind_at_two_gradients_or_a_full_batch(kind, extra, count):
         ("rounds.backpressure=false", False),
         ("deterministic=true", False),
     ):
-        context = SimpleNamespace(
-            config=load_config(SPREAD, ["rounds.backpressure=true", *extra, key]), queue_limit=lambda _: 8
-        )
-        algorithm = SimpleNamespace(on_policy=False, epochs=2, minibatches=3)
-        feed = kind(context, SimpleNamespace(index=0, actors=(1,)), make_rule("sync", 1, 2), algorithm)
+        context = make_context(SPREAD, "rounds.backpressure=true", *extra, key)
+        passes = (MinibatchPasses(epochs=2, minibatches=3),) if kind is MinibatchSampler else ()
+        algorithm = SimpleNamespace(on_policy=False)
+        source = kind(context, Group(0, 0, (1,)), make_rule("sync", 1, 2), algorithm, *passes)
         for index in range(count):
-            assert not feed.behind(3), index
+            assert not source.is_behind(3), index
             rollout = SimpleNamespace(version=3, count=1)
-            feed.add(SimpleNamespace(source=1), rollout, 3)
-        assert feed.behind(3) is expected
+            source.add(SimpleNamespace(source=1), rollout, 3)
+        assert source.is_behind(3) is expected
 
 
 def test_trajectory_timer_excludes_paused_time(monkeypatch):

@@ -2,7 +2,7 @@
 
 import io
 import logging
-from types import SimpleNamespace
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -12,6 +12,7 @@ from hpcmarl.config.file import load_config
 from hpcmarl.roles.base import Interval
 from hpcmarl.roles.server.curve import MOST_POINTS, Curve
 from hpcmarl.roles.server.progress import Display
+from tests.support.contexts import make_context
 from tests.support.worlds import SPREAD
 
 FIGURES = {
@@ -50,7 +51,7 @@ SUMMARY["eval_return_mean"] = None
 def display_of(*changes, monkeypatch, width=""):
     monkeypatch.setenv("HPCMARL_TERMINAL", width)
     config = load_config(SPREAD, ["logging.progress=true", "stop={updates: 48, seconds: 600}", *changes])
-    display = Display(SimpleNamespace(config=config, run_directory="runs/x"))
+    display = Display(make_context(config, directory=Path("runs/x")))
     display.due = Interval(0.0)
     return display
 

@@ -1,14 +1,16 @@
 """How well a run uses its cores, and what its last lines advise."""
 
-from types import SimpleNamespace
+from dataclasses import replace
 
 import pytest
 
 from hpcmarl.comm.topology import assign_roles
 from hpcmarl.config import TopologyConfig
 from hpcmarl.config.file import load_config
+from hpcmarl.envs import describe
 from hpcmarl.roles import efficiency
 from hpcmarl.roles.efficiency import Efficiency, bare_processes, closing_lines, measure_bare
+from tests.support.contexts import make_context
 from tests.support.worlds import ECHO, SPREAD
 
 SUMMARY = {
@@ -59,12 +61,12 @@ def test_speed_is_compared_with_bare_stepping_in_all_processes(usage):
 def test_bare_stepping_is_measured_by_the_first_actor_alone(monkeypatch):
     monkeypatch.setattr(efficiency, "BARE_SECONDS", 0.01)
 
-    def context(config, game=None):
-        return SimpleNamespace(
-            config=config, game=game, environment_spec=None, group_env=lambda group: config.env
-        )
-
     shown = load_config(ECHO, ["logging.progress=true"])
+    spec = describe(shown.env, shown.policies)
+
+    def context(config, game=None):
+        return replace(make_context(config, spec=spec), game=game)
+
     assert measure_bare(context(shown), 0, 0) > 0
     assert measure_bare(context(shown), 1, 0) is None
     assert measure_bare(context(shown, game=lambda environment: environment), 0, 0) is None
@@ -78,16 +80,7 @@ def test_time_in_the_run_queue_does_not_count_as_bare_stepping(monkeypatch):
     monkeypatch.setattr(efficiency, "queued_seconds", lambda: next(queued))
     monkeypatch.setattr(efficiency, "step_bare", lambda bare, seconds: (1000, 8.0))
     config = load_config(ECHO, ["logging.progress=true"])
-    assert (
-        measure_bare(
-            SimpleNamespace(
-                config=config, game=None, environment_spec=None, group_env=lambda group: config.env
-            ),
-            0,
-            0,
-        )
-        == 200.0
-    )
+    assert measure_bare(make_context(config, spec=describe(config.env, config.policies)), 0, 0) == 200.0
 
 
 def test_last_words_name_bare_stepping_and_times():

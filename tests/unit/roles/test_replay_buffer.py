@@ -6,23 +6,23 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from hpcmarl.algos import make_algorithm
+from hpcmarl.algos import make_algorithm, make_model
 from hpcmarl.algos.q_learning import EpisodeErrors
-from hpcmarl.comm.protocol import FLAG_MORE, header_of
+from hpcmarl.comm.protocol import Flags, read_header, write_header
 from hpcmarl.comm.transport import Message
 from hpcmarl.config import AgentNetworkConfig, ReplayConfig, SgdConfig, VDNConfig
 from hpcmarl.config.file import load_config
 from hpcmarl.io.checkpoint import list_checkpoints
 from hpcmarl.optim import make_optimizer
-from hpcmarl.optim.rounds import make_rule
 from hpcmarl.roles.learner.priorities import SMALLEST, UNKNOWN
 from hpcmarl.roles.learner.replay_buffer import ReplayBuffer
 from hpcmarl.rollouts.codec import RolloutCodec
+from tests.support.contexts import make_context
 from tests.support.rollouts import make_spec, random_rollout
 from tests.support.worlds import ECHO
 
 SPEC = make_spec()
-CODEC = RolloutCodec(SPEC)
+CODEC = RolloutCodec(SPEC, with_state=False)
 
 
 class FakeMessage(Message):
@@ -34,42 +34,30 @@ class FakeMessage(Message):
         self.released = True
 
 
-def letter(index, source=1, length=3, flags=0):
+def message_of(index, source=1, length=3, flags=Flags.NONE):
     rollout = random_rollout(SPEC, length, 1, np.random.default_rng(index), whole_episode=True)
     rollout.version, rollout.episode[:] = 0, index
     buffer = CODEC.pack(rollout)
-    header_of(buffer)["source"], header_of(buffer)["flags"] = source, flags
-    return FakeMessage(header_of(buffer), buffer, source)
+    header = read_header(buffer)._replace(source=source, flags=flags)
+    return FakeMessage(header, write_header(buffer, header), source)
 
 
-def replay_of(tmp_path, *, batch=4, rule="sync", deterministic=False, actors=(1,), codec=CODEC, **keys):
+def replay_of(tmp_path, *, batch=4, rule="sync", deterministic=False, actors=(1,), spec=SPEC, **keys):
     config = load_config(
         ECHO, [f"rounds.rule={rule}", f"rounds.batch={batch}", f"deterministic={str(deterministic).lower()}"]
     )
     keys = ReplayConfig(**{"learning_starts": 3, "samples_per_insert": 2.0, **keys})
     config = config.model_copy(update={"algo": config.algo.model_copy(update={"replay": keys})})
-    group = SimpleNamespace(index=0, actors=actors)
-    made_rule = make_rule(rule, 1, batch)
-    context = SimpleNamespace(
-        config=config,
-        run_directory=tmp_path,
-        rank=0,
-        codec=lambda _: codec,
-        spec=codec.spec,
-        queue_limit=lambda _: 8,
-        rule=lambda: made_rule,
-        batch=batch,
-    )
-    context.topology = SimpleNamespace(groups=[group])
-    context.attributes = lambda role, index: {"env": "tests.random"}
-    return ReplayBuffer(context, group, made_rule, None, keys)
+    context = make_context(config, directory=tmp_path, ranks=1 + len(actors), spec=spec)
+    algorithm = make_model(spec, config.algo, 0)
+    return ReplayBuffer(context, context.topology.groups[0], context.rule(), algorithm, keys)
 
 
 def fill(replay, indices, **keys):
-    letters = [letter(index, **keys) for index in indices]
-    for each in letters:
+    messages = [message_of(index, **keys) for index in indices]
+    for each in messages:
         replay.add(each, CODEC.read(each.buffer, 0), 0)
-    assert all(each.released for each in letters)
+    assert all(each.released for each in messages)
 
 
 def drawn(work):
@@ -90,7 +78,7 @@ def test_replay_waits_for_starts_and_keeps_its_ratio(tmp_path):
 
 
 def test_replay_copies_episodes_out_of_their_messages(tmp_path):
-    replay, sent = replay_of(tmp_path, batch=3, samples_per_insert=9.0), letter(0, length=4)
+    replay, sent = replay_of(tmp_path, batch=3, samples_per_insert=9.0), message_of(0, length=4)
     wanted = CODEC.read(sent.buffer.copy(), 0)
     replay.add(sent, CODEC.read(sent.buffer, 0), 0)
     sent.buffer[:] = 255
@@ -101,7 +89,7 @@ def test_replay_copies_episodes_out_of_their_messages(tmp_path):
 
 
 def test_oldest_episodes_are_evicted_by_count_and_size(tmp_path):
-    size = letter(0).buffer.nbytes
+    size = message_of(0).buffer.nbytes
     for keys in ({"episodes": 5}, {"megabytes": 5.9 * size / 1e6}):
         replay = replay_of(tmp_path, batch=100, **keys)
         fill(replay, range(12))
@@ -177,7 +165,7 @@ def test_deterministic_replay_waits_for_all_actors(tmp_path):
     fill(replay, [0, 1], source=2)
     fill(replay, [2], source=1)
     assert replay.take(0, 0) is None
-    fill(replay, [3], source=1, flags=FLAG_MORE)
+    fill(replay, [3], source=1, flags=Flags.MORE)
     assert replay.take(0, 0) is None  # another one that ended in that step is on its way
     fill(replay, [4], source=1)
     assert replay.take(0, 0).count == 4
@@ -286,7 +274,7 @@ def updates_until_rare_is_known(tmp_path, **keys):
     algorithm = make_algorithm(spec, config, 0)
     algorithm.on_version(0)
     optimizer = make_optimizer(SgdConfig(step_size=0.1), algorithm.initial_parameters())
-    replay = replay_of(tmp_path, batch=8, samples_per_insert=1e6, codec=RolloutCodec(spec), **keys)
+    replay = replay_of(tmp_path, batch=8, samples_per_insert=1e6, spec=spec, **keys)
     replay.algorithm = algorithm
     for index in range(600):
         rollout = random_rollout(
@@ -294,8 +282,8 @@ def updates_until_rare_is_known(tmp_path, **keys):
         )
         part, rare = rollout.policies["agent"], index % 200 == 50
         part.obs[:], part.action[:], part.reward[:] = np.eye(6)[int(rare)], int(rare), float(rare)
-        buffer = RolloutCodec(spec).pack(rollout)
-        replay.add(FakeMessage(header_of(buffer), buffer, 1), rollout, 0)
+        buffer = RolloutCodec(spec, with_state=False).pack(rollout)
+        replay.add(FakeMessage(read_header(buffer), buffer, 1), rollout, 0)
     for version in range(2000):
         algorithm.load_parameters(optimizer.query_point())
         if abs(algorithm.raw_outputs("agent", np.eye(6, dtype=np.float32)[1:2])[0, 1] - 1.0) < 0.2:

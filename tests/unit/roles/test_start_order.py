@@ -4,19 +4,18 @@ from types import SimpleNamespace
 
 import pytest
 
-from hpcmarl.config.file import load_config
+from hpcmarl.comm.topology import Group
 from hpcmarl.optim.rounds import make_rule
 from hpcmarl.roles.learner.round_end import RoundEnd
 from hpcmarl.roles.learner.start_order import StartOrder
+from tests.support.contexts import make_context
 from tests.support.worlds import SPREAD
 
 
 def queue_of(rule, *, actors=(1, 2), version=0, limit=1000, late="cancel"):
-    config = load_config(SPREAD, ["algo.name=reinforce", f"rounds.late={late}"])
-    context = SimpleNamespace(config=config, queue_limit=lambda _: limit)
-    queue = StartOrder(
-        context, SimpleNamespace(index=0, actors=actors), rule, SimpleNamespace(on_policy=True)
-    )
+    context = make_context(SPREAD, "algo.name=reinforce", f"rounds.late={late}")
+    queue = StartOrder(context, Group(0, 0, actors), rule, SimpleNamespace(on_policy=True))
+    queue.limit = limit
     queue.on_version(version)
     return queue
 
@@ -45,13 +44,13 @@ def test_quota_is_shared_out_and_taken_as_a_whole():
 def test_malenia_counts_waves_and_begins_the_next():
     queue = queue_of(make_rule("malenia", 2, 4))
     assert [queue.allotment(rank) for rank in (1, 2)] == [2, 2]
-    queue.news = False
+    queue.allotment_changed = False
     for rank, number in ((1, 0), (1, 1), (2, 1)):
         arrive(queue, rank, number)
         assert queue.take(0, 0) is None
     arrive(queue, 2, 0)
     assert labels(queue.take(0, 0)) == [(1, 0), (2, 0)]
-    assert queue.news
+    assert queue.allotment_changed
     assert [queue.allotment(rank) for rank in (1, 2)] == [3, 3]
     assert labels(queue.take(0, 2)) == [(1, 1), (2, 1)]
 
@@ -152,7 +151,7 @@ def test_refused_episodes_are_played_again():
     for number in range(3):
         arrive(queue, 1, number)
     queue.refuse(queue.take(0, 0))
-    assert (queue.news, queue.allotment(1)) == (True, 6)
+    assert (queue.allotment_changed, queue.allotment(1)) == (True, 6)
     for number in range(3, 6):
         arrive(queue, 1, number)
     assert labels(queue.take(0, 0)) == [(1, 3), (1, 4), (1, 5)]

@@ -29,9 +29,9 @@ def test_critics_that_value_nothing_leave_reinforce_per_step():
     point = objective.initial()
     point[place["critic"]] = 0.0
     (rollout,) = objective._play([0], point, np.random.default_rng(1))
-    objective._keep([0], [rollout])
+    objective._store([0], [rollout])
     found = objective.weighted([0], np.ones(1), point, np.random.default_rng(1))
-    plain._keep([0], [rollout])
+    plain._store([0], [rollout])
     expected = plain.weighted([0], np.ones(1), point[place["actor"]], np.random.default_rng(1))
     np.testing.assert_allclose(found[place["actor"]] * rollout.steps, expected, rtol=1e-4, atol=1e-4)
     assert np.abs(found[place["critic"]]).max() > 0

@@ -172,7 +172,7 @@ def test_the_best_rule_depends_on_the_objectives():
     assert best_rule(rates, differ=False)[0] == "rennala"  # nearly as fast as afedpg, and plainer
     assert best_rule(rates, differ=True)[0] == "malenia"
     assert best_rule(figures(sync=8.0, rennala=8.1, malenia=8.0, afedpg=8.2), differ=False)[0] == "sync"
-    assert "weigh them equally" in best_rule(rates, differ=True)[1]
+    assert "weight them equally" in best_rule(rates, differ=True)[1]
     groups = "topology.groups=[{}, {env: {max_steps: 3}}]"
     assert measured([1.0, 1.0], groups).differ
     assert not measured([1.0, 1.0]).differ
@@ -234,7 +234,7 @@ def run_directory(path, *rows):
         (["--from-run", "none"], "none: not a run directory"),
         (["--from-run", "old"], "no timing data to predict from: no finished trajectories of group 0"),
         (["--from-run", "short"], "only 2 finished trajectories of group 0"),
-        (["--from-run", "silent"], "no group has answered a new point"),
+        (["--from-run", "silent"], "no group has sent a gradient for a new version"),
         (["--from-run", "good", "--groups", "0"], "--groups 0: allowed"),
         (["--from-run", "good", "--groups", "-3"], "--groups -3: allowed"),
         (["--from-run", "good", "--slow", "10x"], "--slow 10x: allowed: SHARE:FACTORx"),
@@ -327,6 +327,6 @@ def test_slow_option_rejects_non_numbers():
 def test_prediction_rejects_replay_algorithms():
     with pytest.raises(
         UsageError,
-        match=r"here: cannot be predicted from: with algo\.name: vdn rounds are made of replayed episodes",
+        match=r"here: no prediction is possible: with algo\.name: vdn rounds consist of replayed episodes",
     ):
         measured([1.0, 3.0], "algo.name=vdn", "optimizer.name=rmsprop")

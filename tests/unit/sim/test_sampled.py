@@ -233,7 +233,8 @@ def test_workers_may_have_environments_of_their_own():
     late.weighted([0, 2], np.ones(2), late.initial(), np.random.default_rng(0))
     assert np.isnan(late.value(late.initial()))  # worker 1's share is not known yet
     with pytest.raises(
-        ConfigError, match=r"objective.workers: their environments have different agents or spaces"
+        ConfigError,
+        match=r"objective.workers: the environments of the workers have different agents or spaces",
     ):
         objective_of(CARTPOLE, 'objective.workers=[{}, {env: {id: "gymnasium:Acrobot-v1"}}]')
     with pytest.raises(ConfigError, match=r"objective\.policy|objective"):

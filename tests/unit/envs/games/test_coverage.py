@@ -181,7 +181,7 @@ def test_invalid_game_arguments_are_rejected_by_name(kwargs, words):
     ],
 )
 def test_other_package_modules_are_no_environments(id):
-    with pytest.raises(ConfigError, match="is no environment"):
+    with pytest.raises(ConfigError, match="is not an environment"):
         describe(EnvConfig(id=id), {})
 
 

@@ -114,7 +114,7 @@ def test_unknown_map_and_missing_game_raise(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setenv("SC2PATH", "/no/such/place")
     with pytest.raises(
         MissingPackageError,
-        match=r"needs StarCraft II: there is no directory /no/such/place; install it .* SC2PATH$",
+        match=r"needs StarCraft II: the directory /no/such/place does not exist; install it .* SC2PATH$",
     ):
         describe(EnvConfig(id=SMAC), {})
 

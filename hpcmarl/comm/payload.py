@@ -1,0 +1,36 @@
+"""Dataclasses that travel as the payload of a message."""
+
+from __future__ import annotations
+
+from dataclasses import fields, is_dataclass
+from typing import Self
+
+from hpcmarl.errors import ProtocolError
+from hpcmarl.packing import Buffer, pack, unpack
+
+
+class Payload:
+    """Base of dataclasses that are sent between ranks as a packed tree (hpcmarl.packing).
+
+    Fields hold what a tree may hold: plain values, lists, dictionaries and arrays. Tuples arrive as lists.
+    """
+
+    def pack(self) -> bytes:
+        """Encode the fields."""
+        assert is_dataclass(self)
+        return bytes(pack({field.name: self.__dict__[field.name] for field in fields(self)}))
+
+    @classmethod
+    def unpack(cls, buffer: Buffer) -> Self:
+        """Decode the fields.
+
+        Raises:
+            ProtocolError: If the payload is no tree, or one of other fields.
+        """
+        tree = unpack(buffer)
+        try:
+            return cls(**tree)
+        except TypeError as error:
+            raise ProtocolError(
+                f"a message with a {cls.__name__} does not fit: {error}; do all ranks run the same version?"
+            ) from None

@@ -1,0 +1,94 @@
+"""Keys and properties that algorithms share."""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar, Literal, NamedTuple
+
+from pydantic import Field
+
+from hpcmarl.config.base import (
+    PositiveFloat,
+    Section,
+    section,
+)
+from hpcmarl.config.networks import NetworkConfig, SparseConfig
+
+# Agents whose mean reward an agent learns from: all agents, those of its policy, or the agent alone (none).
+CommonReward = Literal["all", "policy", "none"]
+
+
+class MinibatchPasses(NamedTuple):
+    """Passes over one batch, and the number of random parts in each pass."""
+
+    epochs: int
+    minibatches: int
+
+
+class AlgoConfig(Section):
+    """Keys and properties of all algorithms.
+
+    Attributes:
+        gradient_episodes: Default number of episodes in one gradient, if trajectories are whole episodes.
+        trajectory_unit: What one trajectory is: an unroll or a whole episode.
+        is_on_policy: Whether the algorithm learns only from trajectories sampled with the newest parameters.
+    """
+
+    gradient_episodes: ClassVar[int] = 1
+    trajectory_unit: ClassVar[Literal["unroll", "episode"]] = "episode"
+    is_on_policy: ClassVar[bool] = False
+    name: str = ""
+    discount: Annotated[float, Field(gt=0, le=1)] = Field(
+        0.99, description="discount factor of rewards, gamma"
+    )
+    network: NetworkConfig = section(NetworkConfig, "networks of the policies")
+
+    @property
+    def common_reward(self) -> CommonReward:
+        """Agents whose mean reward each agent learns from."""
+        return "none"
+
+    @property
+    def unroll_steps(self) -> int | None:
+        """Steps of one unroll, T; None if trajectories are whole episodes."""
+        return None
+
+    @property
+    def gradients_per_rollout(self) -> int:
+        """Number of gradients that each rollout contributes to, one after the other (algo.reuse)."""
+        return 1
+
+    @property
+    def minibatch_passes(self) -> MinibatchPasses | None:
+        """Passes over each batch; None: rollouts are used in the order of their arrival."""
+        return None
+
+    @property
+    def sparse_training(self) -> SparseConfig | None:
+        """Sparse training of the networks; None: dense."""
+        return None
+
+    @property
+    def appends_agent_id(self) -> bool:
+        """Whether each observation is followed by the agent's number in its policy, one-hot."""
+        return False
+
+    @property
+    def target_interval(self) -> int | None:
+        """Versions between copies to the target network; None: no target network."""
+        return None
+
+
+class ValueLearningConfig(AlgoConfig):
+    """Keys of all algorithms that learn values: units of observations and rewards."""
+
+    normalise_observations: bool = Field(
+        False, description="normalise the inputs of networks by their running mean and deviation"
+    )
+    normalisation_rate: Annotated[float, Field(gt=0, le=1)] = Field(
+        0.001,
+        description="weight of each update in the running means and deviations of normalised quantities",
+    )
+    reward_scale: PositiveFloat = Field(
+        1.0,
+        description=("factor by which rewards are multiplied before learning; reports have unscaled rewards"),
+    )

@@ -1,0 +1,60 @@
+"""Reports of actors and learners to the server."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from hpcmarl.comm.payload import Payload
+
+
+@dataclass(frozen=True)
+class ActorReport(Payload):
+    """Counters of one actor since the start of the run.
+
+    Attributes:
+        actor: Number of the actor.
+        counters: Name -> value; actor.py and the trajectory writer fill it.
+        times: Sums of its trajectory timer (roles/timing.py), [SUMS].
+        bare: Environment steps per second of bare stepping; None where it was not measured.
+    """
+
+    actor: int
+    counters: dict[str, float]
+    times: list[float]
+    bare: float | None
+
+
+@dataclass(frozen=True)
+class LearnerReport(Payload):
+    """What a learner has done since its last report.
+
+    Attributes:
+        group: Number of its group.
+        statistics: Metric -> mean, weighted by trajectories.
+        episodes: Arrays of the finished episodes (roles/statistics.py, EpisodeLog); empty for none.
+        late: Trajectories that were too old to be used.
+        overflow: Trajectories dropped from a full queue.
+        repeated: Trajectories whose gradient came too late and that made another one.
+        bad_gradients: Gradients with non-finite entries that were left out.
+        learned_steps: Environment steps in gradients.
+        dense_gradient_steps: The part of them whose gradients had all weights of a sparse network.
+        unused_steps: Environment steps dropped because the learner was behind.
+        learning_seconds: Time spent in gradients, seconds.
+        waiting_seconds: Time asleep, seconds.
+        warnings: Lines to log once.
+    """
+
+    group: int
+    statistics: dict[str, float]
+    episodes: dict[str, Any]
+    late: int
+    overflow: int
+    repeated: int
+    bad_gradients: int
+    learned_steps: int
+    dense_gradient_steps: int
+    unused_steps: int
+    learning_seconds: float
+    waiting_seconds: float
+    warnings: list[str]
