@@ -132,7 +132,7 @@ class MATraceConfig(ValueCriticConfig):
     ratios: Literal["joint", "agent"] | None = Field(
         None,
         description=(
-            "importance ratios of the team or of each agent; null: joint, with critic: independent agent"
+            "importance ratios of the team or of each agent; null: joint, but agent with critic: independent"
         ),
     )
     teams: Literal["auto"] | tuple[Annotated[tuple[str, ...], Field(min_length=1)], ...] = Field(

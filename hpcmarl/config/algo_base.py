@@ -49,7 +49,7 @@ class AlgoConfig(Section):
 
     @property
     def unroll_steps(self) -> int | None:
-        """Steps of one unroll, T; None where trajectories are whole episodes."""
+        """Steps of one unroll, T; None if trajectories are whole episodes."""
         return None
 
     @property
@@ -59,7 +59,7 @@ class AlgoConfig(Section):
 
     @property
     def minibatch_passes(self) -> MinibatchPasses | None:
-        """How a batch is gone through several times; None: each rollout is used as it comes."""
+        """Passes over each batch; None: rollouts are used in the order of their arrival."""
         return None
 
     @property

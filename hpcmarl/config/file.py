@@ -264,9 +264,10 @@ def _one_finding(place: Place, detail: dict[str, Any], tree: Tree) -> str:
         if key == "algo.name" and isinstance(value, str) and value in PRESETS:
             allowed += f"; {value} is a preset: write preset: {value}"
     if kind in ("missing", "union_tag_not_found"):
-        return f"{origin}: {key} is missing; allowed: {allowed}{_meaning(place, tree.root)}"
+        return f"{origin}: {key} is missing; allowed: {allowed}{_meaning(place, tree)}"
     if value is None and "null" not in allowed:
-        if keys.is_required(_schema_place(place), tree.data, tree.root):
+        field = keys.field_of(_schema_place(place), tree.data, tree.root)
+        if field is not None and field.is_required():
             remedy = ""
         elif origin != COMMAND_LINE:
             remedy = "; or remove the line for the default"
@@ -274,10 +275,10 @@ def _one_finding(place: Place, detail: dict[str, Any], tree: Tree) -> str:
             remedy = f"; use {key}={{}} for the defaults"
         else:
             remedy = f"; remove {key}= for the default"
-        return f"{origin}: {key} is empty; allowed: {allowed}{_meaning(place, tree.root)}{remedy}"
+        return f"{origin}: {key} is empty; allowed: {allowed}{_meaning(place, tree)}{remedy}"
     renamed = renamed_value(place, value)
     hint = "" if renamed is None else f"; {value} was renamed to {renamed}"
-    return f"{origin}: {key} is {show(value)}; allowed: {allowed}{_meaning(place, tree.root)}{hint}"
+    return f"{origin}: {key} is {show(value)}; allowed: {allowed}{_meaning(place, tree)}{hint}"
 
 
 def _unknown_key(place: Place, tree: Tree) -> str:
@@ -315,12 +316,9 @@ def _value_at(data: Any, place: Place) -> Any:
     return data
 
 
-def _meaning(place: Place, root: type[BaseModel]) -> str:
-    generic = tuple("0" if isinstance(key, int) else str(key) for key in _schema_place(place))
-    if len(place) > 1 and place[0] == "policies":
-        generic = ("policies", "<name>", *generic[2:])
-    row = next((row for row in keys.schema_rows(root) if row.key == ".".join(generic)), None)
-    return f" ({short(row.description, 160)})" if row and row.description and generic[-1] != "name" else ""
+def _meaning(place: Place, tree: Tree) -> str:
+    field = keys.field_of(_schema_place(place), tree.data, tree.root)
+    return f" ({short(field.description, 160)})" if field is not None and field.description else ""
 
 
 def _sources(tree: Tree) -> str:

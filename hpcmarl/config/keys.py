@@ -10,6 +10,7 @@ import difflib
 import types
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import cache
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel
@@ -44,7 +45,12 @@ def schema_rows(root: type[BaseModel] = Config) -> list[KeyRow]:
 
     Keys write items of lists as `0` and items of dictionaries as `<name>`.
     """
-    return list(_rows(root, ""))
+    return list(_all_rows(root))
+
+
+@cache
+def _all_rows(root: type[BaseModel]) -> tuple[KeyRow, ...]:
+    return tuple(_rows(root, ""))
 
 
 def describe(annotation: Any, metadata: Iterable[Any] = ()) -> str:
@@ -67,7 +73,10 @@ def describe(annotation: Any, metadata: Iterable[Any] = ()) -> str:
     if origin is Literal:
         return f"one of {', '.join(map(str, arguments))}" if len(arguments) > 1 else str(arguments[0])
     if origin is tuple:
-        return f"a list of {_plural(describe(arguments[0]))}{_bounds(metadata, 'item')}"
+        items = _plural(describe(arguments[0]))
+        if items.startswith("lists"):  # bounds of the inner lists, not of the outer one
+            items = items.replace(", at ", ", each with at ")
+        return f"a list of {items}{_bounds(metadata, 'item')}"
     if origin is dict or annotation is dict:
         return "a section of keys"
     if _is_model(annotation):
@@ -151,11 +160,10 @@ def key_type(path: tuple[str | int, ...], data: Any, root: type[BaseModel] = Con
     return next((get_args(each)[0] for each in plain if get_origin(each) is dict), None)
 
 
-def is_required(path: tuple[str | int, ...], data: Any, root: type[BaseModel] = Config) -> bool:
-    """Return whether the key at `path` has no default."""
-    model = _model(field_at(path[:-1], data, root), _lookup(data, path[:-1]))
-    field = None if model is None else model.model_fields.get(str(path[-1]))
-    return field is not None and field.is_required()
+def field_of(path: tuple[str | int, ...], data: Any, root: type[BaseModel] = Config) -> FieldInfo | None:
+    """Return the field of a model at `path`, with its description and default; None if there is no field."""
+    model = _model(field_at(path[:-1], data, root), _lookup(data, path[:-1])) if path else None
+    return None if model is None else model.model_fields.get(str(path[-1]))
 
 
 def choices_at(path: tuple[str | int, ...], data: Any, root: type[BaseModel] = Config) -> list[str]:

@@ -143,7 +143,7 @@ class FixedConfig(Section):
         0.0,
         description=(
             "share of episodes against the member's own present weights; the others are against the "
-            "members in against"
+            "newest snapshots of the members in against"
         ),
     )
     against: tuple[str, ...] = Field(

@@ -5,7 +5,7 @@ league.py has the sections of matchmakers, member kinds and evaluation strategie
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -20,9 +20,6 @@ from hpcmarl.config.league import (
     PfspConfig,
 )
 
-if TYPE_CHECKING:
-    pass
-
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$", max_length=60)]
 Share = Annotated[float, Field(ge=0, le=0.9)]
 
@@ -32,9 +29,7 @@ class TermConfig(FreezeConfig):
 
     winning: Fraction = Field(
         1.0,
-        description=(
-            "live score against all opponents that it meets above which a member is frozen early; 1: never"
-        ),
+        description=("live score against every opponent above which the member is frozen early; 1: never"),
     )
 
 
@@ -67,7 +62,8 @@ class MemberConfig(Section):
     trains: bool = Field(
         True,
         description=(
-            "whether the member trains; false: it keeps the weights of start and serves as an opponent only"
+            "whether the member trains; false: it keeps the weights of start, is an opponent of others "
+            "and is evaluated"
         ),
     )
 

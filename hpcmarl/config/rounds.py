@@ -194,7 +194,7 @@ def critic_contradictions(optimizer: OptimizerConfig, learner: str) -> list[str]
     """
     return [
         (
-            f"optimizer.{key}: {value} is for critics, and {learner} has none; use "
+            f"optimizer.{key}: {value} is for critics, which {learner} does not have; use "
             f"optimizer.{key.removeprefix('critic_')}, or remove the key"
         )
         for key in ("critic_step_size", "critic_max_gradient_norm")

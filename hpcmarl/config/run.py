@@ -128,9 +128,7 @@ class FaultsConfig(Section):
     raise_in: Literal["server", "learner", "actor", "evaluator"] | None = Field(
         None, description="role that raises an error on purpose, for tests; null: none"
     )
-    rank: Natural | None = Field(
-        None, description="rank on which the role of raise_in raises; null: every rank"
-    )
+    rank: Natural | None = Field(None, description="rank on which that role raises; null: every rank")
     after: Natural = Field(
         0, description="number of steps of that role before it raises; idle steps count, too"
     )

@@ -167,8 +167,8 @@ def contradictions(config: Config) -> list[str]:
     if config.deterministic and (config.rounds.rule != "sync" or groups > 1):
         found.append(
             f"deterministic: true does not work with rounds.rule: {config.rounds.rule} and topology.groups: "
-            f"{groups}, because the order of messages from several groups is not repeatable; set "
-            "rounds.rule: sync and topology.groups: 1"
+            f"{groups}, because ranks do not report in a repeatable order; set rounds.rule: sync and "
+            "topology.groups: 1"
         )
     if config.deterministic and config.topology.respawn:
         found.append(

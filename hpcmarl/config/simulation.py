@@ -376,7 +376,7 @@ def simulation_contradictions(config: SimulationConfig) -> list[str]:
 
 
 def _failure_contradictions(sim: SimConfig) -> list[str]:
-    """About sim.failures."""
+    """Return one line for each mistake in `sim.failures`."""
     found = []
     for index, failure in enumerate(sim.failures):
         if (failure.at is None) == (failure.every is None):

@@ -149,7 +149,9 @@ def parse(content: bytes | str, source: str) -> tuple[Any, dict[Place, int]]:
         raise ConfigError(f"{source}: nested too deeply; remove levels of nesting") from None
     # a number with thousands of digits, or a broken !!tag
     except (ValueError, OverflowError) as error:
-        raise ConfigError(f"{source}: not valid YAML: {_one_line(str(error))}") from None
+        # without advice about Python's limit
+        problem = str(error).partition("; use sys.")[0]
+        raise ConfigError(f"{source}: not valid YAML: {_one_line(problem)}") from None
     finally:
         if loader is not None:
             loader.dispose()

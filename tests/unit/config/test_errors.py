@@ -132,7 +132,7 @@ CASES = {
         ("algo.name=reinforce", "optimizer.critic_step_size=0.01"),
         [
             "optimizer.critic_step_size: 0.01 is for critics",
-            "algo.name: reinforce has none",
+            "which algo.name: reinforce does not have",
             "use optimizer.step_size",
         ],
     ),
@@ -141,7 +141,7 @@ CASES = {
         ("algo.name=qmix", "optimizer.critic_max_gradient_norm=2"),
         [
             "optimizer.critic_max_gradient_norm: 2",
-            "algo.name: qmix has none",
+            "which algo.name: qmix does not have",
             "use optimizer.max_gradient_norm",
         ],
     ),

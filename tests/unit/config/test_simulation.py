@@ -49,7 +49,7 @@ REFUSED = {
     "no momentum": ("optimizer={name: nigt, momentum: 0}", ["optimizer.momentum is 0"]),
     "critic of nobody": (
         "optimizer.critic_step_size=1",
-        ["optimizer.critic_step_size: 1.0 is for critics", "objective.name: none has none"],
+        ["optimizer.critic_step_size: 1.0 is for critics", "which objective.name: none does not have"],
     ),
     "no end": ("sim.stop={}", ["sim.stop is empty"]),
     "failure without a time": ("sim.failures=[{repair: 3}]", ["sim.failures.0 has neither at nor every"]),

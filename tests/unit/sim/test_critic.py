@@ -83,7 +83,7 @@ def test_a_seed_repeats_a_simulation_with_a_critic(rule):
         (
             CARTPOLE,
             "optimizer.critic_step_size=0.1",
-            "optimizer.critic_step_size: 0.1 is for critics, and objective.algo.name: reinforce has none",
+            "critic_step_size: 0.1 is for critics, which objective.algo.name: reinforce does not have",
         ),
     ],
 )
