@@ -2,6 +2,7 @@
 
 import ast
 import graphlib
+import re
 from pathlib import Path
 
 import pytest
@@ -219,6 +220,17 @@ def test_rooms_have_no_import_cycles():
         {room: {other for other in allowed if other in listed} for room, allowed in listed.items()}
     )
     order.prepare()  # raises CycleError
+
+
+def test_architecture_page_lists_all_rooms_from_the_top_down():
+    """Each row of the page's table imports from itself and from rows below it."""
+    page = (PACKAGE.parent / "docs" / "architecture.md").read_text()
+    rows = re.findall(r"(?m)^\| [\w ]+ \| ((?:`\w+`(?:, )?)+) \|", page.partition("## Layers")[2])
+    row_of = {room: number for number, row in enumerate(rows) for room in re.findall(r"`(\w+)`", row)}
+    assert set(row_of) == {room.partition(".")[0] for room in ALLOWED} - {"hpcmarl"}
+    for room, allowed in ALLOWED.items():
+        lower = {other for other in allowed - EVERYTHING if other != "hpcmarl"}
+        assert all(row_of[other.partition(".")[0]] >= row_of[room.partition(".")[0]] for other in lower), room
 
 
 @each_file

@@ -1,0 +1,125 @@
+"""The documentation's examples: pages are applied to a copy of the package, and their commands are run."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.support.pages import Block, apply, blocks_of
+
+ROOT = Path(__file__).parents[2]
+EXAMPLES = ROOT / "docs" / "examples"
+ALGORITHM = ROOT / "docs" / "first_algorithm.md"
+ENVIRONMENT = EXAMPLES / "own_environment" / "README.md"
+RULE = EXAMPLES / "own_rule" / "README.md"
+FOLDERS = {
+    ALGORITHM: EXAMPLES / "own_algorithm",
+    ENVIRONMENT: ENVIRONMENT.parent,
+    RULE: RULE.parent,
+}
+COPIED = ("hpcmarl", "tests", "configs", "pyproject.toml")
+
+
+@pytest.fixture
+def copy(tmp_path: Path) -> Path:
+    """Return a copy of the package and of its tests."""
+    for name in COPIED:
+        if (ROOT / name).is_dir():
+            shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copy(ROOT / name, tmp_path)
+    return tmp_path
+
+
+def follow(page: Path, directory: Path, package: Path) -> str:
+    """Write, change and run what a page shows in a directory.
+
+    Args:
+        package: Directory of the package that the commands import.
+
+    Returns:
+        Standard output of all commands.
+    """
+    environ = {
+        **os.environ,
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        "PYTHONPATH": str(package),
+    }
+    printed = ""
+    for block in blocks_of(page):
+        if block.title:
+            apply(block, directory)
+        elif block.is_run:
+            printed += run(block, directory, environ)
+        elif block.is_output:
+            assert block.text in printed
+    return printed
+
+
+def run(block: Block, directory: Path, environ: dict[str, str]) -> str:
+    """Run a block of commands; returns their standard output."""
+    done = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", block.text],
+        cwd=directory,
+        env=environ,
+        capture_output=True,
+        text=True,
+        timeout=200,
+    )
+    assert done.returncode == 0, f"{block.text}\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}"
+    return done.stdout
+
+
+def summary(run_directory: Path) -> dict:
+    return json.loads((run_directory / "summary.json").read_text())
+
+
+@pytest.mark.parametrize("page", FOLDERS, ids=lambda page: FOLDERS[page].name)
+def test_page_shows_all_files_of_its_example(page: Path) -> None:
+    shown = {Path(block.title).name: block.text for block in blocks_of(page) if block.language != "diff"}
+    files = {
+        path.name: path.read_text() for path in FOLDERS[page].iterdir() if path.suffix in (".py", ".yaml")
+    }
+    assert files
+    assert {name: shown.get(name) for name in files} == files
+
+
+@pytest.mark.slow("trains the example's policies")
+@pytest.mark.mpi
+def test_own_algorithm_passes_its_test_and_learns(copy: Path) -> None:
+    follow(ALGORITHM, copy, copy)
+    assert summary(copy / "runs" / "rloo")["eval_return_mean"] > 190  # 200 is the most
+    assert summary(copy / "runs" / "rloo-4")["updates"] == 3
+
+
+@pytest.mark.slow("trains the example's policies")
+def test_own_environment_is_learned_without_changes(tmp_path: Path) -> None:
+    follow(ENVIRONMENT, tmp_path, ROOT)
+    best = sum(1 - 0.1 * (-(-abs(i - j) // 2) - 1) for i in range(9) for j in range(9) if i != j) / 72
+    assert best == pytest.approx(0.906, abs=5e-4)  # as the page says
+    assert summary(tmp_path / "runs" / "own")["eval_return_mean"] > best - 0.05
+
+
+def test_own_environment_follows_the_parallel_api(monkeypatch: pytest.MonkeyPatch) -> None:
+    from pettingzoo.test import parallel_api_test
+
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    monkeypatch.syspath_prepend(str(ENVIRONMENT.parent))
+    from own_environment import Rendezvous
+
+    parallel_api_test(Rendezvous(), num_cycles=100)
+
+
+@pytest.mark.slow("starts four ranks")
+@pytest.mark.mpi
+def test_own_rule_passes_its_test_and_ends_rounds(copy: Path) -> None:
+    follow(RULE, copy, copy)
+    run_summary = summary(copy / "runs" / "backup")
+    assert run_summary["updates"] == 5
+    assert run_summary["used_gradients"] == 5 * 32  # of two groups in each round, 16 each
