@@ -123,9 +123,9 @@ class Topology:
 def assign_roles(size: int, hosts: Sequence[str], config: TopologyConfig) -> Topology:
     """Assign roles to every rank of the world.
 
-    Rank 0 is the server. If ranks are few, it is the first learner, too. The other ranks are ordered host by
-    host, so that a learner shares a host with its actors. In this order the groups take blocks of one learner
-    and its actors. With `placement: separate` all learners come first and all actors follow. The last
+    Rank 0 is the server. If ranks are few, it also hosts the first learner. The other ranks are ordered host
+    by host, so that a learner shares a host with its actors. In this order the groups take blocks of one
+    learner and its actors. With `placement: separate` all learners come first and all actors follow. The last
     `config.evaluators` ranks of the order belong to no group.
 
     Args:
@@ -162,7 +162,7 @@ def assign_roles(size: int, hosts: Sequence[str], config: TopologyConfig) -> Top
         groups.append(Group(index, block[0], tuple(block[1:]) or (block[0],)))
         position += 1 + count
     if trains == 2 and not dedicated and len(groups) == 1 and config.actors_per_learner == "auto":
-        # Otherwise rank 0 would be idle most of the time.
+        # Rank 0 acts, too: it would be idle otherwise.
         groups = [Group(0, groups[0].learner, (groups[0].learner, *groups[0].actors))]
     return Topology(size, tuple(hosts), tuple(groups))
 
@@ -184,8 +184,8 @@ def _deal(order: Sequence[int], counts: Sequence[int]) -> list[int]:
 def _is_dedicated(size: int, config: TopologyConfig, wanted: Sequence[int | str]) -> bool:
     """Return whether the server has rank 0 for itself.
 
-    With `server: auto` it does if the groups fit into the other ranks: exactly, if all numbers of actors are
-    given, else with at least two actors in each open group.
+    With `server: auto` this depends on the other ranks. If all numbers of actors are given, the groups must
+    need exactly these ranks. Otherwise the ranks must suffice for two actors in each group with "auto".
     """
     if config.server != "auto":
         return config.server == "dedicated"

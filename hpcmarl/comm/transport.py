@@ -220,7 +220,7 @@ class Transport(ABC):
 
     @property
     def leaves_at_once(self) -> bool:
-        """Whether this process must end by os._exit, because MPI_Finalize may wait forever for a dead rank."""
+        """Whether this process must end by os._exit: MPI_Finalize may wait forever for a dead rank."""
         return False
 
     @abstractmethod
