@@ -1,1 +1,1 @@
-"""The transport over MPI. Importing most of it initialises MPI."""
+"""Transport over MPI. Importing a module of this package initialises MPI, with few exceptions."""

@@ -25,7 +25,7 @@ WAIT_SECONDS = 30.0  # for a member that is alive but does not set the key
 class MpiStore(distributed.Store):  # type: ignore[name-defined, misc]  # torch's stubs leave it out
     """The methods of torch's store that process groups use to connect.
 
-    `set`, `get` and `wait` raise MPI's errors if a member has died.
+    `get` and `wait` raise MPI's error if a member has died.
     """
 
     def __init__(self, communicator: Any) -> None:
