@@ -1,1 +1,1 @@
-"""Transport over MPI. Importing a module of this package initialises MPI, with few exceptions."""
+"""Transport over MPI. Importing any module of this package initialises MPI."""

@@ -75,7 +75,7 @@ class MpiGroup:
             state: Returns the state after these sums.
 
         Returns:
-            State of the member with the highest progress; None if this rank has the same progress.
+            State of the member with the highest progress; None if this rank is not behind it.
 
         Raises:
             HpcmarlError: If the survivors cannot connect although all of them are alive.
@@ -125,7 +125,7 @@ class MpiGroup:
         return [self._hosts[rank] for rank in self.members]
 
     def _first_text(self, own: str) -> str:
-        """Return the first non-empty text of the members, with its rank and host, on every member. Collective.
+        """Return the first non-empty text, with its rank and host, on every member. Collective.
 
         Texts are exchanged only if at least one is not empty.
 
@@ -142,7 +142,7 @@ class MpiGroup:
         return data.tobytes().rstrip(b"\0").decode(errors="replace")
 
     def _newest_state(self, progress: int, state: Callable[[], bytes]) -> bytes | None:
-        """Return the state of the member with the highest progress; None if this rank has the same progress."""
+        """Return the state of the member with the highest progress; None if this rank is not behind it."""
         everyone = np.empty(self._comm.Get_size(), np.int64)
         self._comm.Allgather(np.array([progress], np.int64), everyone)
         newest = int(np.argmax(everyone))

@@ -217,7 +217,9 @@ class MpiTransport(Transport):
         return True
 
     def _note_deaths(self) -> bool:
-        """Record the ranks that MPI reports as dead, and acknowledge them so that MPI probes work again.
+        """Record the ranks that MPI reports as dead.
+
+        They are acknowledged, so that probes for messages of the living ranks work again.
 
         Returns:
             Whether there were new ones.
