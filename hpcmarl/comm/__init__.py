@@ -1,17 +1,16 @@
-"""The wire: message kinds (`protocol`), the layout of rollouts in them (`layout`), who is who (`topology`),
-and transports.
+"""Communication between ranks: message kinds (`protocol`), roles of ranks (`topology`) and transports.
 
-`mpi` is imported only by those who join an MPI world, since importing it initialises MPI; a reduce backend
-only by learners that sum.
+Only processes that join an MPI world import `mpi`, because importing it initialises MPI. Only learners that
+sum among themselves import a backend of `reductions`.
 """
 
-# rounds.reduce -> module:class of the learners' sums among themselves (comm/reductions/base.py says what such
-# a class is)
+# rounds.reduce -> module:class of the sums among learners; interface: comm/reductions/base.py
 BACKENDS = {
     "mpi": "hpcmarl.comm.reductions.mpi_allreduce:MpiAllReduce",
     "horovod": "hpcmarl.comm.reductions.horovod_allreduce:HorovodAllReduce",
     "gloo": "hpcmarl.comm.reductions.torch_allreduce:GlooAllReduce",
     "nccl": "hpcmarl.comm.reductions.torch_allreduce:NcclAllReduce",
 }
-# those that the survivors of a dead learner can form again; under the others the run ends and is resumed
+# Backends that the surviving learners can form again after a death. With the other backends the run ends and
+# must be resumed.
 REPAIRABLE = ("mpi", "horovod", "gloo")

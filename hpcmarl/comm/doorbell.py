@@ -1,8 +1,8 @@
-"""Wake a rank that sleeps when another one on its host has sent it a message, so that it need not look so
-often whether one has come.
+"""Doorbells: datagrams that wake a sleeping rank when another rank of its host has sent it a message.
 
-A datagram of one byte to a socket in Linux's abstract namespace: no file is left behind, and MPI itself is
-untouched. A rank without a doorbell, on another host or system, naps as before.
+A rank with a doorbell polls less often. A ring is a datagram of one byte to a socket in Linux's abstract
+namespace, so no file is left behind. MPI is not involved. A rank that cannot be rung, because its host or its
+system differs, polls after short sleeps.
 """
 
 from __future__ import annotations
@@ -16,22 +16,24 @@ import time
 from collections.abc import Iterable
 
 TOKEN_BYTES = 10
-HELD = 1024  # datagrams that are taken at once, more than a socket holds
-SELECTABLE = 1024  # file descriptors below that can be waited for
+# Datagrams read in one call of wait(); more than a socket buffers.
+HELD = 1024
+# select() accepts only file descriptors below this number.
+SELECTABLE = 1024
 
 
 def new_token() -> bytes:
-    """Return a token that no other world has."""
+    """Return a random token for the doorbells of one world."""
     return os.urandom(TOKEN_BYTES).hex().encode()
 
 
 class Doorbell:
-    """The doorbell of one rank, and those of the ranks that it can wake.
+    """Doorbell of one rank, and access to the doorbells of the other ranks on its host.
 
     Args:
-        token: What the names of all doorbells of a world begin with; the same on every rank, and in no other
-            world (`new_token`).
-        rank: Whose doorbell it is.
+        token: Common part of the socket names in a world, from `new_token`. It is the same on every rank of
+            the world and differs between worlds.
+        rank: Rank that owns this doorbell.
     """
 
     def __init__(self, token: bytes, rank: int) -> None:
@@ -56,47 +58,59 @@ class Doorbell:
 
     @property
     def exists(self) -> bool:
-        """Whether it can be rung: the system has such sockets."""
+        """Whether other ranks can ring this doorbell; False if its socket could not be opened."""
         return self._socket is not None
 
     def connect(self, ranks: Iterable[int]) -> None:
-        """Learn which other ranks of this host have a doorbell."""
+        """Set the ranks that this one can wake.
+
+        Args:
+            ranks: Other ranks of this host that have a doorbell.
+        """
         self._others = set(ranks) if self._socket is not None else set()
 
     def reaches(self, rank: int) -> bool:
-        """Whether the rank has a doorbell that this one can ring."""
+        """Return whether this rank can ring the doorbell of `rank`."""
         return rank in self._others
 
     def ring(self, rank: int) -> None:
-        """Wake a rank, if it sleeps; without a doorbell it wakes by itself."""
+        """Wake a rank if it sleeps; do nothing if it cannot be reached, since it then polls."""
         if rank not in self._others or self._socket is None:
             return
         try:
             self._socket.sendto(b"\0", self._name(rank))
-        except BlockingIOError:  # it was rung often enough
+        except BlockingIOError:  # the socket is full: the rank will wake anyway
             pass
-        except OSError:  # gone, or in another network namespace
+        except OSError:  # the process has ended, or is in another network namespace
             self._others.remove(rank)
 
     def wait(self, seconds: float) -> bool:
-        """Sleep until somebody rings, `seconds` at most; whether somebody has."""
+        """Sleep until another rank rings.
+
+        Args:
+            seconds: Longest sleep.
+
+        Returns:
+            Whether another rank has rung. Always False without a socket; the whole time is slept then.
+        """
         if self._socket is None:
             time.sleep(seconds)
             return False
-        select.select([self._socket], [], [], seconds)  # poll would round up to milliseconds
+        # select() and not poll(): poll() would round up to milliseconds.
+        select.select([self._socket], [], [], seconds)
         return self._drain()
 
     def _drain(self) -> bool:
         rung = False
         assert self._socket is not None
         with contextlib.suppress(BlockingIOError):
-            for _ in range(HELD):  # whoever rings on and on must not hold the rank up
+            for _ in range(HELD):  # bounded, so that a rank that rings without pause cannot block this one
                 self._socket.recv(1)
                 rung = True
         return rung
 
     def close(self) -> None:
-        """Ring and be rung no more."""
+        """Close the socket; afterwards this doorbell neither rings nor wakes early."""
         self._others = set()
         if self._socket is not None:
             self._socket.close()

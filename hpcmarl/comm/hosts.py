@@ -1,8 +1,8 @@
-"""The hosts of all ranks as one short message, so that what each rank is told at the start does not grow with
-the number of ranks.
+"""Encoding of the hosts of all ranks as one short message.
 
-Called by comm/mpi/mpi_transport.py. Launchers number the ranks of a host one after the other, mostly: the
-message has a host and a count for each such row.
+Launchers mostly number the ranks of a host consecutively. The message holds one host and one count for each
+sequence of consecutive ranks on a host. Its length therefore grows with the number of hosts rather than of
+ranks.
 """
 
 from __future__ import annotations
@@ -16,11 +16,14 @@ from hpcmarl.packing import Buffer, pack, unpack
 
 
 def pack_hosts(hosts: Sequence[str], deaf: Collection[int]) -> bytes:
-    """Return the message.
+    """Encode the hosts of all ranks.
 
     Args:
-        hosts: Host of each rank.
-        deaf: Ranks without a doorbell.
+        hosts: Host name of each rank.
+        deaf: Ranks without a doorbell (comm/doorbell.py).
+
+    Returns:
+        A packed tree (hpcmarl.packing).
     """
     names = list(dict.fromkeys(hosts))
     numbers = {name: number for number, name in enumerate(names)}
@@ -37,7 +40,11 @@ def pack_hosts(hosts: Sequence[str], deaf: Collection[int]) -> bytes:
 
 
 def unpack_hosts(message: Buffer) -> tuple[list[str], set[int]]:
-    """Return the host of each rank, and the ranks without a doorbell."""
+    """Decode a message of `pack_hosts`.
+
+    Returns:
+        The host name of each rank, and the ranks without a doorbell.
+    """
     table = unpack(message)
     hosts = [table["names"][number] for number, count in table["rows"].tolist() for _ in range(count)]
     return hosts, set(table["deaf"].tolist())

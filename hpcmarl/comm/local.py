@@ -1,5 +1,7 @@
-"""Ranks inside one process: a world of one rank, several virtual ranks in tests and in replays. No copies, no
-threads.
+"""Transport between ranks inside one process.
+
+It serves worlds of one rank, and several virtual ranks in tests and replays. Messages are not copied, and
+there are no threads.
 """
 
 from __future__ import annotations
@@ -25,21 +27,32 @@ from hpcmarl.types import Array
 
 
 class LocalWorld:
-    """`size` virtual ranks; step their roles in turn. `transports[r]` belongs to rank r."""
+    """World of virtual ranks in one process; the caller steps their roles in turn.
+
+    Attributes:
+        size: Number of virtual ranks.
+        queues: Messages under way to each rank: (source, buffer, handle).
+        dead: Ranks that count as dead. Tests add to it.
+        requested_respawns: (rank, payload) of each respawn requested so far. Tests start them.
+        sums: (members, index of the sum) -> rank -> contributed vector.
+        broadcasted: Last payload that was broadcast.
+        transports: Transport of each rank.
+    """
 
     def __init__(self, size: int) -> None:
         self.size = size
         self.queues: list[deque[tuple[int, Buffer, SharedHandle]]] = [deque() for _ in range(size)]
-        self.dead: set[int] = set()  # tests add to it
-        self.requested_respawns: list[tuple[int, bytes]] = []  # (rank, payload): tests start them
+        self.dead: set[int] = set()
+        self.requested_respawns: list[tuple[int, bytes]] = []
         self.sums: dict[tuple[tuple[int, ...], int], dict[int, Array]] = {}
         self.broadcasted: bytes = b""
         self.transports = [LocalTransport(self, rank) for rank in range(size)]
 
 
 class LocalSum(Reduction):
-    """Complete when every member has contributed; summed in rank order, so the result does not depend on who
-    came first.
+    """Sum that is complete when every member has contributed.
+
+    It adds the vectors in the order of `members`, so that the result does not depend on the order of arrival.
     """
 
     def __init__(self, parts: dict[int, Array], members: tuple[int, ...]) -> None:
@@ -116,7 +129,7 @@ class LocalTransport(Transport):
         self._buried.discard(rank)
 
     def reduction_group(self, ranks: Sequence[int], hosts: Sequence[str], backend: str) -> None:
-        """Ranks of one process add up in its memory, whatever the backend."""
+        """Set the members; the sum is taken in this process's memory and ignores the backend."""
         self.reduction_members = tuple(ranks)
 
     def start_sum(self, vector: Array) -> Reduction:
@@ -124,12 +137,15 @@ class LocalTransport(Transport):
         self._sums_started += 1
         parts = self.world.sums.setdefault((self.reduction_members, index), {})
         parts[self.rank] = np.array(vector)
-        # everyone has read it, or this sum could not have started
+        # Every member has read this older sum; otherwise the present one could not have started.
         self.world.sums.pop((self.reduction_members, index - 2), None)
         return LocalSum(parts, self.reduction_members)
 
     def regroup(self, lost: int, progress: int, state: Callable[[], bytes]) -> Regrouping:
-        """A sum to which all had contributed can still be read here, so that nobody is behind for good."""
+        """Remove the lost rank at once.
+
+        A sum to which all members had contributed remains readable here, so no member stays behind.
+        """
         self.reduction_members = tuple(rank for rank in self.reduction_members if rank != lost)
         self._sums_started = 0
         return Regrouped()
@@ -140,7 +156,7 @@ class LocalTransport(Transport):
         return self.world.broadcasted
 
     def gather(self, payload: bytes) -> list[bytes]:
-        return [payload] * self.size  # virtual ranks are alike
+        return [payload] * self.size  # all virtual ranks have the same payload
 
     def gather_at_first(self, payload: bytes) -> list[bytes]:
         return self.gather(payload) if self.rank == 0 else []

@@ -1,4 +1,4 @@
-"""Dataclasses that travel as the payload of a message."""
+"""Base class of dataclasses that are payloads of messages."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hpcmarl.packing import Buffer, pack, unpack
 class Payload:
     """Base of dataclasses that are sent between ranks as a packed tree (hpcmarl.packing).
 
-    Fields hold what a tree may hold: plain values, lists, dictionaries and arrays. Tuples arrive as lists.
+    Fields hold plain values, lists, dictionaries and arrays. Tuples arrive as lists.
     """
 
     def pack(self) -> bytes:
@@ -25,7 +25,7 @@ class Payload:
         """Decode the fields.
 
         Raises:
-            ProtocolError: If the payload is no tree, or one of other fields.
+            ProtocolError: If the payload is not a packed tree, or its fields differ.
         """
         tree = unpack(buffer)
         try:

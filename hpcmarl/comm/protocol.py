@@ -1,46 +1,52 @@
 """Kinds of messages between ranks, and the fixed header in front of each.
 
-A message is one contiguous uint8 buffer: a header (`HEADER_DTYPE`), then a payload that its kind defines.
-Kinds double as MPI tags. A rank hosts each role at most once, so (rank, kind) names the receiver.
+A message is one contiguous uint8 buffer: a header (`HEADER_DTYPE`), then a payload that depends on the kind.
+Kinds are also the MPI tags. A rank hosts each role at most once, so the rank and the kind determine the
+receiver.
 
-ROLLOUT, actor -> learner: a Rollout (rollouts/layout.py); version of its first step; trajectories.
-GRADIENT, learner -> server: vector [P], or none under AllReduce; version: the round that it was made for;
-    trajectories.
-PARAMETERS, server -> learner: vector [P], or none under AllReduce, where the learners sum and step
-    themselves; version; env_steps of the run so far.
-WEIGHTS, learner -> its actors: vector [P]; version; env_steps of the run so far; with Flags.ALLOTTED,
-    trajectories: episodes that may begin.
+Kinds, with sender -> receiver, the payload, the header fields in use, and the meaning. P is the number of
+parameters; "progress" means env_steps, the environment steps of the run so far.
+
+ROLLOUT, actor -> learner: a Rollout (rollouts/layout.py); version of its first step, trajectories.
+GRADIENT, learner -> server: vector [P], or no payload under AllReduce; version of the round that it was made
+    for, trajectories.
+PARAMETERS, server -> learner: vector [P]; version, progress. There is no payload under AllReduce, where the
+    learners sum gradients and step the optimizer themselves.
+WEIGHTS, learner -> its actors: vector [P]; version, progress; with Flags.ALLOTTED also trajectories, the
+    number of episodes that may begin.
 REPORT, learner or actor -> server: packed tree (hpcmarl.packing) of statistics and episodes.
-START, server -> every role: packed tree with the role's state of a resumed run, or an empty one; addressee;
-    env_steps of the run so far.
+START, server -> every role: packed tree with the role's state in a resumed run, else an empty tree;
+    addressee, progress.
 CHECKPOINT_REQUEST, server -> learner -> actors: no payload; asks for the state at `version`.
 STATE, learner or actor -> server: packed tree with the state; version.
-CLOSE, server -> learner -> actors: no payload; the round is complete, begin no further episode of this
-    version (admission: all_begun).
-CLOSED, actor -> learner -> server: no payload; no episode of `version` runs any more; trajectories that were
-    sent for it.
-LATE, server -> learner: no payload; a gradient for the round `version` came after its end and was not used.
+CLOSE, server -> learner -> actors: no payload; the round is complete, so actors must not begin further
+    episodes of `version` (admission: all_begun).
+CLOSED, actor -> learner -> server: no payload; all episodes of `version` have ended; trajectories is the
+    number sent for this version.
+LATE, server -> learner: no payload; a gradient for the round `version` arrived after the end of the round and
+    was not used.
 STOP, server -> learner -> actors: no payload; finish and send the last STATE (Flags.FINAL).
 EXIT, server -> every rank: no payload; all files are written, leave with exit_code.
 INTERRUPT, any rank -> server: no payload; a signal asked this rank to stop.
 ALIVE, any rank -> server: no payload; the heartbeat (runtime/heartbeat.py).
 LOST, server -> every rank: packed tree; a rank is lost, and the run continues without it.
-REPLACED, learner -> server: packed tree; a new process took the place of a dead actor, or has died in turn.
+REPLACED, learner -> server: packed tree; a new process has replaced a dead actor, or could not be started, or
+    has died too.
 
-In a league (league/runtime/league_server.py) these messages go between the ranks of one team, which trains a
-member; `team` is the number of its training assignment. Between the league's server and its clients, one on
-every rank, `team` is 0, and the payloads are packed trees:
+In a league (league/runtime/league_server.py) these messages pass between the ranks of one team, which trains
+one member. Their `team` is the number of the team's training assignment. The following kinds pass between the
+league's server and its clients, one on every rank. Their `team` is 0, and their payloads are packed trees:
 
-FREE, client -> league: a rank is free, its team wants an assignment, or it wants a match.
+FREE, client -> league: a rank is free, its team requests an assignment, or it requests a match.
 ASSIGNMENT, league -> clients of a team: a training assignment.
 OPPONENTS, league -> clients of a team: a new mixture of opponents.
 PLAYED, client -> league: results of the member in training.
-FROZEN, client -> league: an assignment is over; the snapshot, if one was made.
+FROZEN, client -> league: an assignment has ended; the snapshot, if one was made.
 MATCH, league -> client: an evaluation match to play.
-RESULT, client -> league: its result.
+RESULT, client -> league: the result of a match.
 
-A vector is P float32. With Flags.SPARSE, used where that is shorter, it is a bit mask of P bits (padded to
-words of 32 bits), followed by the float32 of the set bits; all other entries are zero.
+A vector consists of P float32. With Flags.SPARSE it is a bit mask of P bits, padded to words of 32 bits, then
+the float32 of the set bits; all other entries are zero. The sparse form is used where it is shorter.
 """
 
 from __future__ import annotations
@@ -64,7 +70,7 @@ HEADER_DTYPE = np.dtype(
         ("kind", "<i4"),
         ("source", "<i4"),
         ("role", "<i4"),  # index in ROLE_NAMES + 1; 0: none
-        ("addressee", "<i4"),  # the same
+        ("addressee", "<i4"),  # as for role
         ("exit_code", "<i4"),
         ("group", "<i4"),
         ("team", "<i4"),
@@ -85,16 +91,16 @@ _ROLE_NUMBERS = {name: number for number, name in enumerate(_ROLES)}
 
 
 class Flags(IntFlag):
-    """Yes-or-no facts of a message."""
+    """Flags in the header of a message."""
 
     NONE = 0
     FINAL = 1  # STATE: the last one of a role
     MORE = 2  # ROLLOUT: another episode that ended in the same step follows
     SPARSE = 4  # a vector holds the active entries only
-    WAIT = 8  # WEIGHTS: the learner is behind; step no further until other weights come
+    WAIT = 8  # WEIGHTS: the learner is behind; pause until the next weights arrive
     ALLOTTED = 16  # WEIGHTS: at most `trajectories` episodes of this version may begin
-    # GRADIENT under AllReduce: it is in the learner's part of its round's sum, even if it comes after the
-    # round is complete
+    # GRADIENT under AllReduce: the learner's contribution to the round's sum contains this gradient, even if
+    # the message arrives after the round is complete.
     SUMMED = 32
 
 
@@ -125,25 +131,26 @@ class Kind(IntEnum):
     FROZEN = 54
     MATCH = 55
     RESULT = 56
-    # between transports, never seen by a role
-    ABORT = 20  # a rank has failed: everyone ends now
-    CHUNKED = 30
+    # Messages between transports, which roles never see.
+    ABORT = 20  # a rank has failed: all ranks must end now
+    CHUNKED = 30  # announces the length of a message that follows in chunks
     CHUNK = 31
     PING = 40
-    RELAYED = 100  # plus the rank that it is for; the header holds the kind
+    # Tag of a message that another rank passes on: RELAYED + rank of the receiver. The header has the kind.
+    RELAYED = 100
 
 
 class Header(NamedTuple):
-    """The decoded front of a message; byte layout: HEADER_DTYPE."""
+    """Decoded header of a message; byte layout: HEADER_DTYPE."""
 
     kind: Kind
     source: int = 0  # MPI rank of the sender
     role: str = ""  # of the sender; empty in messages of transports
-    addressee: str = ""  # role that a START is for
+    addressee: str = ""  # of a START: role that receives it
     exit_code: int = 0  # of an EXIT
     group: int = 0
     team: int = 0  # number of a league's training assignment; 0: outside a team
-    version: int = 0  # of parameters, in updates
+    version: int = 0  # number of parameter updates
     trajectories: int = 0
     message_bytes: int = 0  # CHUNKED: length of the whole message
     env_steps: int = 0
@@ -153,7 +160,7 @@ class Header(NamedTuple):
 
 
 def read_header(buffer: Buffer) -> Header:
-    """Decode the header at the front of a message that is known to be one of ours."""
+    """Decode the header of a message that has already been checked (see `check_header`)."""
     fields = buffer[:HEADER_BYTES].view(HEADER_DTYPE)[0].item()
     _, kind, source, role, addressee = fields[:5]
     return Header._make(
@@ -162,7 +169,7 @@ def read_header(buffer: Buffer) -> Header:
 
 
 def write_header(buffer: Buffer, header: Header) -> Buffer:
-    """Encode a header at the front of `buffer`, in place, and return the buffer."""
+    """Write a header into the first bytes of `buffer` and return the buffer."""
     kind, source, role, addressee, *rest = header
     numbers = (_ROLE_NUMBERS[role], _ROLE_NUMBERS[addressee])
     buffer[:HEADER_BYTES].view(HEADER_DTYPE)[0] = (MAGIC, int(kind), source, *numbers, *rest)
@@ -175,7 +182,7 @@ def set_team(buffer: Buffer, team: int) -> None:
 
 
 def kind_of(buffer: Buffer) -> int:
-    """Return the number of a message's kind, its MPI tag."""
+    """Return the kind of a message as a number, which is also its MPI tag."""
     return int(buffer[:HEADER_BYTES].view(HEADER_DTYPE)["kind"][0])
 
 
@@ -184,10 +191,10 @@ def check_header(buffer: Buffer, source: int) -> Header:
 
     Args:
         buffer: The message.
-        source: Rank that it came from, for error messages.
+        source: Rank of the sender, for error messages.
 
     Raises:
-        ProtocolError: If it is no message of this version of hpcmarl.
+        ProtocolError: If the buffer is too short, has another magic number, or has invalid fields.
     """
     if buffer.nbytes < HEADER_BYTES:
         raise ProtocolError(
@@ -206,10 +213,17 @@ def check_header(buffer: Buffer, source: int) -> Header:
 
 
 def announced_bytes(buffer: Buffer, source: int) -> int:
-    """Return the length of the message whose pieces follow this announcement.
+    """Return the length of a message that follows in chunks.
+
+    Args:
+        buffer: The CHUNKED message that announces it.
+        source: Rank of the sender, for error messages.
+
+    Returns:
+        Length in bytes, with the header.
 
     Raises:
-        ProtocolError: If this machine's memory could not hold it.
+        ProtocolError: If the length exceeds this machine's memory or is less than a header.
     """
     total = check_header(buffer, source).message_bytes
     if not HEADER_BYTES <= total <= MEMORY_BYTES:
@@ -221,7 +235,13 @@ def announced_bytes(buffer: Buffer, source: int) -> int:
 
 
 def control(kind: Kind, payload: bytes | bytearray = b"", **fields: Any) -> Buffer:
-    """A new small message of a packed tree or of nothing."""
+    """Build a message.
+
+    Args:
+        kind: Kind of the message.
+        payload: Packed tree, or empty.
+        **fields: Further fields of Header.
+    """
     buffer = np.empty(HEADER_BYTES + len(payload), np.uint8)
     if payload:
         buffer[HEADER_BYTES:] = np.frombuffer(payload, np.uint8)
@@ -235,10 +255,15 @@ def vector_message(
     flags: Flags = Flags.NONE,
     **fields: Any,
 ) -> Buffer:
-    """A new message with a float32 vector [P] (copied) as payload, or without one.
+    """Build a message that holds a copy of a vector.
 
-    mask [P]: what of the vector is there. The rest need not arrive, and does not where the message is shorter
-    for it.
+    Args:
+        kind: Kind of the message.
+        vector: Vector, shape [P]; None: no payload.
+        mask: Active entries, shape [P]; None: all. The message is sparse if that makes it shorter. The
+            inactive entries are then zero for the receiver.
+        flags: Flags of the header, without SPARSE.
+        **fields: Further fields of Header.
     """
     if (
         vector is not None
@@ -260,13 +285,23 @@ def vector_message(
 
 
 def sparse_bytes(size: int, count: int) -> int:
-    """The payload of a vector [size] of which `count` numbers are there."""
+    """Return the payload length in bytes of a sparse vector of `size` entries, `count` of them active."""
     return 4 * (-(-size // 32) + count)
 
 
 def vector_of(buffer: Buffer, size: int) -> NDArray[np.float32] | None:
-    """The float32 vector [size] in a message, a view where all of it is there; None where it carries none.
-    Raises as `masked_vector_of`.
+    """Return the vector in a message.
+
+    Args:
+        buffer: The message.
+        size: Expected length P of the vector.
+
+    Returns:
+        Vector, shape [P]: a view of the buffer if the message is dense, else a new array. None if the message
+        has no payload.
+
+    Raises:
+        ProtocolError: If the vector has another length.
     """
     return masked_vector_of(buffer, size)[0]
 
@@ -274,7 +309,19 @@ def vector_of(buffer: Buffer, size: int) -> NDArray[np.float32] | None:
 def masked_vector_of(
     buffer: Buffer, size: int
 ) -> tuple[NDArray[np.float32] | None, NDArray[np.bool_] | None]:
-    """The same and what of it is there [size]; None: all. ProtocolError for any other length."""
+    """Return the vector in a message and the mask of its active entries.
+
+    Args:
+        buffer: The message.
+        size: Expected length P of the vector.
+
+    Returns:
+        The vector as from `vector_of`, and the mask, shape [P]; the mask is None if the message is dense or
+        has no payload.
+
+    Raises:
+        ProtocolError: If the vector has another length.
+    """
     if buffer.nbytes == HEADER_BYTES:
         return None, None
     if read_header(buffer).flags & Flags.SPARSE:
@@ -304,7 +351,9 @@ def _sparse_vector_of(buffer: Buffer, size: int) -> tuple[NDArray[np.float32], N
 
 @lru_cache(maxsize=2)
 def _places(bits: bytes, size: int) -> NDArray[np.int64]:
-    """The indices of the bits that are set. Masks change every few hundred updates, and to find these costs
-    more than all the rest.
+    """Return the indices of the set bits among the first `size` bits.
+
+    The cache is worthwhile: masks change only every few hundred updates, and unpacking the bits costs more
+    than the rest of encoding or decoding.
     """
     return np.flatnonzero(np.unpackbits(np.frombuffer(bits, np.uint8), count=size).view(np.bool_))

@@ -1,9 +1,8 @@
-"""A world inside the job's world: the ranks that train one member of a league for one term. Made by
-league/runtime/client.py.
+"""Transport among the ranks that train one member of a league during one training assignment.
 
-To the roles of such a team it is a transport as any other, with ranks from 0; the client of the job's world
-hands in what comes for it (`deliver`) and whom the job has lost (`lose`). Messages of other teams and of
-earlier terms never get here: the header says `world`.
+Roles of a team use it like any other transport, with ranks counted from 0. The league's client on this rank
+passes in the messages for the team (`deliver`) and the ranks that the job has lost (`lose`). The `team` field
+of the header keeps messages of other teams and of earlier assignments away.
 """
 
 from __future__ import annotations
@@ -16,12 +15,17 @@ from hpcmarl.comm.transport import Message, Reduction, Regrouping, SendHandle, T
 from hpcmarl.errors import HpcmarlError, LaunchError
 from hpcmarl.types import Array
 
-BEGINNING = "a team begins with the word of the league's server"  # so nothing is collective there
+# The league's server sends each team its assignment, so a team needs no collective calls at its start.
+BEGINNING = "a team begins with the word of the league's server"
 
 
 class TeamTransport(Transport):
-    """`ranks`: those of the job, in the order of their numbers in the team; `world`: the number of the term,
-    from 1.
+    """Transport of one rank of a team.
+
+    Args:
+        job: Transport of the whole job.
+        ranks: Ranks of the team in the job. Their order gives their ranks in the team.
+        world: Number of the training assignment, from 1; the `team` field of the header.
     """
 
     def __init__(self, job: Transport, ranks: Sequence[int], world: int) -> None:
@@ -32,10 +36,14 @@ class TeamTransport(Transport):
         self._lost: list[int] = []
         self._buried: set[int] = set()
 
-    # ---- for the client
+    # ---- called by the league's client
 
     def deliver(self, message: Message) -> None:
-        """Take over a message that came for this world, and its release."""
+        """Queue a message that the job's transport received for this team.
+
+        Args:
+            message: Message from a rank of the team. This transport now owns it and will release it.
+        """
         source = self.ranks.index(message.source)
         if source in self._buried:
             message.release()
@@ -43,10 +51,14 @@ class TeamTransport(Transport):
             self._inbox.append(Message(message.header, message.buffer, source, message.release))
 
     def lose(self, rank: int) -> None:
-        """The job has lost this rank (its number there)."""
+        """Note that a rank of the team is lost.
+
+        Args:
+            rank: Its rank in the job.
+        """
         self._lost.append(self.ranks.index(rank))
 
-    # ---- for the roles
+    # ---- called by the roles
 
     def send(self, destination: int, buffer: Buffer) -> SendHandle:
         if destination in self._buried:
@@ -71,14 +83,14 @@ class TeamTransport(Transport):
         return []
 
     def close(self, seconds: float | None = None) -> None:
-        """Give back what nobody has read; the job's world goes on."""
+        """Release the messages that were not received; the transport of the job stays open."""
         while self._inbox:
             self._inbox.popleft().release()
 
     def abort(self) -> None:
         self.job.abort()
 
-    # ---- what a team has not: its members neither sum nor start processes
+    # ---- not available in a team: its ranks neither sum vectors nor start processes
 
     def replace(self, rank: int, payload: bytes) -> None:
         raise HpcmarlError("a league replaces no dead ranks")

@@ -1,7 +1,7 @@
-"""Which rank does what: a pure function of the world's size, its hosts and the configuration. Printed by
-`hpcmarl doctor`.
+"""Assignment of roles to ranks, a pure function of the world's size, its hosts and the configuration.
 
-Called by every rank at the start, with the same arguments, so nobody has to be told; knows no transport.
+Every rank computes it at the start from the same arguments, so no messages are needed. `hpcmarl doctor`
+prints it.
 """
 
 from __future__ import annotations
@@ -17,7 +17,13 @@ from hpcmarl.errors import ConfigError
 
 @dataclass(frozen=True)
 class Group:
-    """One learner with its actors; a learner without actors of its own hosts one on its own rank."""
+    """A learner and its actors.
+
+    Attributes:
+        index: Number of the group, from 0.
+        learner: Rank of the learner.
+        actors: Ranks of the actors, at least one. A learner without other actors hosts one on its own rank.
+    """
 
     index: int
     learner: int
@@ -26,8 +32,13 @@ class Group:
 
 @dataclass(frozen=True)
 class Topology:
-    """The roles of a world. Rank 0 is always the server's, and evaluates, too; ranks of a league that are in
-    no group do nothing else.
+    """Roles of all ranks of a world.
+
+    Attributes:
+        size: Number of ranks.
+        hosts: Host name of each rank.
+        groups: Groups of learners and actors. Ranks outside all groups, other than the server, only evaluate.
+        server: Rank of the server, always 0. It also evaluates.
     """
 
     size: int
@@ -36,7 +47,7 @@ class Topology:
     server: int = 0
 
     def roles_of(self, rank: int) -> tuple[str, ...]:
-        """Names of the roles that a rank hosts, in the order in which it steps them."""
+        """Return the names of the roles on a rank, in the order in which the rank steps them."""
         roles = ["server", "evaluator"] if rank == self.server else []
         group = self._groups_by_rank.get(rank)
         roles += ["learner"] if group is not None and group.learner == rank else []
@@ -52,18 +63,29 @@ class Topology:
         return {rank: index for index, rank in enumerate(self.actors)}
 
     def group_of(self, rank: int) -> Group:
-        """The group in which `rank` learns or acts; raises KeyError for a dedicated server or evaluator."""
+        """Return the group of a learner's or actor's rank.
+
+        Raises:
+            KeyError: If the rank is a dedicated server or an evaluator.
+        """
         return self._groups_by_rank[rank]
 
     def actor_index(self, rank: int) -> int:
-        """A number for each actor of the run, from 0, in group order. Raises KeyError for a rank without an
-        actor.
+        """Return the number of the actor on a rank, counted from 0 over all groups in order.
+
+        Raises:
+            KeyError: If the rank has no actor.
         """
         return self._actor_indices[rank]
 
     def groups_lost(self, lost: Collection[int]) -> list[int]:
-        """The groups that cannot go on without these ranks: their learner is among them, or all of their
-        actors.
+        """Return the groups that cannot continue without some ranks.
+
+        Args:
+            lost: The lost ranks.
+
+        Returns:
+            Indices of the groups that have lost their learner or all of their actors.
         """
         return [
             group.index
@@ -73,10 +95,16 @@ class Topology:
 
     @cached_property
     def actors(self) -> tuple[int, ...]:
+        """Ranks of all actors, in the order of the groups."""
         return tuple(actor for group in self.groups for actor in group.actors)
 
     def table(self) -> list[dict[str, object]]:
-        """A row a rank: rank, host, roles, group (None for a dedicated server or evaluator)."""
+        """Return one row for each rank, to be printed.
+
+        Returns:
+            Dictionaries with the keys rank, host, roles (joined by "+") and group. The group is None for a
+            dedicated server and for evaluators.
+        """
         rows: list[dict[str, object]] = []
         for rank in range(self.size):
             group = self._groups_by_rank.get(rank)
@@ -93,13 +121,20 @@ class Topology:
 
 
 def assign_roles(size: int, hosts: Sequence[str], config: TopologyConfig) -> Topology:
-    """Give every rank of the world its roles.
+    """Assign roles to every rank of the world.
 
-    Rank 0 is the server. The other ranks, taken host by host so that a learner sits beside its actors, are
-    dealt to the groups in blocks of (learner, actors…); with placement: separate all learners come first,
-    then all actors. Where ranks are few the server shares rank 0 with the first learner. The last
-    `config.evaluators` ranks of that order are in no group. Raises ConfigError when the groups do not fit the
-    world, naming the sizes that do.
+    Rank 0 is the server. If ranks are few, it also hosts the first learner. The other ranks are ordered host
+    by host, so that a learner shares a host with its actors. In this order the groups take blocks of one
+    learner and its actors. With `placement: separate` all learners come first and all actors follow. The last
+    `config.evaluators` ranks of the order belong to no group.
+
+    Args:
+        size: Number of ranks.
+        hosts: Host name of each rank.
+        config: The `topology` section of the configuration.
+
+    Raises:
+        ConfigError: If the groups do not fit the world. The message names the sizes that fit.
     """
     settings = config.group_list
     if config.evaluators > size - 1:
@@ -119,7 +154,7 @@ def assign_roles(size: int, hosts: Sequence[str], config: TopologyConfig) -> Top
         order.sort(key=lambda rank: rank != 0)  # the first learner is on the server's rank
     order = order[:available]
     counts = _actor_counts(available, wanted, config.evaluators, dedicated)
-    if config.placement == "separate":  # the learners come first; below each takes its actors from the rest
+    if config.placement == "separate":  # the first ranks are learners, the rest their actors
         order = _deal(order, counts)
     groups, position = [], 0
     for index, count in enumerate(counts):
@@ -127,14 +162,17 @@ def assign_roles(size: int, hosts: Sequence[str], config: TopologyConfig) -> Top
         groups.append(Group(index, block[0], tuple(block[1:]) or (block[0],)))
         position += 1 + count
     if trains == 2 and not dedicated and len(groups) == 1 and config.actors_per_learner == "auto":
-        # rank 0 would idle otherwise
+        # Rank 0 acts, too: it would be idle otherwise.
         groups = [Group(0, groups[0].learner, (groups[0].learner, *groups[0].actors))]
     return Topology(size, tuple(hosts), tuple(groups))
 
 
 def _deal(order: Sequence[int], counts: Sequence[int]) -> list[int]:
-    """Ranks in blocks of (learner, actors…) where the first ranks are the learners and the others the actors,
-    in order.
+    """Return the ranks in blocks of one learner and its actors.
+
+    Args:
+        order: Ranks of all learners, then those of all actors.
+        counts: Number of actors of each learner.
     """
     learners, actors = order[: len(counts)], iter(order[len(counts) :])
     dealt: list[int] = []
@@ -144,7 +182,11 @@ def _deal(order: Sequence[int], counts: Sequence[int]) -> list[int]:
 
 
 def _is_dedicated(size: int, config: TopologyConfig, wanted: Sequence[int | str]) -> bool:
-    """Whether the server has rank 0 to itself: as asked, or when no actor has to be given up for it."""
+    """Return whether the server has rank 0 for itself.
+
+    With `server: auto` this depends on the other ranks. If all numbers of actors are given, the groups must
+    need exactly these ranks. Otherwise the ranks must suffice for two actors in each group with "auto".
+    """
     if config.server != "auto":
         return config.server == "dedicated"
     fixed = all(isinstance(actors, int) for actors in wanted)
@@ -153,8 +195,9 @@ def _is_dedicated(size: int, config: TopologyConfig, wanted: Sequence[int | str]
 
 
 def _actor_counts(available: int, wanted: Sequence[int | str], evaluators: int, dedicated: bool) -> list[int]:
-    """Actors of each group: as asked, or an equal share of the ranks that are left (0: the learner steps
-    environments itself).
+    """Return the number of actors of each group.
+
+    Groups with "auto" share the remaining ranks equally. With 0 actors the learner's rank hosts the actor.
     """
     groups, size = len(wanted), available + dedicated + evaluators
     beside = f" ({evaluators} of them evaluators)" if evaluators else ""

@@ -1,7 +1,7 @@
-"""What a transport is: buffers between ranks without blocking, and one reduction. `local` and `mpi` implement
-it; roles use it.
+"""Interface of transports, which move messages between ranks without blocking and sum vectors over ranks.
 
-Knows message kinds and headers, not their payloads.
+Implementations: comm/local.py (one process), comm/mpi (MPI) and comm/team.py (a team of a league). A
+transport reads the headers of messages but not their payloads.
 """
 
 from __future__ import annotations
@@ -17,22 +17,23 @@ from hpcmarl.types import Array
 
 
 class PeerFailure(HpcmarlError):
-    """Another rank has failed and has told why on its own standard error; this one ends too."""
+    """Another rank has failed and has printed the reason on its standard error; this rank ends, too."""
 
 
 class PeerAborted(PeerFailure):
-    """Another rank has failed and ends the job: unlike one that died, it has said so."""
+    """Another rank has failed and has announced that the job ends; a rank that died could not do so."""
 
 
 class SendHandle:
-    """A message on its way. `done()`: the receiver has taken it, so its buffer may be written again."""
+    """Handle of a message under way. This base class stands for a message that needs no more waiting."""
 
     def done(self) -> bool:
+        """Return whether the receiver has taken the message, so that its buffer may be written again."""
         return True
 
 
 class SharedHandle(SendHandle):
-    """A message whose receiver reads the sender's own memory: done when the receiver has released it."""
+    """Handle of a message that the receiver reads in the sender's memory; done when it is released."""
 
     __slots__ = ("released",)
 
@@ -43,6 +44,7 @@ class SharedHandle(SendHandle):
         return self.released
 
     def release(self) -> None:
+        """Note that the receiver no longer reads the buffer."""
         self.released = True
 
 
@@ -50,10 +52,10 @@ class Message:
     """A received message.
 
     Attributes:
-        header: Its decoded header.
-        kind: The header's kind.
+        header: Decoded header.
+        kind: Kind of the message, from the header.
         buffer: Header and payload, uint8; valid until release().
-        source: Rank that it came from.
+        source: Rank of the sender.
     """
 
     __slots__ = ("_on_release", "buffer", "header", "kind", "source")
@@ -69,194 +71,270 @@ class Message:
 
     @classmethod
     def kept(cls, buffer: Buffer, source: int) -> Message:
-        """A message made from a buffer that was kept, for instance in a checkpoint."""
+        """Return a message made from a stored buffer, for instance from a checkpoint.
+
+        Args:
+            buffer: Header and payload.
+            source: Rank of the original sender.
+
+        Raises:
+            ProtocolError: If the header is invalid.
+        """
         return cls(check_header(buffer, source), buffer, source)
 
     @property
     def payload(self) -> Buffer:
-        """What follows the header, a view."""
+        """Payload of the message, a view of the buffer."""
         return self.buffer[HEADER_BYTES:]
 
     def release(self) -> None:
-        """Give the buffer back; the receiver must not read it any more."""
+        """Return the buffer to its owner; the receiver must not read it afterwards."""
         if self._on_release is not None:
             self._on_release()
             self._on_release = None
 
 
 class Reduction(ABC):
-    """A sum over ranks under way."""
+    """A sum over ranks that is under way."""
 
     @abstractmethod
     def result(self) -> Array | None:
-        """The summed vector when it is complete, else None; never blocks."""
+        """Return the summed vector, or None while it is incomplete; never blocks."""
 
 
 class Regrouping(ABC):
-    """The survivors of a reduction group finding together."""
+    """Formation of a new reduction group by the surviving ranks.
+
+    Attributes:
+        newer: When done, the state of a member that has completed more sums; None if this rank is not behind.
+    """
 
     @abstractmethod
     def done(self) -> bool:
-        """Whether they have. Raises HpcmarlError where they cannot."""
+        """Return whether the new group is complete; never blocks.
 
-    newer: bytes | None = (
-        None  # when done: the state of a member that is further; None where this one is not behind
-    )
+        Raises:
+            HpcmarlError: If the survivors cannot form a group.
+        """
+
+    newer: bytes | None = None
 
 
 class Regrouped(Regrouping):
-    """Survivors that have found together already."""
+    """A regrouping that is complete from the beginning."""
 
     def done(self) -> bool:
         return True
 
 
 class Transport(ABC):
-    """Point-to-point messages in order between two ranks, flow-controlled: a send is done when the receiver
-    has taken it.
+    """Messages between ranks, in order between any two of them, and sums over a group of ranks.
+
+    Sends are flow-controlled: a send is done only when the receiver has taken the message.
+
+    Attributes:
+        rank: Number of this rank.
+        size: Number of ranks in the world.
+        host: Name of this rank's host.
+        survives: Whether the run can continue after a rank has died.
+        library: Name and version of the MPI library.
+        can_replace: Whether a new process can replace a dead rank.
+        reduction_members: Ranks of the reduction group; empty without one.
     """
 
     rank: int
     size: int
     host: str
-    survives = False  # whether the run can go on when a rank dies
-    library = "no MPI"  # the MPI library, in words
-    can_replace = False  # whether a new process can take the place of a dead one
-    reduction_members: tuple[int, ...] = ()  # the ranks that sum together
+    survives = False
+    library = "no MPI"
+    can_replace = False
+    reduction_members: tuple[int, ...] = ()
 
     @abstractmethod
     def send(self, destination: int, buffer: Buffer) -> SendHandle:
-        """Start sending a message; the buffer must stay unchanged until the handle is done."""
+        """Start sending a message.
+
+        Args:
+            destination: Rank of the receiver.
+            buffer: Header and payload; must stay unchanged until the handle is done.
+
+        Returns:
+            Handle of the message.
+        """
 
     def shares_memory(self, destination: int) -> bool:
-        """Whether the receiver reads the sender's own buffer, so that a send is done only when the receiver
-        has no more use for it.
+        """Return whether a receiver reads the sender's buffer itself.
+
+        A send to such a rank is done only when the receiver has released the message.
         """
         return destination == self.rank
 
     @abstractmethod
     def receive(self) -> Message | None:
-        """The next complete message, or None; never blocks. Raises PeerFailure when another rank has aborted,
-        or has died where that cannot be survived.
+        """Return the next complete message, or None; never blocks.
+
+        Raises:
+            PeerAborted: If another rank has announced that the job ends.
+            PeerFailure: If another rank has died and the run cannot survive that.
         """
 
     @abstractmethod
     def lost(self) -> list[int]:
-        """Ranks that were found dead since the last call."""
+        """Return the ranks that were found dead since the last call."""
 
     @abstractmethod
     def mark_failed(self, rank: int) -> None:
-        """Go on without a rank: what it sends is not received, what it is sent vanishes (the handle is done
-        at once).
+        """Continue without a rank.
+
+        Messages from it are discarded. Messages to it are dropped, and their handles are done at once.
         """
 
     @abstractmethod
     def replace(self, rank: int, payload: bytes) -> None:
-        """Begin to start a process in the place of a buried rank; messages to it will go over this rank. See
-        `poll_respawned`.
+        """Start a process that replaces a rank marked as failed; does not wait for it (see `poll_respawned`).
+
+        This rank will relay the messages of the other ranks to the new process.
+
+        Args:
+            rank: The rank to replace.
+            payload: Data for the new process.
         """
 
     @abstractmethod
     def poll_respawned(self) -> list[tuple[int, tuple[int, int] | LaunchError]]:
-        """The ranks whose new process is there since the last call: (its number, when it was started;
-        launch/processes.py), or why none is.
+        """Return the attempts to replace a rank that have ended since the last call.
+
+        Returns:
+            Pairs of a rank and the outcome. The outcome is the process number and start time of the new
+            process (launch/processes.py), or the reason why it could not be started.
         """
 
     @abstractmethod
     def reach_through(self, rank: int, relay: int) -> None:
-        """From now on messages to a buried rank go to the process that `relay` has started in its place."""
+        """Send the messages for a rank marked as failed to its new process from now on.
+
+        Args:
+            rank: The replaced rank.
+            relay: Rank that has started the new process and passes messages on to it.
+        """
 
     @property
     def leaves_at_once(self) -> bool:
-        """Whether this process ends without farewell (os._exit): MPI_Finalize may wait for ever for a rank
-        that has died.
-        """
+        """Whether this process must end by os._exit: MPI_Finalize may wait forever for a dead rank."""
         return False
 
     @abstractmethod
     def reduction_group(self, ranks: Sequence[int], hosts: Sequence[str], backend: str) -> None:
-        """Prepare sums over `ranks` by a backend (comm.BACKENDS). Collective: every rank of the world calls
-        it with the same values.
+        """Form the group of ranks that sum vectors, and close an earlier one.
 
-        `hosts`: the host of every rank of the world. An earlier group is closed. Raises UsageError, on all of
-        `ranks`, where the backend cannot be used.
+        Collective: every rank of the world calls it with the same arguments.
+
+        Args:
+            ranks: Members of the group.
+            hosts: Host name of every rank of the world.
+            backend: Name of a backend (comm.BACKENDS).
+
+        Raises:
+            UsageError: If the backend cannot be used; raised on all members.
         """
 
     @abstractmethod
     def start_sum(self, vector: Array) -> Reduction:
-        """Start the sum of `vector` over the reduction group; all of its members do so in the same order."""
+        """Start a sum over the reduction group. All members must start their sums in the same order.
+
+        Args:
+            vector: This rank's contribution, shape [P].
+        """
 
     @abstractmethod
     def regroup(self, lost: int, progress: int, state: Callable[[], bytes]) -> Regrouping:
-        """Begin to leave a dead rank out of the reduction group; sums under way are void where they have not
-        arrived.
+        """Start to remove a dead rank from the reduction group. Sums that have not arrived yet are void.
 
-        Collective: all survivors of the group call it when they are told. One of them may be frozen and
-        unheard of as yet, so nobody may wait here: this rank goes on with its messages until the result is
-        there.
+        Collective: all survivors of the group call it when they learn of the loss. This call must not wait,
+        because a survivor may be frozen without having been noticed. The caller must continue to handle
+        messages until the regrouping is done.
 
         Args:
-            lost: a member of the reduction group.
-            progress: how many sums have arrived here.
-            state: gives the state after them; neither it nor `progress` may change until the result is there.
+            lost: The dead member of the reduction group.
+            progress: Number of sums that have arrived on this rank.
+            state: Returns the state after these sums. Neither the state nor `progress` may change until the
+                regrouping is done.
 
         Returns:
-            What is under way.
+            The regrouping under way.
         """
 
     @abstractmethod
     def broadcast(self, payload: bytes | None) -> bytes:
-        """Rank 0's payload on every rank. Collective, for the start of a run; the others sleep while they
-        wait.
+        """Return rank 0's payload on every rank. Collective, for the start of a run; waiting ranks sleep.
+
+        Args:
+            payload: The payload on rank 0; None on the other ranks.
         """
 
     @abstractmethod
     def gather(self, payload: bytes) -> list[bytes]:
-        """Every rank's payload (of one length on all ranks) on every rank. Collective, for benchmarks: it
-        grows with the square of the ranks.
+        """Return the payloads of all ranks on every rank. Collective, for benchmarks.
+
+        The amount of data grows with the square of the number of ranks.
+
+        Args:
+            payload: This rank's payload; it has the same length on all ranks.
         """
 
     @abstractmethod
     def gather_at_first(self, payload: bytes) -> list[bytes]:
-        """Every rank's payload (of one length on all ranks) on rank 0, nothing elsewhere. Collective, for the
-        start of a run.
+        """Return the payloads of all ranks on rank 0. Collective, for the start of a run.
+
+        Args:
+            payload: This rank's payload; it has the same length on all ranks.
+
+        Returns:
+            The payloads by rank; an empty list on other ranks than 0.
         """
 
     @abstractmethod
     def gather_hosts(self) -> list[str]:
-        """The host name of every rank. Collective, for the start of a run."""
+        """Return the host name of every rank. Collective, for the start of a run."""
 
     @property
     def wakes(self) -> bool:
-        """Whether every message to this rank ends its `rest`."""
+        """Whether every message to this rank ends its `rest` early."""
         return False
 
     def rest(self, seconds: float) -> bool:
-        """Sleep for so long, or until a message may have come where this rank can be woken; whether it was
-        woken.
+        """Sleep, or wake early if this rank can be woken and a message may have arrived.
+
+        Args:
+            seconds: Longest sleep.
+
+        Returns:
+            Whether the rank was woken early.
         """
         time.sleep(seconds)
         return False
 
-    def announce_abort(self) -> None:  # noqa: B027  virtual ranks see it by themselves
-        """Tell the other ranks that this one is about to end the job and has said why."""
+    def announce_abort(self) -> None:  # noqa: B027  virtual ranks share the process and need no message
+        """Announce to the other ranks that this rank is about to end the job and has printed the reason."""
 
     @abstractmethod
     def abort(self) -> None:
-        """End the whole world now, with a non-zero exit code: tell the others, then leave."""
+        """Announce the end to the other ranks, then end the whole world with a non-zero exit code."""
 
     @abstractmethod
     def close(self, seconds: float | None = None) -> None:
-        """Wait for unfinished sends for a moment and leave the world; wait for the other ranks, `seconds` at
-        most: they may have died.
+        """Wait briefly for unfinished sends, then for the other ranks, and leave the world.
+
+        Args:
+            seconds: Longest wait for the other ranks, which may have died; None: no limit.
         """
 
 
 class LatestLink:
-    """Sends to one rank where only the newest message matters: at most one under way and one waiting, newer
-    ones replace it.
+    """Link to one rank on which only the newest message matters.
 
-    So a slow or frozen receiver costs its sender two buffers, whatever the rate.
+    At most one message is under way and one waits; a newer message replaces the waiting one. A slow or frozen
+    receiver therefore costs its sender two buffers, whatever the rate of messages.
     """
 
     def __init__(self, transport: Transport, destination: int) -> None:
@@ -266,40 +344,53 @@ class LatestLink:
         self._waiting: Buffer | None = None
 
     def offer(self, buffer: Buffer) -> None:
-        """Send now if the last message was taken, else as soon as it is (see `flush`), unless a newer one
-        comes first.
+        """Send a message when the link is free.
+
+        It is sent now if the receiver has taken the last message, else by a later `flush`. A newer message
+        replaces it until then.
         """
         self._waiting = buffer
         self.flush()
 
     def flush(self) -> bool:
-        """Send what waits if the line is free; True when nothing waits any more."""
+        """Send the waiting message if the link is free.
+
+        Returns:
+            Whether no message waits now.
+        """
         if self._waiting is not None and self.idle():
             self._handle = self.transport.send(self.destination, self._waiting)
             self._waiting = None
         return self._waiting is None
 
     def idle(self) -> bool:
-        """The last message was taken."""
+        """Return whether the receiver has taken the last message."""
         if self._handle is not None and self._handle.done():
             self._handle = None
         return self._handle is None
 
 
-LONGEST_REST = 50e-3  # seconds between two looks where messages wake a rank
-RESTS = 25  # times as long are its naps
+# A rank that messages wake sleeps RESTS times as long between polls as another rank, at most LONGEST_REST
+# seconds.
+LONGEST_REST = 50e-3
+RESTS = 25
 
 
 class Backoff:
-    """Sleep between unsuccessful polls: not at all for the first few, then longer and longer up to `longest`
-    seconds.
+    """Increasing sleeps between unsuccessful polls.
 
-    A nap is at most a tenth of the wait so far (2 ms are always allowed), so that a message is late by little
-    compared with the time it took to come, and a rank that waits long leaves its core to others. No nap lasts
-    past a moment that is known beforehand.
+    The first `spins` polls have no sleep. Later sleeps double up to 2 ms, then grow to a tenth of the time
+    slept so far. The delay of a message is therefore small compared with the time it took to arrive, and a
+    rank that waits long leaves its core to others. No sleep lasts beyond `longest` or the time given to
+    `wait`.
 
-    Where messages wake the rank, naps are longer: they are for what nobody announces. `transport`: which
-    wakes it; None: none does.
+    Sleeps are longer where messages wake the rank. Polls then serve only events without a message.
+
+    Args:
+        shortest: First sleep, seconds.
+        longest: Longest sleep of a rank that messages do not wake, seconds.
+        spins: Polls without a sleep.
+        transport: Transport that may wake the rank; None: the rank always sleeps the whole time.
     """
 
     def __init__(
@@ -313,14 +404,15 @@ class Backoff:
         self.reset()
 
     def reset(self) -> None:
+        """Start over after a successful poll."""
         self._tries = 0
         self._slept = 0.0
 
     def wait(self, until: float = math.inf) -> None:
-        """Sleep, or return at once while the tries are few.
+        """Sleep after an unsuccessful poll; return at once for the first `spins` polls.
 
         Args:
-            until: When there is something to do in any case, in seconds of time.monotonic().
+            until: Latest end of the sleep, in seconds of time.monotonic().
         """
         self._tries += 1
         if self._tries > self.spins:
@@ -340,8 +432,15 @@ class Backoff:
 
 
 def receive_from(transport: Transport, kind: Kind, timeout: float) -> Message:
-    """Wait for the next message, which must be of `kind`; for benchmarks and checks. TimeoutError after
-    `timeout` seconds.
+    """Wait for the next message and check its kind; for benchmarks and checks.
+
+    Args:
+        transport: Transport of this rank.
+        kind: Expected kind.
+        timeout: Longest wait, seconds.
+
+    Raises:
+        TimeoutError: If no message arrives in time, or the message has another kind.
     """
     backoff = Backoff(spins=2000)
     deadline = time.monotonic() + timeout

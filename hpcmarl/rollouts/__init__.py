@@ -1,1 +1,1 @@
-"""How the steps of a rollout lie in a message."""
+"""Rollouts in messages: memory layout, reading, and assembly of whole episodes."""

@@ -1,7 +1,6 @@
-"""Cuts whole episodes out of an actor's unrolls, for algorithms whose trajectory is an episode.
+"""Assembly of whole episodes from an actor's unrolls, for algorithms whose trajectory is an episode.
 
-Called after every step by the actor; knows no transport. Pieces of an
-unfinished episode are copied only when its arena is full.
+The steps of an unfinished episode are copied only when its arena is full.
 """
 
 from __future__ import annotations
@@ -18,11 +17,22 @@ from hpcmarl.types import UNNUMBERED, Array, IntArray, Rollout
 
 
 class EpisodeAssembler:
-    """Follows every slot's unfinished episode: its first row in the present arena and the pieces from earlier
-    ones.
+    """Unfinished episodes of an actor's slots, and their assembly when they end.
 
-    numbers [E]: of the episodes under way (Rollout.number); resting [E]: slots without an episode. The caller
-    writes both.
+    A row is the data of one step of one slot.
+
+    Args:
+        codec: Provides the layouts of the episodes' messages.
+        slots: Number of slots, E.
+        actor: Number of the actor.
+        slot_numbers: Numbers of the slots on their rank, shape [E].
+
+    Attributes:
+        begin: First row of each slot's unfinished episode in the present arena, shape [E].
+        versions: Version under which each unfinished episode is sampled, shape [E].
+        numbers: Rollout.number of each unfinished episode, shape [E]. Written by the caller.
+        resting: Slots without an episode, shape [E]. Written by the caller.
+        pieces: For each slot, copied rows of the unfinished episode from earlier unrolls, by array.
     """
 
     def __init__(self, codec: RolloutCodec, slots: int, actor: int, slot_numbers: IntArray) -> None:
@@ -36,8 +46,15 @@ class EpisodeAssembler:
         self.pieces: list[list[dict[str, Array]]] = [[] for _ in range(slots)]
 
     def restart(self, slots: Iterable[int], row: int, version: int) -> int:
-        """Forget the unfinished episodes of `slots`; new ones begin at `row`. Returns how many steps are
-        lost.
+        """Discard unfinished episodes and begin new ones.
+
+        Args:
+            slots: Slots with the episodes.
+            row: First row of the new episodes in the present arena.
+            version: Version under which they are sampled.
+
+        Returns:
+            Number of discarded steps.
         """
         lost = 0
         for slot in slots:
@@ -53,13 +70,22 @@ class EpisodeAssembler:
         return lost
 
     def after_step(self, arena: RolloutArena, row: int, version: int) -> list[tuple[Buffer, Rollout]]:
-        """The episodes that ended in `row`, each a message and a Rollout of E = 1; `version` is what new ones
-        are sampled under.
+        """Assemble the episodes that ended in a step.
+
+        Args:
+            arena: Present arena of the actor.
+            row: Row of the step.
+            version: Version under which the next episodes are sampled.
+
+        Returns:
+            A message and its Rollout with E = 1 for each episode. The header of the message is not yet
+            filled.
         """
         finished = []
         ended = np.flatnonzero(arena.arrays["episode_end"][row])
         for slot in ended.tolist():
-            if any(episode.slot == slot for episode in arena.episodes):  # else the environment crashed in it
+            # An end without a record of the episode means that the environment crashed; its steps are dropped.
+            if any(episode.slot == slot for episode in arena.episodes):
                 finished.append(self._assemble(arena, row, slot))
             self.restart((slot,), row + 1, version)
         arena.finals.clear()
@@ -69,8 +95,15 @@ class EpisodeAssembler:
         return finished
 
     def state_dict(self, arena: RolloutArena, row: int) -> dict[str, Any]:
-        """The unfinished episodes, whose next row is `row`: for each slot, its version and its rows so far by
-        array, or nothing.
+        """Return the unfinished episodes.
+
+        Args:
+            arena: Present arena of the actor.
+            row: Next row in the arena.
+
+        Returns:
+            versions: Version of each slot's episode, shape [E]. rows: for each slot, its rows so far by name
+            of array, possibly none.
         """
         unfinished = []
         for slot in range(len(self.begin)):
@@ -79,8 +112,10 @@ class EpisodeAssembler:
         return {"versions": self.versions.copy(), "rows": unfinished}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on with unfinished episodes, whose next row is the present arena's first; nothing in the state:
-        begin new ones.
+        """Restore unfinished episodes. Their next row is the first row of the present arena.
+
+        Args:
+            state: Result of `state_dict`; empty: keep new episodes in all slots.
         """
         if not state:
             return
@@ -88,7 +123,7 @@ class EpisodeAssembler:
         self.pieces = [[rows] if len(rows["episode_end"]) else [] for rows in state["rows"]]
 
     def _stash(self, arena: RolloutArena) -> None:
-        """Copy what is unfinished, since the arena is about to be written again from row 0."""
+        """Copy the rows of unfinished episodes, because the arena will be overwritten from row 0."""
         steps = arena.layout.steps
         for slot in range(len(self.begin)):
             first = int(self.begin[slot])
@@ -106,7 +141,8 @@ class EpisodeAssembler:
             for name, array in piece.items():
                 whole.arrays[name][position : position + size, 0] = array
             position += size
-        for name in whole.layout.frame_names:  # the row after the last: what the slot shows now
+        # The row after the last step holds the present frame of the slot.
+        for name in whole.layout.frame_names:
             whole.arrays[name][length, 0] = arena.arrays[name][row + 1, slot]
         episode = next(episode for episode in arena.episodes if episode.slot == slot)
         whole.arrays["slots"][0] = self.slot_numbers[slot]
@@ -121,8 +157,17 @@ class EpisodeAssembler:
 
 
 def _columns(arena: RolloutArena, rows: slice, slot: int) -> dict[str, Array]:
-    """Copies of one slot's rows of every array that has a row a step (not the memory, which is zero at an
-    episode's start).
+    """Copy rows of one slot from every array with one row per step.
+
+    The recurrent memory is not copied: it is zero at the start of an episode.
+
+    Args:
+        arena: Arena to copy from.
+        rows: Rows to copy.
+        slot: Slot to copy.
+
+    Returns:
+        Name of the array -> its rows.
     """
     names = (*arena.layout.frame_names, *arena.layout.step_names)
     return {name: arena.arrays[name][rows, slot].copy() for name in names}

@@ -1,7 +1,6 @@
-"""Reads rollouts from messages and packs those that were assembled elsewhere, by layouts (layout.py) made
-once for each size.
+"""Reading of rollouts from messages, and packing of rollouts that were not written in a message buffer.
 
-Called by learners, replay and the simulator; knows no transport.
+The layout for each size (layout.py) is computed once.
 """
 
 from __future__ import annotations
@@ -18,13 +17,21 @@ from hpcmarl.errors import ProtocolError
 from hpcmarl.rollouts.layout import ROLLOUT_HEADER, RolloutArena, RolloutLayout
 from hpcmarl.types import Array, EnvironmentSpec, Episode, FinalFrame, Rollout
 
-MOST_LAYOUTS = 1024
+MOST_LAYOUTS = 1024  # kept; the least recently used layout is dropped
 
 
 class OpenedMessage(NamedTuple):
-    """A message whose headers have been read: its layout, the bytes of its final frames and of its episodes,
-    the actor that made it and the number that it gave the episode; the rank that sent it and the version of
-    the policies that played.
+    """A ROLLOUT message with decoded headers.
+
+    Attributes:
+        buffer: The whole message.
+        layout: Layout of its fixed arrays.
+        finals: Bytes of the final frames.
+        episodes: Bytes of the episodes' records.
+        actor: Number of the actor.
+        number: Number that the actor gave to the episode (Rollout.number).
+        source: Rank that sent the message.
+        version: Version of the parameters.
     """
 
     buffer: Buffer
@@ -38,8 +45,12 @@ class OpenedMessage(NamedTuple):
 
 
 class RolloutCodec:
-    """Layouts by (T, E), of which the newest are kept; reads messages and packs rollouts that were assembled
-    elsewhere.
+    """Reads and packs rollouts; keeps the most recently used layouts.
+
+    Args:
+        spec: Specification of the environment.
+        with_state: Whether messages contain the global state, if the environment has one.
+        memory: Policy -> size H of its recurrent memory, for recurrent policies.
     """
 
     def __init__(
@@ -51,19 +62,21 @@ class RolloutCodec:
         self._layouts: OrderedDict[tuple[int, int], RolloutLayout] = OrderedDict()
 
     def layout(self, steps: int, slots: int) -> RolloutLayout:
-        """The layout for T steps of E slots."""
+        """Return the layout for T `steps` of E `slots`."""
         found = self._layouts.get((steps, slots))
         if found is None:
             found = RolloutLayout(self.spec, steps, slots, with_state=self.with_state, memory=self.memory)
             self._layouts[steps, slots] = found
-            if len(self._layouts) > MOST_LAYOUTS:  # episodes of any length may come
+            if len(self._layouts) > MOST_LAYOUTS:  # the lengths of episodes are not bounded
                 self._layouts.popitem(last=False)
         self._layouts.move_to_end((steps, slots))
         return found
 
     def open(self, buffer: Buffer) -> OpenedMessage:
-        """Read a message's headers, once for messages that are kept. ProtocolError when lengths do not
-        fit.
+        """Decode the headers of a message. A message that is kept needs this only once.
+
+        Raises:
+            ProtocolError: If the length of the message contradicts its headers.
         """
         start = HEADER_BYTES + ROLLOUT_HEADER.itemsize
         if buffer.nbytes < start:
@@ -97,13 +110,30 @@ class RolloutCodec:
         )
 
     def read(self, buffer: Buffer, version: int) -> Rollout:
-        """The rollout in a message, as views of its buffer. ProtocolError when lengths do not fit."""
+        """Return the rollout in a message.
+
+        Args:
+            buffer: The message.
+            version: Version of the parameters, for the rollout.
+
+        Returns:
+            Rollout, with arrays that are views of the buffer.
+
+        Raises:
+            ProtocolError: If the length of the message contradicts its headers.
+        """
         return self._alone(self.open(buffer), version)
 
     def read_together(self, messages: Sequence[OpenedMessage]) -> list[Rollout]:
-        """Messages of one slot each, those of equally many steps as one rollout: copies, `version` the
-        oldest's, `actor` the first's, and without `episodes`. A message alone in its length is read as by
-        read().
+        """Combine messages of one slot each into one rollout for each number of steps.
+
+        Args:
+            messages: Messages with E = 1.
+
+        Returns:
+            Rollouts. A rollout of several messages holds copies, has the oldest version and the first
+            message's actor, and has no `episodes`. A message that alone has its number of steps becomes a
+            rollout as from `read`.
         """
         alike: dict[int, list[OpenedMessage]] = {}
         for message in messages:
@@ -129,8 +159,9 @@ class RolloutCodec:
         )
 
     def pack(self, rollout: Rollout) -> Buffer:
-        """Return a new ROLLOUT message that holds a copy of the rollout; its header has version and
-        trajectories.
+        """Return a new ROLLOUT message that holds a copy of the rollout.
+
+        Its header contains version and trajectories only.
         """
         arena = RolloutArena(self.layout(rollout.steps, rollout.count))
         for name, array in arena.arrays.items():

@@ -1,10 +1,10 @@
-"""How a Rollout lies in a message: one buffer, in which the actor writes its steps and from which the learner
-reads, without copies.
+"""Layout of a Rollout in a message buffer.
 
     HEADER | ROLLOUT_HEADER | fixed arrays (each 16-byte aligned) | K final frames | J episodes
 
-The fixed arrays depend only on the environment, T and E; the finals and episodes vary, so they come last and
-a message is as long as it has to be. Written by actors, read through codec.py; knows no transport.
+An actor writes its steps into the buffer, and the learner reads from it (codec.py), without copies. The fixed
+arrays depend only on the environment, the number of steps T and the number of slots E. The numbers of final
+frames and episodes vary. They come last, so that a message has no unused bytes at its end.
 """
 
 from __future__ import annotations
@@ -47,8 +47,23 @@ STEP_ARRAYS = ("episode_end", "action", "logp", "reward", "terminated", "truncat
 
 
 class RolloutLayout:
-    """Offsets of everything in a rollout message of `steps` (T) and `slots` (E); memory: policy -> H of
-    recurrent policies.
+    """Offsets and types of all parts of a rollout message.
+
+    Args:
+        spec: Specification of the environment.
+        steps: Number of steps, T.
+        slots: Number of slots, E.
+        with_state: Whether the global state is included, if the environment has one.
+        memory: Policy -> size H of its recurrent memory, for recurrent policies.
+
+    Attributes:
+        frame_names: Arrays with T+1 rows: the inputs of the policies.
+        step_names: Arrays with T rows: the actions of the policies and their outcomes.
+        fixed_bytes: Length of the headers and the fixed arrays.
+        final_dtype: Record of a final frame.
+        episode_dtype: Record of an episode.
+        capacity: Length of the longest possible message: a final frame and an episode for every step of every
+            slot.
     """
 
     def __init__(
@@ -66,17 +81,16 @@ class RolloutLayout:
         self.with_state = with_state and spec.state_size is not None
         self.memory = dict(memory or {})
         self._fields: dict[str, tuple[int, Any]] = {}  # offset in bytes, dtype with shape
-        self.frame_names: list[str] = []  # arrays of T+1 rows: what the policies see
-        self.step_names: list[str] = []  # arrays of T rows: what they do and what comes of it
+        self.frame_names: list[str] = []
+        self.step_names: list[str] = []
         self._end = HEADER_BYTES + ROLLOUT_HEADER.itemsize
         self._shared: list[str] = []  # arrays that belong to no policy
-        # (array, whole name) of each
+        # Policy -> (name in PolicyRollout, whole name) of its arrays.
         self._own: dict[str, list[tuple[str, str]]] = {policy.name: [] for policy in spec.policies}
         self._place_all()
         self.fixed_bytes = -(-self._end // ALIGNMENT) * ALIGNMENT
         offsets, formats = zip(*self._fields.values(), strict=True)
-        # all fixed arrays as one record: numpy makes a view of each, or of those of many messages, in a
-        # single step
+        # All fixed arrays form one record, so that one numpy call gives views of them, also for many messages.
         self._record = np.dtype(
             {
                 "names": list(self._fields),
@@ -151,7 +165,7 @@ class RolloutLayout:
         return np.dtype([*plain, ("returns", "<f8", (len(self.spec.policies),))])
 
     def arrays(self, buffer: Buffer) -> dict[str, Array]:
-        """Views of the fixed arrays, by name ("episode_start", "agent/obs", …)."""
+        """Return views of the fixed arrays, by name ("episode_start", "agent/obs", …)."""
         record = self._read(buffer)
         return {name: record[name] for name in self._fields}
 
@@ -164,7 +178,16 @@ class RolloutLayout:
         actor: int,
         number: int = UNNUMBERED,
     ) -> Rollout:
-        """A Rollout whose arrays are views of the buffer and of the final records."""
+        """Return the Rollout in a message, with arrays that are views of it.
+
+        Args:
+            buffer: The message.
+            finals: Final frames, K records of `final_dtype`.
+            episodes: Episodes that ended in the rollout.
+            version: Version of the parameters.
+            actor: Number of the actor.
+            number: Number of a whole episode (Rollout.number).
+        """
         record = self._read(buffer)
         return self._rollout(lambda name: record[name], finals, episodes, version, actor, number)
 
@@ -172,8 +195,16 @@ class RolloutLayout:
         return buffer[: self.fixed_bytes].view(self._record).reshape(())
 
     def side_by_side(self, buffers: Sequence[Buffer], finals: Array, version: int, actor: int) -> Rollout:
-        """A Rollout of B messages of one slot each (this layout's), whose arrays are views of one copy; slots
-        in `finals` number the messages.
+        """Return a Rollout with E = B of B messages of this layout, which has one slot.
+
+        Its arrays are views of one copy of the messages.
+
+        Args:
+            buffers: The B messages.
+            finals: Final frames of all messages, records of `final_dtype`. Their slots are the indices of the
+                messages.
+            version: Version of the parameters.
+            actor: Number of the actor.
         """
         records = np.stack([buffer[: self.fixed_bytes] for buffer in buffers]).view(self._record)[:, 0]
         rows = {*self.frame_names, *self.step_names}
@@ -214,7 +245,17 @@ class RolloutLayout:
 
 
 class RolloutArena:
-    """A message buffer into which an actor writes one unroll, step by step, through views made once."""
+    """Message buffer into which an actor writes one unroll step by step, through views created once.
+
+    Attributes:
+        layout: Layout of the message.
+        buffer: The message, with the longest possible length.
+        arrays: Views of the fixed arrays, by name.
+        frames: Views of the inputs of the policies, T+1 frames.
+        outcomes: Views of the outcomes of the actions, T of them.
+        finals: (step, final frame) of each truncated episode.
+        episodes: Episodes that ended in the unroll.
+    """
 
     def __init__(self, layout: RolloutLayout) -> None:
         self.layout = layout
@@ -245,21 +286,23 @@ class RolloutArena:
         return Outcome(policies, self.arrays["episode_end"][step])
 
     def begin(self) -> None:
-        """Forget the finals and episodes of the last unroll; the arrays are overwritten step by step."""
+        """Discard the final frames and episodes of the last unroll; its arrays are overwritten later."""
         self.finals.clear()
         self.episodes.clear()
 
     def begin_after(self, other: RolloutArena) -> None:
-        """Begin with what the environments show after the last row of `other`, which may be this very
-        arena.
-        """
+        """Begin an unroll with the last frame of another arena, which may be this arena itself."""
         for name in self.layout.frame_names:
             self.arrays[name][0] = other.arrays[name][other.layout.steps]
         self.begin()
 
     def decide(self, step: int, decisions: Mapping[str, Decision], memory: dict[str, FloatArray]) -> None:
-        """Write what the policies do at this step; `memory` (policy -> [E, N, H]) becomes what it is
-        afterwards.
+        """Write the decisions of the policies in one step.
+
+        Args:
+            step: Index of the step.
+            decisions: Decisions by policy.
+            memory: Policy -> recurrent memory [E, N, H]. Updated to the memory after the step.
         """
         for policy, decision in decisions.items():
             assert decision.logp is not None
@@ -269,14 +312,23 @@ class RolloutArena:
                 memory[policy] = decision.memory
 
     def keep(self, step: int, outcome: Outcome) -> None:
-        """Take over what the environment told at this step besides arrays."""
+        """Store the final frames and episodes of one step's outcome; its arrays are already in place."""
         if outcome.finals:
             self.finals.extend((step, final) for final in outcome.finals)
         if outcome.episodes:
             self.episodes.extend(outcome.episodes)
 
     def finish(self, version: int, actor: int, number: int = UNNUMBERED) -> tuple[Buffer, Rollout]:
-        """The message (header not yet filled) and the rollout, both views of this arena."""
+        """Complete the message.
+
+        Args:
+            version: Version of the parameters.
+            actor: Number of the actor.
+            number: Number of a whole episode (Rollout.number).
+
+        Returns:
+            The message, with a header that is not yet filled, and its Rollout. Both are views of this arena.
+        """
         layout = self.layout
         end = layout.fixed_bytes
         size = len(self.finals) * layout.final_dtype.itemsize

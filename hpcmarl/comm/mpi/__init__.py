@@ -1,1 +1,1 @@
-"""The transport over MPI. Importing most of it initialises MPI."""
+"""Transport over MPI. Importing any module of this package initialises MPI."""

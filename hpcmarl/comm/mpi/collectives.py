@@ -1,7 +1,6 @@
-"""What all ranks of a communicator do together, asleep while they wait; and the bare exchange that benchmarks
-compare with.
+"""Collective operations in which waiting ranks sleep, and the plain exchange that benchmarks compare with.
 
-Called by comm/mpi/mpi_transport.py at the start and at the end of a run; knows no roles.
+A run uses them at its start and end.
 """
 
 from __future__ import annotations
@@ -21,8 +20,16 @@ from hpcmarl.comm.transport import Backoff, PeerAborted, PeerFailure
 
 
 def sleep_until(comm: Any, begin: Callable[[], Any], seconds: float | None = None) -> None:
-    """Wait for the collective whose request `begin` returns without burning a core, for `seconds` at most.
-    Raises PeerFailure when a rank has died, before or meanwhile, PeerAborted when one gives up.
+    """Wait for a collective operation with sleeps between the polls.
+
+    Args:
+        comm: Communicator of the operation.
+        begin: Starts the operation and returns its request.
+        seconds: Longest wait; None: no limit.
+
+    Raises:
+        PeerAborted: If another rank has announced that the job ends.
+        PeerFailure: If another rank has died, before or during the wait, or the time is over.
     """
     backoff = Backoff()
     deadline = time.monotonic() + (seconds or float("inf"))
@@ -34,15 +41,21 @@ def sleep_until(comm: Any, begin: Callable[[], Any], seconds: float | None = Non
             if time.monotonic() > deadline:
                 raise PeerFailure(f"rank {comm.Get_rank()} waited {seconds} s for the others")
             backoff.wait()
-    except MPI.Exception as error:  # any of the three calls can be the one that finds it out
+    except MPI.Exception as error:  # any of the three MPI calls can detect a death
         if not is_death(error):
             raise
         raise PeerFailure(f"MPI reports to rank {comm.Get_rank()} that another rank has died") from None
 
 
 def leave_together(comm: Any, seconds: float | None) -> None:
-    """Wait until all ranks are about to leave; one that dies only now has done its part. Where another one
-    gives up this process ends here: nobody would come to MPI_Finalize.
+    """Wait until all ranks are about to leave.
+
+    The death of a rank is ignored here, since its work is complete. If another rank announces that the job
+    ends, this process ends at once, because MPI_Finalize would wait for ranks that do not call it.
+
+    Args:
+        comm: Communicator of all ranks.
+        seconds: Longest wait; None: no limit.
     """
     try:
         sleep_until(comm, comm.Ibarrier, seconds)
@@ -54,7 +67,12 @@ def leave_together(comm: Any, seconds: float | None) -> None:
 
 
 def broadcast(comm: Any, payload: bytes | None) -> bytes:
-    """Rank 0's payload, on every rank."""
+    """Return rank 0's payload on every rank. Collective.
+
+    Args:
+        comm: Communicator of all ranks.
+        payload: The payload on rank 0; None on the other ranks.
+    """
     length = np.array([len(payload) if payload is not None else 0], np.int64)
     sleep_until(comm, lambda: comm.Ibcast(length, 0))
     data = (
@@ -65,7 +83,7 @@ def broadcast(comm: Any, payload: bytes | None) -> bytes:
 
 
 def gather(comm: Any, payload: bytes) -> list[bytes]:
-    """Every rank's payload, all of one length, on every rank."""
+    """Return the payloads of all ranks, which have one length, on every rank. Collective."""
     own = np.frombuffer(payload, np.uint8).copy()
     everyone = np.empty((comm.Get_size(), own.size), np.uint8)
     sleep_until(comm, lambda: comm.Iallgather([own, MPI.BYTE], [everyone, MPI.BYTE]))
@@ -73,7 +91,11 @@ def gather(comm: Any, payload: bytes) -> list[bytes]:
 
 
 def gather_at_first(comm: Any, payload: bytes) -> list[bytes]:
-    """Every rank's payload, all of one length, on rank 0; nothing elsewhere."""
+    """Return the payloads of all ranks, which have one length, on rank 0. Collective.
+
+    Returns:
+        The payloads by rank; an empty list on other ranks than 0.
+    """
     own = np.frombuffer(payload, np.uint8).copy()
     everyone = np.empty((comm.Get_size() if comm.Get_rank() == 0 else 0, own.size), np.uint8)
     sleep_until(comm, lambda: comm.Igather([own, MPI.BYTE], [everyone, MPI.BYTE], 0))
@@ -81,7 +103,17 @@ def gather_at_first(comm: Any, payload: bytes) -> list[bytes]:
 
 
 def bare_ping_pong(comm: Any, peer: int, sent: Buffer, repeats: int) -> float:
-    """Seconds of a round trip by plain blocking calls. The lower rank begins."""
+    """Measure round trips between two ranks by plain blocking MPI calls. The lower rank sends first.
+
+    Args:
+        comm: Communicator of both ranks.
+        peer: The other rank.
+        sent: Message to send.
+        repeats: Number of round trips.
+
+    Returns:
+        Mean time of a round trip, seconds.
+    """
     received = np.empty_like(sent)
     began = time.perf_counter()
     for _ in range(repeats):

@@ -1,9 +1,4 @@
-"""The learners that sum together: their communicator, its backend, and going on with the survivors when one
-of them dies.
-
-Called by comm/mpi/mpi_transport.py; knows communicators and the interface of backends
-(comm/reductions/base.py), not messages or roles.
-"""
+"""Group of learners that sum vectors: its communicator, its backend, and its repair after a death."""
 
 from __future__ import annotations
 
@@ -20,18 +15,28 @@ from hpcmarl.comm.transport import Reduction, Regrouping
 from hpcmarl.errors import ConfigError, HpcmarlError, LaunchError
 from hpcmarl.types import Array
 
-TEXT_BYTES = 600  # of a problem that members tell each other
+TEXT_BYTES = 600  # length of a problem's description in messages between members
 
 
 class MpiGroup:
-    """The ranks that sum together: `members` are their ranks in `world`."""
+    """Ranks that sum vectors together.
+
+    Attributes:
+        members: Ranks of the members in the world.
+    """
 
     def __init__(self, world: Any, ranks: Sequence[int], hosts: Sequence[str], backend: str) -> None:
-        """Collective over `world`. `hosts`: of every rank of the world. The backend is loaded on the members
-        alone.
+        """Form the group. Collective over the world; only members import the backend.
 
-        Raises, on all members, ConfigError where one of them cannot use the backend and LaunchError where
-        they do not find together.
+        Args:
+            world: Communicator of all ranks.
+            ranks: Members of the group.
+            hosts: Host name of every rank of the world.
+            backend: Name of a backend (comm.BACKENDS).
+
+        Raises:
+            ConfigError: If a member cannot use the backend; raised on all members.
+            LaunchError: If the members cannot connect; raised on all members.
         """
         self._world = world
         self._hosts = tuple(hosts)
@@ -49,24 +54,34 @@ class MpiGroup:
             raise LaunchError(f"rounds.reduce: {backend}: the learners do not find together: {problem}")
 
     def start_sum(self, vector: Array) -> Reduction:
-        """Collective among the members."""
+        """Start a sum. Collective over the members."""
         assert self._sums is not None
         return self._sums.start(vector)
 
     def close(self) -> None:
-        """Collective among the members, when nobody sums any more; before MPI ends."""
+        """Disconnect the members. Collective over them; after the last sum and before MPI is finalised."""
         if self._sums is not None:
             self._sums.close()
             self._sums = None
 
     def regroup(self, progress: int, state: Callable[[], bytes]) -> bytes | None:
-        """Leave out who has died. Collective among the survivors, also if more of them die meanwhile; waits
-        for a frozen one.
+        """Remove the dead members from the group and connect the survivors again.
 
-        Raises HpcmarlError when the survivors cannot form the backend's group although all of them live.
+        Collective over the survivors. Further deaths meanwhile are handled, too. A frozen survivor delays all
+        others.
+
+        Args:
+            progress: Number of sums that have arrived on this rank.
+            state: Returns the state after these sums.
+
+        Returns:
+            State of the member with the highest progress; None if this rank is not behind it.
+
+        Raises:
+            HpcmarlError: If the survivors cannot connect although all of them are alive.
         """
         while True:
-            self._comm.Revoke()  # whoever still waits in the old group comes here as well
+            self._comm.Revoke()  # a member that still waits in the old group is interrupted and comes here
             if self._sums is not None:
                 self._sums.abandon()
                 self._sums = None
@@ -88,14 +103,18 @@ class MpiGroup:
                 if not is_death(error):
                     raise
                 continue
-            if before == self.members:  # the second try among the same
+            if before == self.members:  # the second attempt of the same members
                 why = problem or "see the other learners"
                 raise HpcmarlError(
                     f"rounds.reduce: {self._name}: the surviving learners do not find together again: {why}"
                 )
 
     def _form(self) -> str:
-        """Make the backend's own group of the present members; what went wrong, or nothing. Collective."""
+        """Connect the present members by the backend. Collective.
+
+        Returns:
+            Description of a failure; empty on success.
+        """
         try:
             self._sums = self._kind(self._comm, self._member_hosts())
         except RuntimeError as error:
@@ -106,8 +125,12 @@ class MpiGroup:
         return [self._hosts[rank] for rank in self.members]
 
     def _first_text(self, own: str) -> str:
-        """The first member's text that is not empty, with its place, on every member. Texts travel only where
-        there is one.
+        """Return the first non-empty text, with its rank and host, on every member. Collective.
+
+        Texts are exchanged only if at least one is not empty.
+
+        Args:
+            own: Text of this member.
         """
         size, first = self._comm.Get_size(), np.empty(1, np.int64)
         self._comm.Allreduce(np.array([self._comm.Get_rank() if own else size], np.int64), first, MPI.MIN)
@@ -119,7 +142,7 @@ class MpiGroup:
         return data.tobytes().rstrip(b"\0").decode(errors="replace")
 
     def _newest_state(self, progress: int, state: Callable[[], bytes]) -> bytes | None:
-        """What the member that is furthest has, for those behind it; None for whoever is not behind."""
+        """Return the state of the member with the highest progress; None if this rank is not behind it."""
         everyone = np.empty(self._comm.Get_size(), np.int64)
         self._comm.Allgather(np.array([progress], np.int64), everyone)
         newest = int(np.argmax(everyone))
@@ -135,10 +158,10 @@ class MpiGroup:
 
 
 class MpiRegrouping(Regrouping):
-    """Regroups in a thread, since MPI's Shrink waits for every survivor, also for one that is frozen.
+    """Regrouping in a thread, because MPI's Shrink waits for every survivor, even for a frozen one.
 
-    The rank itself goes on meanwhile. Otherwise it would be taken for frozen, and nobody would end the one
-    that is.
+    The rank continues meanwhile. If it waited, it would itself count as frozen, and the frozen rank would not
+    be ended.
     """
 
     def __init__(self, group: MpiGroup, progress: int, state: Callable[[], bytes]) -> None:

@@ -1,4 +1,4 @@
-"""What the MPI library is and can. Called by comm/mpi/mpi_transport.py, the doctor and the start of a run."""
+"""Name, version and abilities of the MPI library."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from mpi4py import MPI
 
 
 def library_version() -> str:
-    """The MPI library's own words, first line (Open MPI's text ends in a NUL byte)."""
+    """Return the first line of the MPI library's version text (Open MPI's text ends in a NUL byte)."""
     return MPI.Get_library_version().rstrip("\x00").strip().splitlines()[0]
 
 
 def standard_version() -> tuple[int, int]:
-    """(major, minor) of the MPI standard that the library implements."""
+    """Return the (major, minor) version of the MPI standard that the library implements."""
     return MPI.Get_version()
 
 
 def thread_level_name() -> str:
-    """single, funneled, serialized or multiple: what MPI was initialised with."""
+    """Return MPI's thread level: "single", "funneled", "serialized" or "multiple"."""
     names = {
         MPI.THREAD_SINGLE: "single",
         MPI.THREAD_FUNNELED: "funneled",
@@ -29,8 +29,9 @@ def thread_level_name() -> str:
 
 
 def survives_deaths() -> bool:
-    """Whether the other ranks live on when one dies: Open MPI from version 5 on, if mpiexec was told
-    --with-ft ulfm.
+    """Return whether the other ranks can continue when one dies.
+
+    This requires Open MPI 5 or later, started by mpiexec with `--with-ft ulfm`.
     """
     name, version = MPI.get_vendor()
     fault_tolerant = os.environ.get("OMPI_MCA_mpi_ft_enable") == "1"  # noqa: SIM112
@@ -38,5 +39,5 @@ def survives_deaths() -> bool:
 
 
 def world_size() -> int:
-    """Ranks in the world that MPI was started with."""
+    """Return the number of ranks in the world that MPI was started with."""
     return int(MPI.COMM_WORLD.Get_size())

@@ -1,7 +1,4 @@
-"""MPI requests of messages under way, and what becomes of them when the other side dies.
-
-Called by comm/mpi/mpi_transport.py; knows neither kinds nor roles.
-"""
+"""MPI requests of messages under way, and their handling when the other process dies."""
 
 from __future__ import annotations
 
@@ -14,14 +11,14 @@ from hpcmarl.comm.protocol import HEADER_BYTES, Buffer
 from hpcmarl.comm.reductions.mpi_allreduce import is_death
 from hpcmarl.comm.transport import SendHandle
 
-# a message of so many bytes travels with its envelope (4 KiB and more in Open MPI and MPICH): once matched,
-# it is there
+# A message of at most this length travels with its envelope, so it has arrived as soon as it is matched. The
+# limits in Open MPI and MPICH are 4 KiB and more.
 SMALL_BYTES = 1024
-POOLED_BUFFERS = 8  # free ones kept of each size
+POOLED_BUFFERS = 8  # free buffers kept of each size
 
 
 def complete(requests: list[Any]) -> bool | None:
-    """Whether all requests are complete; None: the other side has died."""
+    """Return whether all requests are complete; None if the other process has died."""
     try:
         return bool(MPI.Request.Testall(requests))
     except MPI.Exception as error:
@@ -31,7 +28,10 @@ def complete(requests: list[Any]) -> bool | None:
 
 
 class MpiHandle(SendHandle):
-    """Requests of one message; keeps the buffer alive until they are complete, or their receiver has died."""
+    """Requests of one message, and its buffer, which must exist until they are complete.
+
+    The message also counts as done if the receiver has died.
+    """
 
     __slots__ = ("buffer", "requests")
 
@@ -46,8 +46,12 @@ class MpiHandle(SendHandle):
 
 
 class Route(NamedTuple):
-    """How a rank is reached: as `peer` of a communicator, in person or (`relay` > 0, the MPI tag) by a peer
-    that hands messages on to it.
+    """Route to a rank.
+
+    Attributes:
+        comm: Communicator to send on.
+        peer: Rank in this communicator that receives the messages.
+        relay: MPI tag for messages that the peer passes on; 0: the peer is the destination itself.
     """
 
     comm: Any
@@ -56,29 +60,34 @@ class Route(NamedTuple):
 
 
 class BufferPool:
-    """Receive buffers that can be used again; sizes are rounded up to powers of two for that."""
+    """Receive buffers for reuse; their sizes are rounded up to powers of two."""
 
     def __init__(self) -> None:
         self._free: dict[int, list[Buffer]] = {}
 
     def take(self, size: int) -> Buffer:
-        """A buffer of at least `size` bytes."""
+        """Return a buffer of at least `size` bytes."""
         capacity = 1 << max(9, (max(size, HEADER_BYTES) - 1).bit_length())
         free = self._free.get(capacity)
         return free.pop() if free else np.empty(capacity, np.uint8)
 
     def give(self, buffer: Buffer) -> None:
-        """Take a buffer back."""
+        """Put a buffer back into the pool."""
         free = self._free.setdefault(buffer.nbytes, [])
         if len(free) < POOLED_BUFFERS:
             free.append(buffer)
 
 
 class Incoming:
-    """A message being received: one request (none where it is there already), or the chunks of a large one
-    still to be matched.
+    """A message that is being received.
 
-    `destination`: the rank that a message to be handed on is for, else None.
+    Attributes:
+        source: Rank of the sender.
+        destination: Final receiver of a relayed message; None for other messages.
+        buffer: Header and payload.
+        capacity: Buffer of the pool of which `buffer` is a part.
+        requests: Receive requests of the message or of its chunks; empty when they are complete.
+        filled: Bytes received, or matched with a request; -1 if the sender has died.
     """
 
     __slots__ = ("buffer", "capacity", "destination", "filled", "requests", "source")
@@ -99,7 +108,7 @@ class Incoming:
         self.filled = buffer.nbytes
 
     def complete(self) -> bool:
-        """Never true again once the sender has died on the way."""
+        """Return whether the whole message has arrived; always False after the death of the sender."""
         if self.requests and (state := complete(self.requests)) is not False:
             self.requests = []
             self.filled = -1 if state is None else self.filled
@@ -107,8 +116,16 @@ class Incoming:
 
 
 def begin(matched: Any, source: int, buffer: Buffer, capacity: Buffer, destination: int | None) -> Incoming:
-    """Start receiving a matched message; a small one at once, which spares its request and the tests of
-    it.
+    """Start receiving a matched message.
+
+    A message of at most SMALL_BYTES is received at once, which saves the request and its tests.
+
+    Args:
+        matched: Message matched by MPI.
+        source: Rank of the sender.
+        buffer: Part of `capacity` with the length of the message.
+        capacity: Buffer of the pool.
+        destination: Final receiver of a relayed message; None for other messages.
     """
     if buffer.nbytes > SMALL_BYTES:
         return Incoming(source, buffer, capacity, matched.Irecv([buffer, MPI.BYTE]), destination)
@@ -118,5 +135,5 @@ def begin(matched: Any, source: int, buffer: Buffer, capacity: Buffer, destinati
     except MPI.Exception as error:
         if not is_death(error):
             raise
-        incoming.filled = -1  # never complete
+        incoming.filled = -1  # will never be complete
     return incoming

@@ -1,9 +1,8 @@
-"""Messages between MPI ranks. mpi4py is imported in comm/mpi*.py alone, and importing it initialises MPI; the
-roles see a Transport.
+"""Transport between MPI ranks. Importing this module initialises MPI.
 
-Messages go by synchronous-mode sends (Issend), whose completion says that the receiver has taken them: flow
-control without acknowledgements of our own. Receives are matched probes into pooled buffers, completed
-without blocking, delivered in order.
+Messages are sent in synchronous mode (Issend). Completion of such a send means that the receiver has taken
+the message, which gives flow control without separate acknowledgements. Messages are received by matched
+probes into pooled buffers, completed without blocking, and delivered in order.
 """
 
 from __future__ import annotations
@@ -43,17 +42,24 @@ from hpcmarl.comm.transport import (
 from hpcmarl.errors import LaunchError
 from hpcmarl.types import Array
 
-CHUNK_BYTES = 1 << 30  # MPI counts are 32 bits wide in MPI-3 libraries
-HOST_BYTES = 255  # of a host's name
-SENDING_SECONDS = 5.0  # how long a rank that is done waits until its messages are taken
-ABORT_SECONDS = 1.0  # how long a failing rank tries to tell the others
-MATCHED = 64  # messages received ahead of their delivery; what is not matched keeps its sender waiting
-SWEEP = 64  # messages under way before finished ones are looked for behind an unfinished one
+CHUNK_BYTES = 1 << 30  # counts have 32 bits in MPI-3 libraries
+HOST_BYTES = 255  # space for a host name
+# Longest wait of a leaving rank until its messages are taken.
+SENDING_SECONDS = 5.0
+# Longest wait of a failing rank until its announcement is sent.
+ABORT_SECONDS = 1.0
+# Messages received ahead of their delivery. The sender of a message that is not matched has to wait.
+MATCHED = 64
+# Number of messages under way above which completed ones are also removed behind an incomplete one.
+SWEEP = 64
 
 
 class MpiTransport(Transport):
-    """A duplicate of `world`, by default COMM_WORLD, with errors returned as exceptions. `chunk_bytes` is
-    smaller in tests.
+    """Transport over a duplicate of an MPI communicator, which returns errors as exceptions.
+
+    Args:
+        chunk_bytes: Longest MPI message; longer messages are sent in chunks. Tests use smaller values.
+        world: Communicator of all ranks; None: COMM_WORLD.
     """
 
     def __init__(self, chunk_bytes: int = CHUNK_BYTES, world: Any = None) -> None:
@@ -77,16 +83,18 @@ class MpiTransport(Transport):
         self._reducing: MpiGroup | None = None
         self.survives = self.can_replace = survives_deaths()
         self.library = " ".join(library_version().partition(",")[0].split())
-        self._ways: dict[int, Route] = {}  # of the ranks that are not reached by their number in `comm`
+        # Routes to the ranks that are not reached by their number in `comm`.
+        self._ways: dict[int, Route] = {}
         self._spawning: dict[int, Spawning] = {}
-        # where messages come from; whose, if not the MPI source's
+        # Communicators from which messages come, with the rank of the sender; None: the rank in `comm`.
         self._sources: list[tuple[Any, int | None]] = [(self.comm, None)]
-        self._dead: set[int] = set()  # MPI has said so
+        self._dead: set[int] = set()  # ranks that MPI has reported as dead
         self._newly_dead: list[int] = []
-        self._buried: set[int] = set()  # the run goes on without them
+        self._buried: set[int] = set()  # ranks marked as failed: the run continues without them
         self._doorbell: Doorbell | None = None
-        self._woken_by_all = False  # every other rank can ring
-        self._remains: list[Incoming] = []  # of messages that will not come: MPI may still hold their buffers
+        self._woken_by_all = False  # whether every other rank can ring the doorbell
+        # Incomplete messages of failed ranks. MPI may still write to their buffers, so they are kept.
+        self._remains: list[Incoming] = []
 
     def send(self, destination: int, buffer: Buffer) -> SendHandle:
         if destination == self.rank:
@@ -101,7 +109,7 @@ class MpiTransport(Transport):
         return self._send_over(way, buffer)
 
     def _hand_on(self, destination: int, buffer: Buffer) -> None:
-        """Pass a message on for a process that is not in everyone's communicator, or to one."""
+        """Pass on a message to or from a process that is not in the communicator of all ranks."""
         self._send_over(
             self._ways.get(destination, Route(self.comm, destination, Kind.RELAYED + destination)), buffer
         )
@@ -115,7 +123,7 @@ class MpiTransport(Transport):
         except MPI.Exception as error:
             if not is_death(error):
                 raise
-            return SendHandle()  # the next receive() finds out who has died
+            return SendHandle()  # the next receive() determines which rank has died
         handle = MpiHandle(requests, buffer)
         self._outgoing.append(handle)
         if self._doorbell is not None and way.comm is self.comm:
@@ -123,7 +131,7 @@ class MpiTransport(Transport):
         return handle
 
     def _send_chunks(self, way: Route, buffer: Buffer) -> list[Any]:
-        """Announce the length, then send the pieces; MPI keeps the order between two ranks."""
+        """Announce the length, then send the chunks; MPI keeps the order between two ranks."""
         announcement = control(Kind.CHUNKED, message_bytes=buffer.nbytes)
         requests = [way.comm.Issend([announcement, MPI.BYTE], way.peer, int(Kind.CHUNKED))]
         starts = range(0, buffer.nbytes, self.chunk_bytes)
@@ -145,8 +153,9 @@ class MpiTransport(Transport):
         return self._deliver()
 
     def _forget_sent(self) -> None:
-        """Let go of the buffers that have arrived; one message to a rank that is slow or frozen does not keep
-        the later ones.
+        """Release the buffers of messages that have arrived.
+
+        A message to a slow or frozen rank does not keep the buffers of later messages.
         """
         while self._outgoing and self._outgoing[0].done():
             self._outgoing.popleft()
@@ -155,8 +164,14 @@ class MpiTransport(Transport):
             self._sweep_at = max(SWEEP, 2 * len(self._outgoing))
 
     def _match(self, comm: Any, rank: int | None) -> bool:
-        """Match one arriving MPI message, if there is one, and start receiving it. `rank`: whose it is; None:
-        the MPI source's.
+        """Match one arriving MPI message and start receiving it.
+
+        Args:
+            comm: Communicator to probe.
+            rank: Rank of the sender; None: the rank in the communicator.
+
+        Returns:
+            Whether to call this method again: a message was matched, or new deaths were noted.
         """
         try:
             matched = comm.Improbe(MPI.ANY_SOURCE, MPI.ANY_TAG, self._status)
@@ -177,9 +192,9 @@ class MpiTransport(Transport):
             source = rank
         if tag == Kind.ABORT:
             if rank is not None:
-                self.announce_abort()  # the others cannot hear it
+                self.announce_abort()  # the sender cannot reach the other ranks itself
             raise PeerAborted(f"rank {source} has failed; rank {self.rank} ends with it")
-        if source in self._buried and rank is None:  # frozen, given up, and awake again
+        if source in self._buried and rank is None:  # a frozen rank that was marked as failed and woke up
             matched.Recv([np.empty(size, np.uint8), MPI.BYTE])
         elif tag == Kind.CHUNK:
             large = self._expecting[source]
@@ -202,7 +217,13 @@ class MpiTransport(Transport):
         return True
 
     def _note_deaths(self) -> bool:
-        """Ask MPI who has died, and have it report on the living again; whether there was anybody new."""
+        """Record the ranks that MPI reports as dead.
+
+        They are acknowledged, so that probes for messages of the living ranks work again.
+
+        Returns:
+            Whether there were new ones.
+        """
         self.comm.Ack_failed()
         group = self.comm.Get_failed()
         failed = MPI.Group.Translate_ranks(group, list(range(group.Get_size())), self.comm.Get_group())
@@ -212,7 +233,13 @@ class MpiTransport(Transport):
         return bool(new)
 
     def _note_end_of(self, comm: Any) -> bool:
-        """The other process of a communicator of two has died: whoever is reached over it is lost."""
+        """Record the death of the other process of a communicator of two.
+
+        All ranks that were reached through it are lost.
+
+        Returns:
+            False, the result of `_match`.
+        """
         lost = [rank for rank, way in self._ways.items() if way.comm is comm]
         for rank in lost:
             del self._ways[rank]
@@ -256,8 +283,10 @@ class MpiTransport(Transport):
             self._ways[rank] = Route(self.comm, relay, Kind.RELAYED + rank)
 
     def _deliver(self) -> Message | None:
-        """The first complete message none of whose source's earlier ones is still under way; what is for
-        others is handed on.
+        """Return the first complete message, in order for each source, or None.
+
+        A message is delivered only after all earlier messages of its source. Complete messages for other
+        ranks are passed on.
         """
         behind: set[int] = set()
         for index, incoming in enumerate(self._incoming):
@@ -275,13 +304,14 @@ class MpiTransport(Transport):
         return None
 
     def gather_hosts(self) -> list[str]:
-        """The host name of every rank. Collective, for the start of a run; from then on ranks of one host
-        wake each other.
+        """Return the host name of every rank. Collective, for the start of a run.
+
+        From then on ranks of one host wake each other by doorbells.
         """
         if self._doorbell is None:
             self._doorbell = Doorbell(self.broadcast(new_token() if self.rank == 0 else None), self.rank)
         own = bytes([self._doorbell.exists]) + self.host.encode()[:HOST_BYTES].ljust(HOST_BYTES, b"\0")
-        rows = self.gather_at_first(own)  # from then on all doorbells are there
+        rows = self.gather_at_first(own)  # afterwards the doorbells of all ranks exist
         everyone = pack_hosts(
             [row[1:].rstrip(b"\0").decode() for row in rows],
             [rank for rank, row in enumerate(rows) if not row[0]],
@@ -298,7 +328,7 @@ class MpiTransport(Transport):
 
     @property
     def wakes(self) -> bool:
-        # what MPI does between messages, nobody announces
+        # Progress of messages under way inside MPI rings no doorbell.
         moving = (
             self._outgoing or self._incoming or self._expecting or self._spawning or len(self._sources) > 1
         )
@@ -348,21 +378,21 @@ class MpiTransport(Transport):
             for peer in range(self.comm.Get_size())
             if peer != self.comm.Get_rank() and peer not in self._dead
         ]
-        with contextlib.suppress(MPI.Exception):  # somebody is dead already
+        with contextlib.suppress(MPI.Exception):  # another rank may be dead
             requests = [self.comm.Isend([note, MPI.BYTE], rank, int(Kind.ABORT)) for rank in others]
             deadline = time.monotonic() + ABORT_SECONDS
             while complete(requests) is False and time.monotonic() < deadline:
                 time.sleep(1e-3)
 
     def abort(self) -> None:
-        # MPI_Abort alone is not enough: with fault tolerance on, Open MPI lets the other ranks live
+        # MPI_Abort is not enough: with fault tolerance, Open MPI lets the other ranks continue.
         self.announce_abort()
         if os.environ.get("OMPI_MCA_mpi_ft_enable") != "1":  # noqa: SIM112  set by mpiexec --with-ft ulfm
             MPI.COMM_WORLD.Abort(1)
         os._exit(1)
 
     def close(self, seconds: float | None = None) -> None:
-        while self._spawning:  # a process that is just coming up would wait for this one for ever
+        while self._spawning:  # a process that is starting would wait for this one forever
             self.poll_respawned()
             time.sleep(1e-2)
         deadline = time.monotonic() + SENDING_SECONDS
@@ -371,12 +401,13 @@ class MpiTransport(Transport):
                 self._outgoing.popleft()
             else:
                 time.sleep(1e-3)
-        if not self._dead and not self._buried:  # so that nobody spins in Finalize while another still writes
+        # Leave together, so that no rank spins in MPI_Finalize while another one still writes files.
+        if not self._dead and not self._buried:
             self._close_reducing(seconds)
             leave_together(self.comm, seconds)
 
     def _close_reducing(self, seconds: float | None) -> None:
-        """End the learners' backend, which waits for all of them."""
+        """Close the backend of the sums, which waits for all members, for at most `seconds`."""
         if self._reducing is not None:
             closing = threading.Thread(target=self._reducing.close, daemon=True)
             closing.start()
@@ -388,8 +419,10 @@ class MpiTransport(Transport):
 
 
 def _duplicate(world: Any) -> Any:
-    """Return a duplicate of a communicator; itself where a rank has died already, which the first collective
-    of the run then reports.
+    """Return a duplicate of a communicator.
+
+    If a rank has already died, return the communicator itself; the first collective call of the run then
+    reports the death.
     """
     try:
         return world.Dup()

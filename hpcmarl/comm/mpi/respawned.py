@@ -1,8 +1,4 @@
-"""The transport of a process that was started in the place of a dead rank: everything goes over the rank that
-started it.
-
-Called by respawned_actor.py.
-"""
+"""Transport of a process that replaces a dead rank."""
 
 from __future__ import annotations
 
@@ -13,19 +9,32 @@ from hpcmarl.comm.protocol import Kind
 
 
 class ReplacementTransport(MpiTransport):
-    """`parent`, the rank that started this process, is the only one that it shares a communicator with.
-    Without it there is no world any more: then all ranks are `lost`.
+    """Transport that exchanges all messages through the parent, the rank that started this process.
+
+    The parent is the only rank with which this process shares a communicator. If it dies, all ranks are
+    reported as `lost`.
+
+    Args:
+        process: Process number and start time of this process (launch/processes.py).
+
+    Attributes:
+        payload: Data that the parent has sent at the start.
     """
 
     def __init__(self, process: tuple[int, int]) -> None:
         self.comm, self.rank, self.payload = spawned(process)
-        self.size = self.rank + 1  # at least: see join
+        self.size = self.rank + 1  # a lower bound until join() sets the number of ranks
         self._prepare(CHUNK_BYTES)
         self.can_replace = False
-        self._dead.add(self.rank)  # the one before it
+        self._dead.add(self.rank)  # the former process with this rank
 
     def join(self, size: int, parent: int) -> None:
-        """Learn how large the world is and who `parent` is; before the first message."""
+        """Set the routes to all ranks; must precede the first message.
+
+        Args:
+            size: Number of ranks in the world.
+            parent: Rank of the process that started this one.
+        """
         self.size = size
         others = [rank for rank in range(size) if rank != self.rank]
         self._ways = {

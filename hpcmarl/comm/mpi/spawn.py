@@ -1,8 +1,7 @@
-"""New processes in the place of dead ones, by MPI's Spawn and Merge, and how such a process leaves.
+"""Start of processes that replace dead ones, by MPI's Spawn and Merge, and the end of such a process.
 
-Called by comm/mpi/mpi_transport.py (the rank that starts one) and by the new process itself. Only those two
-share a communicator: a collective Spawn of all survivors would wait for the slowest of them, and for ever for
-a frozen one.
+Only the new process and the rank that started it share a communicator. A collective Spawn by all survivors
+would wait for the slowest of them, and forever for a frozen one.
 """
 
 from __future__ import annotations
@@ -21,21 +20,31 @@ from mpi4py import MPI
 from hpcmarl.comm.mpi.messages import Route
 from hpcmarl.errors import LaunchError
 
-FIRST, SECOND = 0, 1  # in the merged communicator: who started the other
-LIMIT = 60.0  # seconds; it takes one or two, on a machine with much to do ten
+# Ranks in the merged communicator: the parent, and the process that it started.
+FIRST, SECOND = 0, 1
+# Seconds until a start counts as failed. A start takes one or two seconds, and ten on a busy machine.
+LIMIT = 60.0
 PROGRAM = "hpcmarl.respawned_actor"
 
 
 class Newcomer(NamedTuple):
-    """A process that was started: the way to it, its number and when it was started."""
+    """A process that was started.
+
+    Attributes:
+        way: Route to the process.
+        process: Its process number and start time (launch/processes.py).
+    """
 
     way: Route
     process: tuple[int, int]
 
 
 class Spawning:
-    """Starts PROGRAM as `rank` in a thread, since that takes seconds. `result()`: None as long as it is under
-    way.
+    """Start of PROGRAM in a thread, because it takes seconds.
+
+    Args:
+        rank: Rank that the new process replaces.
+        payload: Data for the new process.
     """
 
     def __init__(self, rank: int, payload: bytes) -> None:
@@ -45,9 +54,9 @@ class Spawning:
         threading.Thread(target=self._run, name=f"replacing rank {rank}", daemon=True).start()
 
     def result(self) -> Newcomer | LaunchError | None:
-        """The new process, or why there is none."""
+        """Return the new process, or the reason for a failure, or None while the start is under way."""
         if self._result is None and time.monotonic() > self._deadline:
-            # it has died on the way: MPI waits for it for ever
+            # The process has died during the start, and MPI waits for it forever.
             return LaunchError(
                 f"no new process in the place of rank {self._rank} within {LIMIT:.0f} s (MPI_Comm_spawn)"
             )
@@ -64,7 +73,7 @@ class Spawning:
 
     def _spawn(self) -> Newcomer:
         MPI.COMM_SELF.Set_errhandler(MPI.ERRORS_RETURN)
-        # the launcher counts the dead one's place as taken
+        # The launcher still counts the slot of the dead process as occupied, hence "oversubscribe".
         information = MPI.Info.Create(
             {"wdir": os.getcwd(), "map_by": "slot:oversubscribe", "bind_to": "none"}
         )
@@ -78,8 +87,16 @@ class Spawning:
 
 
 def spawned(process: tuple[int, int]) -> tuple[Any, int, bytes]:
-    """In the new process: the communicator with the rank that started it, its own rank, and the payload.
-    LaunchError elsewhere.
+    """Connect a new process with the rank that started it.
+
+    Args:
+        process: Process number and start time of this process, to be sent to the parent.
+
+    Returns:
+        The communicator with the parent, the rank that this process replaces, and the payload.
+
+    Raises:
+        LaunchError: If MPI did not spawn this process.
     """
     between = MPI.Comm.Get_parent()
     if between == MPI.COMM_NULL:
@@ -103,8 +120,10 @@ def _merge(between: Any, *, second: bool) -> Any:
 
 
 def finalize_pmix() -> None:
-    """Tell the launcher that this process ends in order. MPI_Finalize would wait for the rest of the world,
-    which may be gone; without a word the launcher calls the whole job failed.
+    """Report a regular end of this process to the launcher.
+
+    MPI_Finalize would wait for the other ranks, which may have ended. Without a report the launcher would
+    regard the whole job as failed.
     """
     with contextlib.suppress(OSError, AttributeError):
         library = ctypes.CDLL("libpmix.so.2")

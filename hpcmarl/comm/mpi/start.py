@@ -1,6 +1,7 @@
-"""What rank 0 tells the others before numpy is loaded: how many threads numpy is to have is part of it.
+"""Broadcast of the configuration before numpy is loaded.
 
-Called by runtime/entry.py. Imports nothing but mpi4py; importing it initialises MPI.
+The configuration contains the number of numpy's threads, which must be set before the import of numpy. This
+module therefore imports only mpi4py. Importing it initialises MPI.
 """
 
 from __future__ import annotations
@@ -15,13 +16,18 @@ SHORTEST_NAP, LONGEST_NAP = 5e-5, 5e-3
 
 
 def is_first() -> bool:
-    """Whether this is rank 0."""
+    """Return whether this is rank 0."""
     return bool(MPI.COMM_WORLD.Get_rank() == 0)
 
 
 def broadcast_at_start(payload: bytes | None) -> bytes | None:
-    """Rank 0's payload (None elsewhere) on every rank, asleep while they wait; None where a rank has died.
-    Collective.
+    """Return rank 0's payload on every rank. Collective; waiting ranks sleep.
+
+    Args:
+        payload: The payload on rank 0; None on the other ranks.
+
+    Returns:
+        The payload; None if a rank has died.
     """
     try:
         length = bytearray(LENGTH.pack(0 if payload is None else len(payload)))

@@ -1,8 +1,6 @@
-"""How a group of learners sums vectors among itself: what every backend is, and how one is found by its name
-(comm.BACKENDS).
+"""Interface of the backends by which a group of learners sums vectors, and their lookup by name.
 
-Called by comm/mpi/group.py on the learners alone and by the doctor. Imports no backend: each is loaded when
-it is asked for.
+This module imports no backend; `find_backend` imports one when it is needed.
 """
 
 from __future__ import annotations
@@ -18,54 +16,71 @@ from hpcmarl.comm.transport import Reduction
 from hpcmarl.errors import HpcmarlError
 from hpcmarl.types import Array
 
-FAILURE_TIMEOUT = 20.0  # seconds until a sum that failed while nobody was found dead ends the run
+# Seconds after which a failed sum ends the run if no rank was found dead.
+FAILURE_TIMEOUT = 20.0
 
 
 class SumBackend(ABC):
-    """Sums over the members of an MPI communicator. Made by all members together; after a death it is
-    abandoned and another one made.
+    """Sums over the members of an MPI communicator.
+
+    All members create it together. After a death they abandon it and create a new one.
     """
 
     @classmethod
     def problem(cls, hosts: Sequence[str]) -> str:
-        """Why it cannot work on this rank in a group whose members are on `hosts`: one line with the remedy;
-        empty where it can.
+        """Check whether the backend can work on this rank. Not collective; may import the backend's library.
 
-        Not collective; may import what the backend needs.
+        Args:
+            hosts: Host name of each member.
+
+        Returns:
+            One line with the problem and its remedy; empty if there is none.
         """
         return ""
 
     @abstractmethod
     def __init__(self, communicator: Any, hosts: Sequence[str]) -> None:
-        """Collective. `communicator`: the members' mpi4py communicator; `hosts`: the host of each, in the
-        order of their ranks.
+        """Connect the members. Collective.
 
-        Raises RuntimeError when the members cannot be brought together (mpi4py's and torch's errors are
-        ones).
+        Args:
+            communicator: mpi4py communicator of the members.
+            hosts: Host name of each member, in the order of their ranks.
+
+        Raises:
+            RuntimeError: If the members cannot connect. The errors of mpi4py and torch are subclasses of it.
         """
 
     @abstractmethod
     def start(self, vector: Array) -> Reduction:
-        """Start the sum of `vector` [P] over all members, who call this in the same order.
+        """Start a sum over all members, which must start their sums in the same order.
 
-        The vector must stay unchanged until the sum has arrived or was abandoned.
+        Args:
+            vector: This member's contribution, shape [P]. It must stay unchanged until the sum has arrived or
+                was abandoned.
         """
 
     @abstractmethod
     def abandon(self) -> None:
-        """Let go of it after a death, waiting for nobody; sums under way are void. May be called twice."""
+        """Give up the backend after a death without waiting for other members; may be called twice.
+
+        Sums under way are void.
+        """
 
     @abstractmethod
     def close(self) -> None:
-        """Leave in order, when no member sums any more and before MPI ends. Collective."""
+        """Disconnect the members. Collective; called after the last sum and before MPI is finalised."""
 
 
 class LibrarySum(Reduction):
-    """A sum whose library tells a failure by a RuntimeError. `poll` gives the sum when it is complete, else
-    None.
+    """Sum by a library that reports failures as RuntimeError.
 
-    Mostly a member has died: MPI says so at once, the server tells everyone, and the survivors sum again.
-    Where nobody is found dead within FAILURE_TIMEOUT, `result` raises what the library said.
+    The usual cause of a failure is the death of a member. MPI then reports it at once, the server informs all
+    ranks, and the survivors sum again. If no rank is found dead within FAILURE_TIMEOUT, `result` raises an
+    error with the library's message.
+
+    Args:
+        name: Name of the backend, for the error message.
+        begin: Starts the sum. It returns a function that returns the sum, or None while it is incomplete.
     """
 
     def __init__(self, name: str, begin: Callable[[], Callable[[], Array | None]]) -> None:
@@ -96,7 +111,11 @@ class LibrarySum(Reduction):
 
 
 def find_backend(name: str) -> type[SumBackend]:
-    """The class behind `rounds.reduce: name`; imports its module."""
+    """Import and return the class of a backend.
+
+    Args:
+        name: Value of `rounds.reduce`, a key of comm.BACKENDS.
+    """
     module, _, attribute = BACKENDS[name].partition(":")
     found: type[SumBackend] = getattr(importlib.import_module(module), attribute)
     return found

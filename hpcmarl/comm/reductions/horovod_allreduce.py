@@ -1,8 +1,7 @@
-"""Sums by Horovod over the learners' communicator (rounds.reduce: horovod). The only file that imports it;
-loaded by learners alone.
+"""Sums by Horovod over the learners' communicator (rounds.reduce: horovod).
 
-Horovod's own thread talks to MPI beside this one, every HOROVOD_CYCLE_TIME milliseconds whether there is a
-sum or not. tools/install_horovod builds it.
+Only this module imports Horovod, which tools/install_horovod builds. Horovod's background thread calls MPI
+concurrently with the main thread. It does so every HOROVOD_CYCLE_TIME milliseconds, also without a sum.
 """
 
 from __future__ import annotations
@@ -20,8 +19,11 @@ REMEDY = "run tools/install_horovod (docs/cluster.md), or choose rounds.reduce: 
 
 
 def load() -> Any:
-    """horovod.torch; raises ImportError or OSError where it is missing or was built for another torch or
-    MPI.
+    """Import and return horovod.torch.
+
+    Raises:
+        ImportError: If it is missing, or was built for another version of torch or MPI.
+        OSError: If one of its libraries cannot be loaded, for the same reasons.
     """
     import horovod.torch
 
@@ -29,7 +31,7 @@ def load() -> Any:
 
 
 class HorovodAllReduce(SumBackend):
-    """Horovod keeps one state a process, so there is at most one of these at a time."""
+    """Sums by Horovod. Its state is global, so a process can have only one such backend at a time."""
 
     @classmethod
     def problem(cls, hosts: Sequence[str]) -> str:
@@ -65,4 +67,4 @@ class HorovodAllReduce(SumBackend):
         self._horovod.shutdown()
 
     def close(self) -> None:
-        self._horovod.shutdown()  # MPI_Finalize before this aborts
+        self._horovod.shutdown()  # must precede MPI_Finalize, which aborts otherwise

@@ -1,7 +1,4 @@
-"""Sums by MPI's AllReduce (rounds.reduce: mpi), and how MPI says that somebody has died.
-
-Called by comm/mpi/group.py and the other MPI files of comm/; knows communicators, not messages or roles.
-"""
+"""Sums by MPI's AllReduce (rounds.reduce: mpi), and recognition of MPI errors that mean a dead process."""
 
 from __future__ import annotations
 
@@ -19,19 +16,26 @@ DEATHS = (MPI.ERR_PROC_FAILED, MPI.ERR_PROC_FAILED_PENDING, MPI.ERR_REVOKED, MPI
 
 
 def is_death(error: MPI.Exception) -> bool:
-    """Whether MPI says by this error that another process has died (a list of requests tells it as an error
-    in a status).
+    """Return whether an MPI error means that another process has died.
+
+    For a list of requests MPI reports such a death as ERR_IN_STATUS.
     """
     return error.Get_error_class() in DEATHS
 
 
 class MpiSum(Reduction):
-    """A non-blocking AllReduce. After a death it never completes: the survivors regroup and start again."""
+    """Non-blocking AllReduce. After a death it never completes: the survivors regroup and start again.
+
+    Args:
+        request: MPI request of the sum; None if a death has broken it.
+        received: Receives the sum, shape [P].
+        sent: This rank's contribution, shape [P]. MPI reads it until the request is complete.
+    """
 
     def __init__(self, request: Any | None, received: Array, sent: Array) -> None:
-        self.request = request  # None: broken
+        self.request = request
         self.received = received
-        self.sent = sent  # MPI reads it until the request is complete
+        self.sent = sent
 
     def result(self) -> Array | None:
         if self.request is None:
@@ -46,7 +50,7 @@ class MpiSum(Reduction):
 
 
 class MpiAllReduce(SumBackend):
-    """Needs nothing but the communicator."""
+    """Sums by Iallreduce on the members' communicator."""
 
     def __init__(self, communicator: Any, hosts: Sequence[str]) -> None:
         self._communicator = communicator
@@ -63,7 +67,7 @@ class MpiAllReduce(SumBackend):
         return MpiSum(request, received, sent)
 
     def abandon(self) -> None:
-        """MPI voids the sums when the communicator is revoked."""
+        """Do nothing: MPI cancels the sums when the communicator is revoked."""
 
     def close(self) -> None:
-        """MPI frees the communicator at its end."""
+        """Do nothing: MPI frees the communicator when it is finalised."""

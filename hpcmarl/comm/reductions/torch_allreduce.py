@@ -1,10 +1,11 @@
-"""Sums by torch.distributed among the learners: gloo (TCP between hosts' memories) and nccl (GPUs). Loaded by
-learners alone.
+"""Sums among learners by torch.distributed: gloo (TCP, main memory) and nccl (GPUs).
 
-The members find each other over MPI (comm/reductions/torch_store.py); the process groups are made directly,
-so that torch's global state stays untouched and a group can be abandoned. Gloo opens a listening socket in
-every learner: on the loopback interface when all learners are on one host, else on the interface of the
-host's name, or on GLOO_SOCKET_IFNAME.
+The members exchange their addresses over MPI (comm/reductions/torch_store.py). The process groups are created
+directly, which leaves torch's global state unchanged and allows a group to be abandoned.
+
+Gloo opens a listening socket in every learner. It uses the interfaces in GLOO_SOCKET_IFNAME if that is set.
+Otherwise it uses the loopback interface if all learners are on one host, else the interface of the host's
+name.
 """
 
 from __future__ import annotations
@@ -25,14 +26,14 @@ from hpcmarl.comm.reductions.base import LibrarySum, SumBackend
 from hpcmarl.types import Array
 
 CONNECT_SECONDS = 20.0
-# a learner may take its time to join; the dead are found by MPI, the frozen by
-# topology.heartbeat_timeout_seconds
+# A learner may join a sum late, so the limit is long. MPI detects dead members, and
+# topology.heartbeat_timeout_seconds detects frozen ones.
 SUM_SECONDS = 86_400.0
 LOOPBACK = "127.0.0.1"
 
 
 class TorchAllReduce(SumBackend):
-    """What gloo and nccl have in common."""
+    """Common part of the gloo and nccl backends."""
 
     name: ClassVar[str]
 
@@ -40,16 +41,21 @@ class TorchAllReduce(SumBackend):
         from hpcmarl.comm.reductions.torch_store import MpiStore
 
         self.device = self._choose_device(communicator.Get_rank(), hosts)
-        self._store = MpiStore(communicator)  # torch does not keep a store alive that is written in Python
+        # The attribute keeps the store alive: torch holds no reference to a store written in Python.
+        self._store = MpiStore(communicator)
         self._group: Any = self._make_group(self._store, communicator.Get_rank(), hosts)
 
     @abstractmethod
     def _choose_device(self, rank: int, hosts: Sequence[str]) -> torch.device:
-        """Where this member's vectors are summed."""
+        """Return the device on which this member sums vectors."""
 
     @abstractmethod
     def _make_group(self, store: Any, rank: int, hosts: Sequence[str]) -> Any:
-        """A connected torch process group. Collective; raises RuntimeError when a member does not come."""
+        """Create a connected torch process group. Collective.
+
+        Raises:
+            RuntimeError: If a member does not connect.
+        """
 
     def start(self, vector: Array) -> LibrarySum:
         return LibrarySum(self.name, lambda: self._begin(vector))
@@ -61,15 +67,15 @@ class TorchAllReduce(SumBackend):
         def poll() -> Array | None:
             if not work.is_completed():
                 return None
-            work.wait()  # raises where the sum has failed
+            work.wait()  # raises RuntimeError if the sum has failed
             return np.asarray(tensor.cpu().numpy())
 
         return poll
 
     def abandon(self) -> None:
-        # The group's threads may wait for members that will not answer, and its destructor for the threads:
-        # so it is kept, and what is left of it ends with the process (a run that has lost a rank leaves by
-        # os._exit).
+        # The group's threads may wait for members that will not answer, and its destructor would wait for the
+        # threads. The group is therefore kept until the process ends, which is by os._exit in a run that has
+        # lost a rank.
         if self._group is not None:
             _ABANDONED.append(self._group)
             self._group = None
@@ -85,13 +91,13 @@ def _sum_options() -> Any:
     options: Any = distributed.AllreduceOptions()
     options.reduceOp = distributed.ReduceOp.SUM
     options.timeout = datetime.timedelta(seconds=SUM_SECONDS)
-    if hasattr(options, "asyncOp"):  # torch 2.8 on
+    if hasattr(options, "asyncOp"):  # from torch 2.8 on
         options.asyncOp = True
     return options
 
 
 class GlooAllReduce(TorchAllReduce):
-    """On the processor, over TCP."""
+    """Sums on the CPU, over TCP."""
 
     name = "gloo"
 
@@ -139,7 +145,7 @@ class GlooAllReduce(TorchAllReduce):
 
 
 class NcclAllReduce(TorchAllReduce):
-    """On the learners' GPUs: the vector is moved to the device and back."""
+    """Sums on the learners' GPUs; each vector is copied to the device and back."""
 
     name = "nccl"
 
@@ -158,8 +164,9 @@ class NcclAllReduce(TorchAllReduce):
         return ""
 
     def _choose_device(self, rank: int, hosts: Sequence[str]) -> torch.device:
-        """The n-th learner of a host takes its n-th GPU; where the launcher shows each one a GPU of its own,
-        that one.
+        """Return the n-th visible GPU for the n-th learner of a host.
+
+        If the launcher makes only one GPU visible to each learner, that GPU is returned.
         """
         return torch.device("cuda", list(hosts[:rank]).count(hosts[rank]) % torch.cuda.device_count())
 
@@ -167,7 +174,7 @@ class NcclAllReduce(TorchAllReduce):
         torch.cuda.set_device(self.device)
         nccl: Any = distributed.ProcessGroupNCCL
         group = nccl(store, rank, len(hosts), datetime.timedelta(seconds=SUM_SECONDS))
-        # NCCL connects at the first sum and blocks for it: here, where everybody waits anyway
+        # NCCL connects and blocks during the first sum. Do it here, where all members wait anyway.
         group.allreduce([torch.zeros(1, device=self.device)], _sum_options()).wait()
         torch.cuda.synchronize(self.device)
         return group

@@ -1,8 +1,7 @@
-"""How torch.distributed's members find each other: a store of keys whose messages go over MPI, so that no
-server socket and no file is needed.
+"""Key-value store over MPI, by which the members of a torch.distributed group exchange their addresses.
 
-Called by comm/reductions/torch_allreduce.py. Every set is sent to every member; a get waits until the key has
-come. Knows no reduction.
+It needs neither a server socket nor a file. `set` sends the key and its value to every member. `get` waits
+until the key has arrived.
 """
 
 from __future__ import annotations
@@ -18,24 +17,27 @@ from mpi4py import MPI
 
 from hpcmarl.comm.transport import Backoff
 
-TAG = 1  # nobody else sends point to point over the members' communicator
+TAG = 1  # no other code sends point to point over the members' communicator
 KEY_LENGTH = struct.Struct("<I")
-WAIT_SECONDS = 30.0  # for a member that lives but sets no key
+WAIT_SECONDS = 30.0  # for a member that is alive but does not set the key
 
 
 class MpiStore(distributed.Store):  # type: ignore[name-defined, misc]  # torch's stubs leave it out
-    """The part of torch's store that process groups use to connect. MPI's errors (a member has died) come out
-    of get and wait.
+    """The methods of torch's store that process groups use to connect.
+
+    `get` and `wait` raise MPI's error if a member has died.
     """
 
     def __init__(self, communicator: Any) -> None:
         super().__init__()
         self._comm = communicator
         self._values: dict[str, bytes] = {}
-        self._sent: list[tuple[Any, bytes]] = []  # requests, and what MPI reads until they are complete
+        # Requests, and the messages that MPI reads until the requests are complete.
+        self._sent: list[tuple[Any, bytes]] = []
         self._status = MPI.Status()
 
     def set(self, key: str, value: bytes | str) -> None:
+        """Store a value and send it to all other members, without waiting."""
         data = value.encode() if isinstance(value, str) else bytes(value)
         self._values[key] = data
         name = key.encode()
@@ -45,11 +47,20 @@ class MpiStore(distributed.Store):  # type: ignore[name-defined, misc]  # torch'
                 self._sent.append((self._comm.Isend([message, MPI.BYTE], rank, TAG), message))
 
     def get(self, key: str) -> bytes:
+        """Return the value of a key; wait for it as `wait` does."""
         self.wait([key])
         return self._values[key]
 
     def wait(self, keys: Sequence[str], timeout: datetime.timedelta | None = None) -> None:
-        """Raises RuntimeError when a key does not come within the timeout (default WAIT_SECONDS)."""
+        """Wait until all keys have arrived.
+
+        Args:
+            keys: Names of the keys.
+            timeout: Longest wait; None: WAIT_SECONDS.
+
+        Raises:
+            RuntimeError: If a key does not arrive in time.
+        """
         backoff = Backoff()
         left = WAIT_SECONDS if timeout is None else timeout.total_seconds()
         end = MPI.Wtime() + left
@@ -62,11 +73,14 @@ class MpiStore(distributed.Store):  # type: ignore[name-defined, misc]  # torch'
             backoff.wait()
 
     def check(self, keys: Sequence[str]) -> bool:
-        """Looks at what has come; torch may ask from threads of its own, so it does not touch MPI."""
+        """Return whether all keys have already been received.
+
+        It makes no MPI calls, because torch may call it from other threads.
+        """
         return all(key in self._values for key in keys)
 
     def _receive(self) -> bool:
-        """Take in one message, if one has come."""
+        """Receive one message if one has arrived; return whether it has."""
         matched = self._comm.Improbe(MPI.ANY_SOURCE, TAG, self._status)
         if matched is None:
             return False
