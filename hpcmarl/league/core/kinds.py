@@ -79,10 +79,10 @@ class MemberKind(Matchmaker):
 class Main(MemberKind):
     """Main agent: 35 % self-play, 50 % PFSP over the pool and 15 % verification.
 
-    Verification games are against exploiters that beat the member and against forgotten snapshots of mains. If
-    there are neither, their share goes to self-play. In a league with several mains, the self-play share is split
-    between all of them. The member plays the past of a main that is too strong, by PFSP (var). A main is never
-    reset. The percentages are defaults (`pfsp_share`, `verification_share`).
+    Verification games are against exploiters that beat the member and against forgotten snapshots of mains.
+    If there are neither, their share goes to self-play. In a league with several mains, the self-play share
+    is split between all of them. The member plays the past of a main that is too strong, by PFSP (var). A
+    main is never reset. The percentages are defaults (`pfsp_share`, `verification_share`).
     """
 
     summary = "main agent: self-play, PFSP over all, and what it has forgotten"
@@ -120,8 +120,8 @@ class Main(MemberKind):
         """Return the distribution of verification games for one main.
 
         Returns:
-            Shares of the candidates, shape [C]: exploiters if one of them beats the member, otherwise forgotten
-            snapshots of `main`. None if there are neither.
+            Shares of the candidates, shape [C]: exploiters if one of them beats the member, otherwise
+            forgotten snapshots of `main`. None if there are neither.
         """
         exploiters = _of_kind(view, "main_exploiter")
         if exploiters.any() and view.live_score[exploiters].min() < self.config.exploited:
@@ -137,8 +137,8 @@ class Main(MemberKind):
 class MainExploiter(MemberKind):
     """Main exploiter: meets the newest snapshot of each main.
 
-    A main against which it wins at most 10 % (`too_strong`) is replaced by that main's past, drawn by PFSP (var).
-    By default the member is reset after each snapshot.
+    A main against which it wins at most 10 % (`too_strong`) is replaced by that main's past, drawn by PFSP
+    (var). By default the member is reset after each snapshot.
     """
 
     summary = "main exploiter: looks for what beats the present mains"
@@ -231,8 +231,8 @@ def _meeting(view: View, main: int, too_strong: float) -> Array:
 def _before_the_descent(past: IntArray, live_score: Array) -> IntArray:
     """Return a main's snapshots up to the last one that is beaten more often than the one before it.
 
-    The member's scores normally fall from the oldest snapshot to the newest. If a score rises from one snapshot
-    to the next, the older one is harder than expected: the member may have forgotten how to beat it.
+    The member's scores normally fall from the oldest snapshot to the newest. If a score rises from one
+    snapshot to the next, the older one is harder than expected: the member may have forgotten how to beat it.
 
     Args:
         past: Places of the main's snapshots among the candidates, in order of age, shape [K].

@@ -1,9 +1,9 @@
 """Matchmakers: the distribution of opponents or partners that a training member meets.
 
 A matchmaker computes a `Mixture` over frozen snapshots and the member itself from a `View` of the league. It
-is asked again when the league's state has changed. Actors draw from the mixture for every episode. Each member
-has its own matchmaker, since some keep a state. Kinds of members (kinds.py) and PSRO (psro.py) are matchmakers
-too.
+is asked again when the league's state has changed. Actors draw from the mixture for every episode. Each
+member has its own matchmaker, since some keep a state. Kinds of members (kinds.py) and PSRO (psro.py) are
+matchmakers too.
 """
 
 from __future__ import annotations
@@ -94,8 +94,8 @@ def make_mixture(view: View, weights: Array, self_share: float) -> Mixture:
     """Return a mixture from unnormalised weights.
 
     SELF gets `self_share`. The candidates share the rest in proportion to their weights, or equally if all
-    weights are 0. If SELF may not be drawn, its share goes to the newest candidate. Without candidates, all of
-    the probability goes to SELF.
+    weights are 0. If SELF may not be drawn, its share goes to the newest candidate. Without candidates, all
+    of the probability goes to SELF.
 
     Args:
         view: The league as the member sees it.
@@ -156,8 +156,8 @@ def pfsp_weights(score: Array, weighting: str, power: float = 2.0) -> Array:
 class Matchmaker(ABC):
     """Rule that selects the opponents of one member.
 
-    `mixture` depends only on the view and on the matchmaker's state. It is cheap enough to be called after every
-    change of the league's state.
+    `mixture` depends only on the view and on the matchmaker's state. It is cheap enough to be called after
+    every change of the league's state.
     """
 
     summary: ClassVar[str] = ""
@@ -219,7 +219,8 @@ class Uniform(Matchmaker):
 class Pfsp(Matchmaker):
     """Prioritised fictitious self-play of AlphaStar.
 
-    The probability of snapshot B is proportional to f(P[A beats B]), estimated by the live scores of member A.
+    The probability of snapshot B is proportional to f(P[A beats B]), estimated by the live scores of member
+    A.
     """
 
     summary = "prioritised fictitious self-play: those that are hard, or near the member's own level"
@@ -236,7 +237,10 @@ class Pfsp(Matchmaker):
 
 
 class Partners(Matchmaker):
-    """Partners for cooperative games, drawn uniformly, so that a member learns to play with unknown partners."""
+    """Partners for cooperative games, drawn uniformly.
+
+    A member learns to play with unknown partners.
+    """
 
     summary = "cooperation: partners from the pool, alike"
 
@@ -267,8 +271,8 @@ class Fixed(Matchmaker):
         """Return equal shares for the newest snapshot of each given member.
 
         Raises:
-            HpcmarlError: If none of these members has a snapshot that verifies. Self-play instead would silently
-                change the experiment.
+            HpcmarlError: If none of these members has a snapshot that verifies. Self-play instead would
+                silently change the experiment.
         """
         newest = {owner: place for place, owner in enumerate(view.owners.tolist())}
         chosen = np.zeros(len(view.candidates))
@@ -327,7 +331,10 @@ class Quality(Matchmaker):
         self.numbers = candidates.copy()
 
     def on_result(self, opponent: int, games: int, score: float) -> None:
-        """Lower the quality of a beaten snapshot: one step per whole point of the score, a partial one for the rest."""
+        """Lower the quality of a beaten snapshot.
+
+        Each whole point of the score is one step; the remainder is a partial step.
+        """
         place = np.flatnonzero(self.numbers == opponent)
         if not len(place):
             return  # the snapshot has left the pool

@@ -26,9 +26,9 @@ _GROWTH = 1.25
 class Payoff:
     """Results for each ordered pair (row, column) of snapshots.
 
-    Each pair has the number of games, the row's summed score, and the sum and the sum of squares of the row's own
-    returns. One call of `record` fills both orders of a pair. The column's score of a game is 1 minus the row's,
-    or the same as the row's with `shared_score` (cooperative games).
+    Each pair has the number of games, the row's summed score, and the sum and the sum of squares of the row's
+    own returns. One call of `record` fills both orders of a pair. The column's score of a game is 1 minus the
+    row's, or the same as the row's with `shared_score` (cooperative games).
 
     A pair takes 28 bytes: 1,000 snapshots take 28 to 44 MB.
 
@@ -44,7 +44,10 @@ class Payoff:
         self._tables: dict[str, Array] = {name: np.zeros((0, 0), dtype) for name, dtype in _FIELDS.items()}
 
     def grow(self, size: int) -> None:
-        """Extend the tables to `size` snapshots. The pool never shrinks, so a smaller size changes nothing."""
+        """Extend the tables to `size` snapshots.
+
+        The pool never shrinks, so a smaller size changes nothing.
+        """
         self.size = max(self.size, size)
         capacity = len(self._tables["games"])
         if size > capacity:
@@ -78,8 +81,8 @@ class Payoff:
             column_return_square_sum: Sum of the squares of the column's returns.
 
         Raises:
-            ValueError: If a number is outside the pool, `games` is less than 1, the score is outside [0, games] or a
-                sum is not finite.
+            ValueError: If a number is outside the pool, `games` is less than 1, the score is outside [0,
+                games] or a sum is not finite.
         """
         sums = (row_return_sum, row_return_square_sum, column_return_sum, column_return_square_sum)
         if not (0 <= row < self.size and 0 <= column < self.size and np.all(np.isfinite(sums))):
@@ -137,8 +140,8 @@ class Payoff:
     ) -> Array:
         """Return the standard deviation of the Beta posterior of the mean score.
 
-        The prior is Beta(prior_games / 2, prior_games / 2). The result is an upper bound if games are drawn or scores
-        lie between 0 and 1.
+        The prior is Beta(prior_games / 2, prior_games / 2). The result is an upper bound if games are drawn
+        or scores lie between 0 and 1.
 
         Args:
             rows: Numbers of snapshots; None: all.
@@ -245,11 +248,13 @@ def score_errors(games: Array, score: Array, prior_games: float) -> Array:
 
 
 class LiveRecord:
-    """Games and score of one training member against each snapshot. Older games fade, since the member changes.
+    """Games and score of one training member against each snapshot.
 
-    Each game against a snapshot first multiplies the earlier record of that pair by `decay` (0.99 in AlphaStar's
-    supplementary pseudocode). If several games are reported at once, each counts with their mean score. So the
-    order of games within one report does not matter.
+    Older games fade, since the member changes.
+
+    Each game against a snapshot first multiplies the earlier record of that pair by `decay` (0.99 in
+    AlphaStar's supplementary pseudocode). If several games are reported at once, each counts with their mean
+    score. So the order of games within one report does not matter.
 
     Args:
         decay: Factor on the weight of older games after each game against the same snapshot.
