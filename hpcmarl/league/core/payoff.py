@@ -18,8 +18,8 @@ from hpcmarl.types import Array
 # Rows or columns of a query: numbers of snapshots; None: all.
 Numbers = NDArray[Any] | list[int] | tuple[int, ...] | range | None
 _FIELDS = {"games": np.int32, "score": np.float64, "return_sum": np.float64, "return_square_sum": np.float64}
-# Arrays grow by this factor. Copying stays a constant share of the work, and arrays take at most 1.6 times the
-# memory that they need.
+# Arrays grow by this factor. Copying stays a constant share of the work.
+# Arrays take at most 1.6 times the memory that they need.
 _GROWTH = 1.25
 
 
