@@ -24,8 +24,8 @@ from hpcmarl.league.core.matchmaking import Matchmaker, Mixture, View, make_mixt
 from hpcmarl.maths.meta_strategies import alpha_rank, nash, replicator, uniform
 from hpcmarl.types import Array, IntArray
 
-# Largest number of states of alpha-rank. Its time rises with the cube of the states and is about half a second
-# here. Only the newest snapshots take part if there are more.
+# Largest number of states of alpha-rank; if there are more, only the newest snapshots take part.
+# Its time rises with the cube of the states and is about half a second for this number.
 ALPHA_RANK_STATES = 400
 
 

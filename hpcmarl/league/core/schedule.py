@@ -119,7 +119,10 @@ class EvaluationStrategy(ABC):
         self._refresh(rows, columns)
 
     def remove(self, number: int) -> None:
-        """Remove a snapshot from all pairs, since its file is in quarantine. Its results stay in the payoff."""
+        """Remove a snapshot from all pairs, since its file is in quarantine.
+
+        Its results stay in the payoff.
+        """
         if number < len(self._side):
             self._side[number] = _ABSENT
             for table, nothing in ((self._allowed, False), (self._urgency, _NEVER)):
@@ -173,7 +176,11 @@ class EvaluationStrategy(ABC):
         self._refresh(np.array([row]), np.array([column]))
 
     def pairs(self) -> IntArray:
-        """Return all pairs that the strategy plays, finished or not: shape [K, 2], rows in ascending order."""
+        """Return all pairs that the strategy plays, finished or not.
+
+        Returns:
+            Numbers of row and column, shape [K, 2], rows in ascending order.
+        """
         return np.argwhere(self._allowed)
 
     def _grow(self, size: int) -> None:
@@ -184,7 +191,10 @@ class EvaluationStrategy(ABC):
             self._urgency, self._allowed = urgency, allowed
 
     def _refresh(self, rows: IntArray, columns: IntArray) -> None:
-        """Update the urgency of the given pairs, shape [K]. Pairs that the strategy does not play stay excluded."""
+        """Update the urgency of the given pairs, shape [K].
+
+        Pairs that the strategy does not play stay excluded.
+        """
         games, score = self.payoff.games()[rows, columns], self.payoff.score()[rows, columns]
         playing = np.array(
             [self.playing[pair] for pair in zip(rows.tolist(), columns.tolist(), strict=True)]

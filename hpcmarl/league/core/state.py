@@ -81,7 +81,7 @@ class Member:
 
     @property
     def directory(self) -> str:
-        """Directory of the checkpoints and metrics of the present generation, relative to the run directory."""
+        """Directory of checkpoints and metrics of the present generation, relative to the run directory."""
         return f"members/{self.name}/{self.generation:04d}"
 
 
@@ -158,7 +158,7 @@ class LeagueState:
         return member.config.kind.freeze if member.config.kind is not None else self.config.freeze
 
     def term_end(self, member: Member) -> int:
-        """Return the version of the present generation at which the member's assignment ends at the latest."""
+        """Return the version at which the member's present assignment ends at the latest."""
         most = self.freezing(member).most_updates
         end = member.frozen_version + most
         # The member is past this end if its snapshot could not be written, for instance on a full disk.

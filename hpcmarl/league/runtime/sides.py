@@ -1,5 +1,7 @@
-"""The sides of a league's game and who plays them, from the configuration and the environment's spec. Called
-where a league begins or is read."""
+"""Sides of a league's game and the members that play them.
+
+They follow from the configuration and the environment's specification.
+"""
 
 from __future__ import annotations
 
@@ -14,8 +16,14 @@ from hpcmarl.types import EnvironmentSpec
 
 @dataclass(frozen=True)
 class GameSides:
-    """sides: side -> its policies; one side where one policy can play everybody, else two. members: name ->
-    settings; side: member -> side."""
+    """Sides of a game and members of a league.
+
+    Attributes:
+        sides: Policies of each side. There is one side if one policy can play all agents, otherwise two.
+        members: Settings of each member.
+        side: Side of each member.
+        own_seats: Number of agents that a member plays if one policy plays all agents.
+    """
 
     sides: dict[str, tuple[str, ...]]
     members: dict[str, MemberConfig]
@@ -23,18 +31,22 @@ class GameSides:
     own_seats: int
 
     def from_side(self, side: str) -> Sides:
-        """The game as that side sees it."""
+        """Return the two sides as the given side sees them."""
         other = next((policies for name, policies in self.sides.items() if name != side), self.sides[side])
         return Sides(self.sides[side], other, self.own_seats)
 
     def meets(self, side: str) -> str:
-        """The side that it plays against."""
+        """Return the side that the given side plays against; with one side, the same."""
         return next((name for name in self.sides if name != side), side)
 
 
 def game_of(config: Config, spec: EnvironmentSpec) -> GameSides:
-    """Raises ConfigError where the game has other than one or two sides, a side has no member, or a member
-    has no side."""
+    """Return the sides and members of a league.
+
+    Raises:
+        ConfigError: If the game does not have one or two sides, a side has no member, a member has no side,
+            or `own_seats` or the number of groups does not fit.
+    """
     league = config.league
     assert league is not None
     policies = {policy.name: policy for policy in spec.policies}
@@ -110,7 +122,7 @@ def _side_of(
 
 
 def score_of(league: LeagueConfig) -> Score:
-    """What an episode counts for a side, from both sides' returns."""
+    """Return the function that scores an episode for a side, from its own and the other side's return."""
     if league.score == "win":
         return lambda own, other: 0.5 if own == other else float(own > other)
     assert league.return_range is not None

@@ -1,7 +1,7 @@
-"""How a league begins, or goes on: checks before anything is written, initial weights in the pool, snapshots
-that the last checkpoint does not know.
+"""Start or resumption of a league, on rank 0.
 
-Called by train.py and league/runtime/league_server.py, on rank 0.
+Checks run before any file is written. Then initial weights are put into the pool. Snapshots that are newer
+than the last checkpoint are adopted.
 """
 
 from __future__ import annotations
@@ -34,8 +34,15 @@ logger = logging.getLogger(__name__)
 
 
 def check_league(config: Config, spec: EnvironmentSpec) -> None:
-    """Each side must have a member, the algorithm suit each side, and those whom a member always meets be
-    there. Raises ConfigError."""
+    """Check that a league can be started with this configuration.
+
+    Each side needs a member, and the algorithm must suit each side. Members of `fixed` matchmaking need
+    opponents. Snapshots to start from must fit the networks.
+
+    Raises:
+        ConfigError: If a check fails.
+        FormatError: If a snapshot to start from does not verify.
+    """
     game = game_of(config, spec)
     _check_met(config, game)
     if len(game.sides) == 1 and not spec.turn_based:
@@ -59,7 +66,11 @@ def check_league(config: Config, spec: EnvironmentSpec) -> None:
 
 
 def _check_met(config: Config, game: GameSides) -> None:
-    """Matchmaking `fixed` must name members, one of the other side among them. Raises ConfigError."""
+    """Check that matchmaking `fixed` names existing members, at least one of the other side.
+
+    Raises:
+        ConfigError: If it does not.
+    """
     assert config.league is not None
     for name, member in game.members.items():
         own = member.matchmaking
@@ -85,15 +96,24 @@ def _check_met(config: Config, game: GameSides) -> None:
 
 
 def new_book(config: Config, game: GameSides) -> LeagueState:
-    """The book of a league in which nothing has happened."""
+    """Return the state of a new league."""
     assert config.league is not None
     members = {name: (member, game.side[name]) for name, member in game.members.items()}
     return LeagueState(config.league, members, tuple(game.sides), config.seed)
 
 
 def read_league_state(config: Config, game: GameSides, state: dict[str, Any], source: Path) -> LeagueState:
-    """The book as a checkpoint's state has it. Raises FormatError where the state is not that of this
-    league."""
+    """Return the league's state from the state in a checkpoint.
+
+    Args:
+        config: Configuration of the run.
+        game: Sides and members of the league.
+        state: State from the checkpoint.
+        source: Path of the checkpoint, for messages.
+
+    Raises:
+        FormatError: If the state is not that of this league.
+    """
     league_state = new_book(config, game)
     try:
         league_state.load_state_dict(state["league"])
@@ -109,8 +129,19 @@ def read_league_state(config: Config, game: GameSides, state: dict[str, Any], so
 def check_league_state(
     config: Config, spec: EnvironmentSpec, state: dict[str, Any], source: Path, run_dir: str | None
 ) -> None:
-    """Whether this league can go on from the state of a checkpoint, asked before anything is written. Raises
-    ConfigError or FormatError."""
+    """Check that a league can be resumed from the state of a checkpoint, before any file is written.
+
+    Args:
+        config: Configuration of the run.
+        spec: Specification of the environment.
+        state: State from the checkpoint.
+        source: Path of the checkpoint.
+        run_dir: Value of --run-dir; None: not given.
+
+    Raises:
+        ConfigError: If the checkpoint has no league or other members, or if the run directory is another one.
+        FormatError: If the state is not that of this league.
+    """
     if "league" not in state:
         raise ConfigError(
             f"--resume {source}: the checkpoint is of a single run, the configuration has a league; remove "
@@ -133,7 +164,13 @@ def check_league_state(
 
 
 def adopt_snapshots(league_state: LeagueState, pool: Path, seconds: float) -> None:
-    """Take in what was frozen after the last checkpoint was written, and notice what is gone."""
+    """Add snapshots that were frozen after the last checkpoint; exclude those whose files are missing.
+
+    Args:
+        league_state: State of the league, which is changed.
+        pool: Directory of the pool.
+        seconds: Training time of the league, seconds.
+    """
     there = list_snapshots(pool)
     for snapshot in league_state.snapshots:
         if not snapshot.bad and snapshot.name not in there:
@@ -168,7 +205,7 @@ def adopt_snapshots(league_state: LeagueState, pool: Path, seconds: float) -> No
 
 
 def freeze_beginnings(context: Context, league_state: LeagueState, game: GameSides, pool: Path) -> None:
-    """Every member's initial weights are its snapshot 0: somebody to meet from the first episode on."""
+    """Write each member's initial weights as its snapshot 0, so that opponents exist from the first episode on."""
     config = context.config
     with contextlib.suppress(FileExistsError):
         pool.mkdir()
