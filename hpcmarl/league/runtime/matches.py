@@ -35,7 +35,7 @@ class Matches:
 
     Attributes:
         task: The present match; None: none.
-        match: Progress and episodes of the last match.
+        match: Progress and episodes of the present or last match; None before it is set up.
         bad: Name of a snapshot of the last match whose file does not verify; None: all verify.
     """
 

@@ -205,7 +205,10 @@ def adopt_snapshots(league_state: LeagueState, pool: Path, seconds: float) -> No
 
 
 def freeze_beginnings(context: Context, league_state: LeagueState, game: GameSides, pool: Path) -> None:
-    """Write each member's initial weights as its snapshot 0, so that opponents exist from the first episode on."""
+    """Write each member's initial weights as its snapshot 0.
+
+    With these snapshots, opponents exist from the first episode on. Existing snapshots are kept.
+    """
     config = context.config
     with contextlib.suppress(FileExistsError):
         pool.mkdir()

@@ -39,8 +39,8 @@ from hpcmarl.roles.state_checks import check_state
 from hpcmarl.runtime.rank import Rank
 
 logger = logging.getLogger(__name__)
-# An assignment is a start of its member's run. Its number is the assignment's number plus this factor times the
-# number of the league's start, so numbers rise from one start of the league to the next.
+# An assignment is a start of its member's run. The start's number is the assignment's number plus this factor
+# times the number of the league's start. So numbers rise from one start of the league to the next.
 TERMS_OF_A_START = 1_000_000
 MOST_NAMED = 100  # most opponents in a snapshot's attributes, which have little room
 
@@ -114,7 +114,7 @@ class Team:
         self.assignment, self.opponents, self.context = assignment, opponents, context
         self.transport = TeamTransport(context.transport, assignment.ranks, assignment.team)
         self.leads = self.transport.rank == 0
-        self.kept: bool | None = None  # whether the term was frozen; None: it goes on
+        self.kept: bool | None = None  # whether the assignment ended with a snapshot; None: not ended
         opponents.change(assignment.names.split(), assignment.shares, assignment.own_share)
         own = game.from_side(assignment.side)
         config = assignment_config(context.config, assignment)
