@@ -37,7 +37,7 @@ Result = dict[str, Any]
 
 
 class RandomPlayer:
-    """Draw each allowed action with the same probability; continuous actions uniformly within their bounds."""
+    """Draw all allowed actions with the same probability, and continuous ones uniformly in their bounds."""
 
     needs_state = False
 

@@ -90,7 +90,13 @@ class LeagueRun:
 
 
 def describe_networks(league: LeagueRun, snapshot: Snapshot) -> tuple[dict[str, FloatArray], dict[str, Any]]:
-    """Return a snapshot's parameters by name, and a description of its policies in plain values (docs/league.md).
+    """Return a snapshot's parameters by name, and a description of its policies.
+
+    The description consists of plain values; docs/league.md explains its keys.
+
+    Args:
+        league: The league.
+        snapshot: The snapshot.
 
     Raises:
         FormatError: If the snapshot's file does not verify.

@@ -96,7 +96,7 @@ def _check_met(config: Config, game: GameSides) -> None:
 
 
 def new_book(config: Config, game: GameSides) -> LeagueState:
-    """Return the state of a new league."""
+    """Return the state of a new league, without snapshots."""
     assert config.league is not None
     members = {name: (member, game.side[name]) for name, member in game.members.items()}
     return LeagueState(config.league, members, tuple(game.sides), config.seed)
