@@ -154,12 +154,14 @@ def read_league(path: str) -> LeagueRun:
     state, attributes = load_checkpoint(found)
     text = attributes.get("config")
     if not isinstance(text, str):
-        raise FormatError(f"{found}: its attribute config is no text; the file is damaged or foreign")
+        raise FormatError(
+            f"{found}: its attribute config is not a text; the file is damaged or of another program"
+        )
     config = load_config(text + "\n")
     if config.league is None or "league" not in state:
         raise ConfigError(
-            f"{path}: a run without a league; `hpcmarl eval {path}` judges its policies, `league:` in the "
-            "configuration makes a league"
+            f"{path}: a run without a league; evaluate its policies with `hpcmarl eval {path}`, or start a "
+            "league with the section league"
         )
     check_environments_of(found, config)
     spec = describe(config.env, config.policies)

@@ -49,7 +49,7 @@ class Tournament:
         self.entrants = [enter(league, name) for name in names]
         self.names = [entrant.name for entrant in self.entrants]
         if len(self.names) < 2:
-            raise UsageError(f"a tournament needs two players or more; told: {', '.join(names) or 'none'}")
+            raise UsageError(f"a tournament needs two or more players; given: {', '.join(names) or 'none'}")
         if twice := [entrant.given for entrant in self.entrants if self.names.count(entrant.name) > 1]:
             raise UsageError(f"{' and '.join(twice)} are the same player; name each once")
         numbered = combinations(range(len(self.names)), 2)

@@ -48,15 +48,15 @@ def carry(league: LeagueRun, name: str, config: Config, features: Sequence[str],
         raise UsageError(f"--out {out}: exists; name another file")
     if config.league is None:
         raise UsageError(
-            "carry needs the configuration of a league to carry the snapshot to; add the section league"
+            "the configuration has no league to transfer the snapshot to; add the section league"
         )
     snapshot = league.snapshot(name)
     spec = describe(config.env, config.policies)
     game = game_of(config, spec)
     if snapshot.side not in game.sides:
         raise UsageError(
-            f"{snapshot.name} plays side {snapshot.side}; the configuration has {', '.join(game.sides)}: "
-            "name its policies as they were"
+            f"{snapshot.name} plays side {snapshot.side}; the configuration has {', '.join(game.sides)}; "
+            "use the same names of policies and sides"
         )
     new = make_model(side_of(spec, game.sides[snapshot.side]), config.algo, config.seed)
     old = league.algorithm(snapshot.side)

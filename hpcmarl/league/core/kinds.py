@@ -85,7 +85,7 @@ class Main(MemberKind):
     main is never reset. The percentages are defaults (`pfsp_share`, `verification_share`).
     """
 
-    summary = "main agent: self-play, PFSP over all, and what it has forgotten"
+    summary = "main agent: self-play, PFSP over the pool, exploiters and forgotten snapshots"
 
     def __init__(self, config: MainConfig) -> None:
         super().__init__(config.freeze, 0.0)
@@ -141,7 +141,7 @@ class MainExploiter(MemberKind):
     (var). By default the member is reset after each snapshot.
     """
 
-    summary = "main exploiter: looks for what beats the present mains"
+    summary = "main exploiter: trains against the present mains"
 
     def __init__(self, config: MainExploiterConfig) -> None:
         super().__init__(config.freeze, config.reset)
@@ -164,7 +164,7 @@ class MainExploiter(MemberKind):
 class LeagueExploiter(MemberKind):
     """League exploiter: PFSP over the whole pool. By default, a reset follows one snapshot in four."""
 
-    summary = "league exploiter: looks for what beats everybody"
+    summary = "league exploiter: trains against the whole pool"
 
     def __init__(self, config: LeagueExploiterConfig) -> None:
         super().__init__(config.freeze, config.reset)

@@ -110,7 +110,7 @@ def make_mixture(view: View, weights: Array, self_share: float) -> Mixture:
     if count == 0:
         if not view.self_play:
             raise ValueError(
-                "there is no snapshot to meet and no self-play: put one of the other side into the pool first"
+                "no snapshot of the other side exists, and there is no self-play; put one into the pool first"
             )
         return Mixture(view.candidates, np.zeros(0), 1.0)
     total = float(weights.sum())
@@ -207,7 +207,7 @@ class Uniform(Matchmaker):
     Source: Heinrich, Lanctot and Silver 2015.
     """
 
-    summary = "fictitious self-play: all of the past alike"
+    summary = "fictitious self-play: all past snapshots with equal probability"
 
     def __init__(self, config: UniformConfig) -> None:
         self.config = config
@@ -223,7 +223,7 @@ class Pfsp(Matchmaker):
     A.
     """
 
-    summary = "prioritised fictitious self-play: those that are hard, or near the member's own level"
+    summary = "prioritised fictitious self-play: snapshots that are hard to beat, or near the member's level"
 
     def __init__(self, config: PfspConfig) -> None:
         self.config = config
@@ -242,7 +242,7 @@ class Partners(Matchmaker):
     A member learns to play with unknown partners.
     """
 
-    summary = "cooperation: partners from the pool, alike"
+    summary = "cooperation: partners from the pool with equal probability"
 
     def __init__(self, config: PartnersConfig) -> None:
         self.config = config
@@ -278,10 +278,10 @@ class Fixed(Matchmaker):
         chosen = np.zeros(len(view.candidates))
         chosen[[place for owner, place in newest.items() if self._is_met(owner, view)]] = 1.0
         if not chosen.any() and self.config.self_share < 1.0:
-            who = ", ".join(self.config.against) or "the other members"
+            names = ", ".join(self.config.against) or "the other members"
             raise HpcmarlError(
-                f"league matchmaking fixed: no snapshot of {who} verifies; resume with good files in pool/, "
-                "or name others"
+                f"league matchmaking fixed: no snapshot of {names} verifies; restore the files in pool/ and "
+                "resume, or name other members in against"
             )
         return make_mixture(view, chosen, self.config.self_share)
 
@@ -312,7 +312,7 @@ class Quality(Matchmaker):
     config: QualityConfig
     numbers: IntArray = field(default_factory=lambda: np.zeros(0, np.int64))
     quality: Array = field(default_factory=lambda: np.zeros(0))
-    summary: ClassVar[str] = "OpenAI Five: mostly itself, the past by quality scores"
+    summary: ClassVar[str] = "OpenAI Five: mostly self-play, past snapshots by quality scores"
 
     def mixture(self, view: View) -> Mixture:
         self._meet(view.candidates)

@@ -86,7 +86,10 @@ class Payoff:
         """
         sums = (row_return_sum, row_return_square_sum, column_return_sum, column_return_square_sum)
         if not (0 <= row < self.size and 0 <= column < self.size and np.all(np.isfinite(sums))):
-            raise ValueError(f"snapshots {row} and {column} of {self.size}, sums of returns {sums}")
+            raise ValueError(
+                f"snapshots {row} and {column}, sums of returns {sums}; allowed: snapshots 0 to "
+                f"{self.size - 1}, finite sums"
+            )
         score = checked_score(games, score)
         others = score if self.shared_score else games - score
         if row == column:
@@ -206,7 +209,9 @@ def checked_score(games: int, score: float) -> float:
     """
     slack = 1e-9 * games
     if games < 1 or not -slack <= score <= games + slack:
-        raise ValueError(f"{games} games cannot have the score {score}")
+        raise ValueError(
+            f"{games} games cannot have the score {score}; allowed: 1 game or more, score 0 to {games}"
+        )
     return min(max(score, 0.0), float(games))
 
 
@@ -240,7 +245,7 @@ def score_errors(games: Array, score: Array, prior_games: float) -> Array:
     """
     if prior_games <= 0:
         raise ValueError(
-            f"prior_games is {prior_games}; a pair without games has no interval without a prior"
+            f"prior_games is {prior_games}; it must be above 0, since pairs without games need a prior"
         )
     mean = mean_scores(games, score, prior_games)
     error: Array = np.sqrt(mean * (1 - mean) / (games + prior_games + 1))
@@ -280,7 +285,7 @@ class LiveRecord:
         """
         if snapshot < 0:
             raise ValueError(
-                f"snapshot {snapshot}: numbers begin at 0, games of the member with itself are not kept"
+                f"snapshot {snapshot}: numbers begin at 0; games of the member against itself have no number"
             )
         score = checked_score(games, score)
         if snapshot >= len(self._games):

@@ -61,7 +61,10 @@ class SkillRatings:
             ValueError: If a snapshot does not exist or the score is outside [0, 1].
         """
         if not (0 <= row < len(self.mean) and 0 <= column < len(self.mean) and 0 <= score <= 1):
-            raise ValueError(f"snapshots {row} and {column} of {len(self.mean)}, score {score}")
+            raise ValueError(
+                f"snapshots {row} and {column}, score {score}; allowed: snapshots 0 to "
+                f"{len(self.mean) - 1}, score 0 to 1"
+            )
         if row == column:
             return
         players = [
@@ -102,7 +105,7 @@ class SkillRatings:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         if np.shape(state["mean"]) != np.shape(state["deviation"]):
             raise FormatError(
-                "skill ratings have means and deviations of different numbers: use an older checkpoint"
+                "skill ratings have means and deviations of different lengths; use an older checkpoint"
             )
         self.mean, self.deviation = (
             np.array(state["mean"], np.float64),

@@ -237,7 +237,7 @@ class LatestPairs(EvaluationStrategy):
     The number of pairs grows linearly with the pool, not with its square.
     """
 
-    summary = "each new snapshot against the latest K"
+    summary = "each new snapshot against the K newest"
 
     def __init__(self, config: LatestPairsConfig, *rest: Any, **keys: Any) -> None:
         super().__init__(config, *rest, **keys)
@@ -253,7 +253,7 @@ class Panel(EvaluationStrategy):
     With several sides, the panel must contain snapshots of each.
     """
 
-    summary = "everybody against a fixed panel"
+    summary = "all snapshots against a fixed panel"
 
     def __init__(self, config: PanelConfig, *rest: Any, **keys: Any) -> None:
         super().__init__(config, *rest, **keys)

@@ -119,13 +119,13 @@ class LeagueState:
         self.generator = np.random.default_rng([seed, 6])
         self.members: list[Member] = []
         # Members of a side with the same PSRO settings share a matchmaker, so that their game is solved once.
-        answers: dict[str, Matchmaker] = {}
+        psro_makers: dict[str, Matchmaker] = {}
         for index, (name, (member, side)) in enumerate(members.items()):
             live = LiveRecord(config.live.decay, config.live.prior_games)
             settings = member.matchmaking or config.matchmaking
             maker = make_kind(member.kind) if member.kind is not None else make_matchmaker(settings)
             if isinstance(maker, Psro):
-                maker = answers.setdefault(f"{side} {settings.model_dump_json()}", maker)
+                maker = psro_makers.setdefault(f"{side} {settings.model_dump_json()}", maker)
             self.members.append(Member(index, name, side, member, live, maker))
         self.snapshots: list[Snapshot] = []
         self.numbers: dict[str, int] = {}
@@ -405,7 +405,9 @@ class LeagueState:
         self.numbers |= {snapshot.name: number for number, snapshot in enumerate(self.snapshots)}
         self.payoff.load_state_dict(state["payoff"])
         if self.payoff.size != len(self.snapshots):
-            raise ValueError(f"{len(self.snapshots)} snapshots with payoffs of {self.payoff.size}")
+            raise ValueError(
+                f"the state has {len(self.snapshots)} snapshots but payoffs of {self.payoff.size}"
+            )
         for number, snapshot in enumerate(self.snapshots):
             self.strategy.add(number, snapshot.side)
             if snapshot.bad:

@@ -175,11 +175,11 @@ def sides_met(league_state: LeagueState) -> tuple[Array, Array]:
 def _side_mixtures(league_state: LeagueState, solve: Callable[[Array], Mixtures], most: int) -> Mixtures:
     rows, columns = sides_met(league_state)
     if league_state.config.cooperative:
-        raise UnknownError("a cooperative game has no opponents to mix against")
+        raise UnknownError("a cooperative game has no opponents, so there is no equilibrium of opponents")
     if not len(rows) or not len(columns):
         raise UnknownError("a side has no snapshot")
     if max(len(rows), len(columns)) > most:
-        raise UnknownError(f"{max(len(rows), len(columns))} snapshots on a side; solved for up to {most}")
+        raise UnknownError(f"{max(len(rows), len(columns))} snapshots on a side; the limit is {most}")
     return solve(league_state.payoff.mean_score(rows, columns, prior_games=PRIOR_GAMES))
 
 
@@ -188,7 +188,7 @@ def _alpha_rank(league_state: LeagueState) -> Mixtures:
     symmetric = len(league_state.sides) == 1
     states = len(rows) if symmetric else len(rows) * len(columns)
     if states > ALPHA_RANK_STATES:
-        raise UnknownError(f"{states} states; solved for up to {ALPHA_RANK_STATES}")
+        raise UnknownError(f"{states} states; the limit is {ALPHA_RANK_STATES}")
     return _side_mixtures(league_state, lambda payoff: alpha_rank(payoff, symmetric=symmetric), states)
 
 
@@ -206,7 +206,7 @@ def _openskill(league_state: LeagueState) -> list[Result]:
         raise UnknownError("players of a cooperative game do not beat each other; see payoff")
     if league_state.payoff.recorded > MOST_RATED_GAMES:
         raise UnknownError(
-            f"{league_state.payoff.recorded} games; told one by one for up to {MOST_RATED_GAMES}"
+            f"{league_state.payoff.recorded} games, rated one by one; the limit is {MOST_RATED_GAMES}"
         )
     skill = SkillRatings()
     skill.grow(len(league_state.snapshots))

@@ -37,7 +37,7 @@ class Assignments:
         self.free_groups: list[int] = []
         self.running: dict[int, tuple[Member, int]] = {}
         self.number = 0
-        self._told: dict[int, bytes] = {}  # mixture last sent, by the assignment's number
+        self._sent: dict[int, bytes] = {}  # mixture last sent, by the assignment's number
         self._dead_groups: set[int] = set()
         self._lost: set[int] = set()
 
@@ -80,8 +80,8 @@ class Assignments:
                 continue  # psro: its mixture would rest on pairs that were not played yet
             mixture = self._mixture(number, member)
             mixture_bytes = mixture.names.encode() + mixture.shares.tobytes()
-            if self._told.get(number) != mixture_bytes:
-                self._told[number] = mixture_bytes
+            if self._sent.get(number) != mixture_bytes:
+                self._sent[number] = mixture_bytes
                 for rank in self._ranks(group):
                     yield rank, mixture
 
@@ -98,7 +98,7 @@ class Assignments:
         if number not in self.running:
             return None
         member, _ = self.running.pop(number)
-        self._told.pop(number, None)
+        self._sent.pop(number, None)
         member.team = None
         if group not in self._dead_groups:
             self.free_groups.append(group)
@@ -122,10 +122,10 @@ class Assignments:
 
     def _ranks(self, group: int) -> list[int]:
         """Return the group's remaining ranks, the leader first."""
-        found = self.groups[group]
+        team = self.groups[group]
         return [
-            found.learner,
-            *(rank for rank in found.actors if rank != found.learner and rank not in self._lost),
+            team.learner,
+            *(rank for rank in team.actors if rank != team.learner and rank not in self._lost),
         ]
 
     def _assignment(self, member: Member, group: int) -> TrainingAssignment:

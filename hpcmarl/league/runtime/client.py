@@ -211,7 +211,7 @@ class Client(Role):
         try:
             busy = team.step()
         except RunLost as error:
-            logger.warning("%s of %s; its team is dissolved", error, team.assignment.member)
+            logger.warning("%s; the team of member %s ends on this rank", error, team.assignment.member)
             self._leave(team)
             return True
         if busy:
@@ -253,5 +253,7 @@ class Client(Role):
             try:
                 self.team.close()
             except PeerFailure as error:
-                logger.warning("closing the team of %s: %s", self.team.assignment.member, error)
+                logger.warning(
+                    "error while closing the team of member %s: %s", self.team.assignment.member, error
+                )
         self.matches.close()

@@ -123,7 +123,7 @@ class League(Role):
         if result.snapshot is not None:
             snapshot = self.state.add(member, result.snapshot, member.terms + 1, self.records.seconds)
             logger.info(
-                "%s after %d updates, %d environment steps: %s is in the pool",
+                "member %s was frozen after %d updates and %d environment steps: snapshot %s",
                 member.name,
                 snapshot.updates,
                 snapshot.env_steps,
@@ -142,7 +142,7 @@ class League(Role):
 
     def _quarantine(self, name: str) -> None:
         if not self.state.snapshots[self.state.numbers[name]].bad:
-            logger.warning("snapshot %s does not verify: nobody meets it any more", name)
+            logger.warning("snapshot %s does not verify; it is excluded from training and matches", name)
             self.state.quarantine(name)
 
     def on_lost(self, rank: int, groups: Sequence[int]) -> None:
@@ -158,7 +158,7 @@ class League(Role):
         self.records.on_lost(rank)
         self.terms.on_lost(rank, groups)
         if self.phase == "train" and self.terms.nobody_is_left:
-            logger.warning("no group is left: stopping")
+            logger.warning("all groups are lost: stopping")
             self._begin_stop("interrupted")
 
     # ---- work
@@ -263,7 +263,7 @@ class League(Role):
         """Let all ranks play matches for a while, unless the run was interrupted."""
         for member, group in self.terms.running.values():
             logger.warning(
-                "no last word from group %d, which trained %s, within %.0f s",
+                "group %d, which trained member %s, did not report its result within %.0f s",
                 group,
                 member.name,
                 STOP_TIMEOUT,
@@ -303,7 +303,7 @@ class League(Role):
     def _on_error(self, error: StorageError) -> None:
         if self.context.config.checkpoint.on_error == "stop":
             raise error
-        logger.error("%s; the league goes on, the last good checkpoint is untouched", error)
+        logger.error("%s; the league continues and the last good checkpoint is unchanged", error)
 
     def close(self) -> None:
         self.records.close()

@@ -142,7 +142,7 @@ class Opponents:
             try:
                 self._take(name)
             except FormatError as error:
-                logger.warning("%s; its opponent is another one", error)
+                logger.warning("%s; another opponent is drawn", error)
                 self.bad.add(name)
                 self._hand = [other for other in self._hand if other != name]
                 continue
@@ -153,8 +153,8 @@ class Opponents:
         good = [index for index, name in enumerate(self.names) if name not in self.bad]
         if not good:
             raise HpcmarlError(
-                f"{self.pool.directory}: none of the {len(self.names)} opponents can be read; resume the "
-                "league when they can"
+                f"{self.pool.directory}: none of the {len(self.names)} opponents can be read; make their "
+                "files readable, then resume the league"
             )
         limits = np.cumsum(self.shares[good])
         if not limits[-1] > 0.0:

@@ -127,8 +127,8 @@ class LeagueRecords:
         if not self.config.logging.progress or not self.line_due.due():
             return
         self.line_due = Interval(min(LONGEST_PAUSE, 2 * self.line_due.seconds))
-        names = ", ".join(f"{member.name} ({member.updates:,} updates)" for member in trained()) or "nobody"
-        line = f"{self._share()} {self._text()}; in training: {names}; {matches} matches under way"
+        names = ", ".join(f"{member.name} ({member.updates:,} updates)" for member in trained()) or "none"
+        line = f"{self._share()} {self._text()}; in training: {names}; {matches} matches in progress"
         logger.info("%s", line.strip())
 
     def _share(self) -> str:

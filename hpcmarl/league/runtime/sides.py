@@ -56,32 +56,32 @@ def game_of(config: Config, spec: EnvironmentSpec) -> GameSides:
         seats = len(policies[names[0]].agents)
         if len(names) > 1 or seats < 2:
             raise ConfigError(
-                f"league: {spec.id} has one agent; a league needs two or more, who play with or against each "
-                "other"
+                f"league: {spec.id} has one agent; a league needs two or more agents that play with or "
+                "against each other"
             )
         if not league.own_seats < seats:
             raise ConfigError(
-                f"league.own_seats: {league.own_seats} of {seats} agents of {spec.id} leaves no seat to "
-                "opponents; lower it"
+                f"league.own_seats: {league.own_seats} of {seats} agents of {spec.id} leaves no seat for "
+                f"opponents; allowed: 1 to {seats - 1}"
             )
     elif league.own_seats != 1:
         raise ConfigError(
-            f"league.own_seats: {league.own_seats} is for games in which one policy plays all; {spec.id} has "
-            f"sides {', '.join(sides)}"
+            f"league.own_seats: {league.own_seats} requires a game in which one policy plays all agents, "
+            f"but {spec.id} has sides {', '.join(sides)}; remove it"
         )
     members = league.member_list or {name: MemberConfig(side=name) for name in sides}
     side = {name: _side_of(name, member, sides, spec) for name, member in members.items()}
     for name in sides:
         if name not in side.values():
             raise ConfigError(
-                f"league.members: nobody plays side {name} of {spec.id}; give a member `side: {name}`, or "
-                "leave league.members out"
+                f"league.members: no member plays side {name} of {spec.id}; give a member `side: {name}`, or "
+                "remove league.members"
             )
     groups, training = len(config.topology.group_list), sum(member.trains for member in members.values())
     if groups > training:
         raise ConfigError(
-            f"topology.groups: {groups} learners for {training} members that train, and only one can train "
-            "each at a time; lower it"
+            f"topology.groups: {groups} learners for {training} members that train; each has one learner at a "
+            f"time; allowed: at most {training} learners"
         )
     return GameSides(sides, members, side, league.own_seats)
 
@@ -91,10 +91,7 @@ def _sides(league: LeagueConfig, spec: EnvironmentSpec) -> dict[str, tuple[str, 
     sides = dict(league.sides) or {name: (name,) for name in names}
     given = [name for policies in sides.values() for name in policies]
     if unknown := [name for name in given if name not in names]:
-        raise ConfigError(
-            f"league.sides names the policy {unknown[0]}, which {spec.id} has not; allowed: "
-            f"{', '.join(names)}"
-        )
+        raise ConfigError(f"league.sides: {spec.id} has no policy {unknown[0]}; allowed: {', '.join(names)}")
     if sorted(given) != sorted(names):
         odd = next(name for name in names if given.count(name) != 1)
         raise ConfigError(

@@ -55,13 +55,13 @@ def check_league(config: Config, spec: EnvironmentSpec) -> None:
         except ConfigError as error:
             raise ConfigError(f"{error} (side {side} of the league)") from error
     for name, member in game.members.items():
-        if member.start is not None and (found := read_snapshot(member.start)[0].size) != (
+        if member.start is not None and (held := read_snapshot(member.start)[0].size) != (
             size := sizes[game.side[name]]
         ):
             raise ConfigError(
-                f"league.members.{name}.start: {member.start} holds {found} parameters where the "
-                f"configuration makes {size}; hpcmarl league transfer makes a snapshot fit changed "
-                "observations"
+                f"league.members.{name}.start: {member.start} holds {held} parameters, but the "
+                f"configuration needs {size}; adapt a snapshot to changed observations with hpcmarl league "
+                "transfer"
             )
 
 
@@ -83,15 +83,15 @@ def _check_met(config: Config, game: GameSides) -> None:
             continue
         if unknown := [other for other in maker.against if other not in game.members]:
             raise ConfigError(
-                f"{key}.against names {unknown[0]}, which is no member; allowed: {', '.join(game.members)}"
+                f"{key}.against names {unknown[0]}, which is not a member; allowed: {', '.join(game.members)}"
             )
         met = maker.against or [other for other in game.members if other != name]
         if maker.self_share < 1.0 and not any(
             game.side[other] == game.meets(game.side[name]) for other in met
         ):
             raise ConfigError(
-                f"{key}.against: {name} plays side {game.side[name]} and would meet nobody; name members of "
-                f"side {game.meets(game.side[name])}"
+                f"{key}.against: {name} plays side {game.side[name]} and has no opponents; name members of side "
+                f" {game.meets(game.side[name])}"
             )
 
 
@@ -119,9 +119,9 @@ def read_league_state(config: Config, game: GameSides, state: dict[str, Any], so
         league_state.load_state_dict(state["league"])
         float(state["records"]["seconds"])
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError, IndexError) as error:
-        words = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        cause = " ".join(f"{type(error).__name__}: {error}".split())[:200]
         raise FormatError(
-            f"{source}: its state is not that of this league ({words}); use another checkpoint"
+            f"{source}: its state is not that of this league ({cause}); use another checkpoint"
         ) from error
     return league_state
 
@@ -144,13 +144,13 @@ def check_league_state(
     """
     if "league" not in state:
         raise ConfigError(
-            f"--resume {source}: the checkpoint is of a single run, the configuration has a league; remove "
-            "league, or resume a league"
+            f"--resume {source}: the checkpoint is of a single run, but the configuration has a league; "
+            "remove the section league, or resume a league"
         )
     if run_dir is not None and Path(run_dir).resolve() != source.parent.parent.resolve():
         raise ConfigError(
-            f"--run-dir {run_dir}: a league goes on where its pool is, in {source.parent.parent}; leave "
-            "--run-dir out"
+            f"--run-dir {run_dir}: a league is resumed in the directory of its pool, {source.parent.parent}; "
+            "omit --run-dir"
         )
     game = game_of(config, spec)
     if missing := set(game.members).symmetric_difference(state["league"]["members"]):
@@ -171,17 +171,17 @@ def adopt_snapshots(league_state: LeagueState, pool: Path, seconds: float) -> No
         pool: Directory of the pool.
         seconds: Training time of the league, seconds.
     """
-    there = list_snapshots(pool)
+    on_disk = list_snapshots(pool)
     for snapshot in league_state.snapshots:
-        if not snapshot.bad and snapshot.name not in there:
+        if not snapshot.bad and snapshot.name not in on_disk:
             logger.warning(
-                "%s: no such file; nobody meets %s any more",
+                "%s: no such file; snapshot %s is excluded from training and matches",
                 snapshot_path(pool, snapshot.name),
                 snapshot.name,
             )
             league_state.quarantine(snapshot.name)
     members = {member.name: member for member in league_state.members}
-    for name in there:
+    for name in on_disk:
         owner, assignment = parse_name(name)
         if name in league_state.numbers or owner not in members or assignment == 0:
             continue
@@ -192,16 +192,16 @@ def adopt_snapshots(league_state: LeagueState, pool: Path, seconds: float) -> No
                 int(attributes[key]) for key in ("generation", "version", "env_steps")
             )
         except (FormatError, KeyError, TypeError, ValueError) as error:
-            logger.warning("%s; it is put aside in %s", error, quarantine(pool, name).parent)
+            logger.warning("%s; moved to %s", error, quarantine(pool, name).parent)
             continue
         if assignment != member.terms + 1 or generation != member.generation:
             logger.warning(
-                "%s is no continuation of %s as the checkpoint has it; it is left alone", name, owner
+                "snapshot %s does not continue member %s from its checkpoint; it is ignored", name, owner
             )
             continue
         league_state.on_progress(member, version, env_steps, member.episodes)
         league_state.add(member, name, assignment, seconds)
-        logger.info("%s was frozen after the last checkpoint: it is in the pool", name)
+        logger.info("snapshot %s, frozen after the last checkpoint, was added to the league", name)
 
 
 def freeze_beginnings(context: Context, league_state: LeagueState, game: GameSides, pool: Path) -> None:

@@ -88,7 +88,7 @@ def lock_member(directory: Path, start: int) -> RunLock:
         )
     except ConfigError as error:
         if (read_owner(directory) or {}).get("start", 0) > start:
-            raise PeerFailure(f"the others went on without this rank: {error}") from error
+            raise PeerFailure(f"the other ranks continued without this rank: {error}") from error
         raise
 
 
@@ -114,7 +114,6 @@ class Team:
         self.assignment, self.opponents, self.context = assignment, opponents, context
         self.transport = TeamTransport(context.transport, assignment.ranks, assignment.team)
         self.leads = self.transport.rank == 0
-        self.kept: bool | None = None  # whether the assignment ended with a snapshot; None: not ended
         opponents.change(assignment.names.split(), assignment.shares, assignment.own_share)
         own = game.from_side(assignment.side)
         config = assignment_config(context.config, assignment)
@@ -207,7 +206,9 @@ class Team:
             lock = self.inner.lock
             if lock is None or lock.lost is None:
                 raise
-            raise PeerFailure(f"the others went on without rank {self.context.rank}: {error}") from error
+            raise PeerFailure(
+                f"the other ranks continued without rank {self.context.rank}: {error}"
+            ) from error
 
     @property
     def server(self) -> Server:
@@ -271,7 +272,7 @@ class Team:
         except StorageError as error:
             if self.context.config.checkpoint.on_error == "stop":
                 raise
-            logger.error("%s; %s goes on without having been frozen", error, assignment.member)
+            logger.error("%s; member %s continues without a new snapshot", error, assignment.member)
             return result
         return replace(result, snapshot=assignment.snapshot)
 
