@@ -80,8 +80,8 @@ def game_of(config: Config, spec: EnvironmentSpec) -> GameSides:
     groups, training = len(config.topology.group_list), sum(member.trains for member in members.values())
     if groups > training:
         raise ConfigError(
-            f"topology.groups: {groups} learners for {training} members that train; each has one learner at a "
-            f"time; allowed: at most {training} learners"
+            f"topology.groups: {groups} learners for {training} members that train; each has one learner "
+            f"at a time; allowed: at most {training} learners"
         )
     return GameSides(sides, members, side, league.own_seats)
 

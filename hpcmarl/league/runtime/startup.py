@@ -90,8 +90,8 @@ def _check_met(config: Config, game: GameSides) -> None:
             game.side[other] == game.meets(game.side[name]) for other in met
         ):
             raise ConfigError(
-                f"{key}.against: {name} plays side {game.side[name]} and has no opponents; name members of side "
-                f" {game.meets(game.side[name])}"
+                f"{key}.against: {name} plays side {game.side[name]} and has no opponents; name members of "
+                f"side {game.meets(game.side[name])}"
             )
 
 
