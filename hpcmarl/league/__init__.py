@@ -1,1 +1,1 @@
-"""Leagues of policies: what a league decides (core), runs (runtime) and shows (commands)."""
+"""Leagues of policies: decisions (core), execution on ranks (runtime) and commands (commands)."""

@@ -1,1 +1,1 @@
-"""The work behind `hpcmarl league`: matches, tournaments, exploiters."""
+"""Implementation of `hpcmarl league`: matches, tournaments, exploiters, transfer of snapshots."""

@@ -1,9 +1,8 @@
-"""`hpcmarl league match`: two players against each other in this process: snapshots of a league or of another
-one, random moves, or a search.
+"""`hpcmarl league match`: play two players against each other, in this process.
 
-No world, no learning. The match is league/runtime/matches.py's, the one that leagues play; here are the
-players that are no snapshots of this league, and what is told of the episodes. Also used by
-league/commands/tournament.py and exploit.py.
+Players are snapshots of this league or of another one, random moves, or a search. The match is played by
+league/runtime/matches.py, as in a running league. This module adds the players that are not snapshots of this
+league, and the figures of a match.
 """
 
 from __future__ import annotations
@@ -38,7 +37,7 @@ Result = dict[str, Any]
 
 
 class RandomPlayer:
-    """Any allowed action, all alike; where actions are continuous, any within the bounds."""
+    """Draw all allowed actions with the same probability, and continuous ones uniformly in their bounds."""
 
     needs_state = False
 
@@ -68,7 +67,7 @@ class RandomPlayer:
 
 
 class SearchPlayer:
-    """Plays by looking some plies ahead (envs/games/search.py)."""
+    """Search some plies ahead (envs/games/search.py)."""
 
     needs_state = False
 
@@ -99,8 +98,13 @@ class SearchPlayer:
 
 @dataclass(frozen=True)
 class Entrant:
-    """given: the name as told; name: of the snapshot or rule; side: what it plays, None: any. make(side,
-    seed): the player, where it is none of this league's own snapshots.
+    """A player of a match or tournament.
+
+    Attributes:
+        given: Name as the user wrote it.
+        name: Name of the snapshot or rule.
+        side: Side that it plays; None: any side.
+        make: Function of side and seed that returns the player; None: a snapshot of this league.
     """
 
     given: str
@@ -111,8 +115,16 @@ class Entrant:
 
 @dataclass(frozen=True)
 class Met:
-    """A match that was played. side: the row's; episodes: as the row saw them; winners: whether somebody wins
-    (league.score: win).
+    """A match that was played.
+
+    Attributes:
+        row: Name of the row's player.
+        column: Name of the column's player.
+        side: Side of the row.
+        greedy: Whether players took their most probable actions.
+        seed: Seed of the match.
+        episodes: Episodes as the row saw them.
+        winners: Whether episodes are won or lost (league.score: win).
     """
 
     row: str
@@ -125,12 +137,12 @@ class Met:
 
     @property
     def returns(self) -> tuple[Array, Array]:
-        """The row's and the column's, of each episode."""
+        """Returns of the row and of the column, each of shape [episodes]."""
         other = [episode.outcome["other_return"] for episode in self.episodes]
         return np.array([episode.return_mean for episode in self.episodes]), np.array(other)
 
     def figures(self) -> Result:
-        """See play_match."""
+        """Return the figures that `play_match` describes."""
         scores = np.array([episode.outcome["win"] for episode in self.episodes])
         games, score = len(scores), float(scores.sum())
         low, high = wilson_interval(games, score)
@@ -171,11 +183,26 @@ def play_match(
     greedy: bool | None = None,
     seed: int | None = None,
 ) -> Result:
-    """`episodes` of first against second; None takes the league's own setting (seed: eval.seed).
+    """Play a match between two players and return its figures.
 
-    row, column, side, episodes, greedy, seed, score (mean, of the row) with score_low, score_high (Wilson, 95
-    %), wins, draws, losses (None with league.score: return, where nobody wins), row_return_mean,
-    column_return_mean and their standard deviations, length_mean. Raises as `meet`.
+    Args:
+        league: The league.
+        first: Player of the row; for names see `enter`.
+        second: Player of the column.
+        episodes: Number of episodes; None: the league's setting.
+        greedy: Whether players take their most probable actions; None: the league's setting.
+        seed: Seed of the match; None: eval.seed.
+
+    Returns:
+        row, column, side, episodes, greedy and seed. score: mean score of the row, with its 95 % Wilson
+        interval score_low to score_high. wins, draws, losses: None with league.score: return, where no
+        episode is won. row_return_mean, column_return_mean and the standard deviations row_return_std and
+        column_return_std. length_mean: mean length of the episodes, in steps.
+
+    Raises:
+        UsageError: If a name is unknown.
+        ConfigError: If the players cannot meet.
+        FormatError: If a file does not verify.
     """
     return meet(league, first, second, episodes, greedy, seed).figures()
 
@@ -188,10 +215,20 @@ def meet(
     greedy: bool | None = None,
     seed: int | None = None,
 ) -> Met:
-    """The same with every episode.
+    """Play a match between two players and return it with all its episodes.
 
-    Raises UsageError for names that are none, ConfigError for players that cannot meet, FormatError for files
-    that do not verify.
+    Args:
+        league: The league.
+        first: Player of the row; for names see `enter`.
+        second: Player of the column.
+        episodes: Number of episodes; None: the league's setting.
+        greedy: Whether players take their most probable actions; None: the league's setting.
+        seed: Seed of the match; None: eval.seed.
+
+    Raises:
+        UsageError: If a name is unknown.
+        ConfigError: If the players cannot meet.
+        FormatError: If a file does not verify.
     """
     assert league.config.league is not None
     given = {"episodes": episodes, "greedy": greedy}
@@ -222,8 +259,16 @@ def meet(
 
 
 def enter(league: LeagueRun, name: str) -> Entrant:
-    """A snapshot or member of this league, NAME@RUN of another one, random, or search:DEPTH. Raises as
-    `meet`.
+    """Return the player with this name.
+
+    Args:
+        league: The league.
+        name: A snapshot or member of this league, NAME@RUN of another league, random, or search:DEPTH.
+
+    Raises:
+        UsageError: If the name is unknown.
+        ConfigError: If the other league plays another game.
+        FormatError: If a file does not verify.
     """
     known = name in league.state.numbers or name in league.game.members
     if not known and (name == RANDOM or name.startswith(SEARCH)):
@@ -237,7 +282,7 @@ def enter(league: LeagueRun, name: str) -> Entrant:
 
 
 def _visitor(league: LeagueRun, label: str, run: str) -> Entrant:
-    """A snapshot of another league of the same game; its network may be another one."""
+    """Return a snapshot of another league of the same game. Its network may differ."""
     other = read_league(run)
     snapshot = other.snapshot(label)
     home, away = (_seen(each, snapshot.side) for each in (league, other))
@@ -252,7 +297,7 @@ def _visitor(league: LeagueRun, label: str, run: str) -> Entrant:
 
 
 def _seen(league: LeagueRun, side: str) -> str:
-    """What a side of a league sees and does, in words: those of whom it is the same can meet."""
+    """Describe observations and actions of a side as a text. Players with equal texts can meet."""
     names = league.game.sides.get(side)
     if names is None:
         return f"{league.spec.id} with the sides {', '.join(league.game.sides)}"
@@ -274,12 +319,16 @@ def _actions(policy: PolicySpec) -> str:
 
 
 def can_meet(league: LeagueRun, first: Entrant, second: Entrant) -> bool:
-    """Whether their sides play against each other."""
+    """Return whether the sides of two players play against each other."""
     return len(league.game.sides) == 1 or first.side is None or first.side != second.side
 
 
 def _side(league: LeagueRun, row: Entrant, column: Entrant) -> str:
-    """What the row plays. Raises ConfigError where both play the same side of an asymmetric game."""
+    """Return the side that the row plays.
+
+    Raises:
+        ConfigError: If both play the same side of an asymmetric game.
+    """
     sides = list(league.game.sides)
     if row.side is None:
         return sides[0] if column.side is None else league.game.meets(column.side)
@@ -301,5 +350,9 @@ def _rule(league: LeagueRun, name: str, side: str, seed: int) -> Player:
 
 
 def _check(league: LeagueRun, name: str, side: str) -> None:
-    """Read the file first: its error says what is wrong with it. Raises FormatError."""
+    """Read a snapshot's file before the match, so that its error names the problem.
+
+    Raises:
+        FormatError: If the file does not verify.
+    """
     league.pool.parameters(name, league.algorithm(side).size)

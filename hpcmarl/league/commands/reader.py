@@ -1,7 +1,6 @@
-"""A league's run directory as those see it who look at it afterwards: its configuration, game, book and pool.
-Called by `hpcmarl league`.
+"""Read the run directory of a league: its configuration, game, state and pool.
 
-Changes nothing: a snapshot whose file does not verify stays where it is.
+Nothing is changed: a snapshot whose file does not verify stays in its place.
 """
 
 from __future__ import annotations
@@ -30,7 +29,17 @@ from hpcmarl.types import EnvironmentSpec, FloatArray
 
 @dataclass
 class LeagueRun:
-    """What a run directory holds. checkpoint: the file that the book was read from."""
+    """Contents of a league's run directory.
+
+    Attributes:
+        directory: Path as the user gave it.
+        checkpoint: Checkpoint that the state was read from.
+        config: Configuration of the run.
+        spec: Specification of the environment.
+        game: Sides and members.
+        state: State of the league.
+        pool: Pool of snapshots.
+    """
 
     directory: Path
     checkpoint: Path
@@ -41,12 +50,18 @@ class LeagueRun:
     pool: Pool
 
     def algorithm(self, side: str) -> Model:
-        """Networks for the snapshots of a side, with initial weights."""
+        """Return a model for the snapshots of a side, with initial weights."""
         return make_model(side_of(self.spec, self.game.sides[side]), self.config.algo, self.config.seed)
 
     def snapshot(self, name: str, others: tuple[str, ...] = ()) -> Snapshot:
-        """A snapshot by its name, or a member's newest one whose file verifies by the member's. Raises
-        UsageError for other names; `others` are names that would have done, too.
+        """Return a snapshot by its own name, or a member's newest snapshot by the member's name.
+
+        Args:
+            name: Name of a snapshot or member.
+            others: Further names that the caller accepts, for the message.
+
+        Raises:
+            UsageError: If no snapshot or member has this name, or no snapshot of the member verifies.
         """
         league_state = self.state
         if name in league_state.numbers:
@@ -75,8 +90,16 @@ class LeagueRun:
 
 
 def describe_networks(league: LeagueRun, snapshot: Snapshot) -> tuple[dict[str, FloatArray], dict[str, Any]]:
-    """A snapshot's parameters by name, and what makes policies of them, as plain values (docs/league.md).
-    Raises FormatError.
+    """Return a snapshot's parameters by name, and a description of its policies.
+
+    The description consists of plain values; docs/league.md explains its keys.
+
+    Args:
+        league: The league.
+        snapshot: The snapshot.
+
+    Raises:
+        FormatError: If the snapshot's file does not verify.
     """
     algorithm = league.algorithm(snapshot.side)
     algorithm.load_parameters(league.pool.parameters(snapshot.name, algorithm.size))
@@ -109,11 +132,14 @@ def describe_networks(league: LeagueRun, snapshot: Snapshot) -> tuple[dict[str, 
 
 
 def read_league(path: str) -> LeagueRun:
-    """The league in a run directory (or of one checkpoint file in it), as its newest checkpoint that verifies
-    has it.
+    """Read a league from the newest checkpoint that verifies.
 
-    Raises ConfigError where there is no such path or it holds no league, FormatError where no checkpoint
-    verifies.
+    Args:
+        path: Run directory of the league, or a checkpoint in it.
+
+    Raises:
+        ConfigError: If the path does not exist or holds no league.
+        FormatError: If no checkpoint verifies.
     """
     if not Path(path).exists():
         raise ConfigError(
@@ -128,12 +154,14 @@ def read_league(path: str) -> LeagueRun:
     state, attributes = load_checkpoint(found)
     text = attributes.get("config")
     if not isinstance(text, str):
-        raise FormatError(f"{found}: its attribute config is no text; the file is damaged or foreign")
+        raise FormatError(
+            f"{found}: its attribute config is not a text; the file is damaged or of another program"
+        )
     config = load_config(text + "\n")
     if config.league is None or "league" not in state:
         raise ConfigError(
-            f"{path}: a run without a league; `hpcmarl eval {path}` judges its policies, `league:` in the "
-            "configuration makes a league"
+            f"{path}: a run without a league; evaluate its policies with `hpcmarl eval {path}`, or start a "
+            "league with the section league"
         )
     check_environments_of(found, config)
     spec = describe(config.env, config.policies)

@@ -1,8 +1,7 @@
-"""`hpcmarl league tournament`: everybody against everybody, players of one league or of several, rated
-together. In this process.
+"""`hpcmarl league tournament`: matches between all pairs of players, and ratings on one scale.
 
-Called by cli/league_play.py. Ratings within a league are relative to its own pool; those of a tournament are
-on one scale for all that entered.
+Players may come from several leagues. All matches are played in this process. Ratings within a league are
+relative to its own pool, but those of a tournament compare all entrants.
 """
 
 from __future__ import annotations
@@ -19,8 +18,23 @@ from hpcmarl.league.core.summary import known_cells, rating_rows
 
 
 class Tournament:
-    """pairs: of the entrants' numbers, those whose sides meet. Give each to `play`, then ask for the
-    `result`.
+    """A tournament. Pass each of `pairs` to `play`, then call `result`.
+
+    Args:
+        league: The league.
+        names: Names of the players; see `enter`.
+        episodes: Episodes of each match; None: the league's setting.
+        greedy: Whether players take their most probable actions; None: the league's setting.
+        seed: Seed of each match; None: eval.seed.
+
+    Attributes:
+        pairs: Pairs of the entrants' numbers whose sides meet.
+
+    Raises:
+        UsageError: If a name is unknown or given twice, there are fewer than two players, or no two of them
+            can meet.
+        ConfigError: If a player's league has another game.
+        FormatError: If a file does not verify.
     """
 
     def __init__(
@@ -31,14 +45,11 @@ class Tournament:
         greedy: bool | None,
         seed: int | None,
     ) -> None:
-        """Settings as in `play_match`. Raises as `enter`, and UsageError for fewer than two entrants or one
-        that comes twice.
-        """
         self.league, self.settings = league, (episodes, greedy, seed)
         self.entrants = [enter(league, name) for name in names]
         self.names = [entrant.name for entrant in self.entrants]
         if len(self.names) < 2:
-            raise UsageError(f"a tournament needs two players or more; told: {', '.join(names) or 'none'}")
+            raise UsageError(f"a tournament needs two or more players; given: {', '.join(names) or 'none'}")
         if twice := [entrant.given for entrant in self.entrants if self.names.count(entrant.name) > 1]:
             raise UsageError(f"{' and '.join(twice)} are the same player; name each once")
         numbered = combinations(range(len(self.names)), 2)
@@ -53,11 +64,11 @@ class Tournament:
                 "players of both sides"
             )
         size = (len(self.names), len(self.names))
-        self.conditions: Result = {}  # episodes, greedy, seed, as the matches were played
+        self.conditions: Result = {}  # episodes, greedy and seed of the matches
         self.games, self.score, self.returns = np.zeros(size, np.int64), np.zeros(size), np.zeros(size)
 
     def play(self, row: int, column: int) -> None:
-        """All episodes of one pair."""
+        """Play the match of one pair."""
         figures = meet(self.league, self.entrants[row], self.entrants[column], *self.settings).figures()
         self.conditions = {name: figures[name] for name in ("episodes", "greedy", "seed")}
         cooperative = self.league.config.league is not None and self.league.config.league.cooperative
@@ -73,9 +84,13 @@ class Tournament:
         )
 
     def result(self) -> Result:
-        """env, episodes, greedy, seed; entrants, a list: entrant, side, mean_score (all that it met weigh the
-        same), games, rating_elo with rating_elo_low and rating_elo_high (95 %; None in a cooperative game);
-        score, mean_return, games: matrices of rows against columns, None where they did not meet.
+        """Return the results of the matches that were played.
+
+        Returns:
+            env, episodes, greedy and seed. entrants: a list of rows with entrant, side, mean_score, games and
+            rating_elo with its 95 % interval rating_elo_low to rating_elo_high. mean_score gives all met
+            players the same weight. Ratings are None in a cooperative game. score, mean_return, games:
+            matrices of rows against columns, None for pairs that did not meet.
         """
         league = self.league.config.league
         assert league is not None

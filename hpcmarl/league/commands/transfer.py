@@ -1,5 +1,6 @@
-"""`hpcmarl league transfer`: a league's snapshot made to fit a configuration with other observations,
-checked, as a file that members can start from.
+"""`hpcmarl league transfer`: adapt a league's snapshot to a configuration with other observations.
+
+The result is checked and written to a file that members can start from.
 """
 
 from __future__ import annotations
@@ -22,29 +23,40 @@ from hpcmarl.league.runtime.sides import game_of
 NEW_WORD = "new"
 
 
-def transfer_snapshot(
-    league: LeagueRun, name: str, config: Config, features: Sequence[str], out: Path
-) -> dict[str, Any]:
-    """Carry snapshot or member `name` over to the league that `config` describes, and write it to `out`,
-    which must not exist.
+def carry(league: LeagueRun, name: str, config: Config, features: Sequence[str], out: Path) -> dict[str, Any]:
+    """Transfer a snapshot to the league that a configuration describes, and write it to a file.
 
-    features: POLICY=LIST each, see `parse_features`. Returns snapshot, side, file, parameters, difference
-    (see surgery.Transferred), carried, widened, begun (names). Raises UsageError and ConfigError for what
-    does not fit, StorageError, FormatError.
+    Args:
+        league: The league with the snapshot.
+        name: Name of the snapshot, or of a member for its newest snapshot.
+        config: Configuration with a league.
+        features: Texts POLICY=LIST; see `parse_features`.
+        out: File to write; it must not exist.
+
+    Returns:
+        snapshot, side, file and parameters (their number). difference, carried, widened and begun are as in
+        `Transferred` (algos/transfer.py).
+
+    Raises:
+        UsageError: If the file exists, the configuration has no league or no such side, or a name or a text
+            of features is invalid.
+        ConfigError: If the networks differ in other ways or the features do not fit.
+        StorageError: If the file cannot be written.
+        FormatError: If the snapshot's file does not verify.
     """
     if out.exists():
         raise UsageError(f"--out {out}: exists; name another file")
     if config.league is None:
         raise UsageError(
-            "transfer needs the configuration of a league that the snapshot is to fit; add the section league"
+            "the configuration has no league to transfer the snapshot to; add the section league"
         )
     snapshot = league.snapshot(name)
     spec = describe(config.env, config.policies)
     game = game_of(config, spec)
     if snapshot.side not in game.sides:
         raise UsageError(
-            f"{snapshot.name} plays side {snapshot.side}; the configuration has {', '.join(game.sides)}: "
-            "name its policies as they were"
+            f"{snapshot.name} plays side {snapshot.side}; the configuration has {', '.join(game.sides)}; "
+            "use the same names of policies and sides"
         )
     new = make_model(side_of(spec, game.sides[snapshot.side]), config.algo, config.seed)
     old = league.algorithm(snapshot.side)
@@ -76,8 +88,16 @@ def transfer_snapshot(
 
 
 def parse_features(given: Sequence[str]) -> dict[str, list[int]]:
-    """player=0-9,new*2,12 -> {"player": [0, …, 9, NEW, NEW, 12]}: what each feature of the new observation
-    was. Raises UsageError.
+    """Parse the old numbers of the features of each policy's new observation.
+
+    Args:
+        given: Texts such as "player=0-9,new*2,12".
+
+    Returns:
+        Policy -> numbers; the example gives {"player": [0, …, 9, NEW, NEW, 12]}.
+
+    Raises:
+        UsageError: If a text is invalid.
     """
     found: dict[str, list[int]] = {}
     for text in given:

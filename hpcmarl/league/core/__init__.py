@@ -1,1 +1,1 @@
-"""What a league decides, without ranks or files."""
+"""Decisions of a league, independent of ranks and files."""

@@ -1,14 +1,22 @@
-"""AlphaStar's kinds of members: whom each meets, when it is frozen, and whether it starts anew then.
-Matchmakers with two more questions.
+"""AlphaStar's kinds of members: main agent, main exploiter and league exploiter.
 
-Called by the league's server; knows no file, rank or network. Source: Vinyals et al. 2019 (Nature 575), the
-supplementary pseudocode. Two differences, both since members here meet frozen snapshots: "the present main"
-is its newest snapshot (a main's own present weights are SELF), and where AlphaStar draws a main first and
-then a branch, the mixture is the average over the mains. In an asymmetric game the mains are those of the
-other side, and there is no self-play.
+A kind is a matchmaker that also decides when its member is frozen. After each snapshot it decides whether the
+member restarts from initial weights.
 
-    remove_monotonic_suffix -> _before_the_descent    main agents -> kind "main"    players created by m ->
-        snapshots with owners == m
+In an asymmetric game, "mains" are the mains of the other side, and there is no self-play.
+
+Source: Vinyals et al. 2019 (Nature 575), supplementary pseudocode. Two differences follow from the fact that
+members here meet frozen snapshots:
+
+- "The present main" is the newest snapshot of that main. Only a main's own present weights are played
+  directly, as SELF.
+- AlphaStar draws a main first and then a branch. Here the mixture is the average over the mains.
+
+Names in the pseudocode and here:
+
+    remove_monotonic_suffix    -> _before_the_descent
+    main agents                -> members of kind "main"
+    players created by m       -> snapshots with owners == m
 """
 
 from __future__ import annotations
@@ -23,7 +31,12 @@ from hpcmarl.types import Array, BoolArray, IntArray
 
 
 class MemberKind(Matchmaker):
-    """What a kind of member adds to a matchmaker."""
+    """Base class of kinds: a matchmaker that also decides about freezing and resets.
+
+    Args:
+        freeze: Conditions under which the member is frozen.
+        reset_chance: Probability of a reset to initial weights after each snapshot.
+    """
 
     def __init__(self, freeze: FreezeConfig, reset_chance: float) -> None:
         self.freeze = freeze
@@ -31,11 +44,25 @@ class MemberKind(Matchmaker):
 
     @abstractmethod
     def measured_against(self, view: View) -> BoolArray:
-        """The candidates [C] that the member must beat to be frozen before its time is out."""
+        """Return which candidates the member must beat to be frozen before its assignment ends.
+
+        Args:
+            view: The league as the member sees it.
+
+        Returns:
+            Mask of the candidates, shape [C].
+        """
 
     def may_freeze(self, view: View, updates: int) -> bool:
-        """Whether the member becomes a snapshot now, so many updates after the last one (or after its
-        beginning).
+        """Return whether the member becomes a snapshot now.
+
+        Args:
+            view: The league as the member sees it.
+            updates: Updates since the member's last snapshot, or since the start of its generation.
+
+        Returns:
+            True after `freeze.most_updates`. Between `freeze.least_updates` and that, True if the live score
+            against every required candidate is above `freeze.winning`.
         """
         if updates < self.freeze.least_updates:
             return False
@@ -45,19 +72,20 @@ class MemberKind(Matchmaker):
         )
 
     def resets(self, generator: np.random.Generator) -> bool:
-        """Whether the member goes back to its initial weights, asked once after each snapshot."""
+        """Draw whether the member returns to its initial weights. Called once after each snapshot."""
         return bool(generator.random() < self.reset_chance)
 
 
 class Main(MemberKind):
-    """35 % self-play, 50 % PFSP over the whole pool, 15 % against exploiters that beat it and mains it has
-    forgotten (else self-play).
+    """Main agent: 35 % self-play, 50 % PFSP over the pool and 15 % verification.
 
-    The self-play of a league with several mains is with each of them; one that is too strong is met through
-    its past (PFSP var). It is never reset.
+    Verification games are against exploiters that beat the member and against forgotten snapshots of mains.
+    If there are neither, their share goes to self-play. In a league with several mains, the self-play share
+    is split between all of them. The member plays the past of a main that is too strong, by PFSP (var). A
+    main is never reset. The percentages are defaults (`pfsp_share`, `verification_share`).
     """
 
-    summary = "main agent: self-play, PFSP over all, and what it has forgotten"
+    summary = "main agent: self-play, PFSP over the pool, exploiters and forgotten snapshots"
 
     def __init__(self, config: MainConfig) -> None:
         super().__init__(config.freeze, 0.0)
@@ -89,8 +117,11 @@ class Main(MemberKind):
         return make_mixture(view, weights, own_share)
 
     def _verification(self, view: View, main: int) -> Array | None:
-        """Shares [C] of exploiters that beat the member, else of forgotten snapshots of the main; None where
-        there are neither.
+        """Return the distribution of verification games for one main.
+
+        Returns:
+            Shares of the candidates, shape [C]: exploiters if one of them beats the member, otherwise
+            forgotten snapshots of `main`. None if there are neither.
         """
         exploiters = _of_kind(view, "main_exploiter")
         if exploiters.any() and view.live_score[exploiters].min() < self.config.exploited:
@@ -104,11 +135,13 @@ class Main(MemberKind):
 
 
 class MainExploiter(MemberKind):
-    """The newest of each main where it wins more than 10 %, else PFSP var through that main's past. By
-    default reset at each snapshot.
+    """Main exploiter: meets the newest snapshot of each main.
+
+    A main against which it wins at most 10 % (`too_strong`) is replaced by that main's past, drawn by PFSP
+    (var). By default the member is reset after each snapshot.
     """
 
-    summary = "main exploiter: looks for what beats the present mains"
+    summary = "main exploiter: trains against the present mains"
 
     def __init__(self, config: MainExploiterConfig) -> None:
         super().__init__(config.freeze, config.reset)
@@ -129,9 +162,9 @@ class MainExploiter(MemberKind):
 
 
 class LeagueExploiter(MemberKind):
-    """PFSP over the whole pool. By default one snapshot in four is followed by a reset."""
+    """League exploiter: PFSP over the whole pool. By default, a reset follows one snapshot in four."""
 
-    summary = "league exploiter: looks for what beats everybody"
+    summary = "league exploiter: trains against the whole pool"
 
     def __init__(self, config: LeagueExploiterConfig) -> None:
         super().__init__(config.freeze, config.reset)
@@ -147,13 +180,16 @@ class LeagueExploiter(MemberKind):
 
 
 def _of_kind(view: View, kind: str) -> BoolArray:
-    """Which candidates [C] were made by members of a kind."""
+    """Return which candidates were made by members of a kind: mask of shape [C]."""
     return np.isin(view.owners, [member for member, other in enumerate(view.kinds) if other == kind])
 
 
 def _mains(view: View, *, with_itself: bool) -> list[int]:
-    """The mains that have a snapshot among the candidates; a main that asks is one of them where it may play
-    itself, even without one.
+    """Return the indices of the mains that have a snapshot among the candidates, in ascending order.
+
+    Args:
+        view: The league as the member sees it.
+        with_itself: Also include the member itself if self-play is allowed, even if it has no snapshot.
     """
     found = set(np.unique(view.owners[_of_kind(view, "main")]).tolist())
     if with_itself and view.self_play:
@@ -162,7 +198,15 @@ def _mains(view: View, *, with_itself: bool) -> list[int]:
 
 
 def _shares(weights: Array, chosen: BoolArray | None = None) -> Array:
-    """Weights [C] >= 0 of the chosen ones, together 1; alike where they vanish."""
+    """Normalise the weights of the chosen candidates to a sum of 1.
+
+    Args:
+        weights: Weights >= 0, shape [C].
+        chosen: Mask of shape [C]; None: all.
+
+    Returns:
+        Shares, shape [C]; equal shares for the chosen candidates if their weights sum to 0.
+    """
     kept = weights if chosen is None else np.where(chosen, weights, 0.0)
     total = float(kept.sum())
     if total > 1e-10:
@@ -171,8 +215,11 @@ def _shares(weights: Array, chosen: BoolArray | None = None) -> Array:
 
 
 def _meeting(view: View, main: int, too_strong: float) -> Array:
-    """Shares [C]: all to the newest snapshot of `main`, or PFSP var over all of its snapshots where the score
-    against the newest is too low.
+    """Return how games against one main are distributed over its snapshots.
+
+    Returns:
+        Shares, shape [C]. The newest snapshot has all of them if the live score against it is above
+        `too_strong`. Otherwise PFSP (var) distributes them over all snapshots of the main.
     """
     theirs = view.owners == main
     newest = int(np.flatnonzero(theirs)[-1])
@@ -182,11 +229,17 @@ def _meeting(view: View, main: int, too_strong: float) -> Array:
 
 
 def _before_the_descent(past: IntArray, live_score: Array) -> IntArray:
-    """Of a main's snapshots in order of age [K], those up to the last that is beaten more often than the one
-    before it.
+    """Return a main's snapshots up to the last one that is beaten more often than the one before it.
 
-    Scores fall towards the newest by nature; where they rise again, something older is harder than it ought
-    to be: forgotten.
+    The member's scores normally fall from the oldest snapshot to the newest. If a score rises from one
+    snapshot to the next, the older one is harder than expected: the member may have forgotten how to beat it.
+
+    Args:
+        past: Places of the main's snapshots among the candidates, in order of age, shape [K].
+        live_score: Live scores against all candidates, shape [C].
+
+    Returns:
+        A prefix of `past`; empty if the scores never rise.
     """
     rises = np.flatnonzero(np.diff(live_score[past]) > 0)
     return past[: rises[-1] + 2] if len(rises) else past[:0]

@@ -1,9 +1,9 @@
-"""Which opponent, or partner, a training member meets: a distribution over frozen snapshots and over itself
-(`Mixture`), from what is known (`View`).
+"""Matchmakers: the distribution of opponents or partners that a training member meets.
 
-Called by the league's server, once whenever something has changed; actors draw from the mixture for every
-episode. Knows no file, rank or network. A member has a matchmaker of its own: some keep a state. Kinds of
-members (kinds.py) and psro.py are matchmakers, too.
+A matchmaker computes a `Mixture` over frozen snapshots and the member itself from a `View` of the league. It
+is asked again when the league's state has changed. Actors draw from the mixture for every episode. Each
+member has its own matchmaker, since some keep a state. Kinds of members (kinds.py) and PSRO (psro.py) are
+matchmakers too.
 """
 
 from __future__ import annotations
@@ -28,21 +28,26 @@ from hpcmarl.errors import HpcmarlError
 from hpcmarl.league.core.payoff import Payoff
 from hpcmarl.types import Array, IntArray
 
-SELF = -1  # drawn in place of a snapshot's number: the member's own present weights play all seats
+# Drawn instead of a snapshot's number: the member's own present weights play all seats.
+SELF = -1
 
 
 @dataclass(frozen=True)
 class View:
-    """What a matchmaker may know of the league at one moment.
+    """The information about the league that a matchmaker receives at one moment.
 
-    candidates [C] int64: numbers of the snapshots that the member may meet, in order of age (the newest last)
-    live_score [C] float64 in [0, 1]: the training member's mean score against each of them
-    (`LiveRecord.mean_score`) owners [C] int64: which member each of them was; `member` is the one that asks,
-    `kinds[i]` the kind of member i own [R] int64: snapshots of the side that the member plays, in order of
-    age (symmetric games: the candidates)
-    payoff: what was evaluated between snapshots       self_play: whether SELF may be drawn (not in asymmetric
-        games)
-    names[i]: of member i
+    Attributes:
+        candidates: Numbers of the snapshots that the member may meet, oldest first, int64 [C].
+        live_score: Mean score of the member against each candidate (`LiveRecord.mean_score`), in [0, 1],
+            float64 [C].
+        owners: Index of the member that each candidate belongs to, int64 [C].
+        member: Index of the member that the mixture is for.
+        own: Numbers of the snapshots of the member's own side, oldest first, int64 [R]. In symmetric games
+            these are the candidates.
+        payoff: Results of the evaluation matches between snapshots.
+        kinds: Kind of each member, by index.
+        self_play: Whether SELF may be drawn; False in asymmetric games.
+        names: Name of each member, by index.
     """
 
     candidates: IntArray
@@ -58,8 +63,12 @@ class View:
 
 @dataclass(frozen=True)
 class Mixture:
-    """A distribution: SELF with probability self_share, snapshots[i] with probability weights[i]; together
-    1.
+    """A distribution over the member itself and snapshots. The probabilities sum to 1.
+
+    Attributes:
+        snapshots: Numbers of the snapshots, shape [C].
+        weights: Probability of each snapshot, shape [C].
+        self_share: Probability of SELF.
     """
 
     snapshots: IntArray
@@ -71,29 +80,37 @@ class Mixture:
         return np.cumsum(self.weights)
 
     def draw(self, generator: np.random.Generator) -> int:
-        """A snapshot's number or SELF, from one random number."""
+        """Draw a snapshot's number or SELF, from one random number."""
         chance = generator.random()
         if chance < self.self_share or not len(self.snapshots):
             return SELF
         place = (chance - self.self_share) / (1.0 - self.self_share) * self._limits[-1]
         index = int(np.searchsorted(self._limits, place, side="right"))
-        # rounding may have led past the last limit: to the last snapshot that can be drawn
+        # Rounding may exceed the last limit. Clip to the last snapshot with a positive probability.
         return int(self.snapshots[min(index, int(np.searchsorted(self._limits, self._limits[-1])))])
 
 
 def make_mixture(view: View, weights: Array, self_share: float) -> Mixture:
-    """SELF with self_share, the candidates share the rest in proportion to weights [C] >= 0; alike where all
-    weights vanish.
+    """Return a mixture from unnormalised weights.
 
-    Where SELF may not be drawn its share goes to the newest candidate, where there are no candidates theirs
-    goes to SELF. Raises ValueError where there is neither: the pool must hold a snapshot of the other side
-    first.
+    SELF gets `self_share`. The candidates share the rest in proportion to their weights, or equally if all
+    weights are 0. If SELF may not be drawn, its share goes to the newest candidate. Without candidates, all
+    of the probability goes to SELF.
+
+    Args:
+        view: The league as the member sees it.
+        weights: Weights >= 0 of the candidates, shape [C].
+        self_share: Probability of SELF.
+
+    Raises:
+        ValueError: If there are no candidates and SELF may not be drawn. The pool must hold a snapshot of the
+            other side first.
     """
     count = len(view.candidates)
     if count == 0:
         if not view.self_play:
             raise ValueError(
-                "there is no snapshot to meet and no self-play: put one of the other side into the pool first"
+                "no snapshot of the other side exists, and there is no self-play; put one into the pool first"
             )
         return Mixture(view.candidates, np.zeros(0), 1.0)
     total = float(weights.sum())
@@ -110,10 +127,25 @@ def make_mixture(view: View, weights: Array, self_share: float) -> Mixture:
 
 
 def pfsp_weights(score: Array, weighting: str, power: float = 2.0) -> Array:
-    """PFSP's weights [C] of opponents against which the mean score is x [C]: AlphaStar's f_hard, f_var and
-    those of its pseudocode.
+    """Return the weights of opponents in prioritised fictitious self-play (PFSP).
+
+    With x the mean score against an opponent:
+
+        hard           (1 - x)^power      AlphaStar's f_hard
+        var            x (1 - x)          AlphaStar's f_var
+        linear         1 - x              AlphaStar's pseudocode
+        linear_capped  min(0.5, 1 - x)    AlphaStar's pseudocode
+
+    Args:
+        score: Mean score against each opponent, in [0, 1], shape [C].
+        weighting: Name of the formula.
+        power: Exponent of `hard`.
+
+    Returns:
+        Unnormalised weights >= 0, shape [C].
     """
-    lost = np.clip(1.0 - score, 0.0, 1.0)  # sums of decayed games may leave [0, 1] in the last digit
+    # Sums of decayed games may exceed [0, 1] by rounding.
+    lost = np.clip(1.0 - score, 0.0, 1.0)
     if weighting == "hard":
         return lost**power
     if weighting == "var":
@@ -122,29 +154,41 @@ def pfsp_weights(score: Array, weighting: str, power: float = 2.0) -> Array:
 
 
 class Matchmaker(ABC):
-    """One member's rule. `mixture` depends on the view and on the state alone; it is cheap enough to be asked
-    for at every change.
+    """Rule that selects the opponents of one member.
+
+    `mixture` depends only on the view and on the matchmaker's state. It is cheap enough to be called after
+    every change of the league's state.
     """
 
     summary: ClassVar[str] = ""
 
     @abstractmethod
     def mixture(self, view: View) -> Mixture:
-        """Whom the member is to meet. Raises ValueError where there is nobody."""
+        """Return the distribution of opponents that the member meets now.
+
+        Raises:
+            ValueError: If the member can meet no snapshot and not itself.
+        """
 
     def on_result(self, opponent: int, games: int, score: float) -> None:  # noqa: B027 (most rules keep no state)
-        """The training member has played so many games against this snapshot, with so much score in all."""
+        """Record training games of the member against a snapshot. Most rules ignore them.
+
+        Args:
+            opponent: Number of the snapshot.
+            games: Number of games.
+            score: Summed score of the member in these games.
+        """
 
     def state_dict(self) -> dict[str, Any]:
-        """Arrays and plain values; empty where everything follows from the view."""
+        """Return the state as arrays and plain values; empty if the rule depends on the view only."""
         return {}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:  # noqa: B027
-        """Continue where the state was."""
+        """Restore the state."""
 
 
 class Latest(Matchmaker):
-    """Naive self-play: against the present weights, or the newest snapshot."""
+    """Naive self-play: against the present weights or the newest snapshot."""
 
     summary = "naive self-play: the member itself, or the newest snapshot"
 
@@ -158,11 +202,12 @@ class Latest(Matchmaker):
 
 
 class Uniform(Matchmaker):
-    """Fictitious self-play (Heinrich, Lanctot and Silver 2015): a best response to the average of the
-    past.
+    """Fictitious self-play: a best response to the average of the past.
+
+    Source: Heinrich, Lanctot and Silver 2015.
     """
 
-    summary = "fictitious self-play: all of the past alike"
+    summary = "fictitious self-play: all past snapshots with equal probability"
 
     def __init__(self, config: UniformConfig) -> None:
         self.config = config
@@ -172,11 +217,13 @@ class Uniform(Matchmaker):
 
 
 class Pfsp(Matchmaker):
-    """Prioritised fictitious self-play (AlphaStar): P(B) in proportion to f(P[A beats B]), by the live
-    scores.
+    """Prioritised fictitious self-play of AlphaStar.
+
+    The probability of snapshot B is proportional to f(P[A beats B]), estimated by the live scores of member
+    A.
     """
 
-    summary = "prioritised fictitious self-play: those that are hard, or near the member's own level"
+    summary = "prioritised fictitious self-play: snapshots that are hard to beat, or near the member's level"
 
     def __init__(self, config: PfspConfig) -> None:
         self.config = config
@@ -190,9 +237,12 @@ class Pfsp(Matchmaker):
 
 
 class Partners(Matchmaker):
-    """Cooperative games: partners at random, so that a team of strangers is what is trained for."""
+    """Partners for cooperative games, drawn uniformly.
 
-    summary = "cooperation: partners from the pool, alike"
+    A member learns to play with unknown partners.
+    """
+
+    summary = "cooperation: partners from the pool with equal probability"
 
     def __init__(self, config: PartnersConfig) -> None:
         self.config = config
@@ -207,8 +257,9 @@ class Partners(Matchmaker):
 
 
 class Fixed(Matchmaker):
-    """A best response to given policies: the newest snapshot of each of some members, and nobody else,
-    whatever comes into the pool.
+    """Train a best response to given policies: the newest snapshot of each of some members.
+
+    Snapshots of other members are never met, even if they join the pool later.
     """
 
     summary = "always the same members: the newest snapshot of each of them"
@@ -217,17 +268,20 @@ class Fixed(Matchmaker):
         self.config = config
 
     def mixture(self, view: View) -> Mixture:
-        """Raises HpcmarlError where none of them has a snapshot: playing against itself instead would be
-        another experiment.
+        """Return equal shares for the newest snapshot of each given member.
+
+        Raises:
+            HpcmarlError: If none of these members has a snapshot that verifies. Self-play instead would
+                silently change the experiment.
         """
         newest = {owner: place for place, owner in enumerate(view.owners.tolist())}
         chosen = np.zeros(len(view.candidates))
         chosen[[place for owner, place in newest.items() if self._is_met(owner, view)]] = 1.0
         if not chosen.any() and self.config.self_share < 1.0:
-            who = ", ".join(self.config.against) or "the other members"
+            names = ", ".join(self.config.against) or "the other members"
             raise HpcmarlError(
-                f"league matchmaking fixed: no snapshot of {who} verifies; resume with good files in pool/, "
-                "or name others"
+                f"league matchmaking fixed: no snapshot of {names} verifies; restore the files in pool/ and "
+                "resume, or name other members in against"
             )
         return make_mixture(view, chosen, self.config.self_share)
 
@@ -237,23 +291,28 @@ class Fixed(Matchmaker):
 
 @dataclass
 class Quality(Matchmaker):
-    """OpenAI Five's quality scores (arXiv 1912.06680): the past by softmax(q); each q starts at the highest
-    of the others.
+    """Quality scores of OpenAI Five (arXiv 1912.06680): past snapshots are drawn by softmax(q).
 
-    When snapshot i is beaten  q_i <- q_i - eta / (N p_i)  with N the number of snapshots and p = softmax(q);
-        nothing changes otherwise.
-    Ours: a draw counts as half a victory (as a step of half the length), and one game lowers no score by more
-    than 1, which concerns results of snapshots with p_i < eta / N only: their number may come late, when 1 /
-    p_i has grown beyond all bounds.
+    The q of a new snapshot starts at the highest q of the others. When the member beats snapshot i:
 
-    symbol -> variable -> shape: q -> quality -> [N], eta -> config.rate, numbers of the snapshots -> numbers
-        -> [N]
+        q_i <- q_i - eta / (N p_i)    N: number of snapshots, p = softmax(q)
+
+    Any other result changes nothing. Two rules are ours:
+
+    - A draw counts as half a victory: a step of half the length.
+    - One game lowers a score by at most 1. This concerns only results of snapshots with p_i < eta / N. Such
+      results may arrive late, when 1 / p_i has become arbitrarily large.
+
+    Attributes:
+        config: Settings; `config.rate` is eta.
+        numbers: Numbers of the snapshots, shape [N].
+        quality: Quality score q of each snapshot, shape [N].
     """
 
     config: QualityConfig
     numbers: IntArray = field(default_factory=lambda: np.zeros(0, np.int64))
     quality: Array = field(default_factory=lambda: np.zeros(0))
-    summary: ClassVar[str] = "OpenAI Five: mostly itself, the past by quality scores"
+    summary: ClassVar[str] = "OpenAI Five: mostly self-play, past snapshots by quality scores"
 
     def mixture(self, view: View) -> Mixture:
         self._meet(view.candidates)
@@ -262,7 +321,7 @@ class Quality(Matchmaker):
         )
 
     def _meet(self, candidates: IntArray) -> None:
-        """Those that are new start at the highest score so far; those that are gone are forgotten."""
+        """Adopt the present candidates. New ones start at the highest score; missing ones are dropped."""
         if np.array_equal(candidates, self.numbers):
             return
         known = dict(zip(self.numbers.tolist(), self.quality.tolist(), strict=True))
@@ -272,14 +331,18 @@ class Quality(Matchmaker):
         self.numbers = candidates.copy()
 
     def on_result(self, opponent: int, games: int, score: float) -> None:
-        """Each whole point of the score is a victory; what is left is part of one."""
+        """Lower the quality of a beaten snapshot.
+
+        Each whole point of the score is one step; the remainder is a partial step.
+        """
         place = np.flatnonzero(self.numbers == opponent)
         if not len(place):
-            return  # it has left the pool
+            return  # the snapshot has left the pool
         index, count = int(place[0]), len(self.numbers)
         others = np.delete(self.quality, index)
         peak = others.max(initial=-np.inf)
-        level = peak + np.log(np.exp(others - peak).sum()) if count > 1 else -np.inf  # log of the others' sum
+        # Logarithm of the sum of exp(q) over the other snapshots.
+        level = peak + np.log(np.exp(others - peak).sum()) if count > 1 else -np.inf
         own = float(self.quality[index])
         left = float(score)
         while left > 0:

@@ -1,9 +1,7 @@
-"""What snapshots and members have done against each other: `Payoff` of frozen snapshots, `LiveRecord` of one
-training member.
+"""Results of games: `Payoff` between frozen snapshots, `LiveRecord` of one training member.
 
-Called by the league's server, matchmakers and evaluation strategies; knows no file, rank or network.
-Snapshots are their numbers in the pool, 0, 1, 2 and so on. A score is 1 for a win, 0.5 for a draw and 0 for a
-loss (or a return scaled into [0, 1]); scores are summed over games.
+Snapshots are identified by their numbers in the pool, from 0. The score of a game is 1 for a win, 0.5 for a
+draw and 0 for a loss, or a return scaled into [0, 1]. Scores are summed over games.
 """
 
 from __future__ import annotations
@@ -17,21 +15,26 @@ from numpy.typing import NDArray
 from hpcmarl.errors import FormatError
 from hpcmarl.types import Array
 
-# Rows and columns of a query: numbers of snapshots; None: all of them.
+# Rows or columns of a query: numbers of snapshots; None: all.
 Numbers = NDArray[Any] | list[int] | tuple[int, ...] | range | None
 _FIELDS = {"games": np.int32, "score": np.float64, "return_sum": np.float64, "return_square_sum": np.float64}
-# Arrays grow by this factor: copying stays a constant share of the work, and no more than 1.6 times the
-# memory is taken.
+# Arrays grow by this factor. Copying stays a constant share of the work.
+# Arrays take at most 1.6 times the memory that they need.
 _GROWTH = 1.25
 
 
 class Payoff:
-    """For each ordered pair (row, column): games, the row's summed score, the sum and the sum of squares of
-    the row's own returns.
+    """Results for each ordered pair (row, column) of snapshots.
 
-    Both orders are filled by one `record`. The column's score is what is left of each game, or with
-    `shared_score` (cooperative games) the same as the row's. 28 bytes a pair: 1,000 snapshots take 28 to 44
-    MB. `recorded` counts all games.
+    Each pair has the number of games, the row's summed score, and the sum and the sum of squares of the row's
+    own returns. One call of `record` fills both orders of a pair. The column's score of a game is 1 minus the
+    row's, or the same as the row's with `shared_score` (cooperative games).
+
+    A pair takes 28 bytes: 1,000 snapshots take 28 to 44 MB.
+
+    Attributes:
+        size: Number of snapshots.
+        recorded: Number of games of all pairs.
     """
 
     def __init__(self, *, shared_score: bool = False) -> None:
@@ -41,7 +44,10 @@ class Payoff:
         self._tables: dict[str, Array] = {name: np.zeros((0, 0), dtype) for name, dtype in _FIELDS.items()}
 
     def grow(self, size: int) -> None:
-        """There are `size` snapshots now. The pool never shrinks: smaller sizes change nothing."""
+        """Extend the tables to `size` snapshots.
+
+        The pool never shrinks, so a smaller size changes nothing.
+        """
         self.size = max(self.size, size)
         capacity = len(self._tables["games"])
         if size > capacity:
@@ -62,15 +68,28 @@ class Payoff:
         column_return_sum: float,
         column_return_square_sum: float,
     ) -> None:
-        """Add so many games, the row's score in them and both sides' sums of returns; a snapshot that met
-        itself has the mean of both seats.
+        """Add games between two snapshots. A snapshot that met itself gets the mean of both seats.
 
-        Raises ValueError for numbers outside the pool, no games, a score outside [0, games] or sums that are
-        not finite.
+        Args:
+            row: Number of the row's snapshot.
+            column: Number of the column's snapshot.
+            games: Number of games.
+            score: Summed score of the row, in [0, games].
+            row_return_sum: Sum of the row's returns.
+            row_return_square_sum: Sum of the squares of the row's returns.
+            column_return_sum: Sum of the column's returns.
+            column_return_square_sum: Sum of the squares of the column's returns.
+
+        Raises:
+            ValueError: If a number is outside the pool, `games` is less than 1, the score is outside [0,
+                games] or a sum is not finite.
         """
         sums = (row_return_sum, row_return_square_sum, column_return_sum, column_return_square_sum)
         if not (0 <= row < self.size and 0 <= column < self.size and np.all(np.isfinite(sums))):
-            raise ValueError(f"snapshots {row} and {column} of {self.size}, sums of returns {sums}")
+            raise ValueError(
+                f"snapshots {row} and {column}, sums of returns {sums}; allowed: snapshots 0 to "
+                f"{self.size - 1}, finite sums"
+            )
         score = checked_score(games, score)
         others = score if self.shared_score else games - score
         if row == column:
@@ -91,34 +110,57 @@ class Payoff:
         return table if columns is None else table[:, np.asarray(columns, np.intp)]
 
     def games(self, rows: Numbers = None, columns: Numbers = None) -> Array:
-        """Games of each pair [R, C] int32 (a view where no rows and columns are given: not to be written
-        to).
+        """Return the number of games of each pair, int32 [R, C].
+
+        Args:
+            rows: Numbers of snapshots; None: all.
+            columns: Numbers of snapshots; None: all.
+
+        Returns:
+            Without rows and columns, a view of the table: do not write to it.
         """
         return self._cells("games", rows, columns)
 
     def score(self, rows: Numbers = None, columns: Numbers = None) -> Array:
-        """Summed score of the rows [R, C] float64 (a view as in `games`)."""
+        """Return the summed score of the rows, float64 [R, C]. Arguments and views are as in `games`."""
         return self._cells("score", rows, columns)
 
     def mean_score(self, rows: Numbers = None, columns: Numbers = None, *, prior_games: float = 0.0) -> Array:
-        """Mean score of the rows [R, C] with so many drawn games added to each pair; 0.5 where there are no
-        games at all.
+        """Return the mean score of the rows; 0.5 for pairs without any games.
+
+        Args:
+            rows: Numbers of snapshots; None: all.
+            columns: Numbers of snapshots; None: all.
+            prior_games: Drawn games added to each pair.
+
+        Returns:
+            Mean scores, shape [R, C].
         """
         return mean_scores(self.games(rows, columns), self.score(rows, columns), prior_games)
 
     def score_error(
         self, rows: Numbers = None, columns: Numbers = None, *, prior_games: float = 2.0
     ) -> Array:
-        """Standard deviation of the mean score's Beta posterior [R, C]; the prior is Beta(prior_games / 2,
-        prior_games / 2).
+        """Return the standard deviation of the Beta posterior of the mean score.
 
-        An upper bound where games are drawn or scores lie between 0 and 1. Raises ValueError without a
-        prior.
+        The prior is Beta(prior_games / 2, prior_games / 2). The result is an upper bound if games are drawn
+        or scores lie between 0 and 1.
+
+        Args:
+            rows: Numbers of snapshots; None: all.
+            columns: Numbers of snapshots; None: all.
+            prior_games: Drawn games added to each pair, above 0.
+
+        Returns:
+            Standard deviations, shape [R, C].
+
+        Raises:
+            ValueError: If `prior_games` is not above 0.
         """
         return score_errors(self.games(rows, columns), self.score(rows, columns), prior_games)
 
     def mean_return(self, rows: Numbers = None, columns: Numbers = None) -> Array:
-        """Mean of the rows' own returns [R, C]; NaN where there are no games."""
+        """Return the mean of the rows' own returns, shape [R, C]; NaN for pairs without games."""
         games = self.games(rows, columns)
         mean: Array = np.divide(
             self._cells("return_sum", rows, columns), games, out=np.full(games.shape, np.nan), where=games > 0
@@ -126,8 +168,9 @@ class Payoff:
         return mean
 
     def return_error(self, rows: Numbers = None, columns: Numbers = None) -> Array:
-        """Standard error of that mean [R, C], from the sample's variance; infinite with fewer than two
-        games.
+        """Return the standard error of the mean return, shape [R, C], from the sample variance.
+
+        Pairs with fewer than two games have an infinite error.
         """
         games = self.games(rows, columns)
         known = games > 1
@@ -138,11 +181,15 @@ class Payoff:
         return error
 
     def state_dict(self) -> dict[str, Any]:
-        """Arrays [size, size] and plain values."""
+        """Return arrays of shape [size, size] and plain values."""
         return {name: self._cells(name, None, None).copy() for name in _FIELDS} | {"recorded": self.recorded}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Raises FormatError where the tables do not belong together."""
+        """Restore the tables.
+
+        Raises:
+            FormatError: If the tables are not square or differ in size.
+        """
         shapes = {np.shape(state[name]) for name in _FIELDS}
         shape = min(shapes)
         if len(shapes) != 1 or len(shape) != 2 or shape[0] != shape[1]:
@@ -155,17 +202,27 @@ class Payoff:
 
 
 def checked_score(games: int, score: float) -> float:
-    """The summed score of so many games, in [0, games] exactly where rounding had led past the ends.
-    ValueError for what cannot be.
+    """Return a summed score, clipped to [0, games].
+
+    Raises:
+        ValueError: If `games` is less than 1 or the score is outside [0, games] by more than rounding errors.
     """
     slack = 1e-9 * games
     if games < 1 or not -slack <= score <= games + slack:
-        raise ValueError(f"{games} games cannot have the score {score}")
+        raise ValueError(
+            f"{games} games cannot have the score {score}; allowed: 1 game or more, score 0 to {games}"
+        )
     return min(max(score, 0.0), float(games))
 
 
 def mean_scores(games: Array, score: Array, prior_games: float) -> Array:
-    """(score + prior/2) / (games + prior), of arrays of one shape; 0.5 where that is 0 / 0."""
+    """Return (score + prior_games / 2) / (games + prior_games) elementwise; 0.5 where that is 0 / 0.
+
+    Args:
+        games: Number of games, any shape.
+        score: Summed scores, of the same shape.
+        prior_games: Drawn games added to each element.
+    """
     count = games + prior_games
     mean: Array = np.divide(
         score + prior_games / 2, count, out=np.full(np.shape(count), 0.5), where=count > 0
@@ -174,12 +231,21 @@ def mean_scores(games: Array, score: Array, prior_games: float) -> Array:
 
 
 def score_errors(games: Array, score: Array, prior_games: float) -> Array:
-    """sqrt(m (1 - m) / (n + 1)) for the mean m of `mean_scores` and n = games + prior: the deviation of a
-    Beta distribution.
+    """Return the standard deviation of a Beta distribution: sqrt(m (1 - m) / (n + 1)).
+
+    Here m is the mean of `mean_scores` and n = games + prior_games.
+
+    Args:
+        games: Number of games, any shape.
+        score: Summed scores, of the same shape.
+        prior_games: Drawn games added to each element, above 0.
+
+    Raises:
+        ValueError: If `prior_games` is not above 0.
     """
     if prior_games <= 0:
         raise ValueError(
-            f"prior_games is {prior_games}; a pair without games has no interval without a prior"
+            f"prior_games is {prior_games}; it must be above 0, since pairs without games need a prior"
         )
     mean = mean_scores(games, score, prior_games)
     error: Array = np.sqrt(mean * (1 - mean) / (games + prior_games + 1))
@@ -187,12 +253,17 @@ def score_errors(games: Array, score: Array, prior_games: float) -> Array:
 
 
 class LiveRecord:
-    """Games and score of one training member against each snapshot; older games fade, since the member
-    changes.
+    """Games and score of one training member against each snapshot.
 
-    Each game against a snapshot multiplies what was known of that pair by `decay` first (AlphaStar's
-    supplementary pseudocode: 0.99). Of several games reported at once the mean score counts for each, so that
-    the order in one report does not matter.
+    Older games fade, since the member changes.
+
+    Each game against a snapshot first multiplies the earlier record of that pair by `decay` (0.99 in
+    AlphaStar's supplementary pseudocode). If several games are reported at once, each counts with their mean
+    score. So the order of games within one report does not matter.
+
+    Args:
+        decay: Factor on the weight of older games after each game against the same snapshot.
+        prior_games: Drawn games that `mean_score` adds to each pair.
     """
 
     def __init__(self, decay: float = 0.99, prior_games: float = 1.0) -> None:
@@ -202,12 +273,19 @@ class LiveRecord:
         self._score = np.zeros(0)
 
     def record(self, snapshot: int, games: int, score: float) -> None:
-        """The member has played so many games against the snapshot. Raises ValueError for no games or a score
-        outside [0, games].
+        """Add games of the member against a snapshot.
+
+        Args:
+            snapshot: Number of the snapshot.
+            games: Number of games.
+            score: Summed score of the member, in [0, games].
+
+        Raises:
+            ValueError: If the number is negative, `games` is less than 1 or the score is outside [0, games].
         """
         if snapshot < 0:
             raise ValueError(
-                f"snapshot {snapshot}: numbers begin at 0, games of the member with itself are not kept"
+                f"snapshot {snapshot}: numbers begin at 0; games of the member against itself have no number"
             )
         score = checked_score(games, score)
         if snapshot >= len(self._games):
@@ -220,17 +298,22 @@ class LiveRecord:
         self._score[snapshot] = kept * self._score[snapshot] + gained * score / games
 
     def games(self, snapshots: NDArray[Any]) -> Array:
-        """Decayed number of games against each of the snapshots [C]."""
+        """Return the decayed number of games against each of the snapshots, shape [C]."""
         return self._against(self._games, snapshots)
 
     def mean_score(self, snapshots: NDArray[Any]) -> Array:
-        """Mean score against each of the snapshots [C], with `prior_games` drawn games added; 0.5 where there
-        are no games.
+        """Return the mean score against each of the snapshots, with `prior_games` drawn games added.
+
+        Args:
+            snapshots: Numbers of the snapshots, shape [C].
+
+        Returns:
+            Mean scores, shape [C]; 0.5 without any games.
         """
         return mean_scores(self.games(snapshots), self._against(self._score, snapshots), self.prior_games)
 
     def clear(self) -> None:
-        """Forget all: the member goes on from other weights."""
+        """Delete all results, since the member continues from other weights."""
         self._games, self._score = np.zeros(0), np.zeros(0)
 
     @staticmethod
@@ -242,7 +325,7 @@ class LiveRecord:
         return found
 
     def state_dict(self) -> dict[str, Any]:
-        """Two arrays; decay and prior are configuration."""
+        """Return two arrays. Decay and prior come from the configuration."""
         return {"games": self._games.copy(), "score": self._score.copy()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:

@@ -1,11 +1,14 @@
-"""PSRO's matchmaker: opponents by the meta-strategy of the game that evaluated snapshots play. Called as
-matchmakers are; knows no file or rank.
+"""Matchmaker of PSRO: opponents by the meta-strategy of the game between evaluated snapshots.
 
-The rows are the snapshots of the member's own side, the columns the candidates; a cell is the row's mean
-score, of which a win is 1. What is drawn from is the columns' mixture: the member trains a best response to
-it, and the snapshot of that response enlarges the game (arXiv 1711.00832). A pair that was never played
-counts as even (`prior_games` drawn games are added to every pair), so a new snapshot looks like a good
-all-rounder until it has been evaluated: the league's server lets no term begin before every pair was played.
+Rows of the game are the snapshots of the member's own side, columns are the candidates. A cell is the row's
+mean score; a win scores 1. Opponents are drawn from the columns' mixture. The member trains a best response
+to that mixture. The snapshot of the response then enlarges the game.
+
+A pair that was never played counts as even, since `prior_games` drawn games are added to every pair. A new
+snapshot would therefore look like a good all-rounder until it has been evaluated. For this reason, the
+league's server starts no assignment before every pair was played.
+
+Source: Lanctot et al. 2017 (arXiv 1711.00832).
 """
 
 from __future__ import annotations
@@ -21,14 +24,20 @@ from hpcmarl.league.core.matchmaking import Matchmaker, Mixture, View, make_mixt
 from hpcmarl.maths.meta_strategies import alpha_rank, nash, replicator, uniform
 from hpcmarl.types import Array, IntArray
 
-# alpha-rank's time rises with the cube of its states: about half a second. Only the newest snapshots that
-# make so many states take part.
+# Largest number of states of alpha-rank; if there are more, only the newest snapshots take part.
+# Its time rises with the cube of the states and is about half a second for this number.
 ALPHA_RANK_STATES = 400
 
 
 class Psro(Matchmaker):
-    """The meta-strategy is solved for when a snapshot has come or gone, or `refresh_games` games were
-    evaluated since; a draw costs nothing.
+    """Policy-space response oracles: draw opponents from a meta-strategy.
+
+    The meta-strategy is computed again when a snapshot has come or gone, or after `refresh_games` more
+    evaluated games. A draw does no such computation.
+
+    Attributes:
+        config: Settings.
+        weights: Probability of each candidate, shape [C].
     """
 
     summary: ClassVar[str] = "policy-space response oracles: the meta-strategy of the evaluated game"
@@ -75,7 +84,7 @@ class Psro(Matchmaker):
         return uniform(score)[1]
 
     def state_dict(self) -> dict[str, Any]:
-        """The solution and what it was solved from, so that a resumed run draws from the same."""
+        """Return the solution and its inputs, so that a resumed run draws from the same mixture."""
         arrays = {"weights": self.weights, "candidates": self._candidates, "own": self._own}
         return {name: array.copy() for name, array in arrays.items()} | {"recorded": self._recorded}
 

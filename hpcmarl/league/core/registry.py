@@ -1,7 +1,6 @@
 """Matchmakers, kinds of members and evaluation strategies by name.
 
-Adding a matchmaker, a kind of member or an evaluation strategy: a class, a section in
-config/league.py and a line here.
+To add one, write its class, a section in config/league.py and an entry in a table below.
 """
 
 from __future__ import annotations
@@ -39,14 +38,14 @@ STRATEGIES: dict[str, type[EvaluationStrategy]] = {
 
 
 def make_matchmaker(config: MatchmakingConfig) -> Matchmaker:
-    """A matchmaker for one member, of the kind that `config.name` asks for."""
+    """Return a new matchmaker of the type `config.name`, for one member."""
     constructor: Any = MATCHMAKERS[config.name]
     matchmaker: Matchmaker = constructor(config)
     return matchmaker
 
 
 def make_kind(config: MemberKindConfig) -> MemberKind:
-    """What decides for one member of the kind that `config.name` asks for."""
+    """Return a new member kind of the type `config.name`, for one member."""
     constructor: Any = KINDS[config.name]
     kind: MemberKind = constructor(config)
     return kind
@@ -59,8 +58,13 @@ def make_strategy(
     *,
     cooperative: bool = False,
 ) -> EvaluationStrategy:
-    """The evaluation strategy that `config.name` asks for, over this payoff; `sides` and `cooperative` as in
-    `EvaluationStrategy`.
+    """Return a new evaluation strategy of the type `config.name`.
+
+    Args:
+        config: Settings of the strategy.
+        payoff: Results of the matches, which somebody else fills.
+        sides: Names of the sides; see `EvaluationStrategy`.
+        cooperative: Whether the league is cooperative; see `EvaluationStrategy`.
     """
     constructor: Any = STRATEGIES[config.name]
     strategy: EvaluationStrategy = constructor(config, payoff, sides, cooperative=cooperative)

@@ -1,14 +1,12 @@
-"""Evaluation strategies: which pair of frozen snapshots is played next, so that the payoff is known where it
-matters.
+"""Evaluation strategies: the order in which pairs of frozen snapshots play matches.
 
-Called by the league's server: `add` for each new snapshot, `next` for a pair to hand out, `begun` when it
-went, `ended` when its results are in the payoff, or when the rank that had it is lost and the pair has to
-come again. Knows no file, rank or network.
+Usage: call `add` for each new snapshot and `next` for a pair to play. Call `begun` when the match is handed
+out. Call `ended` when its results are in the payoff, or when its rank is lost and the match must be repeated.
 
-Each pair that a strategy allows has an urgency in a table [n, n] float32, kept up to date cell by cell; the
-most urgent pair is next, one at random among equals. A pass over the table, 4 to 6 MB at 1,000 snapshots,
-finds the most urgent few at once; they serve until one of them is used or another pair has become more
-urgent. Games that are being played count as if they were known.
+Each allowed pair has an urgency in a table, float32 [n, n], which is updated cell by cell. The most urgent
+pair is next; equal pairs are in random order. One pass over the table (4 to 6 MB at 1,000 snapshots) finds
+the AHEAD most urgent pairs. They are used until one of them has changed or another pair is more urgent. Games
+that are being played count as known.
 """
 
 from __future__ import annotations
@@ -27,16 +25,22 @@ from hpcmarl.types import Array, BoolArray, IntArray
 _NEVER = np.float32(-np.inf)
 _GROWTH = 1.25
 _ABSENT = -1
-AHEAD = 64  # pairs that one pass over the table finds
+AHEAD = 64  # most pairs that one pass over the table finds
 
 
 class EvaluationStrategy(ABC):
-    """One rule over a `Payoff` that somebody else fills.
+    """Order of the matches between the snapshots of a `Payoff`.
 
-    sides: names of what snapshots play. With several (an asymmetric game) pairs are made across sides only,
-    and a pair's row is of the side that stands first here. With one, a pair's row is the older snapshot, so
-    that each pair comes once; nobody meets itself, except where `cooperative`: there a snapshot with itself
-    is a team like the others.
+    With several sides (an asymmetric game), pairs are made across sides only. The row of a pair is then the
+    side that comes first in `sides`. With one side, the row is the older snapshot, so each pair occurs once.
+    A snapshot does not meet itself, except in cooperative games, where a snapshot and itself are a team like
+    any other.
+
+    Args:
+        config: Settings of the strategy.
+        payoff: Results of the matches, which somebody else fills.
+        sides: Names of the sides that snapshots play.
+        cooperative: Whether the game is cooperative.
     """
 
     summary: ClassVar[str] = ""
@@ -53,30 +57,48 @@ class EvaluationStrategy(ABC):
         self.sides = tuple(sides)
         self.with_itself = cooperative and len(self.sides) == 1
         self.enough = np.inf if config.games_per_pair is None else config.games_per_pair
-        self.playing: Counter[tuple[int, int]] = Counter()  # games that were handed out
-        self._side = np.zeros(0, np.int64)  # of each number; _ABSENT: takes no part
+        self.playing: Counter[tuple[int, int]] = Counter()  # handed-out games of each pair
+        self._side = np.zeros(0, np.int64)  # place in `sides` of each snapshot, or _ABSENT
         self._allowed: BoolArray = np.zeros((0, 0), bool)
         self._urgency = np.zeros((0, 0), np.float32)
-        self._ahead: list[
-            tuple[int, int, float]
-        ] = []  # row, column, urgency when they were found; the most urgent last
-        self._raised = float(_NEVER)  # the highest urgency that a pair was given since then
+        # Row, column and urgency of the pairs found by the last pass. The most urgent pair is last.
+        self._ahead: list[tuple[int, int, float]] = []
+        self._raised = float(_NEVER)  # highest urgency that was set since that pass
 
     @abstractmethod
     def _chosen(self, number: int, older: IntArray) -> IntArray:
-        """With which of the snapshots that came before it, and that it may meet, the new one makes a pair.
-        [K] of older [C], in order of age.
+        """Return the older snapshots with which a new snapshot makes pairs.
+
+        Args:
+            number: Number of the new snapshot.
+            older: Older snapshots that it may meet, oldest first, shape [C].
+
+        Returns:
+            A selection of `older`, shape [K].
         """
 
     def _value(self, games: Array, score: Array, playing: Array) -> Array:
-        """Urgency [K] of pairs: games known, summed score of their rows, games being played [K]. Here: those
-        with the fewest games first.
+        """Return the urgency of pairs. The default is that pairs with the fewest games come first.
+
+        Args:
+            games: Number of known games of each pair, shape [K].
+            score: Summed scores of the rows, shape [K].
+            playing: Number of games that are being played, shape [K].
+
+        Returns:
+            Urgencies, shape [K]; the highest is the most urgent.
         """
         return -(games + playing)
 
     def add(self, number: int, side: str = "") -> None:
-        """A snapshot has come; numbers rise. Raises ValueError for a number that is not in the payoff or not
-        above all before, or an unknown side.
+        """Add a new snapshot and its pairs.
+
+        Args:
+            number: Number of the snapshot, above all numbers added before.
+            side: Side that the snapshot plays.
+
+        Raises:
+            ValueError: If the number is not in the payoff or not above all before, or if the side is unknown.
         """
         if not len(self._side) <= number < self.payoff.size or side not in self.sides:
             raise ValueError(
@@ -97,8 +119,9 @@ class EvaluationStrategy(ABC):
         self._refresh(rows, columns)
 
     def remove(self, number: int) -> None:
-        """A snapshot cannot be played any more (its file is in quarantine). What it has played stays in the
-        payoff.
+        """Remove a snapshot from all pairs, since its file is in quarantine.
+
+        Its results stay in the payoff.
         """
         if number < len(self._side):
             self._side[number] = _ABSENT
@@ -106,8 +129,10 @@ class EvaluationStrategy(ABC):
                 table[number], table[:, number] = nothing, nothing
 
     def next(self, generator: np.random.Generator) -> tuple[int, int] | None:
-        """The most urgent pair; None where every pair has its games or is being played often enough to have
-        them, or where there is none.
+        """Return the most urgent pair of snapshots, the row first.
+
+        Returns:
+            None if there are no pairs, or if known and handed-out games suffice for every pair.
         """
         while True:
             if not self._ahead or self._raised > self._ahead[-1][2]:
@@ -120,7 +145,7 @@ class EvaluationStrategy(ABC):
             self._ahead.pop()
 
     def _look(self, generator: np.random.Generator) -> None:
-        """Find the most urgent pairs, in random order among equals."""
+        """Find the most urgent pairs; equal ones are in random order."""
         self._ahead, self._raised = [], float(_NEVER)
         urgency = self._urgency.ravel()
         best = urgency.max(initial=_NEVER)
@@ -139,19 +164,23 @@ class EvaluationStrategy(ABC):
         self._ahead = list(zip(rows.tolist(), columns.tolist(), urgency[cells].tolist(), strict=True))
 
     def begun(self, row: int, column: int, games: int) -> None:
-        """So many games of the pair were handed out."""
+        """Count games of the pair as handed out."""
         self.playing[row, column] += games
         self._refresh(np.array([row]), np.array([column]))
 
     def ended(self, row: int, column: int, games: int) -> None:
-        """So many games that were handed out have come back and are in the payoff, or are lost."""
+        """Count handed-out games as returned: their results are in the payoff, or they are lost."""
         self.playing[row, column] -= games
         if self.playing[row, column] <= 0:
             del self.playing[row, column]
         self._refresh(np.array([row]), np.array([column]))
 
     def pairs(self) -> IntArray:
-        """All pairs that the strategy plays, done or not: [K, 2], rows in order."""
+        """Return all pairs that the strategy plays, finished or not.
+
+        Returns:
+            Numbers of row and column, shape [K, 2], rows in ascending order.
+        """
         return np.argwhere(self._allowed)
 
     def _grow(self, size: int) -> None:
@@ -162,7 +191,10 @@ class EvaluationStrategy(ABC):
             self._urgency, self._allowed = urgency, allowed
 
     def _refresh(self, rows: IntArray, columns: IntArray) -> None:
-        """Work out anew how urgent some pairs are [K]; those that the strategy does not play stay out."""
+        """Update the urgency of the given pairs, shape [K].
+
+        Pairs that the strategy does not play stay excluded.
+        """
         games, score = self.payoff.games()[rows, columns], self.payoff.score()[rows, columns]
         playing = np.array(
             [self.playing[pair] for pair in zip(rows.tolist(), columns.tolist(), strict=True)]
@@ -174,14 +206,16 @@ class EvaluationStrategy(ABC):
         self._raised = max(self._raised, float(self._urgency[rows, columns].max(initial=_NEVER)))
 
     def state_dict(self) -> dict[str, Any]:
-        """The side of each number. What is being played is not kept: whoever resumes has nothing under way,
-        and the pairs come again.
+        """Return the side of each snapshot.
+
+        Matches in progress are not stored. A resumed run has none, so these pairs are played again.
         """
         return {"side": self._side.copy()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Into a strategy without snapshots; the payoff must have been loaded first. Pairs follow from this
-        strategy's own settings.
+        """Restore the snapshots into a strategy that has none. Load the payoff first.
+
+        The pairs follow from this strategy's own settings.
         """
         for number, side in enumerate(np.asarray(state["side"]).tolist()):
             if side != _ABSENT:
@@ -189,7 +223,7 @@ class EvaluationStrategy(ABC):
 
 
 class RoundRobin(EvaluationStrategy):
-    """Every pair as often as every other."""
+    """All pairs, each played equally often."""
 
     summary = "all pairs, the fewest games first"
 
@@ -198,11 +232,12 @@ class RoundRobin(EvaluationStrategy):
 
 
 class LatestPairs(EvaluationStrategy):
-    """Each snapshot against the K that were the newest when it came: the number of pairs grows with the pool,
-    not with its square.
+    """Each snapshot against the K snapshots that were the newest when it was added.
+
+    The number of pairs grows linearly with the pool, not with its square.
     """
 
-    summary = "each new snapshot against the latest K"
+    summary = "each new snapshot against the K newest"
 
     def __init__(self, config: LatestPairsConfig, *rest: Any, **keys: Any) -> None:
         super().__init__(config, *rest, **keys)
@@ -213,11 +248,12 @@ class LatestPairs(EvaluationStrategy):
 
 
 class Panel(EvaluationStrategy):
-    """Everybody against the same few, so that scores can be compared over time. With several sides the panel
-    needs some of each.
+    """All snapshots against the same few, so that scores can be compared over time.
+
+    With several sides, the panel must contain snapshots of each.
     """
 
-    summary = "everybody against a fixed panel"
+    summary = "all snapshots against a fixed panel"
 
     def __init__(self, config: PanelConfig, *rest: Any, **keys: Any) -> None:
         super().__init__(config, *rest, **keys)
@@ -228,11 +264,11 @@ class Panel(EvaluationStrategy):
 
 
 class Adaptive(EvaluationStrategy):
-    """The pair with the widest interval of its mean score first.
+    """All pairs, the one with the widest interval of its mean score first.
 
-    The interval is that of a Beta posterior after `prior_games` drawn games, m ± z sqrt(m (1 - m) / (n + 1)):
-    a pair that is won or lost nearly always is known after few games, an even one takes many. Games that are
-    being played narrow it as if m stayed.
+    The interval is that of a Beta posterior after `prior_games` drawn games: m ± z sqrt(m (1 - m) / (n + 1)).
+    A pair with a clear winner needs few games, an even one needs many. Games in progress narrow the interval
+    as if m did not change.
     """
 
     summary = "the pair whose mean score is least certain first"

@@ -1,7 +1,7 @@
-"""The snapshots of a pool as the book has them, and as they stand in its checkpoints: column by column, so
-that thousands are written at once.
+"""Records of a pool's snapshots, and their layout in checkpoints of the league.
 
-Called by league/core/state.py. Knows no file or policy: a snapshot is a name.
+Checkpoints store the records column by column, so that thousands are written at once. Files and parameters of
+snapshots are in io/pool.py.
 """
 
 from __future__ import annotations
@@ -17,11 +17,20 @@ from hpcmarl.types import IntArray
 
 @dataclass
 class Snapshot:
-    """A frozen policy. member: its index; updates, env_steps: of the member in all, when it was frozen; bad:
-    its file does not verify.
+    """Record of a frozen policy.
 
-    generation: of its member, another one after a reset. met [k, 2]: the snapshots that its term met most,
-    and in how many games; what a run that was killed met after its last checkpoint is not known.
+    Attributes:
+        name: Name of the snapshot.
+        member: Index of its member.
+        side: Side that it plays.
+        term: Number of the training assignment that it ended; 0: the initial weights.
+        updates: Updates of the member when it was frozen, over all generations.
+        env_steps: Environment steps of the member when it was frozen, over all generations.
+        seconds: Training time of the league when it was frozen, seconds.
+        bad: Whether its file does not verify.
+        generation: Generation of its member. A reset begins another one.
+        met: Snapshots that were met most in its assignment and the number of games against each, shape [k,
+            2]. Games after the last checkpoint of a run that was killed are missing.
     """
 
     name: str
@@ -48,8 +57,16 @@ COLUMNS = {
 
 
 def columns_of(snapshots: Sequence[Snapshot], sides: Sequence[str]) -> dict[str, Any]:
-    """An array [N] for each of COLUMNS; names: all of them, with spaces between; side [N]: their places in
-    `sides`; met [K, 3]: (snapshot, who was met, games).
+    """Return the records column by column, for a checkpoint.
+
+    Args:
+        snapshots: The records, N of them.
+        sides: Names of the sides.
+
+    Returns:
+        One array [N] for each entry of COLUMNS, and three more entries. names: all names in one text,
+        separated by spaces. side: places in `sides`, shape [N]. met: rows (snapshot, snapshot met, games),
+        shape [K, 3].
     """
     columns: dict[str, Any] = {
         name: np.array([getattr(each, name) for each in snapshots], kind) for name, kind in COLUMNS.items()
@@ -67,7 +84,18 @@ def columns_of(snapshots: Sequence[Snapshot], sides: Sequence[str]) -> dict[str,
 
 
 def snapshots_from(columns: Mapping[str, Any], sides: Sequence[str]) -> list[Snapshot]:
-    """What `columns_of` told. Raises KeyError, TypeError, ValueError or IndexError where that is not it."""
+    """Return the records from the columns that `columns_of` made.
+
+    Args:
+        columns: The columns.
+        sides: Names of the sides.
+
+    Raises:
+        KeyError: If a column is missing.
+        TypeError: If a column has the wrong type.
+        ValueError: If a column has the wrong length or content.
+        IndexError: If a side does not exist.
+    """
     met = np.asarray(columns["met"], np.int64).reshape(-1, 3)
     names, places = columns["names"].split(), np.asarray(columns["side"]).tolist()
     rows = zip(*(np.asarray(columns[name], kind).tolist() for name, kind in COLUMNS.items()), strict=True)

@@ -1,8 +1,7 @@
-"""What a league knows: its members and how far they are, the snapshots in the pool, who has met whom, and
-what is to be played next.
+"""State of a league: progress of members, snapshots of the pool, results of games and pending matches.
 
-Kept by the league's server (league/runtime/league_server.py), written into its checkpoints, read by `hpcmarl
-league`. Knows no rank, file or network: a team is a number, a snapshot a name.
+The league's server keeps this state and writes it into the league's checkpoints. `hpcmarl league` reads it. A
+team is represented by a number, a snapshot by its name.
 """
 
 from __future__ import annotations
@@ -27,11 +26,29 @@ from hpcmarl.types import IntArray
 
 @dataclass
 class Member:
-    """One member's progress. A generation is training from initial weights on; versions are counted in the
-    present one, `before` holds the earlier ones.
+    """Progress of one member.
 
-    terms: snapshots frozen, the initial weights (0) not counted; against: games against each snapshot; team:
-    who trains it now.
+    A generation is training from initial weights. `version`, `frozen_version` and `env_steps` count in the
+    present generation. `updates_before` and `env_steps_before` are the totals of earlier generations.
+
+    Attributes:
+        index: Place of the member in `LeagueState.members`.
+        name: Name of the member.
+        side: Side that it plays.
+        config: Settings of the member.
+        live: Record of its training games against each snapshot.
+        matchmaker: Rule that selects its opponents.
+        generation: Number of the present generation, from 1.
+        version: Updates in the present generation.
+        frozen_version: Version of the newest snapshot in the present generation; 0: none yet.
+        env_steps: Environment steps in the present generation.
+        episodes: Episodes, as reported by its team.
+        updates_before: Updates in earlier generations.
+        env_steps_before: Environment steps in earlier generations.
+        terms: Training assignments that ended with a snapshot. The initial weights (0) do not count.
+        against: Number of training games against each snapshot.
+        met: Number of games against each snapshot in the present assignment.
+        team: Group that trains the member now; None: no group.
     """
 
     index: int
@@ -49,26 +66,26 @@ class Member:
     env_steps_before: int = 0
     terms: int = 0
     against: dict[int, int] = field(default_factory=dict)
-    met: Counter[int] = field(default_factory=Counter)  # games of the present term
+    met: Counter[int] = field(default_factory=Counter)
     team: int | None = None
 
     @property
     def updates(self) -> int:
-        """In all its generations."""
+        """Number of updates in all generations."""
         return self.updates_before + self.version
 
     @property
     def all_env_steps(self) -> int:
-        """In all its generations."""
+        """Number of environment steps in all generations."""
         return self.env_steps_before + self.env_steps
 
     @property
     def directory(self) -> str:
-        """Its checkpoints and metrics, in the run's directory."""
+        """Directory of checkpoints and metrics of the present generation, relative to the run directory."""
         return f"members/{self.name}/{self.generation:04d}"
 
 
-MOST_MET = 5  # opponents of a term that a snapshot remembers
+MOST_MET = 5  # opponents of an assignment in the record of its snapshot
 PROGRESS = (
     "generation",
     "version",
@@ -82,8 +99,13 @@ PROGRESS = (
 
 
 class LeagueState:
-    """members: name -> (settings, side); `sides`: one, or the two that meet. Numbers of snapshots are their
-    places in `snapshots`.
+    """State of a league. Numbers of snapshots are their places in `snapshots`.
+
+    Args:
+        config: Settings of the league.
+        members: Settings and side of each member, by name.
+        sides: The only side, or the two sides that meet.
+        seed: Seed of the run.
     """
 
     def __init__(
@@ -96,15 +118,14 @@ class LeagueState:
         self.config, self.sides, self.seed = config, sides, seed
         self.generator = np.random.default_rng([seed, 6])
         self.members: list[Member] = []
-        answers: dict[
-            str, Matchmaker
-        ] = {}  # to the same game: it is solved once for all that answer it alike
+        # Members of a side with the same PSRO settings share a matchmaker, so that their game is solved once.
+        psro_makers: dict[str, Matchmaker] = {}
         for index, (name, (member, side)) in enumerate(members.items()):
             live = LiveRecord(config.live.decay, config.live.prior_games)
             settings = member.matchmaking or config.matchmaking
             maker = make_kind(member.kind) if member.kind is not None else make_matchmaker(settings)
             if isinstance(maker, Psro):
-                maker = answers.setdefault(f"{side} {settings.model_dump_json()}", maker)
+                maker = psro_makers.setdefault(f"{side} {settings.model_dump_json()}", maker)
             self.members.append(Member(index, name, side, member, live, maker))
         self.snapshots: list[Snapshot] = []
         self.numbers: dict[str, int] = {}
@@ -114,41 +135,42 @@ class LeagueState:
         )
         self.changes = 0
         self.matches = 0
-        self._good: dict[str, IntArray] = {}  # by side, until a snapshot comes or goes
-        self._played_through: dict[
-            str, tuple[int, bool]
-        ] = {}  # by side: after how many games it was looked at
+        # Cache of `side_numbers`, cleared when a snapshot comes or goes.
+        self._good: dict[str, IntArray] = {}
+        # Cache of `is_ready` by side: number of evaluated games at the last check, and its result.
+        self._played_through: dict[str, tuple[int, bool]] = {}
 
     def member(self, name: str) -> Member:
+        """Return the member of this name."""
         return next(member for member in self.members if member.name == name)
 
     # ---- members
 
     def seed_of(self, member: Member) -> int:
-        """The seed of a member's present generation."""
+        """Return the seed of a member's present generation."""
         return int(
             np.random.SeedSequence([self.seed, member.index, member.generation]).generate_state(1)[0]
             & 0x7FFFFFFF
         )
 
     def freezing(self, member: Member) -> FreezeConfig:
-        """When this member is frozen."""
+        """Return the conditions under which a member is frozen."""
         return member.config.kind.freeze if member.config.kind is not None else self.config.freeze
 
     def term_end(self, member: Member) -> int:
-        """The version of its present generation at which it is frozen in any case."""
+        """Return the version at which the member's present assignment ends at the latest."""
         most = self.freezing(member).most_updates
         end = member.frozen_version + most
-        # frozen in vain, when the disk was full
+        # The member is past this end if its snapshot could not be written, for instance on a full disk.
         return end if end > member.version else member.version + most
 
     def candidates(self, member: Member) -> IntArray:
-        """The snapshots that it may meet, in order of age."""
+        """Return the numbers of the snapshots that a member may meet, oldest first, shape [C]."""
         other = next((side for side in self.sides if side != member.side), member.side)
         return self.side_numbers(other)
 
     def newest(self, member: Member) -> Snapshot | None:
-        """Its newest snapshot whose file verifies."""
+        """Return the member's newest snapshot that is not in quarantine; None if there is none."""
         return next(
             (
                 snapshot
@@ -159,7 +181,7 @@ class LeagueState:
         )
 
     def side_numbers(self, side: str) -> IntArray:
-        """The snapshots of a side whose files verify, in order of age."""
+        """Return the numbers of a side's snapshots that are not in quarantine, oldest first."""
         if side not in self._good:
             good = [
                 number
@@ -175,7 +197,7 @@ class LeagueState:
         self.changes += 1
 
     def view(self, member: Member) -> View:
-        """What its matchmaker may know."""
+        """Return the information that a member's matchmaker receives."""
         candidates = self.candidates(member)
         return View(
             candidates=candidates,
@@ -192,12 +214,18 @@ class LeagueState:
         )
 
     def mixture(self, member: Member) -> Mixture:
-        """Whom it is to meet now. Raises ValueError where there is nobody."""
+        """Return the distribution of opponents that a member meets now.
+
+        Raises:
+            ValueError: If the member can meet no snapshot and not itself.
+        """
         return member.matchmaker.mixture(self.view(member))
 
     def is_ready(self, member: Member) -> bool:
-        """Whether its next term can begin: PSRO answers to what was evaluated, so every pair must have been
-        played once.
+        """Return whether a member's next assignment can begin.
+
+        Matchmaker psro trains against the evaluated game, so every pair must have been played once. Other
+        members are always ready.
         """
         maker = member.config.matchmaking or self.config.matchmaking
         if member.config.kind is not None or maker.name != "psro":
@@ -211,12 +239,26 @@ class LeagueState:
         return complete
 
     def on_progress(self, member: Member, version: int, env_steps: int, episodes: int) -> None:
-        """How far it is in its present generation."""
+        """Update a member's progress in its present generation.
+
+        Args:
+            member: The member.
+            version: Updates in the present generation.
+            env_steps: Environment steps in the present generation.
+            episodes: Episodes.
+        """
         self.changes += version != member.version
         member.version, member.env_steps, member.episodes = version, env_steps, episodes
 
     def on_played(self, member: Member, opponent: str, games: int, score: float) -> None:
-        """Training games against a snapshot are over."""
+        """Add training games of a member against a snapshot.
+
+        Args:
+            member: The member.
+            opponent: Name of the snapshot.
+            games: Number of games.
+            score: Summed score of the member.
+        """
         number = self.numbers[opponent]
         member.live.record(number, games, score)
         member.matchmaker.on_result(number, games, score)
@@ -224,12 +266,14 @@ class LeagueState:
         member.met[number] += games
 
     def has_trained(self, member: Member) -> bool:
-        """Whether it has made as many updates since its last snapshot as another one must stand for."""
+        """Return whether a member has made `least_updates` updates since its last snapshot."""
         return member.version - member.frozen_version >= self.freezing(member).least_updates
 
     def wins(self, member: Member) -> bool:
-        """Whether it may be frozen before its term is over: it beats all that it is measured against (its
-        kind says whom, else whom it meets).
+        """Return whether a member may be frozen before its assignment ends.
+
+        It must have made `least_updates` updates and beat every required opponent. The member's kind selects
+        the required opponents. Without a kind, these are all snapshots that it meets.
         """
         freeze = self.freezing(member)
         if freeze.winning >= 1.0 or not self.has_trained(member):
@@ -244,7 +288,16 @@ class LeagueState:
     # ---- the pool
 
     def add(self, member: Member, name: str, term: int, seconds: float) -> Snapshot:
-        """A snapshot of this member has been frozen, as it is now."""
+        """Add a new snapshot of a member with its present progress.
+
+        A reset of the member may follow, by `fresh` or by its kind. It then begins the next generation.
+
+        Args:
+            member: The member.
+            name: Name of the snapshot.
+            term: Number of the assignment that it ends; 0: the initial weights.
+            seconds: Training time of the league, seconds.
+        """
         snapshot = Snapshot(
             name,
             member.index,
@@ -274,7 +327,7 @@ class LeagueState:
         return snapshot
 
     def quarantine(self, name: str) -> None:
-        """A snapshot's file does not verify: nobody meets it any more."""
+        """Exclude a snapshot from training and matches, since its file does not verify."""
         number = self.numbers[name]
         if not self.snapshots[number].bad:
             self.snapshots[number].bad = True
@@ -284,8 +337,9 @@ class LeagueState:
     # ---- matches
 
     def next_match(self) -> tuple[str, str] | None:
-        """Two snapshots that should be played now, the row first; they count as being played until
-        `ended`.
+        """Return the names of two snapshots to play now, the row first; None if no match is needed.
+
+        The games count as in progress until `ended` is called for the pair.
         """
         pair = self.strategy.next(self.generator)
         if pair is None:
@@ -295,8 +349,13 @@ class LeagueState:
         return self.snapshots[row].name, self.snapshots[column].name
 
     def ended(self, row: str, column: str, played: list[float] | None) -> None:
-        """A match is over, or lost (None). played: games, the row's score, the sums of its returns and of
-        their squares, then the column's.
+        """Record the end of a match.
+
+        Args:
+            row: Name of the row's snapshot.
+            column: Name of the column's snapshot.
+            played: Number of games, the row's score, then sums of returns and of squared returns: the row's,
+                then the column's (Played.row in league/runtime/opponents.py). None: the match is lost.
         """
         numbers = self.numbers[row], self.numbers[column]
         if played is not None:
@@ -305,10 +364,13 @@ class LeagueState:
             self.changes += 1
         self.strategy.ended(*numbers, self.config.evaluation.episodes)
 
-    # ---- keeping
+    # ---- checkpoints
 
     def state_dict(self) -> dict[str, Any]:
-        """Arrays and plain values. Terms and matches under way are not in it: they begin again."""
+        """Return arrays and plain values.
+
+        Assignments and matches in progress are not stored: they begin again after a resumption.
+        """
         members = {}
         for member in self.members:
             against = np.array(sorted(member.against.items()), np.int64).reshape(-1, 2)
@@ -329,13 +391,23 @@ class LeagueState:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Raises KeyError, TypeError or ValueError where the state is of another league."""
+        """Restore the state of a checkpoint into a new object.
+
+        Raises:
+            KeyError: If an entry or a member is missing.
+            TypeError: If an entry has the wrong type.
+            ValueError: If the entries do not match each other.
+            IndexError: If a side of a snapshot does not exist.
+            FormatError: If the tables of results do not match.
+        """
         self._good.clear()
         self.snapshots += snapshots_from(state["snapshots"], self.sides)
         self.numbers |= {snapshot.name: number for number, snapshot in enumerate(self.snapshots)}
         self.payoff.load_state_dict(state["payoff"])
         if self.payoff.size != len(self.snapshots):
-            raise ValueError(f"{len(self.snapshots)} snapshots with payoffs of {self.payoff.size}")
+            raise ValueError(
+                f"the state has {len(self.snapshots)} snapshots but payoffs of {self.payoff.size}"
+            )
         for number, snapshot in enumerate(self.snapshots):
             self.strategy.add(number, snapshot.side)
             if snapshot.bad:

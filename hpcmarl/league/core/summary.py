@@ -1,9 +1,7 @@
-"""A league in plain values, for people and for JSON: members, snapshots, payoffs, ratings, and whom each
-member trained against.
+"""Summary of a league in plain values: members, snapshots, payoffs, ratings and opponents in training.
 
-Called by `hpcmarl league show` and by what draws and exports leagues. Knows the book; no file, network or
-terminal. None stands for what is not known, and `reasons` says why where a whole part is missing. Lists and
-matrices follow the order of `snapshots`, the order of their making.
+The values can be shown, drawn or written as JSON. None stands for an unknown value. If a whole part is
+missing, `reasons` says why. Lists and matrices follow the order of `snapshots`, in which they were made.
 """
 
 from __future__ import annotations
@@ -22,20 +20,22 @@ from hpcmarl.maths.ratings import elo
 from hpcmarl.types import Array
 
 Result = dict[str, Any]
-Z = 1.96  # deviations to each side in an interval of 95 %
-PRIOR_GAMES = (
-    1.0  # drawn games added to each pair before a mixture is solved for, as the matchmaker psro does
-)
-MOST_NASH = 500  # snapshots of a side whose equilibrium is solved for: up to 9 s here, with payoffs at random
-MOST_RATED_GAMES = 20_000  # games that are told to openskill one by one, some 0.2 ms each
+# Standard errors on each side of a 95 % interval.
+Z = 1.96
+# Drawn games added to each pair before a mixture is computed, as by the matchmaker psro.
+PRIOR_GAMES = 1.0
+# Most snapshots of a side for which an equilibrium is computed. It takes up to 9 s with random payoffs.
+MOST_NASH = 500
+# Most games that are passed to openskill, one by one; each takes about 0.2 ms.
+MOST_RATED_GAMES = 20_000
 
 
 class UnknownError(Exception):
-    """A part that cannot be had, and why; never leaves this module."""
+    """Signal, with its reason, that a part cannot be computed. Never raised to callers of this module."""
 
 
 def summarise(league_state: LeagueState) -> Result:
-    """See the module's docstring; units are in the keys or in docs/league.md."""
+    """Return the summary of a league. Units are in the keys or in docs/league.md."""
     reasons: dict[str, str] = {}
     means = mean_against_all(league_state)
     ratings = _part(reasons, "ratings", lambda: _ratings(league_state, means))
@@ -73,7 +73,12 @@ def _part(reasons: dict[str, str], name: str, make: Callable[[], Any]) -> Any:
 
 
 def known_cells(games: Array, values: Array) -> list[list[float | None]]:
-    """Rows of a table [N, N], None where no game was played."""
+    """Return the rows of a table of values, with None for pairs without games.
+
+    Args:
+        games: Number of games, shape [N, N].
+        values: Values, shape [N, N].
+    """
     return [
         [value if count else None for value, count in zip(row, counts, strict=True)]
         for row, counts in zip(values.tolist(), games.tolist(), strict=True)
@@ -127,8 +132,9 @@ def _member(
 
 
 def mean_against_all(league_state: LeagueState) -> list[float | None]:
-    """Each snapshot's mean score over those that it has met in matches (itself left out), each of them
-    weighing the same.
+    """Return each snapshot's mean score over the other snapshots that it met in matches.
+
+    Each of these snapshots has the same weight. The result is None for a snapshot without matches.
     """
     games, score = league_state.payoff.games().copy(), league_state.payoff.mean_score()
     np.fill_diagonal(games, 0)
@@ -142,7 +148,7 @@ def mean_against_all(league_state: LeagueState) -> list[float | None]:
 
 
 def _ratings(league_state: LeagueState, means: list[float | None]) -> list[Result]:
-    """Elo of each snapshot by a Bradley-Terry fit of all games (maths/ratings.py)."""
+    """Return Elo ratings of all snapshots, by a Bradley-Terry fit of all games (maths/ratings.py)."""
     if league_state.config.cooperative:
         raise UnknownError("players of a cooperative game do not beat each other; see payoff")
     names = [snapshot.name for snapshot in league_state.snapshots]
@@ -158,8 +164,10 @@ def _ratings(league_state: LeagueState, means: list[float | None]) -> list[Resul
 
 
 def sides_met(league_state: LeagueState) -> tuple[Array, Array]:
-    """The good snapshots of the first side, and of the side that it meets (the same ones where there is one
-    side). Rows and columns.
+    """Return the numbers of the snapshots in rows and columns of the game between sides.
+
+    Rows are the first side, columns the side that it meets. With one side, both are the same. Snapshots in
+    quarantine are left out.
     """
     return league_state.side_numbers(league_state.sides[0]), league_state.side_numbers(league_state.sides[-1])
 
@@ -167,11 +175,11 @@ def sides_met(league_state: LeagueState) -> tuple[Array, Array]:
 def _side_mixtures(league_state: LeagueState, solve: Callable[[Array], Mixtures], most: int) -> Mixtures:
     rows, columns = sides_met(league_state)
     if league_state.config.cooperative:
-        raise UnknownError("a cooperative game has no opponents to mix against")
+        raise UnknownError("a cooperative game has no opponents, so there is no equilibrium of opponents")
     if not len(rows) or not len(columns):
         raise UnknownError("a side has no snapshot")
     if max(len(rows), len(columns)) > most:
-        raise UnknownError(f"{max(len(rows), len(columns))} snapshots on a side; solved for up to {most}")
+        raise UnknownError(f"{max(len(rows), len(columns))} snapshots on a side; the limit is {most}")
     return solve(league_state.payoff.mean_score(rows, columns, prior_games=PRIOR_GAMES))
 
 
@@ -180,12 +188,12 @@ def _alpha_rank(league_state: LeagueState) -> Mixtures:
     symmetric = len(league_state.sides) == 1
     states = len(rows) if symmetric else len(rows) * len(columns)
     if states > ALPHA_RANK_STATES:
-        raise UnknownError(f"{states} states; solved for up to {ALPHA_RANK_STATES}")
+        raise UnknownError(f"{states} states; the limit is {ALPHA_RANK_STATES}")
     return _side_mixtures(league_state, lambda payoff: alpha_rank(payoff, symmetric=symmetric), states)
 
 
 def _spread(league_state: LeagueState, mixtures: Mixtures) -> list[float]:
-    """One share for each snapshot; those of a side add up to 1, bad ones have none."""
+    """Return one share for each snapshot. Shares of a side sum to 1; snapshots in quarantine have share 0."""
     shares = np.zeros(len(league_state.snapshots))
     for numbers, mixture in zip(sides_met(league_state), mixtures, strict=True):
         shares[numbers] = mixture
@@ -193,12 +201,12 @@ def _spread(league_state: LeagueState, mixtures: Mixtures) -> list[float]:
 
 
 def _openskill(league_state: LeagueState) -> list[Result]:
-    """Weng and Lin's ratings, the pairs told in the order of the snapshots."""
+    """Return Weng and Lin's ratings, with the pairs in the order of the snapshots."""
     if league_state.config.cooperative:
         raise UnknownError("players of a cooperative game do not beat each other; see payoff")
     if league_state.payoff.recorded > MOST_RATED_GAMES:
         raise UnknownError(
-            f"{league_state.payoff.recorded} games; told one by one for up to {MOST_RATED_GAMES}"
+            f"{league_state.payoff.recorded} games, rated one by one; the limit is {MOST_RATED_GAMES}"
         )
     skill = SkillRatings()
     skill.grow(len(league_state.snapshots))
@@ -219,8 +227,9 @@ def _openskill(league_state: LeagueState) -> list[Result]:
 
 
 def _met(league_state: LeagueState, member: Member) -> list[Result]:
-    """Whom it trained against, most games first; live_score: what it scores against them of late, with the
-    league's prior.
+    """Return the snapshots that a member trained against, those with the most games first.
+
+    `live_score` is the member's recent mean score against the snapshot, with the league's prior games.
     """
     numbers = np.array(sorted(member.against, key=lambda number: (-member.against[number], number)), np.int64)
     scores = member.live.mean_score(numbers).tolist()
@@ -235,8 +244,14 @@ def _met(league_state: LeagueState, member: Member) -> list[Result]:
 
 
 def rating_rows(games: Array, score: Array) -> list[Result]:
-    """Elo points with intervals of 95 % of players [N] by their games and summed scores [N, N]; None where
-    one has played nobody.
+    """Return Elo ratings of players with 95 % intervals; None for players without games against others.
+
+    Args:
+        games: Number of games of each pair, shape [N, N].
+        score: Summed scores of the rows, shape [N, N].
+
+    Returns:
+        For each player: rating_elo, rating_elo_low and rating_elo_high in Elo points, and games.
     """
     fitted = elo(games, score)
     rows = []

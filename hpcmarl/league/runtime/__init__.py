@@ -1,1 +1,1 @@
-"""A league on ranks: its server, its clients, teams and matches."""
+"""Execution of a league on ranks: the league's server, its clients, teams and matches."""

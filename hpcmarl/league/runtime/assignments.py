@@ -1,8 +1,7 @@
-"""Which team trains which member: the terms under way, who is told what about them. Kept by the league's
-server (league/runtime/league_server.py), which sends it.
+"""Training assignments: which team trains which member, and which messages its ranks receive.
 
-A team is a group of the topology; any of them may train any member, one at a time, so that a slow or dead one
-holds up nobody but itself.
+A team is a group of the topology. Any team may train any member, one at a time. So a slow or dead team delays
+its own member only. The league's server keeps the assignments and sends the messages (league_server.py).
 """
 
 from __future__ import annotations
@@ -18,7 +17,16 @@ from hpcmarl.roles.base import Context
 
 
 class Assignments:
-    """running: by the term's number, who is trained by which group."""
+    """Running assignments and free groups.
+
+    Attributes:
+        groups: Groups of the topology.
+        state: State of the league.
+        limit: Updates after which a member is finished (stop.updates); None: no limit.
+        free_groups: Groups that wait for an assignment.
+        running: Member and group of each running assignment, by the assignment's number.
+        number: Number of the newest assignment. Messages of assignments that have ended are dropped.
+    """
 
     def __init__(self, context: Context, league_state: LeagueState) -> None:
         self.groups, self.state, self.limit = (
@@ -28,22 +36,28 @@ class Assignments:
         )
         self.free_groups: list[int] = []
         self.running: dict[int, tuple[Member, int]] = {}
-        self.number = 0  # of the newest term: messages of older ones are dropped
-        self._told: dict[int, bytes] = {}  # the mixture that a team was told
+        self.number = 0
+        self._sent: dict[int, bytes] = {}  # mixture last sent, by the assignment's number
         self._dead_groups: set[int] = set()
         self._lost: set[int] = set()
 
     @property
     def nobody_is_left(self) -> bool:
+        """Whether all groups are dead."""
         return len(self._dead_groups) == len(self.groups)
 
     def trained(self) -> list[Member]:
-        """Who is being trained."""
+        """Return the members that are in training."""
         return [member for member, _ in self.running.values()]
 
     def give(self, waiting: Sequence[Member]) -> Iterator[tuple[int, TrainingAssignment]]:
-        """Terms for free groups: those who wait and are furthest behind come first. What each rank is to be
-        told.
+        """Assign waiting members to free groups; members with the fewest updates come first.
+
+        Args:
+            waiting: Members that have no team and need training.
+
+        Yields:
+            A rank and the assignment to send to it, for each rank of each new team.
         """
         behind = sorted(waiting, key=lambda member: (member.updates, member.index))
         while behind and self.free_groups:
@@ -56,35 +70,48 @@ class Assignments:
                 yield rank, assignment
 
     def news(self) -> Iterator[tuple[int, OpponentMixture]]:
-        """The mixtures of those that train, where they have changed since the last time, for each rank of
-        their teams.
+        """Find mixtures of opponents that have changed since they were last sent.
+
+        Yields:
+            A rank and the mixture to send to it, for each rank of the teams concerned.
         """
         for number, (member, group) in self.running.items():
             if not self.state.is_ready(member):
-                continue  # its answer would be to something that nobody has played yet
+                continue  # psro: its mixture would rest on pairs that were not played yet
             mixture = self._mixture(number, member)
             mixture_bytes = mixture.names.encode() + mixture.shares.tobytes()
-            if self._told.get(number) != mixture_bytes:
-                self._told[number] = mixture_bytes
+            if self._sent.get(number) != mixture_bytes:
+                self._sent[number] = mixture_bytes
                 for rank in self._ranks(group):
                     yield rank, mixture
 
     def over(self, number: int, group: int) -> Member | None:
-        """A group has ended this term and is free again; the member, or None where another one trains it by
-        now.
+        """End an assignment and free its group.
+
+        Args:
+            number: Number of the assignment.
+            group: Group that ended it.
+
+        Returns:
+            The member; None if the assignment is not running any more.
         """
         if number not in self.running:
             return None
         member, _ = self.running.pop(number)
-        self._told.pop(number, None)
+        self._sent.pop(number, None)
         member.team = None
         if group not in self._dead_groups:
             self.free_groups.append(group)
         return member
 
     def on_lost(self, rank: int, groups: Sequence[int]) -> None:
-        """A rank is lost and with it, perhaps, groups; a dead leader's member goes on from its checkpoint in
-        another team.
+        """Remove a lost rank and its groups.
+
+        If the rank led a team, the assignment ends. Another team continues the member from its checkpoint.
+
+        Args:
+            rank: Rank that is lost.
+            groups: Groups that are dead because of it; may be empty.
         """
         self._lost.add(rank)
         self._dead_groups.update(groups)
@@ -94,11 +121,11 @@ class Assignments:
                 self.over(number, group)
 
     def _ranks(self, group: int) -> list[int]:
-        """The group's ranks that are left, the leader first."""
-        found = self.groups[group]
+        """Return the group's remaining ranks, the leader first."""
+        team = self.groups[group]
         return [
-            found.learner,
-            *(rank for rank in found.actors if rank != found.learner and rank not in self._lost),
+            team.learner,
+            *(rank for rank in team.actors if rank != team.learner and rank not in self._lost),
         ]
 
     def _assignment(self, member: Member, group: int) -> TrainingAssignment:
@@ -121,8 +148,9 @@ class Assignments:
         )
 
     def _until(self, member: Member) -> int:
-        """The version at which the term ends: when the member is frozen, or has done all that it is to do
-        (stop.updates).
+        """Return the version at which the assignment ends.
+
+        That is the version at which the member is frozen, or at which it reaches `stop.updates`.
         """
         end = self.state.term_end(member)
         return end if self.limit is None else min(end, self.limit - member.updates_before)

@@ -1,4 +1,4 @@
-"""The client of a league on each rank: trains members with its team, and plays evaluation matches meanwhile.
+"""Client of a league, on each rank: trains members with its team and plays evaluation matches.
 
     FREE -> ASSIGNMENT -> the roles of a run, in a team of their own (league/runtime/team.py) -> FROZEN
     MATCH -> RESULT
@@ -38,19 +38,34 @@ from hpcmarl.roles.base import Context, Interval, Role
 from hpcmarl.runtime.heartbeat import RunLost
 
 logger = logging.getLogger(__name__)
-TELL_SECONDS = 0.5
-MAX_REPORTS_PER_SECOND = (
-    25.0  # of all ranks together: the league's server must not drown in what a thousand of them tell
-)
+TELL_SECONDS = 0.5  # shortest interval between reports of a rank
+# From all ranks together, so that a thousand ranks do not overload the league's server.
+MAX_REPORTS_PER_SECOND = 25.0
 
 
 def report_seconds(ranks: int) -> float:
-    """How often each of so many ranks says what its episodes came to."""
+    """Return the interval between progress reports of each rank, in seconds.
+
+    Args:
+        ranks: Number of ranks of the run.
+    """
     return max(TELL_SECONDS, ranks / MAX_REPORTS_PER_SECOND)
 
 
 class Client(Role):
-    """On every rank that learns, acts, or belongs to no group (such a rank only plays matches)."""
+    """Trains members with its team and plays evaluation matches.
+
+    A client runs on every rank that learns, acts or belongs to no group. A rank without a group only plays
+    matches.
+
+    Attributes:
+        group: Number of the rank's group; None: no group.
+        leads: Whether the rank is the learner of its group.
+        plays: Whether the rank plays evaluation matches.
+        team: The running assignment on this rank; None: no assignment.
+        terms: Assignments that were received and have not begun.
+        begun: Number of the newest assignment that has begun on this rank.
+    """
 
     name = "client"
 
@@ -72,10 +87,10 @@ class Client(Role):
         self.team: Team | None = None
         self.terms: deque[TrainingAssignment] = deque()
         self.lost: set[int] = set()
-        self.early: list[Message] = []  # of terms that this rank has not begun
-        self.begun = 0  # the newest term's number
-        self.training_seconds = self.match_seconds = 0.0  # in this term
-        self.reported_seconds = (0.0, 0.0)  # matches and training of this term, as the server was told
+        self.early: list[Message] = []  # messages of assignments that have not begun on this rank
+        self.begun = 0
+        self.training_seconds = self.match_seconds = 0.0  # in this assignment
+        self.reported_seconds = (0.0, 0.0)  # match and training seconds of this assignment, as last reported
         self.this_match_seconds = 0.0
         self.has_reported = False
         self.report_due = Interval(report_seconds(context.topology.size))
@@ -107,13 +122,18 @@ class Client(Role):
         """End an assignment, unless it has ended already."""
         for assignment in list(self.terms):
             if assignment.team == stop.team:
-                self._begin(assignment)  # its actors may have begun: it ends in order
+                # Its actors may have begun already. They end in order only if this rank begins too.
+                self._begin(assignment)
                 self.terms.remove(assignment)
         if self.team is not None and self.team.leads and self.team.assignment.team == stop.team:
             self.team.stop(stop.status)
 
     def deliver(self, message: Message) -> None:
-        """Pass a message of a team to its roles, if the team exists here."""
+        """Pass a message of a team to its roles.
+
+        A message of an assignment that has not begun here waits. A message of an assignment that has ended is
+        dropped.
+        """
         number = message.header.team
         if self.team is not None and number == self.team.assignment.team:
             self.team.transport.deliver(message)
@@ -157,7 +177,10 @@ class Client(Role):
         )
 
     def _match_is_due(self) -> bool:
-        """Matches have their share of the time while the team trains, and all of it while there is none."""
+        """Return whether to play a step of a match now.
+
+        While the team trains, matches take their share of the time. Without a team they take all of it.
+        """
         share = self.league.evaluation.share
         return self.team is None or self.match_seconds * (1.0 - share) < share * self.training_seconds
 
@@ -176,7 +199,8 @@ class Client(Role):
         self.training_seconds = self.match_seconds = 0.0
         self.reported_seconds = (0.0, 0.0)
         self.team = Team(self.context, self.game, assignment, opponents)
-        for rank in self.lost.intersection(assignment.ranks):  # they died while the term was on its way
+        # These ranks died while the assignment was in transit.
+        for rank in self.lost.intersection(assignment.ranks):
             self.team.transport.lose(rank)
         early, self.early = self.early, []
         for message in early:
@@ -187,7 +211,7 @@ class Client(Role):
         try:
             busy = team.step()
         except RunLost as error:
-            logger.warning("%s of %s; its team is dissolved", error, team.assignment.member)
+            logger.warning("%s; the team of member %s ends on this rank", error, team.assignment.member)
             self._leave(team)
             return True
         if busy:
@@ -202,7 +226,10 @@ class Client(Role):
         return busy
 
     def _report_progress(self, team: Team) -> None:
-        """How far the member is (the leader tells), and what this rank's episodes came to."""
+        """Report results of this rank's episodes to the league's server.
+
+        The leader also reports the member's progress.
+        """
         progress = None
         if team.leads:
             totals = team.server.recorder.totals
@@ -226,5 +253,7 @@ class Client(Role):
             try:
                 self.team.close()
             except PeerFailure as error:
-                logger.warning("closing the team of %s: %s", self.team.assignment.member, error)
+                logger.warning(
+                    "error while closing the team of member %s: %s", self.team.assignment.member, error
+                )
         self.matches.close()

@@ -1,5 +1,6 @@
-"""A rank of a league: the league's server on rank 0, a client wherever somebody learns, acts or plays
-matches. Built by train.py.
+"""A rank of a league run.
+
+Rank 0 has the league's server. Every rank that learns, acts or only plays matches has a client.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ TO_LEAGUE = (Kind.FREE, Kind.PLAYED, Kind.FROZEN, Kind.RESULT, Kind.INTERRUPT)
 
 
 class LeagueRank(Rank):
-    """Messages of a team's world go to the client, which hands them to the roles of its team."""
+    """Rank of a league run. Messages of a team go to the client, which passes them to the team's roles."""
 
     kinds_of_roles: ClassVar[Mapping[str, str]] = {
         "league": "hpcmarl.league.runtime.league_server:League",

@@ -1,12 +1,13 @@
-"""The league's server: assigns members to free teams and matches to free ranks, keeps the league's state, and
-ends the run.
+"""The league's server: assigns members to free teams and matches to free ranks.
+
+It keeps the league's state, and it ends the run.
 
     FREE -> ASSIGNMENT
     PLAYED -> live records -> OPPONENTS
     FROZEN -> the pool -> missing payoffs -> MATCH -> RESULT -> payoffs
 
-A slow or dead team delays its own member only. Decisions are made in league/core/state.py; this module holds
-messages and time.
+A slow or dead team delays its own member only. Decisions are made in league/core/state.py; this module
+handles messages and time.
 """
 
 from __future__ import annotations
@@ -39,7 +40,14 @@ STOP_TIMEOUT = 60.0
 
 
 class League(Role):
-    """On rank 0. phase: train → stop → judge → done."""
+    """Server of a league, on rank 0.
+
+    Attributes:
+        phase: Phase of the run: start, train, stop (assignments end), judge (last matches) or done.
+        status: Status at the end: finished or interrupted.
+        terms: The training assignments.
+        matches: Match in progress on each rank.
+    """
 
     name = "league"
 
@@ -55,15 +63,15 @@ class League(Role):
         self.written = -1
         self.terms = Assignments(context, self.state)
         self.free_ranks: list[int] = []
-        self.matches: dict[int, MatchTask] = {}  # by rank
+        self.matches: dict[int, MatchTask] = {}
         self.phase, self.status = "start", "finished"
-        self.heard = True  # something since work was last handed out
+        self.heard = True  # whether a message or a loss has come since work was last handed out
         self.opponents_due = Paced(OPPONENTS_SECONDS)
         self.keep_due, self.keep_wanted = Paced(0.0), False
         self.checkpoint_due = (
             Interval(config.checkpoint.every_seconds) if config.checkpoint.every_seconds else None
         )
-        self.until = 0.0  # of stopping or judging, monotonic
+        self.until = 0.0  # end of the phase stop or judge, by time.monotonic()
 
     # ---- messages
 
@@ -115,7 +123,7 @@ class League(Role):
         if result.snapshot is not None:
             snapshot = self.state.add(member, result.snapshot, member.terms + 1, self.records.seconds)
             logger.info(
-                "%s after %d updates, %d environment steps: %s is in the pool",
+                "member %s was frozen after %d updates and %d environment steps: snapshot %s",
                 member.name,
                 snapshot.updates,
                 snapshot.env_steps,
@@ -134,12 +142,14 @@ class League(Role):
 
     def _quarantine(self, name: str) -> None:
         if not self.state.snapshots[self.state.numbers[name]].bad:
-            logger.warning("snapshot %s does not verify: nobody meets it any more", name)
+            logger.warning("snapshot %s does not verify; it is excluded from training and matches", name)
             self.state.quarantine(name)
 
     def on_lost(self, rank: int, groups: Sequence[int]) -> None:
-        """Its match is played by another, its team's member trained by another; a dead leader's member goes
-        on from its checkpoint.
+        """Hand the work of a lost rank to others.
+
+        Its match is played by another rank. If it led a team, another team continues the member from its
+        checkpoint.
         """
         if (task := self.matches.pop(rank, None)) is not None:
             self.state.ended(task.row, task.column, None)
@@ -148,7 +158,7 @@ class League(Role):
         self.records.on_lost(rank)
         self.terms.on_lost(rank, groups)
         if self.phase == "train" and self.terms.nobody_is_left:
-            logger.warning("no group is left: stopping")
+            logger.warning("all groups are lost: stopping")
             self._begin_stop("interrupted")
 
     # ---- work
@@ -203,8 +213,10 @@ class League(Role):
         return end is not None and margin is not None and time.time() > end - margin
 
     def _hand_out(self) -> bool:
-        """News of opponents to teams; where anything has happened, terms to free groups and matches to free
-        ranks.
+        """Send new mixtures to teams, assignments to free groups and matches to free ranks.
+
+        Assignments and matches are handed out only after a message or a loss. Returns whether they were
+        considered.
         """
         if self.phase == "train" and self.opponents_due.due():
             began = time.perf_counter()
@@ -242,18 +254,16 @@ class League(Role):
             return
         self.status, self.phase = status, "stop"
         self.records.end()
-        for team, (
-            member,
-            group,
-        ) in self.terms.running.items():  # what has hardly trained is kept for a resumption, but not frozen
+        # A member with too few updates since its last snapshot is not frozen. A resumed run continues it.
+        for team, (member, group) in self.terms.running.items():
             self._end_assignment(team, group, status if self.state.has_trained(member) else "interrupted")
         self.until = time.monotonic() + STOP_TIMEOUT
 
     def _begin_judging(self) -> None:
-        """All ranks play matches for a while, unless the run is to go on later."""
+        """Let all ranks play matches for a while, unless the run was interrupted."""
         for member, group in self.terms.running.values():
             logger.warning(
-                "no last word from group %d, which trained %s, within %.0f s",
+                "group %d, which trained member %s, did not report its result within %.0f s",
                 group,
                 member.name,
                 STOP_TIMEOUT,
@@ -280,7 +290,7 @@ class League(Role):
         self.phase, self.finished = "done", True
 
     def _keep(self) -> None:
-        """Write the book, where anything has changed."""
+        """Write the league's state to a checkpoint if it has changed."""
         self.keep_wanted = False
         if self.state.changes != self.written:
             began, self.written = time.perf_counter(), self.state.changes
@@ -293,7 +303,7 @@ class League(Role):
     def _on_error(self, error: StorageError) -> None:
         if self.context.config.checkpoint.on_error == "stop":
             raise error
-        logger.error("%s; the league goes on, the last good checkpoint is untouched", error)
+        logger.error("%s; the league continues and the last good checkpoint is unchanged", error)
 
     def close(self) -> None:
         self.records.close()

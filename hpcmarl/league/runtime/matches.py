@@ -1,7 +1,4 @@
-"""Evaluation matches between frozen policies on one rank, a step of all slots at a time.
-
-Called by league/runtime/client.py and league/commands/match.py.
-"""
+"""Evaluation matches between frozen policies on one rank, all slots in step."""
 
 from __future__ import annotations
 
@@ -22,15 +19,24 @@ from hpcmarl.league.runtime.sides import GameSides, score_of
 from hpcmarl.roles.evaluator import Match, evaluation_environment
 from hpcmarl.types import EnvironmentSpec
 
-DRAWN = 1000  # episodes for which the one opponent is drawn ahead
+DRAWN = 1000  # episodes for which the only opponent is drawn in advance
 
 
 class Matches:
-    """One match at a time, all of them on the same environment slots. A match is {row, column: names of
-    snapshots, side: of the row, seed}.
+    """Plays one match at a time, all of them in the same environment slots.
 
-    rules: players by name that are no snapshots; a match may name them too. Episodes of the last match are in
-    `match`.
+    Args:
+        config: Configuration of the run.
+        spec: Specification of the environment.
+        game: Sides of the game.
+        pool: Pool with the snapshots.
+        seed: Seed of the episodes, of this rank only.
+        rules: Players by name that are not snapshots. A match may name them too.
+
+    Attributes:
+        task: The present match; None: none.
+        match: Progress and episodes of the present or last match; None before it is set up.
+        bad: Name of a snapshot of the last match whose file does not verify; None: all verify.
     """
 
     def __init__(
@@ -42,7 +48,6 @@ class Matches:
         seed: int,
         rules: Mapping[str, Player] | None = None,
     ) -> None:
-        """seed: of the episodes, of this rank alone."""
         self.rules = rules or {}
         league = config.league
         assert league is not None
@@ -51,17 +56,18 @@ class Matches:
             episodes=league.evaluation.episodes, environments=league.evaluation.environments, seed=seed
         )
         self.environment: BatchedEnvironment | None = None
-        self.algorithms: dict[str, list[Model]] = {}  # by side: one for the row, one for the column
+        self.algorithms: dict[str, list[Model]] = {}  # by side: a model for the row and one for the column
         self.task: MatchTask | None = None
         self.match: Match | None = None
         self.bad: str | None = None
 
     @property
     def busy(self) -> bool:
+        """Whether a match is in progress."""
         return self.task is not None
 
     def begin(self, task: MatchTask) -> None:
-        """Accept a match; nothing is played yet."""
+        """Accept a match. The first `step` sets it up."""
         self.task, self.match, self.bad = task, None, None
 
     def step(self) -> MatchResult | None:
@@ -108,8 +114,10 @@ class Matches:
         self.match = Match(row, versus, self.settings.episodes, greedy, self.task.seed)
 
     def _player(self, name: str, side: str, place: int) -> Player:
-        """A rule, or a snapshot's policy. Raises FormatError where its file does not verify, and notes its
-        name.
+        """Return a rule or a snapshot's policy.
+
+        Raises:
+            FormatError: If the snapshot's file does not verify. Its name is then in `bad`.
         """
         if name in self.rules:
             return self.rules[name]

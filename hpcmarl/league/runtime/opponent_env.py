@@ -1,17 +1,17 @@
-"""A game of which one side is to be learned: frozen policies play the rest, inside what looks like any other
-environment.
+"""Environment in which frozen policies play all other seats, so that one side can be trained or evaluated.
 
-Made for the actors of a league's teams and for evaluation matches (league/runtime/client.py). To the
-algorithm, agents that others play are agents that are not there: never alive. Knows no rank and no file.
+To the algorithm it looks like any other environment. Opponent-controlled agents are masked as inactive: they
+are never alive.
 
-Two sides of different policies (predators, prey): the member's policies are all that is shown. One policy for
-everybody (connect four, simple_spread): in every episode the member has `own_seats` of the seats, others from
-episode to episode, its opponent has the rest; against SELF it has all of them.
+In a game whose two sides have different policies (predators, prey), only the member's policies are visible.
+In a game with one policy for all agents (connect four, simple_spread), the member has `own_seats` of the
+seats. These change from episode to episode, and the opponent has the other seats. Against SELF, the member
+has all seats.
 
-The reward of a seat that the opponent plays is the mean over the own seats. So the mean over all seats, which
-algorithms with one reward for the team learn from, is the mean over the own seats, whoever is met. The own
-seats' rewards stay as they are for algorithms that learn from each agent's own, which read none of a seat
-that never acts.
+The reward of an opponent's seat is the mean reward over the own seats. Algorithms with one team reward learn
+from the mean over all seats. That mean is therefore the mean over the own seats, for any opponent. Rewards of
+own seats are unchanged, for algorithms that learn from each agent's reward. Such algorithms read no reward of
+a seat that never acts.
 """
 
 from __future__ import annotations
@@ -44,8 +44,12 @@ ZERO = np.float32(0.0)
 
 @dataclass(frozen=True)
 class Sides:
-    """own, other: the policies of the two sides; equal where one policy plays everybody. own_seats: of the
-    agents, in that case.
+    """The two sides of a game, as one of them sees it.
+
+    Attributes:
+        own: Policies of the own side.
+        other: Policies of the other side; the same as `own` if one policy plays all agents.
+        own_seats: Number of agents that the own side plays if one policy plays all agents.
     """
 
     own: tuple[str, ...]
@@ -54,21 +58,44 @@ class Sides:
 
     @property
     def symmetric(self) -> bool:
+        """Whether both sides have the same policies."""
         return self.own == self.other
 
 
 def side_of(spec: EnvironmentSpec, policies: Sequence[str]) -> EnvironmentSpec:
-    """The environment as those see it who play these policies, as one team. Their rewards alone have no
-    constant sum.
+    """Return the specification of an environment restricted to some policies, as one team.
+
+    The sum of their rewards alone is not constant.
+
+    Args:
+        spec: Specification of the whole environment.
+        policies: Names of the policies.
     """
     own = tuple(spec.policy(name) for name in policies)
     return replace(spec, policies=own, teams=(tuple(policies),), constant_sum=False)
 
 
 class OpponentEnv(BatchedEnvironment):
-    """`environment` shown from one side. score(own return, other's return): what an episode counts, 0 to 1; a
-    side's return is the sum over steps of the mean over its agents of the reward. greedy: the others take
-    their most probable actions.
+    """An environment as one side sees it; opponents from the pool play the other side.
+
+    A side's return is the sum, over steps, of the mean reward of its agents.
+
+    Args:
+        environment: The whole environment.
+        sides: The own side and the other side.
+        opponents: Source of opponents and record of results.
+        score: Function of the own return and the other side's return that gives the score of an episode, 0 to
+            1.
+        generator: Random generator for the opponents' actions.
+        greedy: Whether the opponents take their most probable actions.
+
+    Attributes:
+        whole: Specification of the whole environment.
+        spec: Specification of the own side.
+        who: Name of the opponent in each slot; SELF: none.
+        earned: Return of each side in the present episodes, shape [2, E]; own side first.
+        agents: Number of agents of each side, shape [2, E].
+        seats: Masks of own and other seats in symmetric games, shape [2, E, N].
     """
 
     def __init__(
@@ -90,7 +117,7 @@ class OpponentEnv(BatchedEnvironment):
         self.who = [SELF] * self.slots
         self.drawn = [False] * self.slots
         others = side_of(self.whole, sides.other)
-        # what the other side sees; of a shared policy only `alive`
+        # Observations of the other side. With a shared policy, only `alive` is used.
         self.frame = new_frame(others, self.slots)
         self.outcome = new_outcome(others, self.slots)
         self.replies: dict[str, Array] = {
@@ -98,15 +125,16 @@ class OpponentEnv(BatchedEnvironment):
             for policy in others.policies
         }
         self.memory: dict[str, Array] = {}
-        self.earned = np.zeros((2, self.slots))  # each side's return so far
+        self.earned = np.zeros((2, self.slots))
         counts = [[sum(len(policy.agents) for policy in side.policies)] for side in (self.spec, others)]
-        self.agents = np.array(counts, np.float32).repeat(self.slots, 1)  # [2, E]: how many play on each side
+        self.agents = np.array(counts, np.float32).repeat(self.slots, 1)
         if sides.symmetric:
             self._draw_up_seats()
 
     def _draw_up_seats(self) -> None:
-        """Make the tables of who has which seats of the one policy [2, N + 1, N]: the own ones from seat 0,
-        1, ... on, or, last, all of them.
+        """Make the tables of seats of the shared policy, for the own and the other side, shape [2, N + 1, N].
+
+        In row i, the own seats begin at seat i. In the last row, the own side has all seats.
         """
         (policy,) = self.spec.policies
         self._seats_of, seats = policy.name, len(policy.agents)
@@ -115,9 +143,9 @@ class OpponentEnv(BatchedEnvironment):
             own[first] = (np.arange(seats) - first) % seats < self.sides.own_seats
         self._seat_table = np.stack([own, ~own])
         self._agent_table = np.maximum(self._seat_table.sum(2), 1).astype(np.float32)
-        self.seats = self._seat_table[:, [seats] * self.slots]  # [2, E, N]: the own side's, the other side's
+        self.seats = self._seat_table[:, [seats] * self.slots]
 
-    # ---- the interface of an environment
+    # ---- interface of an environment
 
     @property
     def retired(self) -> Collection[int]:
@@ -170,15 +198,15 @@ class OpponentEnv(BatchedEnvironment):
     def close(self) -> None:
         self.environment.close()
 
-    # ---- who plays
+    # ---- opponents and seats
 
     def _begin(self, slots: Sequence[int], frame: Frame) -> None:
-        """New episodes have begun in these slots."""
+        """Set up new episodes in these slots."""
         self._seat(slots)
         self._show(np.array(slots, np.int64), frame)
 
     def _seat(self, slots: Sequence[int]) -> None:
-        """Draw an opponent for the coming episode of each slot, and seats."""
+        """Draw an opponent and seats for the next episode of each of these slots."""
         for slot in slots:
             if self.drawn[slot]:
                 self.opponents.give_back(self.who[slot])
@@ -197,7 +225,7 @@ class OpponentEnv(BatchedEnvironment):
             self.agents[:, rows] = self._agent_table[:, kinds]
 
     def _show(self, rows: IntArray, frame: Frame) -> None:
-        """Let the other side reply to what these slots show, and hide it from the own side."""
+        """Compute the other side's replies to a frame in some slots, and mask its agents for the own side."""
         where = slice(None) if len(rows) == self.slots else rows
         if self.sides.symmetric:
             name = self._seats_of
@@ -208,8 +236,9 @@ class OpponentEnv(BatchedEnvironment):
         self._reply(rows, frame)
 
     def _reply(self, rows: IntArray, frame: Frame) -> None:
-        """Choose the others' actions for the coming step, one forward pass for each of them that has a
-        turn.
+        """Choose the opponents' actions for the next step.
+
+        Each opponent with a turn in these slots takes one forward pass.
         """
         shown = frame if self.sides.symmetric else self.frame
         acting = functools.reduce(
@@ -236,8 +265,10 @@ class OpponentEnv(BatchedEnvironment):
                     self.memory[name][chosen] = decision.memory
 
     def _settle(self, whole: Outcome) -> FloatArray | DoubleArray:
-        """Add up both sides' rewards, tell of the episodes that are over, and return the sums of this step
-        [2, E].
+        """Add the rewards of a step to both returns and record the episodes that have ended.
+
+        Returns:
+            Summed reward of each side in this step, shape [2, E].
         """
         totals: FloatArray | DoubleArray
         if self.sides.symmetric:
@@ -259,7 +290,7 @@ class OpponentEnv(BatchedEnvironment):
         return totals
 
     def _share_reward(self, outcome: Outcome, totals: FloatArray | DoubleArray) -> None:
-        """Give the opponent's seats the mean reward of the own ones, and no end of an episode."""
+        """Give the opponent's seats the mean reward of the own seats, and clear their end of the episode."""
         part, (own, other) = outcome.policies[self._seats_of], self.seats
         np.copyto(part.reward, (totals[0] / self.agents[0])[:, None], where=other)
         part.terminated &= own
@@ -268,13 +299,22 @@ class OpponentEnv(BatchedEnvironment):
     # ---- frames
 
     def _whole_frame(self, frame: Frame) -> Frame:
-        """A frame for the environment: the caller's arrays for the own side, ours for the other."""
+        """Return a frame for the whole environment.
+
+        It holds the caller's arrays for the own side and this object's arrays for the other side.
+        """
         if self.sides.symmetric:
             return frame
         return Frame({**self.frame.policies, **frame.policies}, frame.state, frame.episode_start)
 
 
 def _rows(shown: PolicyFrame, alive: BoolArray, slots: IntArray) -> PolicyFrame:
-    """Some slots of a frame (copied), in which others are alive than are shown."""
+    """Return a copy of some slots of a frame, with a different `alive`.
+
+    Args:
+        shown: Frame of a policy, all slots.
+        alive: Mask of the agents that are alive, all slots.
+        slots: Slots to copy.
+    """
     mask = None if shown.action_mask is None else shown.action_mask.take(slots, 0)
     return PolicyFrame(shown.obs.take(slots, 0), alive.take(slots, 0), mask)

@@ -1,8 +1,4 @@
-"""Whom a policy meets: frozen policies of the pool, drawn anew for each episode, and what came of it.
-
-Made by league/runtime/client.py for every actor of a team and for every evaluation match; asked by
-league/runtime/opponent_env.py. Knows no game and no rank.
-"""
+"""Opponents from the pool, drawn for each episode, and the results against them."""
 
 from __future__ import annotations
 
@@ -20,12 +16,13 @@ from hpcmarl.io.pool import Pool
 from hpcmarl.types import Array, Decision, FloatArray, Frame
 
 logger = logging.getLogger(__name__)
-SELF = ""  # the opponent of an episode in which the policy itself has all seats
+SELF = ""  # name of the opponent if the policy itself has all seats
 
 
 class Player(Protocol):
-    """What can play a side: an algorithm with parameters loaded, or a rule (league/commands/match.py). As
-    algos/base.py has it.
+    """A player of a side: a model with loaded parameters, or a rule (league/commands/match.py).
+
+    The members are those of `Model` (algos/model.py).
     """
 
     needs_state: bool
@@ -44,8 +41,15 @@ class Player(Protocol):
 
 @dataclass
 class Played:
-    """Episodes against one opponent. score: sum of 1 for each that was won, 0.5 drawn, 0 lost (or of scaled
-    returns); own, other: the sides' summed returns, and those of their squares.
+    """Summed results of episodes against one opponent.
+
+    Attributes:
+        games: Number of episodes.
+        score: Summed score: 1 for a win, 0.5 for a draw, 0 for a loss, or a scaled return.
+        own: Summed return of the own side.
+        own_squares: Sum of the squares of these returns.
+        other: Summed return of the other side.
+        other_squares: Sum of the squares of these returns.
     """
 
     games: int = 0
@@ -56,7 +60,7 @@ class Played:
     other_squares: float = 0.0
 
     def add(self, score: float, own: float, other: float) -> None:
-        """One episode more."""
+        """Add one episode."""
         self.games += 1
         self.score += score
         self.own += own
@@ -65,14 +69,27 @@ class Played:
         self.other_squares += other * other
 
     def row(self) -> list[float]:
-        """All of it, as it travels."""
+        """Return all sums in the order of the attributes, for messages."""
         return [self.games, self.score, self.own, self.own_squares, self.other, self.other_squares]
 
 
 class Opponents:
-    """Draws from a distribution over snapshots. `at_once` are drawn together and each serves `stay` episodes,
-    in random order, before the next are: so the policies of a batch of slots are few, while every snapshot
-    gets its share. rules: players by name that are not in the pool.
+    """Draws opponents from a distribution over snapshots and records results.
+
+    `at_once` snapshots are drawn together, and each serves `stay` episodes, in random order. Then the next
+    ones are drawn. So a batch of slots needs few policies, while every snapshot gets its share of episodes.
+
+    Args:
+        pool: Pool with the snapshots.
+        make: Function that returns a model for the opponents' side.
+        generator: Random generator for the draws.
+        at_once: Number of snapshots drawn together.
+        stay: Number of episodes that each drawn snapshot serves.
+        rules: Players by name that are not in the pool.
+
+    Attributes:
+        bad: Names of snapshots whose files do not verify.
+        played: Results against each opponent since the last `take_played`.
     """
 
     def __init__(
@@ -89,24 +106,32 @@ class Opponents:
         self.names: tuple[str, ...] = ()
         self.shares: Array = np.zeros(0)
         self.own_share = 0.0
-        self.bad: set[str] = set()  # snapshots whose file does not verify
+        self.bad: set[str] = set()
         self.played: dict[str, Played] = {}
-        self._hand: list[str] = []  # who plays the coming episodes, the next one last
+        self._hand: list[str] = []  # opponents of the next episodes; the last entry is used first
         self._policies: dict[str, Model] = {}
         self._users: Counter[str] = Counter()
         self._free: list[Model] = []
 
     def change(self, names: Sequence[str], shares: Array, own_share: float) -> None:
-        """From now on draw these with these probabilities (they add up to 1 with `own_share`, that of SELF);
-        who plays goes on to the end.
+        """Replace the distribution. Opponents in running episodes play these to the end.
+
+        Args:
+            names: Names of snapshots.
+            shares: Probability of each snapshot. They sum to 1 together with `own_share`.
+            own_share: Probability of SELF.
         """
         self.names, self.own_share = tuple(names), float(own_share)
         self.shares = np.asarray(shares, float)
         self._hand = []
 
     def draw(self) -> str:
-        """Who plays the coming episode: a snapshot, or SELF. Each draw must be given back. Raises
-        HpcmarlError where no snapshot can be read.
+        """Return the opponent of the next episode: the name of a snapshot, or SELF.
+
+        Pass each result to `give_back` when its episode is over.
+
+        Raises:
+            HpcmarlError: If no snapshot of the distribution can be read.
         """
         if self.own_share > 0.0 and self.generator.random() < self.own_share:
             return SELF
@@ -117,25 +142,25 @@ class Opponents:
             try:
                 self._take(name)
             except FormatError as error:
-                logger.warning("%s; its opponent is another one", error)
+                logger.warning("%s; another opponent is drawn", error)
                 self.bad.add(name)
                 self._hand = [other for other in self._hand if other != name]
                 continue
             return name
 
     def _choose(self) -> list[str]:
-        """The next `at_once` snapshots, each `stay` times."""
+        """Draw the next `at_once` snapshots, each `stay` times, in random order."""
         good = [index for index, name in enumerate(self.names) if name not in self.bad]
         if not good:
             raise HpcmarlError(
-                f"{self.pool.directory}: none of the {len(self.names)} opponents can be read; resume the "
-                "league when they can"
+                f"{self.pool.directory}: none of the {len(self.names)} opponents can be read; make their "
+                "files readable, then resume the league"
             )
         limits = np.cumsum(self.shares[good])
         if not limits[-1] > 0.0:
             limits = np.arange(1.0, len(good) + 1.0)
         drawn = np.searchsorted(limits, self.generator.random(self.at_once) * limits[-1], side="right")
-        # rounding may have led past the last that can be drawn
+        # Rounding may exceed the last limit. Clip to the last snapshot with a positive probability.
         drawn = np.minimum(drawn, np.searchsorted(limits, limits[-1]))
         return [
             self.names[good[index]]
@@ -154,11 +179,11 @@ class Opponents:
         self._users[name] += 1
 
     def policy(self, name: str) -> Player:
-        """The policy of a snapshot that was drawn and not given back."""
+        """Return the player for a name that was drawn and not yet given back."""
         return self.rules.get(name) or self._policies[name]
 
     def give_back(self, name: str) -> None:
-        """A slot's episode against it is over."""
+        """End the use of a drawn opponent in one slot."""
         if name == SELF:
             return
         self._users[name] -= 1
@@ -168,10 +193,10 @@ class Opponents:
                 self._free.append(self._policies.pop(name))
 
     def record(self, name: str, score: float, own: float, other: float) -> None:
-        """An episode's outcome; see Played."""
+        """Add the result of one episode against an opponent; see `Played`."""
         self.played.setdefault(name, Played()).add(score, own, other)
 
     def take_played(self) -> dict[str, Played]:
-        """What was recorded since the last call."""
+        """Return the results since the last call, by opponent."""
         played, self.played = self.played, {}
         return played

@@ -1,4 +1,4 @@
-"""Payloads between the league's server and its clients, one on every rank."""
+"""Payloads of messages between the league's server and the client on each rank."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from hpcmarl.types import Array
 
 @dataclass(frozen=True)
 class FreeRank(Payload):
-    """A rank can take work (FREE).
+    """Report that a rank can take work (FREE).
 
     Attributes:
-        group: Number of the group whose team it leads and that wants an assignment; None: it leads none.
-        plays: Whether it plays evaluation matches.
+        group: Number of the group that the rank leads and that needs an assignment; None: it leads no group.
+        plays: Whether the rank plays evaluation matches.
     """
 
     group: int | None
@@ -27,9 +27,9 @@ class OpponentMixture(Payload):
 
     Attributes:
         team: Number of the training assignment.
-        names: Names of snapshots, with spaces between (one text, however many).
-        shares: Share of the episodes against each, float64 [snapshots].
-        own_share: Share of the episodes against the newest version of itself.
+        names: Names of snapshots in one text, separated by spaces.
+        shares: Share of the episodes against each snapshot, float64 [snapshots].
+        own_share: Share of the episodes against the member's own present weights.
     """
 
     team: int
@@ -40,21 +40,23 @@ class OpponentMixture(Payload):
 
 @dataclass(frozen=True)
 class TrainingAssignment(Payload):
-    """Training of one member by one team, up to a version (TERM).
+    """Training of one member by one team, up to a version (ASSIGNMENT).
 
     Attributes:
         team: Number of the assignment, from 1; messages of the team carry it.
         member: Name of the member.
-        side: The side that it plays.
-        group: The group of the topology that is the team.
-        ranks: Its ranks, the leader first.
+        side: Side that the member plays.
+        group: Group of the topology that forms the team.
+        ranks: Ranks of the team, the leader first.
         until: Version of the member at which the assignment ends.
-        directory: Directory of the member, in the run directory.
+        directory: Directory of the member, relative to the run directory.
         snapshot: Name of the snapshot that is frozen at the end.
         seed: Seed of the member's present generation.
         generation: Number of the member's present generation.
         start: Snapshot that a generation starts from; None: initial weights.
-        names, shares, own_share: The mixture of opponents (OpponentMixture).
+        names: Names of the opponents (OpponentMixture).
+        shares: Shares of the opponents (OpponentMixture).
+        own_share: Share of the member itself (OpponentMixture).
     """
 
     team: int
@@ -75,7 +77,7 @@ class TrainingAssignment(Payload):
 
 @dataclass(frozen=True)
 class StopAssignment(Payload):
-    """The league's server ends an assignment early (STOP).
+    """Order to end an assignment early (STOP).
 
     Attributes:
         team: Number of the assignment.
@@ -88,12 +90,13 @@ class StopAssignment(Payload):
 
 @dataclass(frozen=True)
 class TrainingProgress(Payload):
-    """What one rank of a team has done since its last report (PLAYED).
+    """Progress of one rank of a team since its last report (PLAYED).
 
     Attributes:
         team: Number of the assignment.
         progress: Version, environment steps and episodes of the member; None from ranks that do not lead.
-        played: Opponent -> games and summed score of this rank's episodes against it.
+        played: For each opponent, the number of games and the summed score of this rank's episodes against
+            it.
         bad: Names of snapshots whose files do not verify.
         match_seconds: Time in evaluation matches, seconds.
         training_seconds: Time in training, seconds.
@@ -109,17 +112,17 @@ class TrainingProgress(Payload):
 
 @dataclass(frozen=True)
 class AssignmentResult(Payload):
-    """The end of an assignment (FROZEN).
+    """End of an assignment (FROZEN).
 
     Attributes:
         team: Number of the assignment.
-        group: The group that was the team; free again.
-        snapshot: Name of the snapshot that was written; None for none.
+        group: Group that formed the team and is free again.
+        snapshot: Name of the snapshot that was written; None: no snapshot.
         version: Version of the member.
-        env_steps: Its environment steps, in this generation.
-        agent_steps: Its agent steps, in this generation.
-        episodes: Its episodes, in this generation.
-        seconds: Its training time, seconds.
+        env_steps: Environment steps of the member in this generation.
+        agent_steps: Agent steps of the member in this generation.
+        episodes: Episodes of the member in this generation.
+        seconds: Training time of the member, seconds.
     """
 
     team: int
@@ -151,14 +154,15 @@ class MatchTask(Payload):
 
 @dataclass(frozen=True)
 class MatchResult(Payload):
-    """The end of an evaluation match (RESULT).
+    """End of an evaluation match (RESULT).
 
     Attributes:
         row: Name of the row's player.
         column: Name of the column's player.
-        played: Sums over its games (Played.row in league/core/payoff.py); None if it could not be played.
-        bad: Name of a snapshot whose file does not verify; None: both are fine.
-        seconds: Time that it took, seconds.
+        played: Sums over the games (Played.row in league/runtime/opponents.py); None: the match was not
+            played.
+        bad: Name of a snapshot whose file does not verify; None: both verify.
+        seconds: Duration of the match, seconds.
     """
 
     row: str

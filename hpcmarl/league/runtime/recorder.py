@@ -1,8 +1,6 @@
-"""What is written about a league besides checkpoints: time, totals over the members, metrics, the summary,
-lines while it goes on.
+"""Records of a league besides checkpoints: time, totals over members, metrics, summary and progress lines.
 
-Lives on the league's server; the members' own metrics are written by their teams, in members/NAME/. Knows no
-messages.
+They are kept by the league's server. Metrics of the members are written by their teams, in members/NAME/.
 """
 
 from __future__ import annotations
@@ -20,13 +18,19 @@ from hpcmarl.roles.base import Context, Interval, Paced
 from hpcmarl.roles.server.recorder import keep_summary
 
 logger = logging.getLogger(__name__)
-FIRST_LINE, LONGEST_PAUSE = 5.0, 60.0  # seconds between lines
+FIRST_LINE, LONGEST_PAUSE = 5.0, 60.0  # seconds between progress lines; the pause doubles after each line
 
 
 class LeagueRecords:
-    """`seconds` is training time over all resumptions; busy_seconds: the processor time of the league's
-    server itself; match_seconds: what all ranks together have spent in matches; actor_seconds: what actors
-    have spent, while their teams trained, in matches and in training.
+    """Times, totals and losses of a league, and their output.
+
+    Attributes:
+        seconds: Training time over all starts of the run, seconds.
+        busy_seconds: Processor time of the league's server, seconds.
+        match_seconds: Time that all ranks together spent in matches, seconds.
+        actor_seconds: Time that actors spent while their teams trained, seconds, shape [2]: in matches, in
+            training.
+        lost: Lost ranks, for the summary.
     """
 
     def __init__(self, context: Context, league_state: LeagueState) -> None:
@@ -42,39 +46,40 @@ class LeagueRecords:
         self._began: float | None = None
         self._ended: float | None = None
 
-    # ---- time and ends
+    # ---- time and limits
 
     def begin(self) -> None:
-        """Training starts."""
+        """Start the training time. Remove rows of metrics that the present checkpoint supersedes."""
         self._began = time.monotonic()
         if self.context.resume is not None:
             self.metrics.truncate(self.state.changes)
-        else:  # what an earlier start wrote without a checkpoint is superseded
+        else:  # an earlier start left no checkpoint, so its rows are superseded
             earlier = f"start-{self.context.start_number - 1:04d}-metrics.csv"
             self.metrics.truncate(None, self.context.run_directory / "starts" / earlier)
 
     def end(self) -> None:
-        """Training is over; judging does not count as training time."""
+        """End the training time; the final matches do not count."""
         self._ended = time.monotonic()
 
     @property
     def seconds(self) -> float:
+        """Training time over all starts of the run, seconds."""
         if self._began is None:
             return self.seconds_before
         return self.seconds_before + (self._ended or time.monotonic()) - self._began
 
     @property
     def env_steps(self) -> int:
-        """Of all members in all their generations."""
+        """Environment steps of all members in all their generations."""
         return sum(member.all_env_steps for member in self.state.members)
 
     def wants(self, member: Member) -> bool:
-        """Whether this member has anything left to do."""
+        """Return whether a member needs more training."""
         limit = self.config.stop.updates
         return member.config.trains and (limit is None or member.updates < limit)
 
     def stop_reason(self) -> str | None:
-        """Which of `stop`'s limits is reached, in words."""
+        """Return which limit of `stop` is reached, as a text; None if none is."""
         stop = self.config.stop
         if stop.seconds is not None and self.seconds >= stop.seconds:
             return f"stop.seconds {stop.seconds:g} reached"
@@ -86,25 +91,35 @@ class LeagueRecords:
             return f"stop.updates {stop.updates} reached by every member"
         return None
 
-    # ---- what comes in
+    # ---- reports
 
     def on_lost(self, rank: int) -> None:
-        """A rank has died or was given up."""
+        """Record that a rank has died or was declared dead."""
         roles = "+".join(self.context.topology.roles_of(rank))
         self.lost.append({"rank": rank, "roles": roles, "seconds": round(self.seconds, 3), "replaced": False})
 
     def on_seconds(self, matches: float = 0.0, training: float = 0.0) -> None:
-        """What an actor has spent while its team trained."""
+        """Add the time that an actor spent while its team trained.
+
+        Args:
+            matches: Time in matches, seconds.
+            training: Time in training, seconds.
+        """
         self.actor_seconds += matches, training
 
     @property
     def match_share(self) -> float | None:
-        """Of the actors' time while their teams trained."""
+        """Share of matches in the actors' time while their teams trained; None without any time."""
         matches, total = float(self.actor_seconds[0]), float(self.actor_seconds.sum())
         return matches / total if total else None
 
     def tick(self, trained: Callable[[], Sequence[Member]], matches: int) -> None:
-        """Called again and again: a line and a row now and then. trained: who is being trained."""
+        """Write a row of metrics and log a progress line when they are due. Called repeatedly.
+
+        Args:
+            trained: Function that returns the members in training.
+            matches: Number of matches in progress.
+        """
         if self.row_due.due():
             began = time.perf_counter()
             self._row()
@@ -112,8 +127,8 @@ class LeagueRecords:
         if not self.config.logging.progress or not self.line_due.due():
             return
         self.line_due = Interval(min(LONGEST_PAUSE, 2 * self.line_due.seconds))
-        names = ", ".join(f"{member.name} ({member.updates:,} updates)" for member in trained()) or "nobody"
-        line = f"{self._share()} {self._text()}; in training: {names}; {matches} matches under way"
+        names = ", ".join(f"{member.name} ({member.updates:,} updates)" for member in trained()) or "none"
+        line = f"{self._share()} {self._text()}; in training: {names}; {matches} matches in progress"
         logger.info("%s", line.strip())
 
     def _share(self) -> str:
@@ -130,7 +145,7 @@ class LeagueRecords:
             f"environment steps, {figures['evaluation_games']:,} games in {figures['matches']:,} matches"
         )
 
-    # ---- what goes out
+    # ---- output
 
     def _figures(self) -> dict[str, Any]:
         return {
@@ -156,7 +171,12 @@ class LeagueRecords:
         self.metrics.append(row)
 
     def finish(self, status: str, error: str | None) -> None:
-        """The last row of metrics and summary.json."""
+        """Write the last row of metrics and summary.json.
+
+        Args:
+            status: Status of the run.
+            error: Error of the last checkpoint; None: it was written.
+        """
         if self._began is not None:
             self._row()
         figures, topology = self._figures(), self.context.topology
@@ -199,7 +219,7 @@ class LeagueRecords:
         self.metrics.close()
 
     def state_dict(self) -> dict[str, Any]:
-        """Time, so that a resumed run goes on counting."""
+        """Return the times, so that a resumed run continues to count them."""
         return {name: getattr(self, name) for name in ("seconds", "busy_seconds", "match_seconds")} | {
             "actor_seconds": self.actor_seconds.copy()
         }

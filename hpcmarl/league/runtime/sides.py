@@ -1,5 +1,6 @@
-"""The sides of a league's game and who plays them, from the configuration and the environment's spec. Called
-where a league begins or is read.
+"""Sides of a league's game and the members that play them.
+
+They follow from the configuration and the environment's specification.
 """
 
 from __future__ import annotations
@@ -15,8 +16,13 @@ from hpcmarl.types import EnvironmentSpec
 
 @dataclass(frozen=True)
 class GameSides:
-    """sides: side -> its policies; one side where one policy can play everybody, else two. members: name ->
-    settings; side: member -> side.
+    """Sides of a game and members of a league.
+
+    Attributes:
+        sides: Policies of each side. There is one side if one policy can play all agents, otherwise two.
+        members: Settings of each member.
+        side: Side of each member.
+        own_seats: Number of agents that a member plays if one policy plays all agents.
     """
 
     sides: dict[str, tuple[str, ...]]
@@ -25,18 +31,21 @@ class GameSides:
     own_seats: int
 
     def from_side(self, side: str) -> Sides:
-        """The game as that side sees it."""
+        """Return the two sides as the given side sees them."""
         other = next((policies for name, policies in self.sides.items() if name != side), self.sides[side])
         return Sides(self.sides[side], other, self.own_seats)
 
     def meets(self, side: str) -> str:
-        """The side that it plays against."""
+        """Return the side that the given side plays against; with one side, the same."""
         return next((name for name in self.sides if name != side), side)
 
 
 def game_of(config: Config, spec: EnvironmentSpec) -> GameSides:
-    """Raises ConfigError where the game has other than one or two sides, a side has no member, or a member
-    has no side.
+    """Return the sides and members of a league.
+
+    Raises:
+        ConfigError: If the game does not have one or two sides, a side has no member, a member has no side,
+            or `own_seats` or the number of groups does not fit.
     """
     league = config.league
     assert league is not None
@@ -47,32 +56,32 @@ def game_of(config: Config, spec: EnvironmentSpec) -> GameSides:
         seats = len(policies[names[0]].agents)
         if len(names) > 1 or seats < 2:
             raise ConfigError(
-                f"league: {spec.id} has one agent; a league needs two or more, who play with or against each "
-                "other"
+                f"league: {spec.id} has one agent; a league needs two or more agents that play with or "
+                "against each other"
             )
         if not league.own_seats < seats:
             raise ConfigError(
-                f"league.own_seats: {league.own_seats} of {seats} agents of {spec.id} leaves no seat to "
-                "opponents; lower it"
+                f"league.own_seats: {league.own_seats} of {seats} agents of {spec.id} leaves no seat for "
+                f"opponents; allowed: 1 to {seats - 1}"
             )
     elif league.own_seats != 1:
         raise ConfigError(
-            f"league.own_seats: {league.own_seats} is for games in which one policy plays all; {spec.id} has "
-            f"sides {', '.join(sides)}"
+            f"league.own_seats: {league.own_seats} requires a game in which one policy plays all agents, "
+            f"but {spec.id} has sides {', '.join(sides)}; remove it"
         )
     members = league.member_list or {name: MemberConfig(side=name) for name in sides}
     side = {name: _side_of(name, member, sides, spec) for name, member in members.items()}
     for name in sides:
         if name not in side.values():
             raise ConfigError(
-                f"league.members: nobody plays side {name} of {spec.id}; give a member `side: {name}`, or "
-                "leave league.members out"
+                f"league.members: no member plays side {name} of {spec.id}; give a member `side: {name}`, or "
+                "remove league.members"
             )
     groups, training = len(config.topology.group_list), sum(member.trains for member in members.values())
     if groups > training:
         raise ConfigError(
-            f"topology.groups: {groups} learners for {training} members that train, and only one can train "
-            "each at a time; lower it"
+            f"topology.groups: {groups} learners for {training} members that train; each has one learner "
+            f"at a time; allowed: at most {training} learners"
         )
     return GameSides(sides, members, side, league.own_seats)
 
@@ -82,10 +91,7 @@ def _sides(league: LeagueConfig, spec: EnvironmentSpec) -> dict[str, tuple[str, 
     sides = dict(league.sides) or {name: (name,) for name in names}
     given = [name for policies in sides.values() for name in policies]
     if unknown := [name for name in given if name not in names]:
-        raise ConfigError(
-            f"league.sides names the policy {unknown[0]}, which {spec.id} has not; allowed: "
-            f"{', '.join(names)}"
-        )
+        raise ConfigError(f"league.sides: {spec.id} has no policy {unknown[0]}; allowed: {', '.join(names)}")
     if sorted(given) != sorted(names):
         odd = next(name for name in names if given.count(name) != 1)
         raise ConfigError(
@@ -113,7 +119,7 @@ def _side_of(
 
 
 def score_of(league: LeagueConfig) -> Score:
-    """What an episode counts for a side, from both sides' returns."""
+    """Return the function that scores an episode for a side, from its own and the other side's return."""
     if league.score == "win":
         return lambda own, other: 0.5 if own == other else float(own > other)
     assert league.return_range is not None

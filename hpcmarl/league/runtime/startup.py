@@ -1,7 +1,7 @@
-"""How a league begins, or goes on: checks before anything is written, initial weights in the pool, snapshots
-that the last checkpoint does not know.
+"""Start or resumption of a league, on rank 0.
 
-Called by train.py and league/runtime/league_server.py, on rank 0.
+Checks run before any file is written. Then initial weights are put into the pool. Snapshots that are newer
+than the last checkpoint are adopted.
 """
 
 from __future__ import annotations
@@ -34,8 +34,14 @@ logger = logging.getLogger(__name__)
 
 
 def check_league(config: Config, spec: EnvironmentSpec) -> None:
-    """Each side must have a member, the algorithm suit each side, and those whom a member always meets be
-    there. Raises ConfigError.
+    """Check that a league can be started with this configuration.
+
+    Each side needs a member, and the algorithm must suit each side. Members of `fixed` matchmaking need
+    opponents. Snapshots to start from must fit the networks.
+
+    Raises:
+        ConfigError: If a check fails.
+        FormatError: If a snapshot to start from does not verify.
     """
     game = game_of(config, spec)
     _check_met(config, game)
@@ -49,18 +55,22 @@ def check_league(config: Config, spec: EnvironmentSpec) -> None:
         except ConfigError as error:
             raise ConfigError(f"{error} (side {side} of the league)") from error
     for name, member in game.members.items():
-        if member.start is not None and (found := read_snapshot(member.start)[0].size) != (
+        if member.start is not None and (held := read_snapshot(member.start)[0].size) != (
             size := sizes[game.side[name]]
         ):
             raise ConfigError(
-                f"league.members.{name}.start: {member.start} holds {found} parameters where the "
-                f"configuration makes {size}; hpcmarl league transfer makes a snapshot fit changed "
-                "observations"
+                f"league.members.{name}.start: {member.start} holds {held} parameters, but the "
+                f"configuration needs {size}; adapt a snapshot to changed observations with hpcmarl league "
+                "transfer"
             )
 
 
 def _check_met(config: Config, game: GameSides) -> None:
-    """Matchmaking `fixed` must name members, one of the other side among them. Raises ConfigError."""
+    """Check that matchmaking `fixed` names existing members, at least one of the other side.
+
+    Raises:
+        ConfigError: If it does not.
+    """
     assert config.league is not None
     for name, member in game.members.items():
         own = member.matchmaking
@@ -73,37 +83,45 @@ def _check_met(config: Config, game: GameSides) -> None:
             continue
         if unknown := [other for other in maker.against if other not in game.members]:
             raise ConfigError(
-                f"{key}.against names {unknown[0]}, which is no member; allowed: {', '.join(game.members)}"
+                f"{key}.against names {unknown[0]}, which is not a member; allowed: {', '.join(game.members)}"
             )
         met = maker.against or [other for other in game.members if other != name]
         if maker.self_share < 1.0 and not any(
             game.side[other] == game.meets(game.side[name]) for other in met
         ):
             raise ConfigError(
-                f"{key}.against: {name} plays side {game.side[name]} and would meet nobody; name members of "
+                f"{key}.against: {name} plays side {game.side[name]} and has no opponents; name members of "
                 f"side {game.meets(game.side[name])}"
             )
 
 
 def new_book(config: Config, game: GameSides) -> LeagueState:
-    """The book of a league in which nothing has happened."""
+    """Return the state of a new league, without snapshots."""
     assert config.league is not None
     members = {name: (member, game.side[name]) for name, member in game.members.items()}
     return LeagueState(config.league, members, tuple(game.sides), config.seed)
 
 
 def read_league_state(config: Config, game: GameSides, state: dict[str, Any], source: Path) -> LeagueState:
-    """The book as a checkpoint's state has it. Raises FormatError where the state is not that of this
-    league.
+    """Return the league's state from the state in a checkpoint.
+
+    Args:
+        config: Configuration of the run.
+        game: Sides and members of the league.
+        state: State from the checkpoint.
+        source: Path of the checkpoint, for messages.
+
+    Raises:
+        FormatError: If the state is not that of this league.
     """
     league_state = new_book(config, game)
     try:
         league_state.load_state_dict(state["league"])
         float(state["records"]["seconds"])
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError, IndexError) as error:
-        words = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        cause = " ".join(f"{type(error).__name__}: {error}".split())[:200]
         raise FormatError(
-            f"{source}: its state is not that of this league ({words}); use another checkpoint"
+            f"{source}: its state is not that of this league ({cause}); use another checkpoint"
         ) from error
     return league_state
 
@@ -111,18 +129,28 @@ def read_league_state(config: Config, game: GameSides, state: dict[str, Any], so
 def check_league_state(
     config: Config, spec: EnvironmentSpec, state: dict[str, Any], source: Path, run_dir: str | None
 ) -> None:
-    """Whether this league can go on from the state of a checkpoint, asked before anything is written. Raises
-    ConfigError or FormatError.
+    """Check that a league can be resumed from the state of a checkpoint, before any file is written.
+
+    Args:
+        config: Configuration of the run.
+        spec: Specification of the environment.
+        state: State from the checkpoint.
+        source: Path of the checkpoint.
+        run_dir: Value of --run-dir; None: not given.
+
+    Raises:
+        ConfigError: If the checkpoint has no league or other members, or if the run directory is another one.
+        FormatError: If the state is not that of this league.
     """
     if "league" not in state:
         raise ConfigError(
-            f"--resume {source}: the checkpoint is of a single run, the configuration has a league; remove "
-            "league, or resume a league"
+            f"--resume {source}: the checkpoint is of a single run, but the configuration has a league; "
+            "remove the section league, or resume a league"
         )
     if run_dir is not None and Path(run_dir).resolve() != source.parent.parent.resolve():
         raise ConfigError(
-            f"--run-dir {run_dir}: a league goes on where its pool is, in {source.parent.parent}; leave "
-            "--run-dir out"
+            f"--run-dir {run_dir}: a league is resumed in the directory of its pool, {source.parent.parent}; "
+            "omit --run-dir"
         )
     game = game_of(config, spec)
     if missing := set(game.members).symmetric_difference(state["league"]["members"]):
@@ -136,18 +164,24 @@ def check_league_state(
 
 
 def adopt_snapshots(league_state: LeagueState, pool: Path, seconds: float) -> None:
-    """Take in what was frozen after the last checkpoint was written, and notice what is gone."""
-    there = list_snapshots(pool)
+    """Add snapshots that were frozen after the last checkpoint; exclude those whose files are missing.
+
+    Args:
+        league_state: State of the league, which is changed.
+        pool: Directory of the pool.
+        seconds: Training time of the league, seconds.
+    """
+    on_disk = list_snapshots(pool)
     for snapshot in league_state.snapshots:
-        if not snapshot.bad and snapshot.name not in there:
+        if not snapshot.bad and snapshot.name not in on_disk:
             logger.warning(
-                "%s: no such file; nobody meets %s any more",
+                "%s: no such file; snapshot %s is excluded from training and matches",
                 snapshot_path(pool, snapshot.name),
                 snapshot.name,
             )
             league_state.quarantine(snapshot.name)
     members = {member.name: member for member in league_state.members}
-    for name in there:
+    for name in on_disk:
         owner, assignment = parse_name(name)
         if name in league_state.numbers or owner not in members or assignment == 0:
             continue
@@ -158,20 +192,23 @@ def adopt_snapshots(league_state: LeagueState, pool: Path, seconds: float) -> No
                 int(attributes[key]) for key in ("generation", "version", "env_steps")
             )
         except (FormatError, KeyError, TypeError, ValueError) as error:
-            logger.warning("%s; it is put aside in %s", error, quarantine(pool, name).parent)
+            logger.warning("%s; moved to %s", error, quarantine(pool, name).parent)
             continue
         if assignment != member.terms + 1 or generation != member.generation:
             logger.warning(
-                "%s is no continuation of %s as the checkpoint has it; it is left alone", name, owner
+                "snapshot %s does not continue member %s from its checkpoint; it is ignored", name, owner
             )
             continue
         league_state.on_progress(member, version, env_steps, member.episodes)
         league_state.add(member, name, assignment, seconds)
-        logger.info("%s was frozen after the last checkpoint: it is in the pool", name)
+        logger.info("snapshot %s, frozen after the last checkpoint, was added to the league", name)
 
 
 def freeze_beginnings(context: Context, league_state: LeagueState, game: GameSides, pool: Path) -> None:
-    """Every member's initial weights are its snapshot 0: somebody to meet from the first episode on."""
+    """Write each member's initial weights as its snapshot 0.
+
+    With these snapshots, opponents exist from the first episode on. Existing snapshots are kept.
+    """
     config = context.config
     with contextlib.suppress(FileExistsError):
         pool.mkdir()

@@ -1,9 +1,8 @@
-"""A term of a member on one of the ranks of its team: the roles of an ordinary run, in a world of their own,
-against frozen opponents.
+"""A training assignment on one rank of its team: the roles of an ordinary run, against frozen opponents.
 
-Made by league/runtime/client.py. The team's first rank leads: it has the run's server and learner, keeps the
-member's checkpoints and metrics in the member's own directory, and freezes a snapshot when the term is over.
-Knows nothing of how opponents are chosen.
+The roles communicate within the team only. The team's first rank leads: it has the run's server and learner.
+It keeps the member's checkpoints and metrics in the member's own directory. It freezes a snapshot when the
+assignment ends.
 """
 
 from __future__ import annotations
@@ -40,13 +39,14 @@ from hpcmarl.roles.state_checks import check_state
 from hpcmarl.runtime.rank import Rank
 
 logger = logging.getLogger(__name__)
-# each term is a start of its member's run: its number counts on from one start of the league to the next
+# An assignment is a start of its member's run. The start's number is the assignment's number plus this factor
+# times the number of the league's start. So numbers rise from one start of the league to the next.
 TERMS_OF_A_START = 1_000_000
-MOST_NAMED = 100  # opponents in a snapshot's attributes, which have little room
+MOST_NAMED = 100  # most opponents in a snapshot's attributes, which have little room
 
 
 def assignment_config(config: Config, assignment: TrainingAssignment) -> Config:
-    """The configuration of a term as a run of its own."""
+    """Return the configuration of an assignment, as for a run without a league."""
     group = config.topology.group_list[assignment.group]
     return config.model_copy(
         update={
@@ -54,9 +54,10 @@ def assignment_config(config: Config, assignment: TrainingAssignment) -> Config:
             "seed": assignment.seed,
             "name": assignment.member,
             "stop": StopConfig(updates=assignment.until, seconds_before_limit=None),
+            # The ranks of the whole run check heartbeats already.
             "topology": config.topology.model_copy(
                 update={"groups": (group,), "heartbeat_timeout_seconds": None}
-            ),  # the job's ranks look after that
+            ),
             "eval": config.eval.model_copy(
                 update={"episodes": 0, "every_updates": None, "every_seconds": None}
             ),
@@ -66,18 +67,18 @@ def assignment_config(config: Config, assignment: TrainingAssignment) -> Config:
 
 
 def lock_member(directory: Path, start: int) -> RunLock:
-    """Lock a member's directory for a term.
+    """Lock a member's directory for an assignment.
 
-    The league's server gives a member to one team at a time: whoever had it before has been given up. A
-    leader that was frozen finds out when it wakes, before it writes over the next team's files.
+    The league's server gives a member to one team at a time, so any earlier owner has been declared dead. A
+    leader that was suspended and then continues finds this lock before it overwrites files of the next team.
 
     Args:
-        directory: the member's; it exists.
-        start: the number of the term among the starts of the member.
+        directory: Existing directory of the member.
+        start: Number of the assignment among the starts of the member.
 
     Raises:
-        PeerFailure: a later term has the member.
-        ConfigError: the directory cannot be locked.
+        PeerFailure: If a later assignment has locked the directory.
+        ConfigError: If the directory cannot be locked.
     """
     try:
         return acquire(
@@ -87,21 +88,32 @@ def lock_member(directory: Path, start: int) -> RunLock:
         )
     except ConfigError as error:
         if (read_owner(directory) or {}).get("start", 0) > start:
-            raise PeerFailure(f"the others went on without this rank: {error}") from error
+            raise PeerFailure(f"the other ranks continued without this rank: {error}") from error
         raise
 
 
 class Team:
-    """`done`: the term is over on this rank; `step` until then."""
+    """An assignment on one rank of its team. Call `step` until `done`.
+
+    Args:
+        context: Context of the league's run.
+        game: Sides of the game.
+        assignment: The assignment.
+        opponents: Source of opponents; their distribution is set here.
+
+    Attributes:
+        transport: Transport between the ranks of the team.
+        leads: Whether this rank leads the team.
+        inner: Context of the team's roles.
+        rank: The roles of this rank in the team.
+    """
 
     def __init__(
         self, context: Context, game: GameSides, assignment: TrainingAssignment, opponents: Opponents
     ) -> None:
-        """context: the job's."""
         self.assignment, self.opponents, self.context = assignment, opponents, context
         self.transport = TeamTransport(context.transport, assignment.ranks, assignment.team)
         self.leads = self.transport.rank == 0
-        self.kept: bool | None = None  # whether the term was frozen; None: it goes on
         opponents.change(assignment.names.split(), assignment.shares, assignment.own_share)
         own = game.from_side(assignment.side)
         config = assignment_config(context.config, assignment)
@@ -142,7 +154,7 @@ class Team:
         self.rank = Rank(self.inner)
 
     def _resumed(self) -> dict[str, Any] | None:
-        """Where the member stands, from its newest checkpoint that verifies."""
+        """Return the member's state from its newest checkpoint that verifies; None if there is none."""
         found = find_checkpoint(self.inner.run_directory)
         if found is None:
             return None
@@ -151,8 +163,9 @@ class Team:
         return {**state, "path": str(found)}
 
     def _record_start(self) -> None:
-        """On the leader: record that this term goes on from the member's checkpoint, so that what is played
-        again is superseded.
+        """Record that this assignment continues from the member's checkpoint. Called on the leader.
+
+        Trajectories that are played again supersede the earlier ones.
         """
         resume, number = self.inner.resume or {}, self.inner.start_number
         facts = {"member": self.assignment.member, "ranks": list(self.assignment.ranks)}
@@ -172,17 +185,20 @@ class Team:
 
     @property
     def done(self) -> bool:
+        """Whether the assignment is over on this rank."""
         return self.rank.exit_code is not None
 
     def step(self) -> bool:
-        """One pass over messages and roles."""
+        """Process messages and let each role work once; return whether there was work."""
         with self._in_charge():
             return self.rank.step()
 
     @contextlib.contextmanager
     def _in_charge(self) -> Iterator[None]:
-        """Where the member is another team's by now, leave alone: this rank was frozen and given up, and the
-        others are well.
+        """Turn a lost lock into a PeerFailure.
+
+        If another team has the member, this rank was suspended and declared dead, and the other ranks
+        continued without it. It must leave alone.
         """
         try:
             yield
@@ -190,24 +206,35 @@ class Team:
             lock = self.inner.lock
             if lock is None or lock.lost is None:
                 raise
-            raise PeerFailure(f"the others went on without rank {self.context.rank}: {error}") from error
+            raise PeerFailure(
+                f"the other ranks continued without rank {self.context.rank}: {error}"
+            ) from error
 
     @property
     def server(self) -> Server:
-        """On the leader."""
+        """Server of the member's run. Exists on the leader only."""
         server = self.rank.roles["server"]
         assert isinstance(server, Server)
         return server
 
     def stop(self, status: str) -> None:
-        """On the leader: end the term at its next version. finished: and freeze it; interrupted: to be gone
-        on with later.
+        """End the assignment at its next version. Called on the leader.
+
+        Args:
+            status: "finished": freeze the member; "interrupted": continue it later.
         """
         self.server.ask_to_stop(status)
 
     def freeze(self) -> AssignmentResult:
-        """On the leader, when the term is done: write the snapshot. What there is to tell the league's server
-        about the term.
+        """Write the snapshot of an assignment that is done. Called on the leader.
+
+        Returns:
+            Report for the league's server. Its `snapshot` is None if the assignment was interrupted or the
+            snapshot could not be written.
+
+        Raises:
+            PeerFailure: If another team has the member.
+            StorageError: If the snapshot cannot be written and `checkpoint.on_error` is "stop".
         """
         server, assignment = self.server, self.assignment
         totals = server.recorder.totals
@@ -245,17 +272,17 @@ class Team:
         except StorageError as error:
             if self.context.config.checkpoint.on_error == "stop":
                 raise
-            logger.error("%s; %s goes on without having been frozen", error, assignment.member)
+            logger.error("%s; member %s continues without a new snapshot", error, assignment.member)
             return result
         return replace(result, snapshot=assignment.snapshot)
 
     def _met_most(self) -> list[str]:
-        """Those with the largest shares when the term began."""
+        """Return the opponents with the largest shares when the assignment began."""
         order = np.argsort(-np.asarray(self.assignment.shares), kind="stable")[:MOST_NAMED]
         names = self.assignment.names.split()
         return [names[place] for place in order.tolist()]
 
     def close(self) -> None:
-        """Give back files, environments and messages."""
+        """Release files, environments and messages."""
         self.rank.close()
         self.transport.close()

@@ -104,7 +104,9 @@ def test_woken_leader_leaves_alone_and_its_member_goes_on(
         second.team.server.snapshots.writer.wait()
         monkeypatch.setattr(run_lock, "LOOK_SECONDS", 0.0)  # it has been frozen for long
         before = contents(directory)
-        with pytest.raises(PeerFailure, match=r"the others went on without rank 1: .*run\.lock: taken over"):
+        with pytest.raises(
+            PeerFailure, match=r"the other ranks continued without rank 1: .*run\.lock: taken over"
+        ):
             step_often(ranks[1])
         ranks[1].close()
         assert contents(directory) == before
@@ -129,7 +131,7 @@ def step_until(ranks: list[Rank], there: Callable[[], bool]) -> None:
 def test_leader_that_wakes_late_takes_no_lock_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(run_lock, "RENEWAL_SECONDS", 0.02)
     held = lock_member(tmp_path, start=7)
-    with pytest.raises(PeerFailure, match=r"the others went on without this rank: .*: in use by"):
+    with pytest.raises(PeerFailure, match=r"the other ranks continued without this rank: .*: in use by"):
         lock_member(tmp_path, start=6)
     held.check()
     lock_member(tmp_path, start=8).release()

@@ -379,7 +379,7 @@ def test_unreadable_sole_fixed_opponent_raises(tmp_path, start):
         ("{a: {}, b: {trains: false, start: b.h5}}", r"topology.groups: 2 learners for 1 members that train"),
         (
             "{a: {}, b: {matchmaking: {name: fixed, against: [c]}}}",
-            r"matchmaking.against names c, which is no member; allowed: a, b",
+            r"matchmaking.against names c, which is not a member; allowed: a, b",
         ),
         ("{a: {matchmaking: {name: fixed}}, b: {}}", None),
     ],
@@ -421,7 +421,7 @@ def test_more_teams_than_members_are_refused(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        (["league.members={p: {side: predators}}"], "nobody plays side prey"),
+        (["league.members={p: {side: predators}}"], "no member plays side prey"),
         (
             [
                 (
@@ -429,7 +429,7 @@ def test_more_teams_than_members_are_refused(tmp_path):
                     "against: [q]}}}"
                 )
             ],
-            "q plays side prey and would meet",
+            "q plays side prey and has no opponents",
         ),
         (
             ["league.members={p: {side: predator}, q: {side: prey}}"],
@@ -437,7 +437,7 @@ def test_more_teams_than_members_are_refused(tmp_path):
         ),
         (["league.members={p: {side: predators}, q: {}}"], "league.members.q.side is None"),
         (["league.sides={all: [predators]}"], "policy prey of mpe2.simple_tag_v3 is on 0 sides"),
-        (["league.sides={all: [predators, prey], others: [foxes]}"], "names the policy foxes"),
+        (["league.sides={all: [predators, prey], others: [foxes]}"], "has no policy foxes"),
         (["league.sides={all: [predators, prey]}"], "has one agent|two or more"),
         (
             [
@@ -465,7 +465,7 @@ def test_league_and_single_run_checkpoints_are_incompatible(tmp_path):
         run_world(1, tmp_path / "single", text=single, resume=str(tmp_path / "league"))
     with pytest.raises(ConfigError, match="use hpcmarl league match or show"):
         evaluate_checkpoint(str(tmp_path / "league"))
-    with pytest.raises(ConfigError, match="a league goes on where its pool is"):
+    with pytest.raises(ConfigError, match="a league is resumed in the directory of its pool"):
         run_world(1, tmp_path / "other", text=RPS, resume=str(tmp_path / "league"))
     with pytest.raises(ConfigError, match=r"member b is not in league\.members"):
         run_world(1, tmp_path / "league", "league.members={a: {}}", text=RPS, resume=str(tmp_path / "league"))

@@ -66,7 +66,7 @@ def test_mismatched_start_is_rejected_before_writing(league, tmp_path):
     with pytest.raises(
         ConfigError,
         match=(
-            r"league\.members\.a\.start: .*a-000003\.h5 holds \d+ parameters where the configuration makes "
+            r"league\.members\.a\.start: .*a-000003\.h5 holds \d+ parameters, but the configuration needs "
             r"\d+"
         ),
     ):
@@ -78,7 +78,7 @@ def test_mismatched_start_is_rejected_before_writing(league, tmp_path):
     ("arguments", "message"),
     [
         (("a", "rounds.yaml"), "policy player sees 7 features, but 1 in the snapshot; assign them"),
-        (("a", "single.yaml"), "transfer needs the configuration of a league"),
+        (("a", "single.yaml"), "the configuration has no league to transfer the snapshot to"),
         (("b", "rounds.yaml"), "b: .* has no such snapshot or member"),
         (("a", "rounds.yaml", "--features", "player"), "allowed: POLICY=LIST"),
     ],
