@@ -23,7 +23,9 @@ from hpcmarl.league.runtime.sides import game_of
 NEW_WORD = "new"
 
 
-def carry(league: LeagueRun, name: str, config: Config, features: Sequence[str], out: Path) -> dict[str, Any]:
+def transfer_snapshot(
+    league: LeagueRun, name: str, config: Config, features: Sequence[str], out: Path
+) -> dict[str, Any]:
     """Transfer a snapshot to the league that a configuration describes, and write it to a file.
 
     Args:
