@@ -257,7 +257,7 @@ class Recorder:
         return int(self.totals["episodes"]) + EPISODES_AHEAD * len(self.lost)
 
     def _counters_without(self, rank: int) -> dict[str, float]:
-        """Return the counters of former processes, including that of a lost actor; its successor starts at zero."""
+        """Return the counters of former processes and of a lost actor, whose successor starts at zero."""
         before = dict(self.counters_before)
         for name, value in self.actors.pop(str(self.context.topology.actor_index(rank)), {}).items():
             before[name] = before.get(name, 0.0) + value
