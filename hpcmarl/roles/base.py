@@ -248,7 +248,9 @@ def _versions(environment: str) -> dict[str, str]:
 
 
 class Role(ABC):
-    """One role of a rank. It never blocks: `on_message` takes messages, and `work` does a small piece of work.
+    """One role of a rank. Its methods never block.
+
+    `on_message` processes one message, and `work` does a small piece of work.
 
     Args:
         context: The run.
