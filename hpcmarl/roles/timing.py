@@ -19,7 +19,7 @@ from hpcmarl.types import Array
 # Indices of the sums. For trajectories: their number, and the sums of their durations and squared durations.
 COUNT, SECONDS, SQUARES = range(3)
 # For learners: reports with gradients, and the sum of their mean seconds per trajectory. For exchanges: their
-# number, the seconds from publishing to the first gradient, and the trajectories that each slot played for it.
+# number, the seconds from publishing to the first gradient, and the trajectories of each slot in that time.
 REPORTS, LEARNING, REPLIES, REPLY_SECONDS, WAVES = range(3, 8)
 SUMS = 8
 
