@@ -132,6 +132,7 @@ class Actor(Role):
         message.release()
 
     def on_lost(self, rank: int, groups: Sequence[int]) -> None:
+        """Stop if the actor's own group is lost."""
         self.stopping = self.stopping or self.group.index in groups  # a lost group cannot use rollouts
 
     def _held(self) -> bool:
@@ -259,6 +260,7 @@ class Actor(Role):
     # ---- work
 
     def work(self) -> bool:
+        """Take one step of all slots, unless the actor has to wait."""
         if self.stopping:
             return self._stop()
         if self._closed():

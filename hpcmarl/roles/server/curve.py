@@ -28,7 +28,7 @@ class Curve:
     def __init__(self) -> None:
         self.seconds: list[float] = []
         self.values: list[float] = []
-        self._apart = 0.0  # seconds between points at least
+        self._apart = 0.0  # minimum distance between points, seconds
 
     def add(self, seconds: float, value: float) -> None:
         """Append a point, unless it follows the last one too closely or its value is not finite.

@@ -76,6 +76,7 @@ class Server(Role):
     # ---- messages
 
     def on_message(self, message: Message) -> None:
+        """Process a gradient, a report, a state, the end of a group's work or an interrupt."""
         if message.kind is Kind.GRADIENT:
             self._on_gradient(message)
         elif message.kind is Kind.REPORT:
@@ -244,6 +245,7 @@ class Server(Role):
     # ---- work
 
     def work(self) -> bool:
+        """Advance the run: flush links, write due checkpoints, check the limits and move to the next phase."""
         if self.behind:
             self.behind = {group for group in self.behind if not self.links[group].flush()}
         worked = self.checkpoints.poll()
