@@ -184,7 +184,7 @@ class Optimizer(ABC):
         return movement
 
     def state_dict(self) -> dict[str, Any]:
-        """Return copies of the parameters, the number of updates, the `state_keys` arrays and the topology."""
+        """Return copies of the parameters, the number of updates, the state arrays and the topology."""
         state: dict[str, Any] = {"parameters": self.parameters.copy(), "updates": self.updates}
         state |= {key: array.copy() for key, array in self._state_arrays().items()}
         return state if self.topology is None else state | {"topology": self.topology.state_dict()}

@@ -245,7 +245,7 @@ class Server(Role):
     # ---- work
 
     def work(self) -> bool:
-        """Advance the run: flush links, write due checkpoints, check the limits and move to the next phase."""
+        """Advance the run: flush links, write due checkpoints, check the limits, change the phase."""
         if self.behind:
             self.behind = {group for group in self.behind if not self.links[group].flush()}
         worked = self.checkpoints.poll()
