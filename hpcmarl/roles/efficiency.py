@@ -194,10 +194,9 @@ def closing_lines(summary: Mapping[str, Any], config: Config) -> list[str]:
         )
     if (summary["replay_shortfall"] or 0.0) > UNUSED:
         lines.append(
-            f"the learners were behind and learned {100 * summary['replay_shortfall']:.0f} % less often from "
-            f"episodes than algo.replay.samples_per_insert asks: {slower}use more learners (topology.groups) "
-            "or lower "
-            "algo.replay.samples_per_insert"
+            f"the learners were behind and used episodes {100 * summary['replay_shortfall']:.0f} % less "
+            f"often than algo.replay.samples_per_insert requires: {slower}use more learners "
+            "(topology.groups) or lower algo.replay.samples_per_insert"
         )
     return lines
 

@@ -224,8 +224,8 @@ class Match:
         """
         if (bad := self.environment.counts["bad_numbers"]) > self.patience:
             raise EnvironmentFailure(
-                f"{bad} evaluation episodes of {self.environment.spec.id} were cut off because of numbers "
-                "that are not finite"
+                f"{bad} evaluation episodes of {self.environment.spec.id} were cut off by non-finite values "
+                f"(allowed: {self.patience}); correct the environment"
             )
         decisions = self.algorithm.act(
             self.frames[0], self.memory, self.generator, greedy=self.greedy, with_logp=False
@@ -305,7 +305,7 @@ def _columns(spec: EnvironmentSpec, agents: Sequence[str]) -> list[tuple[str, in
     }
     for agent in agents:
         if agent not in places:
-            raise ConfigError(f"{agent!r} is no agent of {spec.id}; allowed: {', '.join(places)}")
+            raise ConfigError(f"{agent!r} is not an agent of {spec.id}; allowed: {', '.join(places)}")
     return [places[agent] for agent in agents]
 
 

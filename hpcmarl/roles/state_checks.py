@@ -64,7 +64,7 @@ def check_fits(config: Config, state: dict[str, Any], attributes: dict[str, Any]
     if not set(OPTIMIZERS[config.optimizer.name].state_keys) <= set(saved):
         raise ConfigError(
             f"--resume {source}: the checkpoint was written with another optimizer than optimizer.name: "
-            f"{config.optimizer.name}"
+            f"{config.optimizer.name}; use the configuration of that run (config.yaml beside its checkpoints)"
         )
     check_state(config, state, expected, source)
     for group, own in state["roles"]["learner"].items():
@@ -73,8 +73,8 @@ def check_fits(config: Config, state: dict[str, Any], attributes: dict[str, Any]
         except (KeyError, TypeError, ValueError, OverflowError) as error:
             words = " ".join(f"{type(error).__name__}: {error}".split())[:200]
             raise FormatError(
-                f"{source}: the state of learner {group} is not that of {config.algo.name} ({words}); resume "
-                "another checkpoint"
+                f"{source}: the state of learner {group} does not fit algo.name: {config.algo.name} "
+                f"({words}); resume from another checkpoint"
             ) from error
 
 
@@ -135,7 +135,7 @@ def check_state(config: Config, state: dict[str, Any], size: int, source: Path) 
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError, IndexError) as error:
             words = " ".join(f"{type(error).__name__}: {error}".split())[:200]
             raise FormatError(
-                f"{source}: its state/{part} is not that of a run ({words}); resume from another checkpoint"
+                f"{source}: state/{part} is not the state of a run ({words}); resume from another checkpoint"
             ) from error
 
 
@@ -151,7 +151,7 @@ def _check_engine(config: Config, state: dict[str, Any], size: int) -> None:
     if config.algo.sparse_training is not None and np.shape(state["optimizer"]["topology"]["mask"]) != (
         size,
     ):
-        raise ValueError("optimizer/topology/mask is of another network")
+        raise ValueError(f"optimizer/topology/mask does not have shape [{size}]")
     for name, value in optimizer.state_dict().items():
         if isinstance(value, np.ndarray) and value.shape != (size,):
             raise ValueError(f"optimizer/{name} has shape {list(value.shape)}, not [{size}]")

@@ -65,8 +65,8 @@ class LearnerMeans(Means):
         if before is not None and self._excess is not None and self._excess > before and not self._told:
             self._told = True
             logger.warning(
-                "values diverge: they are %.3g on average and growing, and with the rewards seen no return "
-                "can exceed %.3g; try a smaller optimizer.step_size, for policy gradients a larger "
+                "values diverge: their mean is %.3g and grows in magnitude, but with the rewards so far no "
+                "return can exceed %.3g; try a smaller optimizer.step_size, for policy gradients a larger "
                 "algo.entropy_cost, or algo.normalise_advantages: true, for action values "
                 "algo.hypernetwork_activation: tanh (with a mixer), algo.operator: mellowmax, or algo.name: "
                 "vdn",

@@ -253,7 +253,7 @@ class RoundRule(ABC):
             ValueError: It is the last group.
         """
         if self.present in ((group,), ()):
-            raise ValueError(f"group {group} is the last one")
+            raise ValueError(f"group {group} is the last one: the round cannot continue without it")
         self.lost.add(group)
         self.present = tuple(other for other in self.present if other != group)
         if not self.pooled:

@@ -57,14 +57,13 @@ class NonFiniteGradientFilter:
         self._in_a_row += 1
         if not self.skip:
             raise FloatingPointError(
-                f"{problem}; lower optimizer.step_size or set optimizer.max_gradient_norm; faults.on_nan: "
-                "skip "
-                "leaves it out"
+                f"{problem}; lower optimizer.step_size, set optimizer.max_gradient_norm, or set "
+                "faults.on_nan: skip to leave such gradients out"
             )
         if self._in_a_row == BAD_IN_A_ROW:
             raise FloatingPointError(
                 f"{problem}, the {BAD_IN_A_ROW}th in a row; lower optimizer.step_size or set "
                 "optimizer.max_gradient_norm"
             )
-        logger.warning("%s; left out", problem)
+        logger.warning("%s; it is left out", problem)
         return False

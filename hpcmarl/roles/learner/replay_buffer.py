@@ -318,17 +318,21 @@ class ReplayBuffer(RolloutSource[QLearning]):
         try:
             path = find_checkpoint(exact if exact.is_file() else directory)
             if path is None:
-                logger.warning("no replay of group %d in %s: it is filled anew", self.group.index, directory)
+                logger.warning(
+                    "no replay file of group %d in %s: the buffer starts empty", self.group.index, directory
+                )
                 return
             self._load(load_checkpoint(path)[0])
         except (HpcmarlError, KeyError, TypeError, ValueError) as error:
             logger.warning(
-                "the replay of group %d cannot be used (%s): it is filled anew", self.group.index, error
+                "the replay file of group %d cannot be used (%s): the buffer starts empty",
+                self.group.index,
+                error,
             )
             return
         if path != exact:
             logger.warning(
-                "the replay of group %d is that of %s, not of version %d",
+                "the replay buffer of group %d is read from %s, because no file of version %d exists",
                 self.group.index,
                 path.name,
                 version,
@@ -342,7 +346,7 @@ class ReplayBuffer(RolloutSource[QLearning]):
         """
         whole, sizes = np.asarray(state["episodes"], np.uint8), np.asarray(state["bytes"], np.int64)
         if sizes.sum() != whole.size or (sizes <= 0).any():
-            raise ValueError(f"{whole.size} bytes of episodes, {sizes.sum()} announced")
+            raise ValueError(f"it holds {whole.size} bytes of episodes, but their sizes sum to {sizes.sum()}")
         ends = np.cumsum(sizes).tolist()
         buffers = [whole[end - size : end].copy() for end, size in zip(ends, sizes.tolist(), strict=True)]
         for buffer in buffers:
@@ -352,11 +356,12 @@ class ReplayBuffer(RolloutSource[QLearning]):
             )
         counts = (int(state["collected"]), int(state["used"]), float(state["allowed"]))
         if not all(math.isfinite(count) for count in counts):
-            raise ValueError(f"counts are {counts}")
+            raise ValueError(f"collected, used and allowed are {counts}, which must be finite")
         errors = np.asarray(state.get("errors", [UNKNOWN] * len(buffers)), np.float64)
         if errors.shape != sizes.shape or not (np.isfinite(errors) & (errors >= 0)).all():
             raise ValueError(
-                f"errors of {errors.size} episodes, {len(buffers)} are in it, or some are no numbers >= 0"
+                f"errors has shape {list(errors.shape)} for {len(buffers)} episodes, or an entry that is not "
+                "finite and >= 0"
             )
         for buffer, error in zip(buffers, errors.tolist(), strict=True):
             self._keep(buffer, error)
@@ -368,7 +373,7 @@ class ReplayBuffer(RolloutSource[QLearning]):
             return
         self.writer.close()
         if (error := self.writer.last_error) is not None:
-            logger.error("%s; a resumed run fills its replay anew", error)
+            logger.error("%s; a resumed run starts with an older or empty replay buffer", error)
 
 
 def check_episode(rollout: Rollout, spec: EnvironmentSpec) -> None:
@@ -384,7 +389,7 @@ def check_episode(rollout: Rollout, spec: EnvironmentSpec) -> None:
     end = rollout.episode_end[:, 0] if rollout.count == 1 and rollout.steps else np.zeros(1)
     last = [[rollout.steps - 1, 0]] if end[-1] == 2 else []
     if end[:-1].any() or end[-1] not in (1, 2) or rollout.final_index.tolist() != last:
-        raise ValueError("an episode in it is not whole")
+        raise ValueError("it holds an incomplete episode")
     for policy in spec.policies:
         part = rollout.policies[policy.name]
         numbers = [
@@ -394,6 +399,6 @@ def check_episode(rollout: Rollout, spec: EnvironmentSpec) -> None:
             *(array for array in (rollout.state, rollout.final_state) if array is not None),
         ]
         if not all(np.isfinite(array).all() for array in numbers):
-            raise ValueError(f"an episode in it has numbers of {policy.name} that are not finite")
+            raise ValueError(f"it holds an episode with non-finite values of {policy.name}")
         if part.action.min() < 0 or part.action.max() >= policy.action.sizes[0]:
-            raise ValueError(f"an episode in it has actions of {policy.name} that do not exist")
+            raise ValueError(f"it holds an episode with actions that policy {policy.name} does not have")

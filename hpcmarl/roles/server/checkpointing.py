@@ -238,8 +238,8 @@ class CheckpointCoordinator:
         if not lack and self.deterministic and state["missing"] and last is not None:
             lack = f"no state of {', '.join(state['missing'])}"
         if lack:
-            kept = "there is no earlier one" if last is None else f"the last good one is of version {last}"
-            self.not_written = f"{lack} of version {version} arrived: that checkpoint is not written, {kept}"
+            kept = "no earlier one exists" if last is None else f"the last good one is of version {last}"
+            self.not_written = f"checkpoint {version} is not written, because {lack} arrived; {kept}"
             logger.warning("%s", self.not_written)
             return False
         for name, value in state["engine"]["optimizer"].items():
@@ -339,7 +339,7 @@ class CheckpointCoordinator:
             self.lock is not None and self.lock.lost is not None
         ):
             raise error
-        logger.error("%s; training goes on, the last good checkpoint is untouched", error)
+        logger.error("%s; training continues, the last good checkpoint is untouched", error)
 
     def _text(self, names: Any) -> str:
         return ", ".join(f"{role} on rank {rank}" for role, rank in names)

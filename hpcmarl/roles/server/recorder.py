@@ -61,7 +61,7 @@ def keep_summary(context: Context, summary: dict[str, Any]) -> None:
     except StorageError as problem:
         if context.config.checkpoint.on_error == "stop":
             raise
-        logger.error("%s; the run has ended, the figures are in the last row of the metrics", problem)
+        logger.error("%s; the run has ended; its figures are in the last metrics row", problem)
 
 
 class Recorder:

@@ -210,7 +210,7 @@ class Server(Role):
         if self.phase not in ("start", "train"):
             return
         if set(rule.present) <= set(groups):
-            logger.warning("no group is left: stopping")
+            logger.warning("stopping at version %d: no group is left", self.engine.version)
             self._stop_after_loss()
         elif self.context.config.deterministic or (
             groups and (wanted == "stop" or (wanted == "auto" and not rule.pooled))
@@ -322,8 +322,8 @@ class Server(Role):
             and not has_fixed_length(config.env)
         ):
             logger.warning(
-                "rounds.rule: rennala counts the first %d episodes to finish: where lengths vary, short "
-                "episodes weigh more than they should; set rounds.admission: all_begun, or rounds.rule: sync",
+                "rounds.rule: rennala counts the first %d episodes to finish, which gives short episodes too "
+                "much weight if lengths vary; set rounds.admission: all_begun, or rounds.rule: sync",
                 rule.batch,
             )
 
@@ -354,7 +354,7 @@ class Server(Role):
             and self.status == "finished"
             and self._evaluates()
         ):
-            logger.info("interrupted: the evaluation is given up, the run can be resumed for it")
+            logger.info("interrupted: the evaluation is cancelled; resume the run to repeat it")
             self.status = status
             self.evaluator.cancel()
 
@@ -391,7 +391,9 @@ class Server(Role):
         """Write the final checkpoint and begin the final evaluation."""
         missing = self.checkpoints.missing_final()
         if missing:
-            logger.warning("no last state from %s within %.0f s", ", ".join(missing), FINAL_STATE_TIMEOUT)
+            logger.warning(
+                "no final state arrived from %s within %.0f s", ", ".join(missing), FINAL_STATE_TIMEOUT
+            )
         state = self.checkpoints.write_final(self.engine.version, self._state())
         self.phase = "evaluate"
         if state is not None and self.context.config.eval.episodes and self.status == "finished":
@@ -407,7 +409,7 @@ class Server(Role):
         if error is not None and error != self.checkpoints.not_written:  # not_written is already logged
             kept = self.checkpoints.writer.last_version
             kept = self.checkpoints.resumed_version if kept is None else kept
-            good = "there is no good one" if kept is None else f"the last good one is of version {kept}"
+            good = "no good one exists" if kept is None else f"the last good one is of version {kept}"
             logger.error("the last checkpoint is not written, %s: %s", good, error)
         # Actors first: the EXIT of a replaced actor is relayed by its learner's rank.
         for rank in sorted(

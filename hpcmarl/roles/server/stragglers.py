@@ -43,7 +43,7 @@ class StragglerMonitor:
         names = [f"group {group} (learner: rank {self._learner(group)})" for group in awaited[:SHOWN]]
         more = f" and {len(awaited) - SHOWN} more" if len(awaited) > SHOWN else ""
         logger.warning(
-            "round %d has waited %.0f s for %s%s; the others have done their part",
+            "round %d has waited %.0f s for %s%s; the other groups have delivered",
             self.rule.round,
             waited,
             ", ".join(names),
