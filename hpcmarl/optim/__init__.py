@@ -1,7 +1,6 @@
-"""Steps on a flat parameter vector (`OPTIMIZERS`) and, in `rounds`, the rules that say when to step.
+"""Optimizers of a flat parameter vector (`OPTIMIZERS`) and the round rules (`rounds`).
 
-Called by the server, by replicas under AllReduce and by anything that replays a trace; knows no transport,
-network or environment.
+A round rule decides when the optimizer steps.
 """
 
 from collections.abc import Sequence
@@ -23,8 +22,13 @@ def make_optimizer(
     parts: Sequence[Part] = (),
     averages: Averages | None = None,
 ) -> Optimizer:
-    """The optimizer that `config.name` asks for, at `parameters` [P] (copied); `parts` and `averages` as in
-    `Optimizer`.
+    """Make the optimizer named by `config.name`.
+
+    Args:
+        config: Settings of the optimizer.
+        parameters: Initial parameters, shape [P]; copied.
+        parts: Slices that are optimised separately (see Optimizer).
+        averages: Entries that are running averages instead of parameters (see Optimizer).
     """
     optimizer = OPTIMIZERS[config.name](config, parameters, parts)
     optimizer.averages = averages

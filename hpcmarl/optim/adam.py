@@ -1,5 +1,6 @@
-"""Adam (arXiv 1412.6980) as ascent on the aggregated gradient, with warm-up, linear decay and clipping by
-part.
+"""Adam as ascent on the aggregated gradient, with warm-up, linear decay and clipping by part.
+
+Source: arXiv 1412.6980.
 """
 
 from __future__ import annotations
@@ -14,7 +15,12 @@ from hpcmarl.types import Array, Part
 
 
 class Adam(Optimizer):
-    """first [P] and second [P] are the running moments of the gradient."""
+    """The Adam optimizer.
+
+    Attributes:
+        first: Running mean of the gradient, [P].
+        second: Running mean of the squared gradient, [P].
+    """
 
     config: AdamConfig
     state_keys = ("first", "second")
@@ -25,8 +31,10 @@ class Adam(Optimizer):
         self.second: Array = np.zeros_like(self.parameters)
 
     def step_size(self) -> float:
-        """Of the coming update: rises over warmup_updates, then falls over decay_updates to final_fraction of
-        itself; that of critics likewise.
+        """Return the step size of the coming update.
+
+        It rises linearly over warmup_updates, then falls linearly over decay_updates to final_fraction of its
+        value. The step size of critics changes in proportion.
         """
         config = self.config
         size: float = config.step_size

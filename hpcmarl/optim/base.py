@@ -1,4 +1,4 @@
-"""What every optimizer is: an ascent step on one flat vector. Knows nothing of rounds, ranks or networks."""
+"""Base class of the optimizers: an ascent step on one flat vector."""
 
 from __future__ import annotations
 
@@ -16,8 +16,13 @@ from hpcmarl.types import Array, Part
 
 @dataclass(frozen=True)
 class Averages:
-    """The vector's end, from `first` on, is no parameter: a step moves it by `rate` of the way to what the
-    direction holds there.
+    """The end of the parameter vector, which holds running averages instead of parameters.
+
+    A step moves these entries by `rate` of the difference to the direction's entries.
+
+    Attributes:
+        first: Index of the first such entry.
+        rate: Share of the difference per step.
     """
 
     first: int
@@ -25,19 +30,30 @@ class Averages:
 
 
 class Optimizer(ABC):
-    """Ascends from `parameters` [P].
+    """Ascend from initial parameters along aggregated directions.
 
-    `parts` are the slices of the vector that are optimised apart: each policy's actor, its critic, its
-    learned entropy cost. Gradients are clipped in each by itself, so that no part's large gradient slows
-    another one. Critics have a step size and a clip of their own (`critic_step_size`,
-    `critic_max_gradient_norm`). Without parts the whole vector is one actor. Where `averages` is set, they
-    are in no part and no method sees a direction in them. Where `topology` is set, parameters and what a
-    method remembers of them are zero where there is no weight. Arithmetic is in the dtype of `parameters`
-    (float32 in runs, float64 in tests).
+    `parts` are slices of the vector that are optimised separately: each policy's actor, its critic and its
+    learned entropy cost. The gradient of each part is clipped separately, so that a large gradient of one
+    part does not slow the others. Critics have their own step size and clipping limit (`critic_step_size`,
+    `critic_max_gradient_norm`).
+
+    With `averages`, those entries are in no part, and the method sees zeros in their direction. With
+    `topology`, inactive parameters and the state of the method for them are zero. Arithmetic is in the dtype
+    of `parameters` (float32 in runs, float64 in tests).
 
     A subclass names the arrays [P] that it keeps between steps in `state_keys`, sets an attribute of each
     name in its constructor and updates them in `_move`. Checkpoints, resumption and sparse masks follow from
     the names.
+
+    Args:
+        config: Settings of the optimizer.
+        parameters: Initial parameters, shape [P]; copied.
+        parts: The parts; empty: the whole vector is one actor.
+
+    Attributes:
+        updates: Number of steps taken.
+        averages: Entries that are running averages; None: none are.
+        topology: Active weights of sparse layers; None: all weights are active.
     """
 
     state_keys: ClassVar[tuple[str, ...]] = ()
@@ -45,25 +61,26 @@ class Optimizer(ABC):
     def __init__(self, config: Any, parameters: Array, parts: Sequence[Part] = ()) -> None:
         self.config = config
         self.parameters: Array = np.array(parameters)
-        self._scratch: Array = np.empty_like(self.parameters)  # for a step's intermediate results
+        self._scratch: Array = np.empty_like(self.parameters)  # intermediate results of a step
         self.parts = tuple(parts) or (Part("", "actor", slice(0, self.parameters.size)),)
         self.updates = 0
         self.averages: Averages | None = None
         self.topology: SparseTopology | None = None
 
     def become_sparse(self, topology: SparseTopology) -> None:
-        """From now on only the weights of this topology are there."""
+        """Restrict the parameters to the active weights of a topology from now on."""
         self.topology = topology
         self._mask()
 
     def query_point(self) -> Array:
-        """Where the next gradient is to be taken, [P]: the parameters themselves unless the method looks
-        ahead.
+        """Return the point at which the next gradient is to be taken, [P].
+
+        It is the parameters themselves unless the method extrapolates.
         """
         return self.parameters
 
     def seen(self, direction: Array) -> Array:
-        """The direction [P] without what it holds where no weight is."""
+        """Return a direction [P] with zeros for inactive weights."""
         return (
             direction
             if self.topology is None
@@ -71,8 +88,14 @@ class Optimizer(ABC):
         )
 
     def step(self, direction: Array) -> None:
-        """Move along the aggregated ascent direction [P]; raises ValueError when the shapes differ,
-        FloatingPointError when a parameter is not finite afterwards.
+        """Move along an aggregated direction.
+
+        Args:
+            direction: Ascent direction, shape [P].
+
+        Raises:
+            ValueError: The shape differs from that of the parameters.
+            FloatingPointError: A parameter is not finite after the step.
         """
         if direction.shape != self.parameters.shape:
             raise ValueError(
@@ -112,17 +135,16 @@ class Optimizer(ABC):
 
     @abstractmethod
     def _move(self, direction: Array) -> None:
-        """Change `parameters` in place."""
+        """Change `parameters` along a direction [P]."""
 
     def _clipped(self, direction: Array) -> Array:
-        """Clip the norm of each part to the configured limit: critics to critic_max_gradient_norm, the others
-        to max_gradient_norm.
+        """Clip the norm of each part: critics to critic_max_gradient_norm, other parts to max_gradient_norm.
 
         Args:
             direction: Ascent direction, [P]; not changed.
 
         Returns:
-            The clipped direction [P]; `direction` itself where nothing is too long.
+            The clipped direction [P]; `direction` itself if no part exceeds its limit.
         """
         limit, critic_limit = self.config.max_gradient_norm, self.config.max_gradient_norm_of_critics
         if limit is None and critic_limit is None:
@@ -137,13 +159,17 @@ class Optimizer(ABC):
         return clipped
 
     def _advance(self, movement: Array) -> None:
-        """Move by `movement` [P], with the critics' own step size, into a new vector: who holds the former
-        one keeps it. `movement` is used up.
+        """Add a movement to the parameters, with the step size of critics, in a new vector.
+
+        References to the former vector stay valid and unchanged.
+
+        Args:
+            movement: Change of the parameters [P] with step_size everywhere; overwritten.
         """
         self.parameters = np.add(self.parameters, self._critics_scaled(movement), out=movement)
 
     def _critics_scaled(self, movement: Array) -> Array:
-        """Give critics their own step size, in place.
+        """Scale the movement of critics to their own step size, in place.
 
         Args:
             movement: Change of the parameters [P] with step_size everywhere.
@@ -158,14 +184,17 @@ class Optimizer(ABC):
         return movement
 
     def state_dict(self) -> dict[str, Any]:
-        """Arrays and plain values, copies."""
+        """Return copies of the parameters, the number of updates, the state arrays and the topology."""
         state: dict[str, Any] = {"parameters": self.parameters.copy(), "updates": self.updates}
         state |= {key: array.copy() for key, array in self._state_arrays().items()}
         return state if self.topology is None else state | {"topology": self.topology.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from a state of the same method and size; raises ValueError when the sizes differ,
-        KeyError when one of `state_keys` is missing.
+        """Continue from a state of the same method and size.
+
+        Raises:
+            ValueError: The sizes differ.
+            KeyError: One of `state_keys` is missing.
         """
         if state["parameters"].shape != self.parameters.shape:
             raise ValueError(

@@ -1,22 +1,27 @@
-"""Normalised momentum with implicit gradient transport: the outer loop of Rennala and Malenia NIGT (arXiv
-2509.24305).
+"""Normalised momentum with implicit gradient transport: the outer loop of Rennala and Malenia NIGT.
 
-    d_0     = g_0                                             first batch
-    d_t     = (1 - eta) d_{t-1} + eta g_t                     momentum
-    theta_{t+1} = theta_t + alpha d_t / |d_t|                 normalised step
-    point_t = theta_t + ((1 - eta) / eta)(theta_t - theta_{t-1})     where g_t is taken (t >= 1)
+    d_0         = g_0                                                first batch
+    d_t         = (1 - eta) d_{t-1} + eta g_t                        momentum
+    theta_{t+1} = theta_t + alpha d_t / |d_t|                        normalised step
+    point_t     = theta_t + ((1 - eta) / eta)(theta_t - theta_{t-1}) g_t is taken here (t >= 1)
 
-symbol -> variable: alpha -> step_size, eta -> config.momentum, d -> average [P], theta -> parameters [P],
-    point -> query_point() [P].
-So |theta_{t+1} - theta_t| = alpha and |point_t - theta_t| = alpha (1 - eta) / eta.
+    symbol -> variable: alpha -> step_size, eta -> config.momentum, d -> average [P],
+        theta -> parameters [P], point -> query_point() [P]
 
-`optimizer.normalise` says which parameters these norms are taken over:
+Hence |theta_{t+1} - theta_t| = alpha and |point_t - theta_t| = alpha (1 - eta) / eta.
+
+`optimizer.normalise` selects the parameters over which these norms are taken:
+
     all      the actors of all policies together: theta of the paper, and the step is along d
-    policy   each policy's actor by itself: with K policies the step is alpha sqrt(K) long and not along d
+    policy   each policy's actor separately: with K policies the step has length alpha sqrt(K) and is not
+             along d
     none     no norm: the step is alpha d (ablation)
-The paper has no critic. A critic is always normalised by itself, with critic_step_size for alpha: its
-gradient grows with the scale of the rewards, and inside a common norm it would leave the actor less of the
-step. A learned entropy cost is normalised by itself, too.
+
+The paper has no critic. With `all` and `policy` a critic is normalised separately, with critic_step_size for
+alpha. Its gradient grows with the scale of the rewards, so that in a common norm it would reduce the actor's
+part of the step. A learned entropy cost is normalised separately as well.
+
+Source: arXiv 2509.24305.
 """
 
 from __future__ import annotations
@@ -32,7 +37,14 @@ from hpcmarl.types import Array, Part
 
 
 class Nigt(Optimizer):
-    """See the module; `extrapolate: false` takes gradients at theta."""
+    """Normalised momentum with implicit gradient transport (see the module docstring).
+
+    With `extrapolate: false`, gradients are taken at theta.
+
+    Attributes:
+        average: Momentum d, [P].
+        movement: theta_t - theta_{t-1}, [P].
+    """
 
     config: NigtConfig
     state_keys = ("average", "movement")
@@ -41,7 +53,7 @@ class Nigt(Optimizer):
         super().__init__(config, parameters, parts)
         self._normalised = self._groups()
         self.average: Array = np.zeros_like(self.parameters)
-        self.movement: Array = np.zeros_like(self.parameters)  # theta_t - theta_{t-1}
+        self.movement: Array = np.zeros_like(self.parameters)
 
     def query_point(self) -> Array:
         if not self.config.extrapolate or self.updates == 0:
@@ -59,12 +71,12 @@ class Nigt(Optimizer):
         for places, size in self._normalised:
             norm = math.hypot(*(float(np.linalg.norm(self.average[place])) for place in places))
             for place in places:
-                # a zero momentum has no direction: stay
+                # A zero momentum has no direction, so the parameters do not move.
                 self.movement[place] = self.average[place] * (size / norm) if norm > 0 else 0.0
         self.parameters = self.parameters + self.movement
 
     def _groups(self) -> list[tuple[list[slice], float]]:
-        """Slices that share a norm, and the length of their step. Empty where nothing is normalised."""
+        """Return the slices that share a norm, each list with the length of its step; empty without norms."""
         if self.config.normalise == "none":
             return []
         apart = [part for part in self.parts if part.kind != "actor"]

@@ -1,7 +1,9 @@
-"""RMSprop (Tieleman and Hinton 2012) as ascent on the aggregated gradient, as torch and PyMARL have it: not
-centred, without momentum.
+"""RMSprop as ascent on the aggregated gradient, not centred and without momentum, as in torch and PyMARL.
 
-square = decay · square + (1 - decay) · gradient²;   parameters += step_size · gradient / (√square + epsilon)
+    square     = decay · square + (1 - decay) · gradient²
+    parameters = parameters + step_size · gradient / (√square + epsilon)
+
+Source: Tieleman and Hinton 2012.
 """
 
 from __future__ import annotations
@@ -16,7 +18,11 @@ from hpcmarl.types import Array, Part
 
 
 class Rmsprop(Optimizer):
-    """square [P] is the running mean of the squared gradient, after clipping."""
+    """The RMSprop optimizer.
+
+    Attributes:
+        square: Running mean of the squared gradient after clipping, [P].
+    """
 
     config: RmspropConfig
     state_keys = ("square",)

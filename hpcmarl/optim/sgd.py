@@ -1,5 +1,7 @@
-"""Gradient ascent with heavy-ball momentum: velocity = momentum · velocity + gradient; parameters +=
-step_size · velocity.
+"""Gradient ascent with heavy-ball momentum.
+
+velocity   = momentum · velocity + gradient
+parameters = parameters + step_size · velocity
 """
 
 from __future__ import annotations
@@ -14,7 +16,11 @@ from hpcmarl.types import Array, Part
 
 
 class Sgd(Optimizer):
-    """velocity [P]; with momentum 0 it is the gradient."""
+    """Gradient ascent with momentum.
+
+    Attributes:
+        velocity: Sum of past gradients, decayed by momentum, [P]; with momentum 0 it is the gradient.
+    """
 
     config: SgdConfig
     state_keys = ("velocity",)

@@ -1,20 +1,20 @@
-"""Which weights of a vector there are: sparse layers whose connections change while they are trained. Called
-by the optimizers' step.
+"""Sparse layers: the mask of a vector's active weights, and its evolution during training.
 
 At the start each layer gets a random mask of its Erdős–Rényi density. Every `every` updates, until `last`, a
-share of each sparse layer's weights leaves (the smallest) and as many come, at zero: those with the largest
-gradient (growth gradient: RigL, MAST), any (random: SET); with growth none the masks stay (static sparse
-training). What is no layer, biases among it, is never masked.
+share of each sparse layer's active weights is removed, those of smallest magnitude. The same number becomes
+active, at zero. These are the weights with the largest gradient (growth gradient: RigL, MAST) or random ones
+(growth random: SET). With growth none the masks stay fixed (static sparse training). Parameters outside the
+layers, such as biases, are never masked.
 
-Moments of a weight that comes are zero, as MAST has them. Its first step is therefore longer than the
-others': (1 - beta1) / sqrt(1 - beta2) step sizes where its gradient is large beside epsilon, which is 10 with
-RMSprop (beta1 0, decay 0.99) and 3.2 with Adam, each by default. With RMSprop the first step of every weight
-of a run is as long.
+The moments of a newly active weight are zero, as in MAST. If its gradient is large compared with epsilon, its
+first step is therefore longer: (1 - beta1) / sqrt(1 - beta2) step sizes. By default that is 10 with RMSprop
+(beta1 0, decay 0.99) and 3.2 with Adam. With RMSprop the first step of every weight of a run is equally long.
 
-A rule's mean direction is dense, also in weights that are not there: the gradient that says which would help.
-All replicas of an optimizer see the
-same directions and own equal random numbers, so that they change alike.  Sources and formulas:
-    maths/sparsity.py.
+The mean direction of a round is dense: it includes inactive weights, and so shows which of them would help.
+All replicas of an optimizer see the same directions and have equal random numbers, so that their masks stay
+equal.
+
+Sources and formulas: maths/sparsity.py.
 """
 
 from __future__ import annotations
@@ -30,19 +30,28 @@ from hpcmarl.types import Array, BoolArray, Layer
 
 
 def changes_after(plan: SparseConfig, update: int) -> bool:
-    """Whether weights leave and come after `update` steps."""
+    """Return whether the mask changes after `update` steps."""
     return plan.growth != "none" and update % plan.every == 0 and update < plan.last
 
 
 def needs_all(plan: SparseConfig, update: int) -> bool:
-    """Whether the direction of the step that makes it `update` steps must be known also where no weight
-    is.
-    """
+    """Return whether the step that completes `update` steps needs a direction with inactive weights."""
     return plan.growth == "gradient" and changes_after(plan, update)
 
 
 class SparseTopology:
-    """mask [P] bool: true where a weight is, and everywhere outside the layers."""
+    """The mask of active weights, and its changes.
+
+    Args:
+        plan: Settings of sparse training.
+        layers: Layers whose weights are masked.
+        size: Number of parameters, P.
+        generator: Random numbers; equal on all replicas.
+
+    Attributes:
+        mask: True for active weights and everywhere outside the layers, [P].
+        densities: Share of active weights of each layer; 1: dense.
+    """
 
     def __init__(
         self, plan: SparseConfig, layers: Sequence[Layer], size: int, generator: np.random.Generator
@@ -55,8 +64,12 @@ class SparseTopology:
             self.mask[layer.place] = random_mask(count, max(1, round(density * count)), generator)
 
     def evolve(self, parameters: Array, direction: Array, update: int) -> None:
-        """After `update` steps: change the mask where that is due, given the parameters [P] and the dense
-        direction [P] of the last step.
+        """Change the mask if due.
+
+        Args:
+            parameters: Parameters after the step, [P].
+            direction: Dense direction of the last step, [P].
+            update: Number of steps taken.
         """
         plan = self.plan
         if not changes_after(plan, update):
@@ -77,14 +90,18 @@ class SparseTopology:
 
     @property
     def active(self) -> int:
-        """Weights that are there, without what is outside the layers."""
+        """Number of active weights in the layers."""
         return sum(int(np.count_nonzero(self.mask[layer.place])) for layer in self.layers)
 
     def state_dict(self) -> dict[str, Any]:
         return {"mask": self.mask.copy(), "generator": self.generator.bit_generator.state}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue. Raises ValueError where the mask is of another size."""
+        """Continue from the result of `state_dict`.
+
+        Raises:
+            ValueError: The mask has another size.
+        """
         if np.shape(state["mask"]) != self.mask.shape:
             raise ValueError(
                 f"the state holds a mask of {np.size(state['mask'])} parameters, this network has "

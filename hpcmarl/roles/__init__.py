@@ -1,4 +1,4 @@
-"""What ranks do: one readable loop a role (`ROLES`).
+"""Roles of ranks (`ROLES`): evaluator, server, learner and actor.
 
 `train.train` joins the world; `runtime.rank` builds the roles of a rank and steps them.
 """
@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from hpcmarl.roles.base import Role
 
-# in the order in which a rank that hosts several builds and steps them; a rank imports its own roles alone
-# (learners need torch)
+# In the order in which a rank with several roles builds and steps them. A rank imports only its own roles,
+# because learners load torch.
 ROLES = {
     "evaluator": "hpcmarl.roles.evaluator:Evaluator",
     "server": "hpcmarl.roles.server.server:Server",
@@ -22,7 +22,11 @@ ROLES = {
 
 
 def load_role(place: str) -> type[Role]:
-    """Import a role's class, `module:Class`."""
+    """Import the class of a role.
+
+    Args:
+        place: The class as `module:Class`.
+    """
     module, _, name = place.partition(":")
     role: type[Role] = getattr(import_module(module), name)
     return role

@@ -1,6 +1,4 @@
-"""What a role is, and what every role is given. A role never blocks: messages come in, `step()` does one bit
-of work.
-"""
+"""Base class of the roles, and the context that every role receives."""
 
 from __future__ import annotations
 
@@ -40,40 +38,55 @@ from hpcmarl.types import EnvironmentSpec, FloatArray
 if TYPE_CHECKING:
     from hpcmarl.algos.base import Algorithm
 
-EPISODES_A_MESSAGE = 16  # a rollout message of unrolls stands for about so many episodes
+EPISODES_A_MESSAGE = 16  # queue limits count this many single episodes as one message of unrolls
 TOPOLOGY = 1  # number of the random stream that draws masks
-REPORTS_PER_SECOND = 100  # that the server gets from all actors, and from all learners
-ARENA_STEPS = 64  # rows of an arena where whole episodes are cut out of it
+REPORTS_PER_SECOND = 100  # reports to the server from all actors together, and from all learners together
+ARENA_STEPS = 64  # rows of an arena from which whole episodes are cut
 
 
 @dataclass(frozen=True)
 class Context:
-    """The same on every rank but for `transport`: built once, before the roles."""
+    """Everything that the roles of a run share. Built once on every rank, before the roles.
+
+    Attributes:
+        config: Configuration of the run.
+        topology: Ranks, hosts and groups.
+        transport: Messages of this rank.
+        run_directory: Directory of the run.
+        spec: Specification of the environment as the policies see it.
+        resume: State of the checkpoint to resume from; on the server's rank only.
+        job_end: End of the surrounding Slurm job, in seconds since 1970; None: no limit is known.
+        processes: Process of each rank and its start time. The server's rank has all of them, other ranks
+            that of the server.
+        start: Initial parameters [P]; on the server's rank only. None: those of the algorithm.
+        game: Wraps the bare environment of an actor; None: the actor plays the bare environment.
+        whole: Specification of the bare environment, if `game` shows only a part of it.
+        start_number: Number of this start of the run (io/starts.py).
+        start_version: Version of the checkpoint that this start resumed from. 0: none; None: unknown on this
+            rank.
+        run_id: Identifier of the run in the run directory.
+        lock: Lock of the run directory; on the server's rank only.
+        remarks: Lines to log when logging begins; on the server's rank only.
+        warnings: Warnings to log when logging begins; on the server's rank only.
+    """
 
     config: Config
     topology: Topology
     transport: Transport
     run_directory: Path
     spec: EnvironmentSpec
-    resume: dict[str, Any] | None = None  # the checkpoint's state; on the server's rank alone
-    job_end: float | None = None  # of the Slurm job around the run, seconds since 1970
-    # and when each was started; the server knows all, others the server's
+    resume: dict[str, Any] | None = None
+    job_end: float | None = None
     processes: Mapping[int, tuple[int, int]] = field(default_factory=dict)
-    start: FloatArray | None = None  # initial parameters, on the server's rank; default: the algorithm's own
-    game: Callable[[BatchedEnvironment], BatchedEnvironment] | None = (
-        None  # what actors play instead of the bare environment
-    )
-    whole: EnvironmentSpec | None = (
-        None  # of the bare environment, where `spec` is of the part of it that `game` shows
-    )
-    start_number: int = 1  # of this start of the run (io/starts.py)
-    start_version: int | None = (
-        None  # of the checkpoint that this start went on from; 0: none; None: not known on this rank
-    )
-    run_id: str = ""  # of the run directory's run
-    lock: RunLock | None = None  # on the run directory; on the server's rank alone
-    remarks: tuple[str, ...] = ()  # for the log, when logging begins; on the server's rank alone
-    warnings: tuple[str, ...] = ()  # the same
+    start: FloatArray | None = None
+    game: Callable[[BatchedEnvironment], BatchedEnvironment] | None = None
+    whole: EnvironmentSpec | None = None
+    start_number: int = 1
+    start_version: int | None = None
+    run_id: str = ""
+    lock: RunLock | None = None
+    remarks: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
 
     @property
     def rank(self) -> int:
@@ -85,29 +98,33 @@ class Context:
         return self.whole or self.spec
 
     def algorithm(self) -> Algorithm:
-        """A new algorithm of this run, which learns; every learner builds it from the same seed. Imports
-        torch.
+        """Return a new trainable algorithm of this run. Imports torch.
+
+        Every learner builds the same one, from the same seed.
         """
         return make_algorithm(self.spec, self.config.algo, self.config.seed)
 
     def model(self, *, drawn: bool) -> Model:
-        """The networks of this run, without torch. drawn: with initial parameters; else zeros, for who is
-        sent parameters before it acts.
+        """Return the networks of this run, without torch.
+
+        Args:
+            drawn: Whether to draw initial parameters. Otherwise they are zero, for roles that receive
+                parameters before they act.
         """
         return make_model(self.spec, self.config.algo, self.config.seed if drawn else None)
 
     def acting_model(self, *, drawn: bool) -> Model:
-        """The same for a role that acts."""
+        """Return the networks as `model` does, in the weight format for inference."""
         model = self.model(drawn=drawn)
         model.set_weight_format(inference_form(self.config))
         return model
 
     def optimizer(self, algorithm: Model) -> Optimizer:
-        """A new optimizer of this run, at the algorithm's initial parameters."""
+        """Return a new optimizer of this run, at the algorithm's initial parameters."""
         averages = Averages(algorithm.averages.start, algorithm.averaging_rate)
         initial = algorithm.initial_parameters() if self.start is None else self.start.copy()
         optimizer = make_optimizer(self.config.optimizer, initial, algorithm.parts, averages)
-        if (sparse := self.sparse) is not None:  # the same random numbers for every replica
+        if (sparse := self.sparse) is not None:  # every replica draws the same random numbers
             optimizer.become_sparse(
                 SparseTopology(
                     sparse,
@@ -120,16 +137,16 @@ class Context:
 
     @property
     def sparse(self) -> SparseConfig | None:
-        """Sparse training of the networks; None: dense."""
+        """Configuration of sparse training; None: dense networks."""
         return self.config.algo.sparse_training
 
     def codec(self, algorithm: Model) -> RolloutCodec:
-        """The rollout layouts of this run."""
+        """Return the rollout layouts of this run."""
         memory = {name: array.shape[-1] for name, array in algorithm.initial_memory(1).items()}
         return RolloutCodec(self.spec, with_state=algorithm.needs_state, memory=memory)
 
     def rule(self) -> RoundRule:
-        """A new round rule; learners ask it for their quota and scales, the server runs it."""
+        """Return a new round rule. The server runs it; learners use its quota and scales."""
         rounds = self.config.rounds
         return make_rule(
             rounds.rule,
@@ -140,7 +157,12 @@ class Context:
         )
 
     def attributes(self, role: str, index: int = 0) -> dict[str, Any]:
-        """What every HDF5 file says about where it comes from."""
+        """Return the HDF5 attributes that identify the origin of a file.
+
+        Args:
+            role: Role that writes the file.
+            index: Number of the actor or group.
+        """
         return {
             "config": self._config_text,
             "env": self.spec.id,
@@ -158,7 +180,7 @@ class Context:
         return dump_config(self.config)
 
     def versions(self) -> dict[str, str]:
-        """Versions of what the results depend on."""
+        """Return the versions of Python and of the packages that results depend on."""
         return dict(_versions(self.config.env.id.split(".")[0].split(":")[0]))
 
     @property
@@ -170,7 +192,8 @@ class Context:
     def in_order(self) -> bool:
         """Whether a round counts on-policy episodes in the order in which they began.
 
-        The first to finish are the short ones, so that a gradient of those would be of another objective.
+        The first episodes to finish are the short ones. A gradient of those would belong to another
+        objective.
         """
         return self.whole_episodes and self.config.algo.is_on_policy and self.rule().in_order
 
@@ -186,9 +209,13 @@ class Context:
         )
 
     def queue_limit(self, group: Group) -> int:
-        """Rollout messages that a learner keeps: rounds.queue for each actor (single episodes are smaller, so
-        there are more of them), and for an algorithm that goes through batches again and again (PPO) the
-        present batch and the next.
+        """Return the number of rollout messages that a learner keeps.
+
+        It is rounds.queue for each actor, or EPISODES_A_MESSAGE times that if messages hold single episodes.
+        With several passes over a batch (PPO), it is at least the present batch and the next.
+
+        Args:
+            group: Group of the learner.
         """
         config = self.config
         queue = config.rounds.queue * len(group.actors) * (EPISODES_A_MESSAGE if self.whole_episodes else 1)
@@ -202,12 +229,12 @@ class Context:
         return self.config.algo.unroll_steps or ARENA_STEPS
 
     def group_env(self, group: int) -> EnvConfig:
-        """The environment of a group: `env` with the group's own keys over it."""
+        """Return the environment of a group: `env`, changed by the group's own keys."""
         return group_environment(self.config, group)
 
 
 def group_environment(config: Config, group: int) -> EnvConfig:
-    """`env` with the keys of `topology.groups[group].env` over it; `kwargs` are merged key by key."""
+    """Return `env` with the keys of `topology.groups[group].env` over it; `kwargs` are merged key by key."""
     return config.env.changed(config.topology.group_list[group].env)
 
 
@@ -221,14 +248,19 @@ def _versions(environment: str) -> dict[str, str]:
 
 
 class Role(ABC):
-    """One part that a rank plays; `neighbours` are the roles that the same rank has built before.
+    """One role of a rank. Its methods never block.
+
+    `on_message` processes one message, and `work` does a small piece of work.
+
+    Args:
+        context: The run.
+        neighbours: Roles that the same rank has built before, by name.
 
     Attributes:
-        stopping: Whether it was told to stop.
+        stopping: Whether the role was asked to stop.
         finished: Whether nothing is left to do.
-        waited: Seconds that its rank has slept since the role was given its START.
-        wake_at: When the next bit of work is due without any message, in seconds of time.monotonic();
-            infinity where none is.
+        waited: Seconds that the rank has slept since the role received its START.
+        wake_at: Time of the next work that needs no message, in seconds of time.monotonic(); infinity: none.
     """
 
     name: ClassVar[str]
@@ -243,26 +275,42 @@ class Role(ABC):
 
     @abstractmethod
     def on_message(self, message: Message) -> None:
-        """Take a message that is addressed to this role; release it when its buffer is not needed any
-        more.
+        """Process a message to this role.
+
+        The role releases the message when its buffer is no longer needed.
         """
 
     @abstractmethod
     def work(self) -> bool:
-        """Do one bit of work without blocking; False when there was nothing to do."""
+        """Do a small piece of work without blocking.
 
-    def on_lost(self, rank: int, groups: Sequence[int]) -> None:  # noqa: B027  most ranks are nothing to most roles
-        """A rank is lost and with it, perhaps, whole groups; messages to it vanish from now on, none comes
-        from it.
+        Returns:
+            False if there was nothing to do.
+        """
+
+    def on_lost(self, rank: int, groups: Sequence[int]) -> None:  # noqa: B027  optional
+        """React to the loss of a rank. Messages to it are discarded from now on, and none comes from it.
+
+        Args:
+            rank: The lost rank.
+            groups: Groups that are lost with it.
         """
 
     def on_replaced(self, rank: int) -> None:  # noqa: B027
-        """A new process has the place of a lost actor. Called on the server's rank and on that of its
-        learner.
+        """React to a new process that replaces a lost actor.
+
+        Called on the server's rank and on that of the actor's learner.
+
+        Args:
+            rank: Rank of the actor.
         """
 
     def step(self) -> bool:
-        """`work`, after an injected fault where the configuration asks for one (tests)."""
+        """Call `work`. If the configuration injects a fault for a test, raise it instead.
+
+        Raises:
+            HpcmarlError: The injected fault (faults.raise_in).
+        """
         faults = self.context.config.faults
         if (
             faults.raise_in == self.name
@@ -273,8 +321,8 @@ class Role(ABC):
         self._steps += 1
         return self.work()
 
-    def close(self) -> None:  # noqa: B027  most roles hold nothing
-        """Give back files and environments; also called after a failure."""
+    def close(self) -> None:  # noqa: B027  most roles have no resources
+        """Release files and environments. Also called after a failure."""
 
     def send(
         self,
@@ -289,7 +337,10 @@ class Role(ABC):
             destination: Rank of the receiver.
             kind: Kind of the message.
             content: Its payload: a dataclass, or a role's state as a tree; None: no payload.
-            fields: Further fields of the header (comm/protocol.py).
+            **fields: Further fields of the header (comm/protocol.py).
+
+        Returns:
+            Handle of the message under way.
         """
         if isinstance(content, Payload):
             payload: bytes | bytearray = content.pack()
@@ -300,21 +351,29 @@ class Role(ABC):
 
 
 def generator_for(seed: int, role: str, index: int, *more: int) -> np.random.Generator:
-    """The random numbers of one role of one run: independent for different roles, indices and further
-    numbers.
+    """Return the random numbers of one role of one run.
+
+    Args:
+        seed: Seed of the run.
+        role: Name of the role.
+        index: Number of the actor or group.
+        *more: Further numbers, such as a version.
+
+    Returns:
+        A generator. Different arguments give independent random numbers.
     """
     return np.random.default_rng(np.random.SeedSequence([seed, ROLE_NAMES.index(role), index, *more]))
 
 
 class Interval:
-    """True at most once in so many seconds."""
+    """A timer that is due at most once in a number of seconds."""
 
     def __init__(self, seconds: float) -> None:
         self.seconds = seconds
         self._last = time.monotonic()
 
     def due(self) -> bool:
-        """Whether the time has passed; starts the next interval when it has."""
+        """Return whether the interval has passed; if so, start the next one."""
         now = time.monotonic()
         if now - self._last < self.seconds:
             return False
@@ -323,8 +382,9 @@ class Interval:
 
 
 class Paced(Interval):
-    """An interval that also keeps what is done in it, which may grow with ranks and snapshots, to a small
-    share of the time.
+    """An interval that grows with the duration of its task, which may grow with ranks and snapshots.
+
+    The task takes at most SHARE of the time.
     """
 
     SHARE: ClassVar[float] = 0.002
@@ -334,8 +394,13 @@ class Paced(Interval):
         self.least, self._before = seconds, 0.0
 
     def took(self, seconds: float) -> None:
-        """It was done, and took so long. Taking long once (a library loaded, a busy core) changes nothing,
-        doing so twice does.
+        """Record the duration of the task.
+
+        A single long duration has no effect, because a loaded library or a busy core can cause it. Two in a
+        row lengthen the interval.
+
+        Args:
+            seconds: The duration.
         """
         self.seconds = max(self.least, min(seconds, self._before) / self.SHARE)
         self._before = seconds

@@ -1,6 +1,4 @@
-"""How much each actor delivers for a version in a deterministic run. Asked by the actors and by the feeds of
-their learner.
-"""
+"""Trajectories that each actor delivers for a version in a deterministic run."""
 
 from __future__ import annotations
 
@@ -11,14 +9,19 @@ from hpcmarl.roles.base import Context
 
 
 def actor_quota(context: Context, group: int, version: int) -> int:
-    """Trajectories that each actor of a group delivers for a version in a deterministic run.
+    """Return how many trajectories each actor of a group delivers for a version in a deterministic run.
 
-    With replay a version needs so many new episodes only that the ratio is kept, and the first one what the
-    replay starts with.
+    With a replay buffer, a version needs only as many new episodes as keep samples_per_insert. The first
+    version needs at least learning_starts episodes.
+
+    Args:
+        context: The run.
+        group: Number of the group.
+        version: Version of the parameters.
     """
     rule = context.rule()
     quota = rule.quota(rule.initial_batch if version == 0 else rule.batch)
-    assert quota is not None  # deterministic runs are synchronous
+    assert quota is not None  # deterministic runs use rules with a quota
     algo = context.config.algo
     if isinstance(algo, QLearningConfig):
         quota = max(

@@ -1,6 +1,4 @@
-"""Say how well a run uses its cores: its environment steps beside bare stepping, what its roles spend their
-time on, what learners leave unused.
-"""
+"""Efficiency of a run: its speed compared with bare stepping, the time of its roles, and unused work."""
 
 from __future__ import annotations
 
@@ -20,20 +18,23 @@ from hpcmarl.roles.base import Context
 
 logger = logging.getLogger(__name__)
 BARE_SECONDS = 1.0
-BARE_SEED = 1_000_000  # first slot: no slot of a run has its seeds
-UNUSED = 0.05  # share that is worth a line
+BARE_SEED = 1_000_000  # first slot number; beyond the slots of a run, so that no run has its seeds
+UNUSED = 0.05  # larger unused shares are reported at the end of the run
 
 
 def measure_bare(context: Context, actor: int, group: int) -> float | None:
-    """Step a bare environment for a second, as the first actor of a run whose progress is shown does.
+    """Step a bare environment for a second.
+
+    Only the first actor does so, in runs with `logging.progress`, without a league and without a wrapped
+    environment.
 
     Args:
-        context: Of the run.
-        actor: The actor's index.
-        group: Index of the actor's group.
+        context: The run.
+        actor: Number of the actor.
+        group: Number of the actor's group.
 
     Returns:
-        Environment steps a second of one process with a core of its own; None on other actors, and where the
+        Environment steps per second of one process with a core of its own. None if not measured, or if the
         environment fails.
     """
     config = context.config
@@ -45,11 +46,11 @@ def measure_bare(context: Context, actor: int, group: int) -> float | None:
             context.group_env(group), slots, Seeds(config.seed, BARE_SEED), context.environment_spec
         )
         with contextlib.closing(bare):
-            bare.step()  # some compile first
+            bare.step()  # some environments compile at their first step
             queued = queued_seconds()
             count, seconds = step_bare(bare, BARE_SECONDS)
             return count / max(1e-9, seconds - (queued_seconds() - queued))
-    except Exception as error:  # training deals with environments that fail, and reports them
+    except Exception as error:  # training handles and reports environments that fail
         logger.debug("bare stepping was not measured: %s", error)
         return None
 
@@ -63,7 +64,7 @@ def queued_seconds() -> float:
 
 
 def bare_processes(hosts: Sequence[str], cores: int) -> int:
-    """Return how many processes the ranks of a run could step bare environments in at once.
+    """Return how many of the run's ranks can step bare environments at once, each on its own core.
 
     Args:
         hosts: Host of each rank.
@@ -73,19 +74,24 @@ def bare_processes(hosts: Sequence[str], cores: int) -> int:
 
 
 def cores_of_host(ranks: int) -> int:
-    """Return the cores that this process may use; where each of several ranks is bound to a core of its own,
-    those of the host.
+    """Return the number of cores of this host that the run may use.
+
+    This is the number that this process may use. If that is a single core and the host has several ranks,
+    each rank is bound to a core of its own; the result is then the number of the host's cores.
+
+    Args:
+        ranks: Number of ranks on this host.
     """
     own = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return own if own > 1 or ranks == 1 else os.cpu_count() or 1
 
 
 class Efficiency:
-    """Computes the figures from what actors and learners report; lives in the server's recorder.
+    """Compute efficiency figures from the reports of actors and learners.
 
     Attributes:
-        bare: Environment steps a second of one process that does nothing else; None where that was not
-            measured.
+        bare: Environment steps per second of one process that only steps environments; None: not measured.
+        processes: Ranks that can step bare environments at once.
     """
 
     def __init__(self, config: Config, topology: Topology) -> None:
@@ -98,7 +104,7 @@ class Efficiency:
 
     @property
     def all_bare(self) -> float | None:
-        """Environment steps a second of all cores if they did nothing else."""
+        """Environment steps per second if all cores only stepped environments; None: not measured."""
         return self.bare * self.processes if self.bare else None
 
     def times(
@@ -108,9 +114,12 @@ class Efficiency:
 
         Args:
             actors: Sums of the actors' counters.
-            learners: Sums of what learners report.
+            learners: Sums of the learners' reports.
             serving: Seconds that the server spent on gradients.
-            seconds: Training time.
+            seconds: Training time, seconds.
+
+        Returns:
+            Role -> activity -> share of the role's time.
         """
         of_actors, of_learners = max(1e-9, self.actors * seconds), max(1e-9, self.learners * seconds)
         return {
@@ -130,7 +139,15 @@ class Efficiency:
         replay_shortfall: float | None,
         times: dict[str, dict[str, float]],
     ) -> dict[str, Any]:
-        """Return the entries of summary.json."""
+        """Return the efficiency entries of summary.json.
+
+        Args:
+            steps_per_second: Environment steps per second of the run.
+            unused_steps: Environment steps that no gradient used.
+            env_steps: Environment steps of the run.
+            replay_shortfall: See ReplayBuffer.statistics; None: no replay.
+            times: Result of `times`.
+        """
         return {
             "bare_env_steps_per_second": self.bare,
             "bare_processes": self.processes,
@@ -152,8 +169,13 @@ def format_times(times: Mapping[str, Mapping[str, float]]) -> str:
 
 
 def closing_lines(summary: Mapping[str, Any], config: Config) -> list[str]:
-    """Return what a user should know at the end of a run: the share of bare stepping, the roles' time, what
-    learners left unused and the remedy.
+    """Return the lines that summarise a run's efficiency at its end.
+
+    They report the share of bare stepping, the time of the roles, and the unused work with a remedy.
+
+    Args:
+        summary: Contents of summary.json.
+        config: Configuration of the run.
     """
     lines = []
     if summary["share_of_bare"] is not None:
@@ -172,18 +194,15 @@ def closing_lines(summary: Mapping[str, Any], config: Config) -> list[str]:
         )
     if (summary["replay_shortfall"] or 0.0) > UNUSED:
         lines.append(
-            f"the learners were behind and learned {100 * summary['replay_shortfall']:.0f} % less often from "
-            f"episodes than algo.replay.samples_per_insert asks: {slower}use more learners (topology.groups) "
-            "or lower "
-            "algo.replay.samples_per_insert"
+            f"the learners were behind and used episodes {100 * summary['replay_shortfall']:.0f} % less "
+            f"often than algo.replay.samples_per_insert requires: {slower}use more learners "
+            "(topology.groups) or lower algo.replay.samples_per_insert"
         )
     return lines
 
 
 def _less_work(config: Config) -> str:
-    """Return the key, in words, that makes learners go through rollouts less often; nothing where that is
-    once already.
-    """
+    """Return the advice to lower the key that repeats rollouts; empty if each is used once already."""
     passes = config.algo.minibatch_passes
     name, times = (
         ("reuse", config.algo.gradients_per_rollout) if passes is None else ("epochs", passes.epochs)

@@ -1,8 +1,8 @@
-"""The evaluator: plays episodes with given parameters, without learning, on environments of its own.
+"""The evaluator: play episodes with given parameters on separate environments, without learning.
 
-It lives on the server's rank and plays one step of all its environments at a time, so that the server is
-never away for long. Groups with environments of their own are judged on each of them; all figures weigh every
-group the same (`summarise`).
+It runs on the server's rank and plays one step of all its environments at a time, so that the server is not
+blocked for long. If groups have their own environments, the parameters are evaluated in each of them. All
+figures weigh every group equally (`summarise`).
 """
 
 from __future__ import annotations
@@ -28,11 +28,18 @@ from hpcmarl.roles.base import Context, Role, generator_for
 from hpcmarl.types import ActionSpace, Array, BoolArray, EnvironmentSpec, Episode, Frame, Outcome
 
 Result = dict[str, Any]
-BAD_EPISODES = 10  # cut off for each one that is wanted, until an evaluation gives up
+BAD_EPISODES = 10  # an evaluation fails after this many cut-off episodes per requested episode
 
 
 class Evaluator(Role):
-    """`request` queues an evaluation; its callback gets the result. `idle`: nothing is queued."""
+    """Evaluate parameters on request, one request after another.
+
+    Attributes:
+        jobs: Waiting requests as (parameters, version, callback); the first is being processed.
+        match: Episodes that are being played; None: none are.
+        environments: Different environments of the run, each with the groups that train in it.
+        results: Episodes of the environments that the present request has finished.
+    """
 
     name = "evaluator"
 
@@ -50,22 +57,27 @@ class Evaluator(Role):
             else:
                 same.append(group.index)
         self.results: list[list[Episode]] = []
-        if (wanted := context.config.eval).episodes:  # here, and not when the server is waited for
+        if (wanted := context.config.eval).episodes:  # prepare now, so that the server need not wait later
             for _, config in self.environments:
                 prepare_environment(config, min(wanted.environments, wanted.episodes))
 
     @property
     def idle(self) -> bool:
+        """Whether no evaluation is running or waiting."""
         return not self.jobs
 
     def request(self, parameters: Array, version: int, callback: Callable[[Result], None]) -> None:
-        """Judge `parameters` [P] (copied); callback gets {version, return_mean, return_std, …} as of
-        `summarise`.
+        """Queue an evaluation.
+
+        Args:
+            parameters: Parameters to evaluate, shape [P]; copied.
+            version: Their version.
+            callback: Called with the result: `version` and the figures of `summarise`.
         """
         self.jobs.append((np.array(parameters, dtype=np.float32), version, callback))
 
     def cancel(self) -> None:
-        """Give up what is being judged and what waits; no callback follows."""
+        """Discard the running evaluation and all waiting ones. Their callbacks are not called."""
         self.jobs.clear()
         self.results = []
         if self.match is not None:
@@ -122,13 +134,19 @@ def evaluation_environment(
     spec: EnvironmentSpec | None = None,
     skip_bad_numbers: bool = False,
 ) -> BatchedEnvironment:
-    """Make slots for `settings.episodes` episodes at most. None may be given up: all episodes are wanted.
+    """Make the slots of an evaluation, for at most `settings.episodes` episodes.
+
+    No slot may be quarantined, since all episodes are needed: on_restart_limit is "stop".
 
     Args:
-        environment, policies, with_state, spec, skip_bad_numbers: As make_environment() has them.
-        settings: Of the evaluation.
-        index: Of this environment among those of the evaluation; each has seeds of its own, since equal ones
-            would correlate their returns.
+        environment: As in make_environment().
+        policies: As in make_environment().
+        settings: Settings of the evaluation.
+        with_state: As in make_environment().
+        index: Number of this environment in the evaluation. Each number has its own seeds, since equal seeds
+            would correlate the returns.
+        spec: As in make_environment().
+        skip_bad_numbers: As in make_environment().
     """
     slots = min(settings.environments, settings.episodes)
     stopping, seeds = (
@@ -141,12 +159,25 @@ def evaluation_environment(
 
 
 class Match:
-    """So many episodes of one environment with fixed policies; every slot plays its share, so that short
-    episodes weigh no more.
+    """A number of episodes of one environment with fixed policies.
 
-    `random_agents` (names) draw uniformly among their allowed actions instead: an opponent to measure
-    against. `index`: as of `evaluation_environment`, for actions that are drawn. agent_returns: agent -> the
-    sum of its rewards in each counted episode; filled where `by_agent` asks for it.
+    Every slot plays its share of the episodes, so that short episodes do not weigh more.
+
+    Args:
+        algorithm: Networks that act.
+        environment: The slots; closed with the match.
+        episodes: Number of episodes.
+        greedy: Whether policies choose their most likely action.
+        seed: Seed of drawn actions.
+        random_agents: Names of agents that draw uniformly from their allowed actions, as an opponent to
+            measure against.
+        index: Number of the environment in the evaluation (see `evaluation_environment`), for drawn actions.
+        by_agent: Whether to fill `agent_returns`.
+
+    Attributes:
+        episodes: Finished episodes that count.
+        left: Episodes that each slot still has to play.
+        agent_returns: Agent -> sum of its rewards in each counted episode.
     """
 
     def __init__(
@@ -182,16 +213,19 @@ class Match:
 
     @property
     def done(self) -> bool:
+        """Whether all episodes are finished."""
         return not any(self.left)
 
     def step(self) -> None:
-        """One step of every slot. Raises EnvironmentFailure where hardly any episode comes to an end for bad
-        numbers.
+        """Play one step of every slot.
+
+        Raises:
+            EnvironmentFailure: Non-finite values cut off far more episodes than are finished.
         """
         if (bad := self.environment.counts["bad_numbers"]) > self.patience:
             raise EnvironmentFailure(
-                f"{bad} evaluation episodes of {self.environment.spec.id} were cut off because of numbers "
-                "that are not finite"
+                f"{bad} evaluation episodes of {self.environment.spec.id} were cut off by non-finite values "
+                f"(allowed: {self.patience}); correct the environment"
             )
         decisions = self.algorithm.act(
             self.frames[0], self.memory, self.generator, greedy=self.greedy, with_logp=False
@@ -222,10 +256,10 @@ class Match:
         for earned in self.earned.values():
             earned[self.outcome.episode_end != 0] = 0.0
         if played:
-            self.environment.rest_slots(played)  # they would only cost time
+            self.environment.rest_slots(played)  # further steps of these slots would only cost time
 
     def _random_actions(self, policy: str, column: int) -> Array:
-        """One uniformly drawn, allowed action of one agent in every slot."""
+        """Draw a uniform, allowed action of one agent in every slot."""
         mask = self.frames[0].policies[policy].action_mask
         space = self.environment.spec.policy(policy).action
         return random_actions(
@@ -239,7 +273,17 @@ class Match:
 def random_actions(
     space: ActionSpace, shape: tuple[int, ...], mask: BoolArray | None, generator: np.random.Generator
 ) -> Array:
-    """[*shape, *action.shape], each uniform over what mask [*shape, A] allows."""
+    """Draw uniform actions.
+
+    Args:
+        space: Space of one action.
+        shape: Shape of the batch.
+        mask: Allowed actions, shape [*shape, A]; None: all.
+        generator: Random numbers.
+
+    Returns:
+        Actions, shape [*shape, *action.shape], each uniform over the allowed ones.
+    """
     if space.kind == "continuous":
         return generator.uniform(space.low, space.high, (*shape, space.sizes[0])).astype(np.float32)
     chosen, start = [], 0
@@ -251,41 +295,46 @@ def random_actions(
 
 
 def _columns(spec: EnvironmentSpec, agents: Sequence[str]) -> list[tuple[str, int]]:
-    """(policy, index in it) of each named agent. Raises ConfigError for a name that the environment does not
-    have.
+    """Return (policy, index in it) of each named agent.
+
+    Raises:
+        ConfigError: The environment has no agent of that name.
     """
     places = {
         agent: (policy.name, index) for policy in spec.policies for index, agent in enumerate(policy.agents)
     }
     for agent in agents:
         if agent not in places:
-            raise ConfigError(f"{agent!r} is no agent of {spec.id}; allowed: {', '.join(places)}")
+            raise ConfigError(f"{agent!r} is not an agent of {spec.id}; allowed: {', '.join(places)}")
     return [places[agent] for agent in agents]
 
 
 def summarise(results: Sequence[Sequence[Episode]], weights: Sequence[int]) -> Result:
-    """Compute the figures of an evaluation. Each environment weighs as many groups as train in it, however
-    many of its episodes were played.
+    """Compute the figures of an evaluation.
 
-    With shares s_i of the groups, and the mean m_i and variance v_i (over n_i, not n_i - 1) of an
-    environment's n_i returns:
-    return_mean = sum s_i m_i,  return_std² = sum s_i (v_i + (m_i - return_mean)²),  return_sem² = sum s_i²
-        v_i / n_i.
+    Each environment weighs as many groups as train in it, whatever the number of its episodes. Let s_i be the
+    share of the groups, m_i the mean and v_i the variance (over n_i, not n_i - 1) of the n_i returns of
+    environment i:
+
+        return_mean  = sum s_i m_i
+        return_std²  = sum s_i (v_i + (m_i - return_mean)²)
+        return_sem²  = sum s_i² v_i / n_i
 
     Args:
-        results: Episodes of each environment, at least one of each.
+        results: Episodes of each environment, at least one each.
         weights: Groups that train in each environment.
 
     Returns:
         return_mean: Mean return of all agents in an episode of a group drawn at random.
-        return_std: Standard deviation of that return over such episodes, with what lies between environments.
-        return_sem: Standard error of return_mean, stratified by environment; in one environment return_std /
-            sqrt(episodes).
-        episodes: Episodes played, all environments together.
-        length_mean: Mean length of an episode in steps, weighed as return_mean.
-        returns: Mean return of each policy, weighed as return_mean.
-        win_rate: Share of episodes that were won, weighed as return_mean among the environments that tell it;
-            None if none does.
+        return_std: Standard deviation of that return over such episodes, including the variance between
+            environments.
+        return_sem: Standard error of return_mean, stratified by environment; with one environment it is
+            return_std / sqrt(episodes).
+        episodes: Number of episodes in all environments.
+        length_mean: Mean length of an episode in steps, weighted like return_mean.
+        returns: Mean return of each policy, weighted like return_mean.
+        win_rate: Share of episodes that were won, weighted like return_mean among the environments that
+            report it; None if none does.
         return_by_environment: m_i of each environment.
     """
     share = np.asarray(weights, float) / sum(weights)
@@ -318,14 +367,15 @@ def summarise(results: Sequence[Sequence[Episode]], weights: Sequence[int]) -> R
 def summarise_agents(
     results: Sequence[Mapping[str, Sequence[float]]], weights: Sequence[int]
 ) -> dict[str, dict[str, float | None]]:
-    """Compute each agent's own figures, weighed as those of `summarise`.
+    """Compute each agent's own figures, weighted like those of `summarise`.
 
     Args:
-        results: Of each environment, agent -> its return in each episode.
+        results: For each environment, agent -> its return in each episode.
         weights: Groups that train in each environment.
 
     Returns:
-        agent -> return_mean, and the shares of episodes in which its return was positive, zero and negative.
+        Agent -> return_mean, and the shares of episodes with a positive, zero and negative return of the
+        agent.
     """
     figures = {}
     for agent in dict.fromkeys(agent for environment in results for agent in environment):
@@ -341,8 +391,9 @@ def summarise_agents(
 
 
 def _weighed(values: Sequence[Any], weights: Sequence[int]) -> float | None:
-    """The mean of each environment's values, weighed by `weights`; environments without a value are left out.
-    None if no value is known.
+    """Return the weighted mean of the environments' means.
+
+    Environments without values are left out. None if no environment has any.
     """
     known = [(float(np.mean(own)), weight) for own, weight in zip(values, weights, strict=True) if len(own)]
     return (

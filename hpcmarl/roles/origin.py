@@ -1,6 +1,4 @@
-"""Whether the environments that a checkpoint's configuration names may be imported. Called by whatever reads
-a configuration from a checkpoint.
-"""
+"""Check whether the environments named in a checkpoint's configuration may be imported."""
 
 from __future__ import annotations
 
@@ -17,24 +15,24 @@ from hpcmarl.roles.base import group_environment
 
 
 def environments(config: Config) -> list[EnvConfig]:
-    """Return the environments that a configuration names: that of all groups, and groups' own."""
+    """Return the environments that a configuration names: that of all groups, and those of single groups."""
     groups = range(len(config.topology.group_list))
     return [config.env, *(own for group in groups if (own := group_environment(config, group)) != config.env)]
 
 
 def check_environments_of(checkpoint: Path, config: Config) -> None:
-    """Say what will be imported for a checkpoint's configuration, and refuse what nobody vouches for.
+    """Refuse untrusted environments of a checkpoint's configuration, and print the origin of the others.
 
-    The run's own configuration vouches for an environment with its arguments, and so do those of its earlier
-    starts.
+    An environment with its arguments is trusted if the run's own configuration names it, or that of an
+    earlier start of the run.
 
     Args:
-        checkpoint: the file.
-        config: the configuration in it.
+        checkpoint: The file.
+        config: The configuration in it.
 
     Raises:
-        ConfigError: an environment is neither that of the run's own configuration nor one that a package of
-            environments offers.
+        ConfigError: An environment is neither in the run's own configuration nor offered by a package of
+            environments.
     """
     named = environments(config)
     unknown = {_key(environment): environment for environment in named}
@@ -61,8 +59,9 @@ def check_environments_of(checkpoint: Path, config: Config) -> None:
 
 
 def _own_environments(checkpoint: Path) -> Iterator[EnvConfig]:
-    """Yield the environments of the run that a checkpoint lies in, as its config.yaml and those of its
-    earlier starts have them.
+    """Yield the environments of the run that a checkpoint lies in.
+
+    They are read from its config.yaml and from the configurations of its earlier starts.
     """
     home = home_of(checkpoint)
     if home is None:
@@ -72,7 +71,7 @@ def _own_environments(checkpoint: Path) -> Iterator[EnvConfig]:
             if path.is_file():
                 yield from environments(load_config(path))
         except HpcmarlError:
-            continue  # a configuration that does not load vouches for nothing
+            continue  # a configuration that does not load makes no environment trusted
 
 
 def _key(environment: EnvConfig) -> tuple[str, str]:
@@ -80,5 +79,5 @@ def _key(environment: EnvConfig) -> tuple[str, str]:
 
 
 def _shown(text: str) -> str:
-    """The text with control characters written out: it comes from a file."""
+    """Return the text with control characters escaped, since it comes from a file."""
     return repr(text)[1:-1]

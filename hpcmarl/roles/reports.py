@@ -10,13 +10,13 @@ from hpcmarl.comm.payload import Payload
 
 @dataclass(frozen=True)
 class ActorReport(Payload):
-    """Counters of one actor since the start of the run.
+    """Counters of one actor since the start of its process.
 
     Attributes:
         actor: Number of the actor.
-        counters: Name -> value; actor.py and the trajectory writer fill it.
-        times: Sums of its trajectory timer (roles/timing.py), [SUMS].
-        bare: Environment steps per second of bare stepping; None where it was not measured.
+        counters: Name -> value, filled by actor.py and the trajectory writer.
+        times: Sums of its trajectory timer (roles/timing.py): count, seconds and squared seconds.
+        bare: Environment steps per second of bare stepping; None: not measured.
     """
 
     actor: int
@@ -27,7 +27,7 @@ class ActorReport(Payload):
 
 @dataclass(frozen=True)
 class LearnerReport(Payload):
-    """What a learner has done since its last report.
+    """Counters and statistics of one learner since its last report.
 
     Attributes:
         group: Number of its group.
@@ -38,7 +38,7 @@ class LearnerReport(Payload):
         repeated: Trajectories whose gradient came too late and that made another one.
         bad_gradients: Gradients with non-finite entries that were left out.
         learned_steps: Environment steps in gradients.
-        dense_gradient_steps: The part of them whose gradients had all weights of a sparse network.
+        dense_gradient_steps: The part of learned_steps with dense gradients of a sparse network.
         unused_steps: Environment steps dropped because the learner was behind.
         learning_seconds: Time spent in gradients, seconds.
         waiting_seconds: Time asleep, seconds.

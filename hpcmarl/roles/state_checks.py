@@ -1,8 +1,8 @@
-"""Whether the state in a checkpoint is one that this run can go on from, asked before anything is written.
+"""Check, before a run writes anything, whether it can resume from the state in a checkpoint.
 
-Called by opening.open_run on rank 0. A checksum only says that a file is as it was written; who wrote it, and
-what, it does not say. Knows the outline of the state that server, learners and actors give to
-roles/server/checkpointing.py; knows no file and no message.
+A checksum only proves that a file is unchanged. It does not prove the origin or the kind of its contents. The
+checks follow the layout of the state that roles/server/checkpointing.py assembles from server, learners and
+actors.
 """
 
 from __future__ import annotations
@@ -26,7 +26,18 @@ LARGEST_VERSION = 1 << 62  # headers carry 64 bits
 
 
 def check_fits(config: Config, state: dict[str, Any], attributes: dict[str, Any], source: Path) -> None:
-    """Refuse a checkpoint of another network, optimizer or format of state, before anything is written."""
+    """Refuse a checkpoint of another network, optimizer, algorithm or state format.
+
+    Args:
+        config: Configuration of the run.
+        state: State in the checkpoint.
+        attributes: Attributes of the file.
+        source: The file, for messages.
+
+    Raises:
+        ConfigError: The checkpoint is valid but does not fit the configuration.
+        FormatError: The file holds no valid state of a training run.
+    """
     from hpcmarl.algos import make_model
 
     if "league" in state:
@@ -53,7 +64,7 @@ def check_fits(config: Config, state: dict[str, Any], attributes: dict[str, Any]
     if not set(OPTIMIZERS[config.optimizer.name].state_keys) <= set(saved):
         raise ConfigError(
             f"--resume {source}: the checkpoint was written with another optimizer than optimizer.name: "
-            f"{config.optimizer.name}"
+            f"{config.optimizer.name}; use the configuration of that run (config.yaml beside its checkpoints)"
         )
     check_state(config, state, expected, source)
     for group, own in state["roles"]["learner"].items():
@@ -62,14 +73,22 @@ def check_fits(config: Config, state: dict[str, Any], attributes: dict[str, Any]
         except (KeyError, TypeError, ValueError, OverflowError) as error:
             words = " ".join(f"{type(error).__name__}: {error}".split())[:200]
             raise FormatError(
-                f"{source}: the state of learner {group} is not that of {config.algo.name} ({words}); resume "
-                "another checkpoint"
+                f"{source}: the state of learner {group} does not fit algo.name: {config.algo.name} "
+                f"({words}); resume from another checkpoint"
             ) from error
 
 
 def check_same_actors(config: Config, topology: Topology, state: dict[str, Any], source: Path) -> None:
-    """Refuse to resume a deterministic run from a checkpoint that cannot be gone on from bit for bit. Raises
-    ConfigError.
+    """Refuse to resume a deterministic run if it cannot continue bit for bit.
+
+    Args:
+        config: Configuration of the run.
+        topology: Ranks of the run.
+        state: State in the checkpoint.
+        source: The file, for messages.
+
+    Raises:
+        ConfigError: States are missing, or the number of actors or of their slots has changed.
     """
     if not config.deterministic:
         return
@@ -94,8 +113,16 @@ def check_same_actors(config: Config, topology: Topology, state: dict[str, Any],
 
 
 def check_state(config: Config, state: dict[str, Any], size: int, source: Path) -> None:
-    """`size`: parameters of this run's network. Raises FormatError, one line that names the file and the
-    part.
+    """Check the parts of a checkpoint's state.
+
+    Args:
+        config: Configuration of the run.
+        state: State in the checkpoint.
+        size: Number of parameters of the run's network.
+        source: The file, for the message.
+
+    Raises:
+        FormatError: A part is not valid. The message is one line that names the file and the part.
     """
     checks: dict[str, Callable[[Any], None]] = {
         "engine": lambda own: _check_engine(config, own, size),
@@ -108,12 +135,12 @@ def check_state(config: Config, state: dict[str, Any], size: int, source: Path) 
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError, IndexError) as error:
             words = " ".join(f"{type(error).__name__}: {error}".split())[:200]
             raise FormatError(
-                f"{source}: its state/{part} is not that of a run ({words}); resume from another checkpoint"
+                f"{source}: state/{part} is not the state of a run ({words}); resume from another checkpoint"
             ) from error
 
 
 def _check_engine(config: Config, state: dict[str, Any], size: int) -> None:
-    """Loads it into an engine like the server's, and looks at what came of it."""
+    """Load the state into an engine like the server's, and check the result."""
     groups = len(config.topology.group_list)
     optimizer = make_optimizer(config.optimizer, np.zeros(size, np.float32), ())
     engine = Engine(
@@ -124,7 +151,7 @@ def _check_engine(config: Config, state: dict[str, Any], size: int) -> None:
     if config.algo.sparse_training is not None and np.shape(state["optimizer"]["topology"]["mask"]) != (
         size,
     ):
-        raise ValueError("optimizer/topology/mask is of another network")
+        raise ValueError(f"optimizer/topology/mask does not have shape [{size}]")
     for name, value in optimizer.state_dict().items():
         if isinstance(value, np.ndarray) and value.shape != (size,):
             raise ValueError(f"optimizer/{name} has shape {list(value.shape)}, not [{size}]")

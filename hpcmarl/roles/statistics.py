@@ -1,4 +1,4 @@
-"""Running means and finished episodes, between reports. Used by learners, the server and the evaluator."""
+"""Running means and finished episodes between two reports."""
 
 from __future__ import annotations
 
@@ -21,38 +21,39 @@ class Means:
         self._sums: dict[str, tuple[float, float]] = {}
 
     def add(self, values: dict[str, float], weight: float = 1.0) -> None:
-        """Take in numbers; ones that are not finite are left out of the mean."""
+        """Add numbers by name. Non-finite ones are left out of the mean."""
         for name, value in values.items():
             if np.isfinite(value):
                 total, weights = self._sums.get(name, (0.0, 0.0))
                 self._sums[name] = (total + weight * value, weights + weight)
 
     def take(self) -> dict[str, float]:
-        """The means; starts anew."""
+        """Return the means and reset them."""
         means = {name: total / weight for name, (total, weight) in self._sums.items() if weight > 0}
         self._sums.clear()
         return means
 
 
 class LearnerMeans(Means):
-    """What all learners tell of their gradients, for rows of metrics; says once where values are larger than
-    any return can be, and grow.
+    """Means of the learners' statistics, for metrics rows.
+
+    Warns once if value estimates exceed the largest possible return and grow.
     """
 
     def __init__(self) -> None:
         super().__init__()
-        self._excess: float | None = None  # the last row's value, if it was beyond the limit
+        self._excess: float | None = None  # value of the last row, if it exceeded the limit
         self._told = False
         self._warned: set[str] = set()
 
     def warn(self, texts: Iterable[str]) -> None:
-        """Log what learners warn of, each text once however many learners say it again and again."""
+        """Log warnings of learners, each text once."""
         for text in set(texts) - self._warned:
             self._warned.add(text)
             logger.warning("%s", text)
 
     def row(self) -> dict[str, float]:
-        """The means as `learner/NAME`; starts anew."""
+        """Return the means as `learner/NAME` and reset them."""
         means = self.take()
         if "value" in means:
             self._look_at(means["value"], means.get("value_limit", math.inf))
@@ -60,12 +61,12 @@ class LearnerMeans(Means):
 
     def _look_at(self, value: float, limit: float) -> None:
         before, self._excess = self._excess, abs(value) if abs(value) > limit else None
-        # the first values, of untrained networks, may be too large as well, and fall
+        # Untrained networks may also give values beyond the limit, but these fall.
         if before is not None and self._excess is not None and self._excess > before and not self._told:
             self._told = True
             logger.warning(
-                "values diverge: they are %.3g on average and growing, and with the rewards seen no return "
-                "can exceed %.3g; try a smaller optimizer.step_size, for policy gradients a larger "
+                "values diverge: their mean is %.3g and grows in magnitude, but with the rewards so far no "
+                "return can exceed %.3g; try a smaller optimizer.step_size, for policy gradients a larger "
                 "algo.entropy_cost, or algo.normalise_advantages: true, for action values "
                 "algo.hypernetwork_activation: tanh (with a mixer), algo.operator: mellowmax, or algo.name: "
                 "vdn",
@@ -75,20 +76,23 @@ class LearnerMeans(Means):
 
 
 class EpisodeLog:
-    """Columns of finished episodes since the last `take`, ready to be sent."""
+    """Columns of finished episodes since the last `take`, for the learner's report."""
 
     def __init__(self) -> None:
         self._episodes: list[Episode] = []
         self._slots: list[int] = []
 
     def add(self, rollout: Rollout) -> None:
-        """Take in the episodes that ended in a rollout."""
+        """Add the episodes that ended in a rollout."""
         self._episodes.extend(rollout.episodes)
         self._slots.extend(int(rollout.slots[episode.slot]) for episode in rollout.episodes)
 
     def take(self) -> dict[str, Any]:
-        """Arrays [episodes]: return_mean, length, win (NaN where unknown), slot (of the run), and
-        returns/<policy>; empty dict for none.
+        """Return the columns and reset them.
+
+        Returns:
+            Arrays of shape [episodes]: those of `episode_columns`, and `slot` (number in the run). Empty if
+            no episode has ended.
         """
         episodes, self._episodes = self._episodes, []
         slots, self._slots = self._slots, []
@@ -96,27 +100,39 @@ class EpisodeLog:
 
 
 class SlotsHeard:
-    """Know whether every slot has finished an episode since all began together.
+    """Track whether every slot has finished an episode since all slots began together.
 
-    Before that the finished episodes are the short ones, and their mean return is not the policy's. Later,
-    episodes end at any time, and those that end are like those that begin.
+    Until then the finished episodes are the short ones, and their mean return is not that of the policy.
+    Afterwards episodes end at any time, and those that end resemble those that begin.
+
+    Args:
+        slots: Number of slots in the run; 0: wait for none.
     """
 
     def __init__(self, slots: int) -> None:
         self._missing = set(range(slots))
 
     def add(self, slots: Iterable[int]) -> None:
-        """These slots have finished an episode, or nobody waits for them any more."""
+        """Stop waiting for these slots: they have finished an episode or are lost."""
         if self._missing:
             self._missing.difference_update(slots)
 
     def complete(self, given_up: int) -> bool:
-        """Whether all but the slots that were given up have finished one."""
+        """Return whether all slots have finished an episode, apart from the quarantined ones.
+
+        Args:
+            given_up: Number of quarantined slots.
+        """
         return len(self._missing) <= given_up
 
 
 def episode_columns(episodes: list[Episode]) -> dict[str, Any]:
-    """Arrays [episodes] by name; {} for no episodes."""
+    """Return the columns of episodes.
+
+    Returns:
+        Arrays of shape [episodes]: return_mean, length, win (NaN if unknown), and in `returns` one for each
+        policy. Empty for no episodes.
+    """
     if not episodes:
         return {}
     return {

@@ -1,9 +1,7 @@
-"""How long trajectories, gradients and answers take, group by group: what `hpcmarl simulate --from-run`
-predicts from.
+"""Durations of trajectories, gradients and exchanges by group.
 
-TrajectoryTimer lives in an actor, GroupTimes in the server's recorder. Sums only, so that a run of any length
-keeps a few numbers a group; they survive resuming. Knows no message and no file. What is not measured: work
-that was abandoned before its end.
+`hpcmarl simulate --from-run` predicts from them. Only sums are kept: a few numbers per group, however long
+the run is. They are part of checkpoints. Work that was abandoned before its end is not measured.
 """
 
 from __future__ import annotations
@@ -18,15 +16,21 @@ import numpy as np
 from hpcmarl.comm.topology import Topology
 from hpcmarl.types import Array
 
-# of trajectories: how many, the sum of their durations, and of the squares of these
+# Indices of the sums. For trajectories: their number, and the sums of their durations and squared durations.
 COUNT, SECONDS, SQUARES = range(3)
+# For learners: reports with gradients, and the sum of their mean seconds per trajectory. For exchanges: their
+# number, the seconds from publishing to the first gradient, and the trajectories of each slot in that time.
 REPORTS, LEARNING, REPLIES, REPLY_SECONDS, WAVES = range(3, 8)
 SUMS = 8
 
 
 class TrajectoryTimer:
-    """Durations of one actor's trajectories, slot by slot: from the first step's turn (injected delays
-    included) to their delivery.
+    """Durations of one actor's trajectories, by slot.
+
+    A duration lasts from the first step, including injected delays, to the delivery.
+
+    Attributes:
+        sums: COUNT, SECONDS and SQUARES of all finished trajectories.
     """
 
     def __init__(self, slots: int) -> None:
@@ -34,15 +38,23 @@ class TrajectoryTimer:
         self.sums = [0.0, 0.0, 0.0]
 
     def begin(self, slots: Sequence[int] | None = None) -> None:
-        """These slots, or all, begin anew; what they were doing does not count."""
+        """Restart the timers of slots. Their unfinished trajectories do not count.
+
+        Args:
+            slots: The slots; None: all.
+        """
         self._began[slice(None) if slots is None else list(slots)] = time.perf_counter()
 
     def skip(self, seconds: float) -> None:
-        """The trajectories under way stood still for so long just now."""
+        """Exclude a pause that has just ended from the trajectories under way.
+
+        Args:
+            seconds: Duration of the pause.
+        """
         self._began += seconds
 
     def finished(self, slots: Sequence[int]) -> None:
-        """These slots have each finished a trajectory and begin the next."""
+        """Record that these slots have each finished a trajectory and begin the next."""
         now = time.perf_counter()
         for slot in slots:
             duration = now - float(self._began[slot])
@@ -53,11 +65,17 @@ class TrajectoryTimer:
 
 
 class GroupTimes:
-    """The server's sums over the whole run, [groups, SUMS], and the columns of metrics that are made of them.
+    """Sums over the whole run by group, and the metrics derived from them. Lives on the server.
 
-    `cancels`: actors begin anew with every point, so that what passes between a point and a group's first
-    gradient at it, less the trajectories themselves, is what the exchange takes. Else work goes on meanwhile,
-    and the shortest such time is taken.
+    The exchange time of a group is measured from a new query point to the group's first gradient at it. With
+    `cancels`, the mean duration of the trajectories is subtracted from the mean of these times. Otherwise
+    work continues during an exchange, so that the shortest such time is used.
+
+    Args:
+        topology: Ranks and groups.
+        slots: Slots of each actor.
+        on_policy: Whether gradients use only trajectories sampled at their query point.
+        cancels: Whether actors abandon their trajectories and begin new ones at every query point.
     """
 
     def __init__(self, topology: Topology, slots: int, *, on_policy: bool, cancels: bool) -> None:
@@ -71,12 +89,16 @@ class GroupTimes:
         self._shortest = np.full(len(groups), math.inf)
         self._server = np.zeros(2)  # gradients, seconds
         self._told: dict[int, Array] = {}  # actor -> its newest sums, which are in `_sums` already
-        self._published: dict[
-            int, tuple[int, float]
-        ] = {}  # groups that have not answered their point: its version, and when it was sent
+        # group without a gradient at its newest query point -> version of the point, and when it was sent
+        self._published: dict[int, tuple[int, float]] = {}
 
     def on_actor(self, actor: int, sums: Sequence[float]) -> None:
-        """An actor's sums so far; they begin at zero again where a new process took its place."""
+        """Add the progress of an actor's sums since its last report.
+
+        Args:
+            actor: Number of the actor.
+            sums: Its sums so far, [3]. They restart at zero when a new process replaces it.
+        """
         newest = np.array(sums, dtype=np.float64)
         before = self._told.get(actor, np.zeros(3))
         self._told[actor] = newest
@@ -85,20 +107,29 @@ class GroupTimes:
         )
 
     def on_learner(self, group: int, statistics: Mapping[str, float]) -> None:
-        """A learner's means since it last told; with gradient_seconds, of one trajectory, if it made any
-        gradient.
+        """Add the gradient time of a learner's report, if it made any gradient since the last.
+
+        Args:
+            group: Number of the group.
+            statistics: Means of the report; `gradient_seconds` is the mean per trajectory.
         """
         if "gradient_seconds" in statistics:
             self._sums[group, [REPORTS, LEARNING]] += 1.0, statistics["gradient_seconds"]
 
     def published(self, version: int, groups: Sequence[int]) -> None:
-        """A new point is on its way to these groups."""
+        """Record that a new query point is being sent to these groups."""
         now = time.perf_counter()
         for group in groups:
             self._published[group] = (version, now)
 
     def arrived(self, group: int, version: int, count: int) -> None:
-        """A gradient has come; the first one at a point answers it."""
+        """Record the arrival of a gradient. The first one at a query point ends the exchange.
+
+        Args:
+            group: Number of the group.
+            version: Version at which the gradient was taken.
+            count: Its trajectories.
+        """
         if self._published.get(group, (-1, 0.0))[0] == version:
             elapsed = time.perf_counter() - self._published.pop(group)[1]
             self._sums[group, [REPLIES, REPLY_SECONDS, WAVES]] += (
@@ -109,7 +140,7 @@ class GroupTimes:
             self._shortest[group] = min(self._shortest[group], elapsed)
 
     def served(self, seconds: float) -> None:
-        """The server has dealt with one gradient, its step and its messages included."""
+        """Record the time that the server spent on one gradient, including its step and messages."""
         self._server += 1.0, seconds
 
     @property
@@ -118,12 +149,14 @@ class GroupTimes:
         return float(self._server[1])
 
     def row(self) -> dict[str, float]:
-        """Columns of metrics: means of the whole run."""
+        """Return the metrics of the server, as means over the whole run."""
         return {"server/gradient_seconds": self._server[1] / self._server[0]} if self._server[0] else {}
 
     def groups(self) -> dict[str, Array]:
-        """Figures of single groups, name -> [G]: means of the whole run; NaN where a group has delivered no
-        trajectory, or none of the kind.
+        """Return the metrics of groups, as means over the whole run.
+
+        Returns:
+            Name -> array [G]. NaN for groups that have not delivered such data, or no trajectory at all.
         """
         sums = self._sums.T
         with np.errstate(divide="ignore", invalid="ignore"):
@@ -146,7 +179,7 @@ class GroupTimes:
         }
 
     def state_dict(self) -> dict[str, Any]:
-        """The sums, by group."""
+        """Return the sums by group, for the checkpoint."""
         return {
             "sums": self._sums.copy(),
             "shortest": self._shortest.copy(),
@@ -155,7 +188,7 @@ class GroupTimes:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on summing; a run that goes on with other groups measures anew."""
+        """Continue the sums of a checkpoint. A run with other groups starts from zero."""
         if list(state["slots"]) == self.slots:
             self._sums, self._shortest, self._server = (
                 np.array(state[name], dtype=np.float64) for name in ("sums", "shortest", "server")

@@ -1,7 +1,7 @@
-"""When a round ends: the rules (`RULES`) and the engine that drives one rule and one optimizer.
+"""Round rules (`RULES`), which decide when a round ends, and the engine that applies them.
 
-A rule sees who delivered how many trajectories for which round, never a transport, a clock or a vector; so
-the MPI server, the in-process driver and a simulator run the same object.
+A rule sees only which group delivered how many trajectories for which round. It sees no transport, clock or
+vector. The MPI server, the in-process driver and a simulator therefore run the same object.
 """
 
 from hpcmarl.optim.rounds.afedpg import AFedPG
@@ -35,13 +35,14 @@ __all__ = [
 def make_rule(
     name: str, groups: int, batch: int, initial_batch: int | None = None, *, all_begun: bool = False
 ) -> RoundRule:
-    """Make the rule `name`.
+    """Make a round rule.
 
     Args:
-        groups: How many deliver.
+        name: Name of the rule, a key of `RULES`.
+        groups: Number of groups, n.
         batch: Trajectories of a round, M.
-        initial_batch: Trajectories of the first round, M_init; default: M.
-        all_begun: Rennala only: trajectories under way when M are there still count.
+        initial_batch: Trajectories of the first round, M_init; None: M.
+        all_begun: Rennala only: whether trajectories under way when M have arrived still count.
     """
     if name == "rennala":
         return Rennala(groups, batch, initial_batch, all_begun=all_begun)

@@ -1,19 +1,21 @@
-"""AFedPG (arXiv 2404.08003): every arriving gradient, of any age, is a step of its own; the new point goes to
-its sender only.
-"""
+"""AFedPG (arXiv 2404.08003): every arriving gradient, of any age, is a step."""
 
 from hpcmarl.optim.rounds.base import POOLED, Accept, Command, Drop, Publish, RoundRule, Step
 
 
 class AFedPG(RoundRule):
-    """Nobody waits for anybody: a group delivers one gradient of M trajectories and goes on at the point that
-    answers it.
+    """Step on every gradient, and send the new query point only to the group that sent the gradient.
 
-    With `nigt` that is  d = (1 - eta) d + eta g;  theta' = theta + alpha d/|d|;  answer: theta' + ((1 -
-        eta)/eta)(theta' - theta).
-    The momentum eta is constant: how the paper makes it depend on the delay is not public. Faster groups
-    weigh more, in proportion to their speed. One AllReduce cannot carry it: there is no sum of several
-    groups, and each group's point is another one.
+    No group waits for another one. A group delivers one gradient of M trajectories and continues at the query
+    point that it receives in return. With `nigt` the server computes
+
+        d      = (1 - eta) d + eta g
+        theta' = theta + alpha d / |d|
+        answer = theta' + ((1 - eta) / eta)(theta' - theta)
+
+    The momentum eta is constant, because the paper's dependence on the delay is not public. Faster groups
+    weigh more, in proportion to their speed. AllReduce cannot be used: no sum over several groups exists, and
+    each group has a different query point.
     """
 
     any_age = True

@@ -1,7 +1,9 @@
-"""What every round rule is: a state machine over reports of (group, round, count). Called by the engine only.
+"""Base class of the round rules: a state machine over reports of (group, round, count).
 
-Legend (arXiv 2509.24305): n -> groups, M -> batch, M_init -> initial_batch, M_i -> counts[i], round index ->
-    round.
+    symbol -> variable: n -> groups, M -> batch, M_init -> initial_batch, M_i -> counts[i],
+        round index -> round
+
+Source: arXiv 2509.24305.
 """
 
 from __future__ import annotations
@@ -12,10 +14,13 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
 
-# Named tuples where a simulation makes millions of them.
+# Commands that a simulation creates by the million are named tuples, which are cheap.
 class Accept(NamedTuple):
-    """Add this group's gradient to its sum; `age`: by how many versions the newest parameters are ahead of
-    it.
+    """Command: add the gradient of a group to its sum.
+
+    Attributes:
+        group: The group.
+        age: Versions by which the newest parameters are ahead of the gradient.
     """
 
     group: int
@@ -24,7 +29,13 @@ class Accept(NamedTuple):
 
 @dataclass(frozen=True)
 class Drop:
-    """This gradient is late: it was made for an older round, and `count` trajectories are wasted."""
+    """Command: discard a gradient because its round has ended or its group is lost.
+
+    Attributes:
+        group: The group.
+        count: Trajectories of the gradient.
+        age: Versions by which the newest parameters are ahead of the gradient.
+    """
 
     group: int
     count: int
@@ -32,8 +43,11 @@ class Drop:
 
 
 class Step(NamedTuple):
-    """The round is complete: combine the sums with `scales` (one a group, or one for the pooled sum),
-    multiply by `total_scale` and step.
+    """Command: end the round; combine the gradient sums and step the optimizer.
+
+    Attributes:
+        scales: Factor of each group's sum, or one factor for the pooled sum.
+        total_scale: Factor of the combined sum.
     """
 
     scales: tuple[float, ...]
@@ -41,8 +55,13 @@ class Step(NamedTuple):
 
 
 class Publish(NamedTuple):
-    """Send the new point of version `version` to `groups`; whoever works for an older round abandons it
-    (late: cancel).
+    """Command: send the new query point to groups.
+
+    Actors of these groups abandon on-policy work for older rounds (late: cancel).
+
+    Attributes:
+        version: Version of the query point.
+        groups: Groups that receive it.
     """
 
     version: int
@@ -50,8 +69,13 @@ class Publish(NamedTuple):
 
 
 class Close(NamedTuple):
-    """Round `version` has enough: `groups` begin no further trajectory, deliver those under way, and say so
-    (RoundRule.on_closed).
+    """Command: let groups deliver the trajectories under way, without beginning others.
+
+    They report the end of this work through RoundRule.on_closed.
+
+    Attributes:
+        version: Round that has enough trajectories.
+        groups: Groups that receive the command.
     """
 
     version: int
@@ -63,19 +87,35 @@ POOLED = (1.0,)  # scales of the one sum of a pooled rule
 
 
 class RoundRule(ABC):
-    """Counts trajectories by group until the round is complete.
+    """Count trajectories by group until the round is complete.
 
-    The direction of a round is  total_scale(sum of M_i) · sum_i local_scale(M_i) · S_i,  where S_i is group
-        i's gradient sum:
-    a server multiplies so, and under AllReduce each learner scales its own S_i and divides after the
-    reduction. `pooled`: all local scales are 1, so that one sum serves for all groups. `any_age`: a gradient
-    of any version is accepted and is a round by itself; else what is older than the round is dropped.
-    `waits`: a group delivers once and waits for its next point, with its sum in that message; else it goes on
-    until the round ends. `in_order`: whether a group delivers its trajectories in the order in which they
-    began, so that long ones count as often as short ones.
+    The direction of a round is
 
-    A group that is lost (its ranks have died) is not waited for any more; the rule goes on with those that
-    are `present`.
+        total_scale(sum of M_i) · sum_i local_scale(M_i) · S_i
+
+    where S_i is the gradient sum of group i. A server multiplies in this order. Under AllReduce each learner
+    scales its own S_i and multiplies by total_scale after the reduction.
+
+    If the ranks of a group have died, the rule does not wait for it any more and continues with the groups in
+    `present`.
+
+    Args:
+        groups: Number of groups, n.
+        batch: Trajectories of a round, M.
+        initial_batch: Trajectories of the first round, M_init; None: M.
+
+    Attributes:
+        pooled: Whether all local scales are 1, so that one sum serves for all groups.
+        any_age: Whether a gradient of any version is accepted and ends a round. Otherwise gradients older
+            than the round are dropped.
+        waits: Whether a group delivers once, with its whole sum in one message, and waits for its next query
+            point. Otherwise it continues until the round ends.
+        summary: One line for help texts.
+        round: Index of the present round.
+        counts: Trajectories of the present round by group, [n].
+        total: Sum of the counts.
+        lost: Groups that have died.
+        present: Groups that take part.
     """
 
     pooled: ClassVar[bool] = True
@@ -91,50 +131,72 @@ class RoundRule(ABC):
         self.initial_batch = initial_batch or batch
         self.round = 0
         self.counts = [0] * groups
-        self.total = 0  # of the counts: no round ends before it reaches the target
+        self.total = 0
         self.lost: set[int] = set()
-        self.present: tuple[int, ...] = tuple(range(groups))  # the groups that take part
+        self.present: tuple[int, ...] = tuple(range(groups))
 
     @property
     def in_order(self) -> bool:
-        """See the class; most rules count in order."""
+        """Whether a group delivers its trajectories in the order in which they began.
+
+        Long trajectories then count as often as short ones. True for most rules.
+        """
         return True
 
     @property
     def target(self) -> int:
-        """Trajectories that this round asks for: M_init in round 0, then M."""
+        """Trajectories that this round requires: M_init in round 0, then M."""
         return self.initial_batch if self.round == 0 else self.batch
 
     def quota(self, target: int | None = None) -> int | None:
-        """After how many trajectories a group has done its share of the round and waits; None: it goes on
-        until the round ends.
+        """Return the trajectories after which a group has done its share of a round and waits.
 
-        `target` is the round's number of trajectories (default: of the present round).
+        Args:
+            target: Trajectories of the round; None: those of the present round.
+
+        Returns:
+            The number, or None if groups continue until the round ends.
         """
         return (target or self.target) if len(self.present) == 1 else None
 
     def awaited(self) -> tuple[int, ...]:
-        """The groups without which this round cannot end; none where anybody's work will do."""
+        """Return the groups without which this round cannot end; empty if work of any group is enough."""
         return ()
 
     @abstractmethod
     def complete(self) -> bool:
-        """Whether the counts so far end the round."""
+        """Return whether the counts so far end the round."""
 
     def local_scale(self, count: int) -> float:
-        """Factor of one group's sum, given its own count (0 when it has none)."""
+        """Return the factor of one group's gradient sum.
+
+        Args:
+            count: Trajectories in the sum; 0 if the group has none.
+        """
         return 1.0 if count else 0.0
 
     def total_scale(self, total: int) -> float:
-        """Factor of the combined sum, given the number of all trajectories."""
+        """Return the factor of the combined sum.
+
+        Args:
+            total: Number of all trajectories in it.
+        """
         return 1.0 / total
 
     def on_gradient(self, group: int, version: int, count: int) -> list[Command]:
-        """Take note of `count` trajectories of `group` at the parameters `version`; returns what to do, in
-        order.
+        """Count a gradient.
 
-        Raises ValueError for a group out of range, a count below one or a version of the future: a
-        programming error.
+        Args:
+            group: Group that delivered it.
+            version: Version of the parameters at which it was taken.
+            count: Its trajectories.
+
+        Returns:
+            The commands to execute, in order.
+
+        Raises:
+            ValueError: The group is out of range, the count is below one or the version is in the future.
+                This is a programming error.
         """
         self._check(group, version, count)
         if version < self.round or group in self.lost:
@@ -158,25 +220,40 @@ class RoundRule(ABC):
         self.counts[group] = 0
 
     def _may_end(self) -> bool:
-        """A cheap condition without which the round is not complete: with thousands of groups `complete` is
-        not asked for each gradient.
+        """Return a cheap necessary condition for the end of the round.
+
+        With thousands of groups, `complete` is too expensive to evaluate for each gradient.
         """
         return self.total >= self.target
 
     def on_closed(self, group: int, version: int) -> list[Command]:
-        """A group has delivered all that it had begun in the round `version`, as Close asked. Most rules
-        never ask.
+        """Record that a group has delivered all that it had begun in a round. Most rules never request this.
+
+        Args:
+            group: The group.
+            version: The round of the Close command.
+
+        Returns:
+            The commands to execute, in order.
         """
         return []
 
     def on_lost(self, group: int) -> list[Command]:
-        """A group has died: what it delivered in this round still counts where one sum serves for all; nobody
-        waits for more.
+        """Continue without a group that has died.
 
-        Raises ValueError for the last group: there is nobody left to go on with.
+        Its gradients of this round still count if the rule is pooled. Otherwise they are left out.
+
+        Args:
+            group: The group.
+
+        Returns:
+            The commands to execute, in order.
+
+        Raises:
+            ValueError: It is the last group.
         """
         if self.present in ((group,), ()):
-            raise ValueError(f"group {group} is the last one")
+            raise ValueError(f"group {group} is the last one: the round cannot continue without it")
         self.lost.add(group)
         self.present = tuple(other for other in self.present if other != group)
         if not self.pooled:
@@ -184,7 +261,7 @@ class RoundRule(ABC):
         return self._close()
 
     def _close(self) -> list[Command]:
-        """The commands that end the round, if it is complete."""
+        """Return the commands that end the round, or none if it is not complete."""
         if not any(self.counts) or not self.complete():
             return []
         scales = POOLED if self.pooled else tuple(map(self.local_scale, self.counts))
@@ -194,13 +271,14 @@ class RoundRule(ABC):
         return [step, Publish(self.round, self.present)]
 
     def _begin(self) -> None:
-        """A round begins: nothing is counted yet."""
+        """Begin a round with counts of zero."""
         self.counts = [0] * self.groups
         self.total = 0
 
     def state_dict(self) -> dict[str, Any]:
-        """The round's index; counts of an unfinished round are not kept, since their gradients are not
-        either.
+        """Return the index of the round.
+
+        Counts of an unfinished round are not part of the state, since its gradients are not either.
         """
         return {"round": self.round}
 
@@ -210,5 +288,5 @@ class RoundRule(ABC):
 
 
 def share(target: int, groups: int) -> int:
-    """An equal share of a round, rounded up."""
+    """Return an equal share of a round's trajectories, rounded up."""
     return math.ceil(target / groups)

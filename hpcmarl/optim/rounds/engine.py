@@ -1,7 +1,6 @@
-"""Drives one rule and one optimizer: gradients in, commands out. The server, tests, traces and a simulator
-all run this object.
+"""Engine of a training run: apply one round rule and one optimizer to incoming gradients.
 
-Knows no transport, clock, file or network.
+The server, tests, the replay of traces and a simulator all run this object.
 """
 
 from __future__ import annotations
@@ -16,9 +15,12 @@ from hpcmarl.types import Array, Gradient
 
 
 class Engine:
-    """Sums the accepted gradients, steps when the rule says so, counts what was used and what was wasted.
+    """Sum accepted gradients and step the optimizer when the rule ends a round.
 
-    used, wasted: trajectories of accepted and of dropped gradients. The version is the number of steps taken.
+    Attributes:
+        used: Trajectories of accepted gradients.
+        wasted: Trajectories of dropped gradients.
+        direction_norm: Norm of the last round's direction.
     """
 
     def __init__(self, rule: RoundRule, optimizer: Optimizer) -> None:
@@ -31,15 +33,23 @@ class Engine:
 
     @property
     def version(self) -> int:
+        """Number of steps taken."""
         return self.rule.round
 
     def on_gradient(self, gradient: Gradient) -> list[Command]:
-        """Hand a gradient to the rule and carry out its Accept and Step; returns the commands for the
-        caller's knowledge.
+        """Pass a gradient to the rule and execute its commands Accept, Drop and Step.
 
-        The vector is copied or added at once, so its memory may be reused. A gradient without vector
-        (AllReduce) is only counted; then the caller's replicas step. Raises FloatingPointError when a
-        direction is not finite.
+        The vector is copied or added at once, so its memory can be reused. A gradient without vector
+        (AllReduce) is only counted, and the replicas step.
+
+        Args:
+            gradient: The gradient of one group.
+
+        Returns:
+            All commands of the rule. Publish and Close are left to the caller.
+
+        Raises:
+            FloatingPointError: The direction of the round is not finite.
         """
         commands = self.rule.on_gradient(gradient.group, gradient.version, gradient.count)
         for command in commands:
@@ -47,7 +57,7 @@ class Engine:
                 self.used += gradient.count
                 self._add(gradient)
             elif isinstance(command, Drop) and gradient.summed:
-                self.used += command.count  # too late to be waited for, but in its round's sum
+                self.used += command.count  # arrived late, but the learner's sum of its round includes it
             elif isinstance(command, Drop):
                 self.wasted += command.count
             elif isinstance(command, Step) and gradient.vector is not None:
@@ -55,20 +65,19 @@ class Engine:
         return commands
 
     def on_last(self, gradient: Gradient) -> None:
-        """Count a gradient that comes after the last round."""
+        """Count a gradient that arrives after the last round."""
         if gradient.summed and gradient.version < self.version:
             self.used += gradient.count
 
     def on_lost(self, group: int) -> list[Command]:
-        """A group has died: hand it to the rule and step if that ends the round (under AllReduce the replicas
-        do).
+        """Pass the loss of a group to the rule, and step if that ends the round.
+
+        Under AllReduce the replicas step.
         """
         return self._finish(self.rule.on_lost(group))
 
     def on_closed(self, group: int, version: int) -> list[Command]:
-        """A group has nothing under way for the round `version`: hand that to the rule and step if that ends
-        the round.
-        """
+        """Report to the rule that a group has no work under way for a round, and step if that ends it."""
         return self._finish(self.rule.on_closed(group, version))
 
     def _finish(self, commands: list[Command]) -> list[Command]:
@@ -78,8 +87,15 @@ class Engine:
         return commands
 
     def step(self, direction: Array) -> None:
-        """Step along a round's combined direction [P]."""
-        # gradients of weights that are not there come now and then only
+        """Step along the combined direction of a round.
+
+        Args:
+            direction: Ascent direction, shape [P].
+
+        Raises:
+            FloatingPointError: The direction is not finite.
+        """
+        # Only some rounds have gradients of inactive weights, so the norm leaves them out.
         seen = self.optimizer.seen(direction)
         self.direction_norm = float(np.linalg.norm(seen))
         if not np.isfinite(self.direction_norm) or (

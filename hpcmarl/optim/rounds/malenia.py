@@ -1,27 +1,28 @@
-"""Malenia (arXiv 2509.24305): each group has its own objective J_i; the mean of the objectives is maximised,
-whatever the speeds.
-"""
+"""Malenia (arXiv 2509.24305): maximise the mean of the groups' objectives J_i, whatever their speeds."""
 
 import numpy as np
 
 from hpcmarl.optim.rounds.base import RoundRule
 
-TOLERANCE = 1e-9  # equal counts must end the round exactly at M in spite of rounding
-MARGIN = 1e-6  # the running sum of 1/M_i is good to better than that
+TOLERANCE = 1e-9  # equal counts must end the round exactly at M despite rounding
+MARGIN = 1e-6  # bound on the relative error of the running sum of 1/M_i
 
 
 class Malenia(RoundRule):
-    """A round ends when the harmonic mean of the counts reaches M / n; the direction is (1/n) sum_i S_i /
-    M_i.
+    """End a round when the harmonic mean of the counts reaches M / n. The direction is (1/n) sum_i S_i / M_i.
 
-    The harmonic mean is 0 as long as one group has delivered nothing: every group reports in every round. n
-    counts the groups that are present: without a lost group the mean is over fewer objectives, another one
-    than before.
+    The harmonic mean is 0 until every group has delivered, so every group contributes to every round. n is
+    the number of present groups: after the loss of a group the mean covers fewer objectives, and is a
+    different objective.
+
+    Attributes:
+        inverse: Sum of 1/M_i over the groups that have delivered, updated with each gradient.
+        reported: Number of groups that have delivered.
     """
 
     pooled = False
-    inverse = 0.0  # sum of 1/M_i over those that have reported, kept up to date gradient by gradient
-    reported = 0  # how many have
+    inverse = 0.0
+    reported = 0
     summary = "until the harmonic mean of the counts is M/n; every group's objective weighs the same"
 
     def awaited(self) -> tuple[int, ...]:

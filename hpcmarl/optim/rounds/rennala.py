@@ -1,5 +1,6 @@
-"""Rennala (arXiv 2509.24305): groups sample the same objective; the first M trajectories end the round,
-whoever made them.
+"""Rennala (arXiv 2509.24305): the first M trajectories of any groups end the round.
+
+All groups sample the same objective.
 """
 
 from __future__ import annotations
@@ -10,17 +11,22 @@ from hpcmarl.optim.rounds.base import Close, Command, RoundRule
 
 
 class Rennala(RoundRule):
-    """End a round when sum_i M_i >= M; the direction is (sum_i S_i) / (sum_i M_i). Unfinished work is
-    abandoned.
+    """End a round when sum_i M_i >= M. The direction is (sum_i S_i) / (sum_i M_i).
 
-    The published model has trajectories of one length. Where lengths vary, the first M to finish are short
-    ones more often than not, and the direction is that of another objective. With `all_begun` the M-th
-    trajectory begins the end of the round only: every trajectory that had begun is finished and counts.
-    Whether to begin one then depends on earlier ones alone, so that by Wald's identity the expected sum is
-    the expected number times the gradient. A round takes longer by the rest of its longest trajectory.
+    Unfinished work is abandoned. The published model has trajectories of one length. If lengths vary, the
+    first M to finish are more often short ones, and the direction belongs to another objective.
+
+    With `all_begun`, the M-th trajectory only begins the end of the round: every trajectory under way is
+    finished and counts. Whether a trajectory begins then depends on earlier ones only. By Wald's identity the
+    expected sum is the expected number times the gradient. A round takes longer by the rest of its longest
+    trajectory.
 
     Args:
-        all_begun: Whether trajectories under way when M are there still count.
+        groups: Number of groups, n.
+        batch: Trajectories of a round, M.
+        initial_batch: Trajectories of the first round, M_init; None: M.
+        all_begun: Whether trajectories under way when M have arrived still count. Has no effect with one
+            group.
     """
 
     summary = "the first M trajectories of any groups end the round (homogeneous objectives)"
@@ -29,10 +35,9 @@ class Rennala(RoundRule):
         self, groups: int, batch: int, initial_batch: int | None = None, *, all_begun: bool = False
     ) -> None:
         super().__init__(groups, batch, initial_batch)
-        self.all_begun = all_begun and groups > 1  # one group has a quota
-        self._closed: set[int] | None = (
-            None  # groups with nothing under way; None: the round still needs more
-        )
+        self.all_begun = all_begun and groups > 1  # a single group has a quota
+        # groups without trajectories under way; None: the round still needs more trajectories
+        self._closed: set[int] | None = None
 
     @property
     def in_order(self) -> bool:

@@ -1,13 +1,12 @@
-"""Synchronous rounds: every group delivers an equal share of M and waits for the slowest (the baseline of
-arXiv 2509.24305).
-"""
+"""Synchronous rounds, the baseline of arXiv 2509.24305: all groups wait for the slowest."""
 
 from hpcmarl.optim.rounds.base import RoundRule, share
 
 
 class Sync(RoundRule):
-    """A round ends when every group has delivered ceil(M / n) trajectories; the direction is the mean over
-    all of them.
+    """End a round when every group has delivered ceil(M / n) trajectories.
+
+    The direction is the mean over all of them.
     """
 
     waits = True

@@ -1,1 +1,1 @@
-"""The actor: steps environments and sends rollouts."""
+"""Actor role: step environments and send rollouts."""

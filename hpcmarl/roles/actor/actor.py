@@ -1,10 +1,10 @@
-"""The actor: steps its environments under the newest weights and sends rollouts to its learner; waits for it
-with rounds.backpressure only.
+"""The actor: step environments with the newest weights and send rollouts to the learner.
 
-weights of a version ──► act ──► step the environments ──► write a row of the arena ──► (arena full, or an
-    episode over)
-──► send it, go on in the next free arena. With no arena free the learner is behind: the rollout is dropped
-    and counted, or waited for.
+    weights of a version ──► act ──► step the environments ──► write a row of the arena
+        ──► when the arena is full or an episode is over: send it, continue in the next free arena
+
+If no arena is free, the learner is behind. The rollout is then dropped and counted or, with
+rounds.backpressure, the actor waits.
 """
 
 from __future__ import annotations
@@ -34,7 +34,23 @@ from hpcmarl.types import FloatArray, Rollout
 
 
 class Actor(Role):
-    """`index` numbers the actors of the run; its slots are index·E … index·E + E - 1 of the run."""
+    """One actor with E slots.
+
+    Attributes:
+        index: Number of the actor in the run. Its slots are index·E to index·E + E - 1 of the run.
+        slots: Number of slots, E.
+        row: Row of the arena that the coming step writes.
+        turns: Episodes of the slots, if trajectories are whole episodes; None: unrolls.
+        version: Version of the newest weights; -1 before the first.
+        arena_version: Version at the first row of the arena.
+        at_boundary: Whether the actor has delivered its share of a deterministic round.
+        early_weights: Weights that arrived before START, as arguments of `_adopt`.
+        closed: Newest version reported to the learner as closed.
+        closing: Newest version of which the learner requests no further episodes; -1: none.
+        ready_at: Time of the next step after injected delays, in seconds of time.monotonic().
+        told_to_wait: Whether the learner is behind and requests a pause.
+        held_since: Start of the present pause, in seconds of time.perf_counter(); None: no pause.
+    """
 
     name = "actor"
 
@@ -65,7 +81,7 @@ class Actor(Role):
         self.slot_numbers = np.arange(self.index * self.slots, (self.index + 1) * self.slots, dtype=np.int64)
         layout = self.codec.layout(context.arena_steps, self.slots)
         self.sender = RolloutSender(context, layout, self.index)
-        self.row = 0  # of the arena: the coming step
+        self.row = 0
         self.memory = self.algorithm.initial_memory(self.slots)
         assembler = (
             EpisodeAssembler(self.codec, self.slots, self.index, self.slot_numbers)
@@ -76,10 +92,10 @@ class Actor(Role):
         self.version, self.arena_version = -1, -1
         self.started = self.has_weights = self.at_boundary = False
         self.early_weights: tuple[int, FloatArray, int, int] | None = None
-        self.closed = -1  # the newest version that is over here
-        self.closing = -1  # the newest version of which the learner wants no further episodes; -1: none
+        self.closed = -1
+        self.closing = -1
         self.ready_at = 0.0
-        self.told_to_wait = False  # the learner is behind
+        self.told_to_wait = False
         self.held_since: float | None = None
         self.timer = TrajectoryTimer(self.slots)
         self.counters: dict[str, float] = {
@@ -116,11 +132,14 @@ class Actor(Role):
         message.release()
 
     def on_lost(self, rank: int, groups: Sequence[int]) -> None:
-        self.stopping = self.stopping or self.group.index in groups  # nobody can use its rollouts any more
+        """Stop if the actor's own group is lost."""
+        self.stopping = self.stopping or self.group.index in groups  # a lost group cannot use rollouts
 
     def _held(self) -> bool:
-        """Whether to stand still (rounds.backpressure): the learner is behind, or has yet to take in what was
-        sent. The time is counted, and how long trajectories take does not include it.
+        """Return whether to pause (rounds.backpressure), and count the time of pauses.
+
+        The actor pauses while its learner is behind or has not yet received enough of the sent rollouts.
+        Durations of trajectories do not include pauses.
         """
         held = self.told_to_wait or (self.backpressure and not self.sender.has_room(self.row))
         if held or self.held_since is not None:
@@ -132,6 +151,7 @@ class Actor(Role):
         return held
 
     def _on_weights(self, message: Message) -> None:
+        """Load new weights and follow the learner's requests to pause and its allotment."""
         header = message.header
         self.told_to_wait = bool(header.flags & Flags.WAIT)
         allotment = header.trajectories if header.flags & Flags.ALLOTTED else UNLIMITED
@@ -139,12 +159,17 @@ class Actor(Role):
         self._adopt(header.version, vector, header.env_steps, allotment)
 
     def _adopt(self, version: int, vector: FloatArray | None, env_steps: int, allotment: int) -> None:
-        """Take new weights at once; on-policy work under older ones is abandoned here and now (late:
-        cancel).
+        """Load new weights at once. With late: cancel, abandon on-policy work under older ones.
+
+        Args:
+            version: Version of the weights.
+            vector: Parameters, shape [P]; None: the message is ignored.
+            env_steps: Environment steps of the whole run so far.
+            allotment: Episodes that may begin under this version.
         """
         if vector is None or version < self.version:
             return
-        if not self.started:  # START comes from the server, weights from the learner: either may be first
+        if not self.started:  # START comes from the server and weights from the learner, in any order
             self.early_weights = (version, vector.copy(), env_steps, allotment)
             return
         if version <= self.closing:
@@ -158,14 +183,19 @@ class Actor(Role):
         self.has_weights = True
         stale, self.version, self.sender.sent = self.version, version, 0
         if stale < 0:
-            self.timer.begin()  # it has waited until now
+            self.timer.begin()  # do not count the time before the first weights
         if self.turns is not None and self.algorithm.on_policy:
             self._begin_version(allotment, abandon=stale < 0 or self.context.config.rounds.late == "cancel")
         elif self.turns is not None and stale < 0:
             self.turns.assembler.versions[:] = version
 
     def _begin_version(self, allotment: int, *, abandon: bool) -> None:
-        """Begin the episodes of a new version."""
+        """Begin the episodes of a new version.
+
+        Args:
+            allotment: Episodes that may begin under it.
+            abandon: Whether to abandon the episodes under way.
+        """
         assert self.turns is not None
         self.timer.begin(np.flatnonzero(self.turns.assembler.resting).tolist())
         lost = self.turns.open(
@@ -177,15 +207,17 @@ class Actor(Role):
             self._begin_trajectory()
 
     def _close(self, version: int) -> None:
-        """The round has all that it needs: begin no further episode of this version, and tell the learner
-        when none is under way.
-        """
+        """Begin no further episode of this version, because its round has enough trajectories."""
         self.closing, self.told_to_wait = version, False
         if self.turns is not None and self.version == version:
             self.turns.close(self.arena.frames[self.row])
 
     def _closed(self) -> bool:
-        """Tell the learner once that no episode of the version that is being closed is under way."""
+        """Report to the learner, once, that no episode of the closing version is under way.
+
+        Returns:
+            Whether the report was sent.
+        """
         if self.closing < 0 or self.closing <= self.closed:
             return False
         assert self.turns is not None
@@ -197,7 +229,7 @@ class Actor(Role):
         return True
 
     def _start(self, state: dict[str, Any]) -> None:
-        """Begin, from a resumed run's state where there is one."""
+        """Begin to act, from the state of a resumed run if there is one."""
         self.waited = 0.0
         self.arena.begin()
         frame = self.arena.frames[0]
@@ -206,7 +238,8 @@ class Actor(Role):
         if "generator" in state:
             self.load_state_dict(state)
         else:
-            if "first_episode" in state:  # resumed with other actors: new random numbers, new episodes
+            # A replacement, or a run resumed with other actors, uses new random numbers and episodes.
+            if "first_episode" in state:
                 self.generator = generator_for(
                     self.context.config.seed, "actor", self.index, int(state["version"])
                 )
@@ -227,6 +260,7 @@ class Actor(Role):
     # ---- work
 
     def work(self) -> bool:
+        """Take one step of all slots, unless the actor has to wait."""
         if self.stopping:
             return self._stop()
         if self._closed():
@@ -251,7 +285,7 @@ class Actor(Role):
         return True
 
     def _one_step(self) -> None:
-        """Act, step, and hand on what is complete."""
+        """Act, step the environments, and send completed trajectories."""
         arena, row = self.arena, self.row
         frame = arena.frames[row]
         began = time.perf_counter()
@@ -277,6 +311,7 @@ class Actor(Role):
             self._hand_on_unroll()
 
     def _hand_on_episodes(self, row: int) -> None:
+        """Record and send the episodes that ended in `row`."""
         assert self.turns is not None
         episodes = self.turns.after_step(self.arena, row, self.version)
         for index, (buffer, rollout) in enumerate(episodes):
@@ -293,6 +328,7 @@ class Actor(Role):
             self.at_boundary = self._quota_done()
 
     def _hand_on_unroll(self) -> None:
+        """Record and send the full arena."""
         full = self.arena
         self._record(self.sender.post_arena(self.arena_version))
         self.sender.go_on_from(full)
@@ -308,11 +344,12 @@ class Actor(Role):
     # ---- bookkeeping
 
     def _begin_trajectory(self) -> None:
+        """Apply the injected delay per trajectory."""
         if self.delay.trajectory:
             self.ready_at = time.monotonic() + self.delay.trajectory
 
     def _note_positions(self) -> None:
-        """Write where in its episode each slot stands at the arena's first step."""
+        """Write the position of each slot within its episode at the first step of the arena."""
         self.arena.arrays["slots"][:] = self.slot_numbers
         self.arena.arrays["first_step"][:] = self.environment.episode_step
         self.arena.arrays["episode"][:] = self.environment.episode_index
@@ -320,12 +357,13 @@ class Actor(Role):
             self.arena.arrays[policy + "/memory"][:] = memory
 
     def _quota_done(self) -> bool:
-        """In a deterministic run an actor delivers its share of the round and waits for the next version."""
+        """Return whether the actor of a deterministic run has delivered its share of the round."""
         if not self.context.config.deterministic or self.context.in_order:
             return False
         return self.sender.sent >= actor_quota(self.context, self.group.index, self.version)
 
     def _leave_boundary(self) -> bool:
+        """Leave the boundary of a deterministic round; return False while the next version has not come."""
         if self._quota_done():
             return False
         self.at_boundary = False
@@ -333,6 +371,7 @@ class Actor(Role):
         return True
 
     def _report(self) -> None:
+        """Send the counters to the server."""
         counters: dict[str, Any] = {**self.counters, "waiting_seconds": self.waited}
         counters |= {**self.environment.counts, "dropped_steps": self.sender.dropped_steps}
         if self.writer is not None:
@@ -341,7 +380,11 @@ class Actor(Role):
         self.send(self.context.topology.server, Kind.REPORT, report)
 
     def _stop(self) -> bool:
-        """Close the open shard, tell the last counters and state, and be done."""
+        """Close the open shard, send the last counters and state, and finish.
+
+        Returns:
+            Whether the actor has stopped in this call.
+        """
         if self.finished:
             return False
         if self.writer is not None:
@@ -358,7 +401,7 @@ class Actor(Role):
         return True
 
     def state_dict(self) -> dict[str, Any]:
-        """Random numbers, recurrent memory, and where the environments stand."""
+        """Return the random numbers, the recurrent memory and the state of the environments."""
         memory = {policy: memory.copy() for policy, memory in self.memory.items()}
         kept = self.turns is not None and self.context.config.deterministic and not self.algorithm.on_policy
         return {
@@ -374,7 +417,10 @@ class Actor(Role):
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue: the environments stand where they stood (deterministic runs) or begin new episodes."""
+        """Continue from the result of `state_dict`.
+
+        In deterministic runs the environments continue where they were. In others they begin new episodes.
+        """
         self.generator.bit_generator.state = state["generator"]
         self.version = int(state["version"])
         self.environment.load_state_dict(state["environment"], self.arena.frames[0])

@@ -1,8 +1,8 @@
-"""Decide which slot of an actor plays which episode of a version, and which slots rest.
+"""Assignment of episodes to the slots of an actor, and of slots to rest.
 
-A gradient of whole episodes is unbiased only if what it counts was decided before the episodes began: the
-first to finish are the short ones. So the learner says how many episodes an actor may begin under a version,
-and the actor numbers them in the order in which they begin.
+A gradient of whole episodes is unbiased only if the counted episodes are determined before they begin: the
+first to finish are the short ones. The learner therefore allots to an actor a number of episodes that may
+begin under a version. The actor numbers them in the order in which they begin.
 """
 
 from __future__ import annotations
@@ -23,14 +23,13 @@ UNLIMITED = 2**62
 class EpisodeTurns:
     """Begin, end and rest the episodes of one actor's slots.
 
-    Slot s of E plays the episodes numbered s, s + E, s + 2E and so on: every slot its k-th before any slot
-    its k+1-th. The numbers of a slot that was given up go to slots that have nothing else to play. Where any
-    number of episodes may begin they have no numbers.
+    Slot s of E plays the episodes numbered s, s + E, s + 2E and so on: every slot plays its k-th episode
+    before any slot plays its k+1-th. The numbers of a quarantined slot go to slots without further episodes.
+    If the allotment is UNLIMITED, episodes have no numbers.
 
     Args:
         environment: The actor's slots.
-        assembler: What cuts finished episodes out of the arenas; it holds the numbers of the episodes under
-            way.
+        assembler: Cuts finished episodes out of the arenas; holds the numbers of the episodes under way.
         memory: Recurrent memory by policy, [E, N, H]; set to zero where an episode begins.
     """
 
@@ -45,17 +44,20 @@ class EpisodeTurns:
 
     @property
     def active(self) -> int:
-        """Slots that play."""
+        """Number of slots that play."""
         return self.slots - int(np.count_nonzero(self.assembler.resting))
 
     @property
     def done(self) -> bool:
-        """Whether all that may begin under this version is over."""
+        """Whether every episode that may begin under this version is over."""
         return self.active == 0
 
     def start(self, version: int, *, between: bool) -> None:
-        """Follow the episodes that the environments have just begun; between: they stand between two versions
-        and show none.
+        """Follow the episodes that the environments have just begun.
+
+        Args:
+            version: Version of the parameters.
+            between: Whether the environments are between two versions and show no episode.
         """
         self.assembler.restart(range(self.slots), 0, version)
         self.assembler.resting[:] = between
@@ -64,14 +66,14 @@ class EpisodeTurns:
         """Begin to count the episodes of a new version.
 
         Args:
-            version: Of the parameters.
-            allotment: How many episodes may begin under them.
-            frame: What the environments show before the coming step, written where episodes begin.
-            row: The coming step's row in the arena.
-            abandon: Whether episodes under way are given up. If not, they are finished, and do not count.
+            version: Version of the parameters.
+            allotment: Number of episodes that may begin under them.
+            frame: Observations before the coming step; written for slots that begin an episode.
+            row: Row of the coming step in the arena.
+            abandon: Whether episodes under way are abandoned. Otherwise they are finished but do not count.
 
         Returns:
-            Steps of the episodes that were given up.
+            Steps of the abandoned episodes.
         """
         self.allotment = allotment
         self._next = np.arange(self.slots)
@@ -85,8 +87,16 @@ class EpisodeTurns:
         return lost
 
     def allot(self, version: int, allotment: int, frame: Frame, row: int) -> list[int]:
-        """Change how many episodes may begin under the present version; what is under way goes on. Returns
-        the slots that rested until now.
+        """Change the allotment of the present version. Episodes under way continue.
+
+        Args:
+            version: Version of the parameters.
+            allotment: Number of episodes that may begin under them.
+            frame: Observations before the coming step; written for slots that begin an episode.
+            row: Row of the coming step in the arena.
+
+        Returns:
+            The slots that rested until now and begin an episode.
         """
         idle = self._idle()
         if allotment == self.allotment:
@@ -96,15 +106,26 @@ class EpisodeTurns:
         return [slot for slot in idle if not self.assembler.resting[slot]]
 
     def close(self, frame: Frame) -> None:
-        """Begin no further episode of this version; slots at the first step of one have not begun it."""
+        """Begin no further episode of this version; slots at the first step of an episode have not begun it.
+
+        Args:
+            frame: Observations before the coming step; the agents of these slots are marked as not alive.
+        """
         self.allotment = 0
         waiting = np.flatnonzero(frame.episode_start & ~self.assembler.resting)
         self._rest(waiting.tolist(), frame)
         self._mark()
 
     def after_step(self, arena: RolloutArena, row: int, version: int) -> list[tuple[Buffer, Rollout]]:
-        """Return the episodes that ended in `row`, each as a message and a Rollout of one slot; go on in
-        their slots.
+        """Collect the episodes that ended in a row, and assign new ones to their slots.
+
+        Args:
+            arena: The arena that was written.
+            row: Row of the step.
+            version: Version of the parameters.
+
+        Returns:
+            The finished episodes, each as a message and a Rollout of one slot.
         """
         ended = np.flatnonzero(arena.arrays["episode_end"][row]).tolist()
         complete = {episode.slot for episode in arena.episodes}
@@ -112,7 +133,7 @@ class EpisodeTurns:
         if not ended:
             return finished
         frame, coming = arena.frames[row + 1], (row + 1) % arena.layout.steps
-        # an environment that raised has told of no episode: the same number is played again
+        # An environment that raised has reported no episode, so the same number is played again.
         again = [slot for slot in ended if slot not in complete and self.environment.rests_next[slot]]
         if again:
             self.environment.restart_slots(again, frame)
@@ -128,8 +149,14 @@ class EpisodeTurns:
     def _assign(
         self, slots: Sequence[int], version: int, frame: Frame, row: int, begun: BoolArray | None = None
     ) -> None:
-        """Give each of these slots the next episode, or let it rest. begun [E]: its environment shows the
-        first step of one already.
+        """Give each slot the next episode, or let it rest.
+
+        Args:
+            slots: The slots.
+            version: Version of the parameters.
+            frame: Observations before the coming step.
+            row: Row of the coming step in the arena.
+            begun: Slots whose environments already show the first step of an episode, [E]; None: none do.
         """
         begin, rest = [], []
         for slot in slots:
@@ -152,7 +179,7 @@ class EpisodeTurns:
         self._mark()
 
     def _retire(self) -> bool:
-        """Take back the numbers of slots that were given up; whether there are new ones."""
+        """Take back the numbers of newly quarantined slots; return whether there are any."""
         new = set(self.environment.retired) - self._retired
         for slot in new:
             if not self.assembler.resting[slot] and self.assembler.numbers[slot] != UNNUMBERED:
@@ -162,12 +189,14 @@ class EpisodeTurns:
         return bool(new)
 
     def _idle(self) -> list[int]:
-        """Slots that rest and could play."""
+        """Return the slots that rest but can play."""
         return [slot for slot in np.flatnonzero(self.assembler.resting).tolist() if slot not in self._retired]
 
     def _take(self, slot: int) -> int | None:
-        """The number of the slot's next episode, or one of a slot that was given up; None: there is nothing
-        to play.
+        """Return the number of the slot's next episode, or of one left by a quarantined slot.
+
+        Returns:
+            The number; UNNUMBERED for an unlimited allotment; None if no episode is left.
         """
         if self.allotment == UNLIMITED:
             return UNNUMBERED
@@ -187,6 +216,6 @@ class EpisodeTurns:
             seen.alive[list(slots)] = False
 
     def _mark(self) -> None:
-        """Tell the environment which slots rest after their present episode."""
+        """Mark for the environment the slots that rest after their present episode."""
         spare = any(self._next[slot] < self.allotment for slot in self._retired)
         self.environment.rests_next[:] = (self._next >= self.allotment) & (not spare)

@@ -1,9 +1,7 @@
-"""What an actor writes into and sends from: a ring of arenas for unrolls, and a bounded number of single
-episodes under way.
+"""Sending of rollouts: a ring of arenas for unrolls, and a bounded number of single episodes under way.
 
-Called by the actor; knows no environment and no algorithm. A full arena is sent only if another one is free
-to go on in, so that an actor never waits for a free one; what cannot be sent is dropped and counted. With
-rounds.backpressure the actor asks first whether there is room.
+A full arena is sent only if another one is free, so that an actor never waits for a free one. Rollouts that
+cannot be sent are dropped and counted. With rounds.backpressure the actor first checks `has_room`.
 """
 
 from __future__ import annotations
@@ -18,15 +16,19 @@ from hpcmarl.roles.base import Context
 from hpcmarl.rollouts.layout import RolloutArena, RolloutLayout
 from hpcmarl.types import Rollout
 
-ARENAS = 3  # one being written, two on their way
+ARENAS = 3  # one that is being written, two that are being sent
 EPISODES_UNDER_WAY = 64
 
 
 class RolloutSender:
-    """`arena` is the one being written; `sent` counts trajectories since the actor last set it to 0.
+    """Send unrolls and episodes to the learner without blocking.
 
-    env_steps: steps taken since the last message, told with the next one; dropped_steps: environment steps of
-    rollouts not sent.
+    Attributes:
+        arena: The arena that is being written.
+        sent: Trajectories sent since the actor last reset this counter.
+        env_steps: Environment steps since the last message; the next message reports them.
+        dropped_steps: Environment steps of rollouts that were not sent.
+        limit: Maximum number of messages under way.
     """
 
     def __init__(self, context: Context, layout: RolloutLayout, index: int) -> None:
@@ -42,28 +44,34 @@ class RolloutSender:
         self.limit = self._under_way_limit()
 
     def _under_way_limit(self) -> float:
-        """How many messages may be under way.
+        """Return the maximum number of messages under way.
 
-        A learner in the same memory holds on to what it queues, so there its queue is the limit (it drops the
-        oldest itself).
+        A learner in the same memory keeps the queued messages in place. Its queue, which drops the oldest
+        message itself, is then added to the limit.
         """
         if self.context.config.deterministic or self.context.in_order:
-            return math.inf  # may drop nothing; how many there can be is agreed
+            return math.inf  # nothing may be dropped; quotas and allotments bound the number
         shared = self.context.transport.shares_memory(self.group.learner)
         own = EPISODES_UNDER_WAY if self.context.whole_episodes else ARENAS - 1
         return self.context.queue_limit(self.group) + own if shared else own
 
     def has_room(self, row: int) -> bool:
-        """Whether what a step at `row` may complete can be sent now. Asked with rounds.backpressure; else
-        what cannot be sent is dropped.
+        """Return whether the trajectories that a step at `row` may complete can be sent now.
+
+        Used with rounds.backpressure; otherwise rollouts that cannot be sent are dropped.
         """
         if self.context.whole_episodes:
             return self._under_way() < self.limit
         return row + 1 < self.arena.layout.steps or self._free() is not None
 
     def post_arena(self, version: int) -> Rollout:
-        """Send the full arena, if another one is free to go on in, else write over it; the rollout stays
-        readable till the next step.
+        """Send the full arena if another one is free; otherwise drop its rollout.
+
+        Args:
+            version: Version of the parameters at its first row.
+
+        Returns:
+            The rollout, valid until the next step.
         """
         arena = self.arena
         buffer, rollout = arena.finish(version, self.index)
@@ -77,7 +85,7 @@ class RolloutSender:
         return rollout
 
     def _free(self) -> int | None:
-        """The number of an arena to go on in."""
+        """Return the number of a free arena, added if necessary and permitted; None: no arena is free."""
         free = next(
             (
                 index
@@ -92,21 +100,25 @@ class RolloutSender:
         return free
 
     def go_on_from(self, arena: RolloutArena) -> None:
-        """What the environments show after `arena`'s last row becomes row 0 of the present one."""
+        """Copy the observations after the last row of `arena` to row 0 of the present arena."""
         self.arena.begin_after(arena)
 
     def post_episode(self, buffer: Buffer, rollout: Rollout, *, more: bool) -> None:
-        """Send one whole episode, in a buffer of its own. more: another one, which ended in the same step,
-        follows.
+        """Send one whole episode, or drop it if too many are under way.
+
+        Args:
+            buffer: Message of the episode, which must not be reused.
+            rollout: Views of the message.
+            more: Whether another episode follows that ended in the same step.
         """
-        # one step may end many episodes: whoever asked for room before it may send them all
+        # One step may end many episodes. With backpressure, the check before the step permits all of them.
         if self._under_way() < self.limit or self.context.config.backpressure:
             self.episodes.append(self._send(buffer, rollout, Flags.MORE if more else Flags.NONE))
         else:
             self.dropped_steps += rollout.steps
 
     def _under_way(self) -> int:
-        """Episodes that have not arrived yet."""
+        """Return the number of episodes that have not arrived yet."""
         self.episodes = [handle for handle in self.episodes if not handle.done()]
         return len(self.episodes)
 

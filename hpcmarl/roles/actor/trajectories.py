@@ -1,4 +1,4 @@
-"""Make the writer of an actor's trajectories."""
+"""Creation of the writer of an actor's trajectories."""
 
 from __future__ import annotations
 
@@ -12,13 +12,17 @@ if TYPE_CHECKING:
 
 
 def trajectory_writer(context: Context, index: int, *, with_state: bool) -> TrajectoryWriter | None:
-    """Return the writer of one actor's trajectories; None where they are not kept. The state is kept where
-    rollouts carry it.
+    """Return the writer of one actor's trajectories; None if they are not recorded.
+
+    Args:
+        context: The run.
+        index: Number of the actor.
+        with_state: Whether rollouts carry the environment state, which is then recorded as well.
     """
     config = context.config.trajectories
     if not config.enabled:
         return None
-    from hpcmarl.io.trajectories.writer import TrajectoryWriter  # HDF5 is loaded where something is written
+    from hpcmarl.io.trajectories.writer import TrajectoryWriter  # loads HDF5 only if needed
 
     directory = context.run_directory / "trajectories"
     rank, host = context.rank, context.transport.host

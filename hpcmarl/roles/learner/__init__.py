@@ -1,1 +1,1 @@
-"""The learner: turns rollouts into gradients."""
+"""Learner role: turn rollouts into gradients."""

@@ -1,10 +1,13 @@
-"""What recurrent critics remember of every slot, carried from unroll to unroll. Called by the learner.
+"""Recurrent state of critics, carried from one unroll of a slot to the next.
 
-Actors have no critic, so a learner goes through each unroll once when it comes, also through one that is
-dropped later, and keeps the memory for the next unroll of the slot. An unroll begins with that memory in all
-of its gradients. It is of the parameters at which the unrolls before came, and not of the present ones: a
-bias that shrinks with the step size, as that of an actor's own memory that is sent along (R2D2's stored
-state). Where an unroll is missing (an actor that cannot send drops it) the next one begins with zeros.
+Actors have no critic. The learner therefore runs the critic over each unroll once on arrival, also over one
+that is dropped later, and keeps the final memory for the next unroll of the slot. All gradients of an unroll
+begin with that memory.
+
+The memory was computed with the parameters at which the earlier unrolls arrived, not with the present ones.
+The resulting bias shrinks with the step size, like that of the actors' own memory, which rollouts carry (the
+stored state of R2D2). If an unroll is missing because an actor could not send it, the next one begins with
+zeros.
 """
 
 from __future__ import annotations
@@ -18,8 +21,10 @@ from hpcmarl.types import FloatArray, IntArray, Rollout
 
 
 class CriticMemory:
-    """By actor: which row of which episode each slot comes to next, [E] each, and what each policy's critic
-    remembers then, [E, U, H].
+    """Memory of every slot's critics, by rank of the actor.
+
+    For each actor it keeps the episode and step at which each slot continues, [E] each, and the memory of
+    each policy's critic at that point, [E, U, H].
     """
 
     def __init__(self, algorithm: Algorithm) -> None:
@@ -27,7 +32,12 @@ class CriticMemory:
         self._carried: dict[int, tuple[IntArray, IntArray, dict[str, FloatArray]]] = {}
 
     def attach(self, source: int, rollout: Rollout) -> None:
-        """Give a rollout of the actor `source` its `critic_memory`, and keep what follows."""
+        """Set `critic_memory` in the policies of a rollout, and keep the memory after it.
+
+        Args:
+            source: Rank of the actor.
+            rollout: Its rollout; changed in place.
+        """
         carried = self._carried.get(source)
         if carried is not None and len(carried[0]) == rollout.count:
             episode, step, memories = carried
@@ -45,25 +55,25 @@ class CriticMemory:
         self._carried[source] = (*following(rollout), after)
 
     def forget(self, source: int) -> None:
-        """The actor has died."""
+        """Discard the memory of an actor that has died."""
         self._carried.pop(source, None)
 
     def state_dict(self) -> dict[str, Any]:
-        """By actor, for the checkpoint of a run whose actors go on where they were."""
+        """Return the memory by actor, for runs that continue their actors' episodes after a resumption."""
         return {
             str(source): [episode, step, memories]
             for source, (episode, step, memories) in self._carried.items()
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """The inverse of state_dict."""
+        """Continue from the result of `state_dict`."""
         for source, (episode, step, memories) in state.items():
             copies = {name: np.array(memory, np.float32) for name, memory in memories.items()}
             self._carried[int(source)] = (np.array(episode, np.int64), np.array(step, np.int64), copies)
 
 
 def following(rollout: Rollout) -> tuple[IntArray, IntArray]:
-    """Return episode and step in it that each slot shows after the unroll, [E] each."""
+    """Return the episode and the step within it that each slot reaches after an unroll, [E] each."""
     ends = rollout.episode_end > 0
     rows = np.where(ends, np.arange(rollout.steps)[:, None] + 1, 0).max(0, initial=0)
     step = np.where(rows > 0, rollout.steps - rows, rollout.first_step + rollout.steps)

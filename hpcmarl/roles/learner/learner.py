@@ -1,13 +1,11 @@
-"""The learner: gradients of its actors' rollouts, for the server or for the AllReduce among the learners.
+"""The learner: compute gradients from its actors' rollouts, for the server or for an AllReduce.
 
-    rollouts ──► feed (rollout_queue.py: which of them are next) ──► gradient at the newest parameters ──►
-        server,
-        which says when a round ends
+    rollouts ──► rollout source (selects the next ones) ──► gradient at the newest parameters ──► server
     server's PARAMETERS (a round has ended) ──► load ──► WEIGHTS to the actors
 
-Under AllReduce the gradient stays here: the server counts, its PARAMETERS carry no vector and mean "reduce
-now"; every learner then takes part in one sum, steps its own replica of the optimizer, and all replicas stay
-identical.
+Under AllReduce the gradient stays at the learner, and the server only counts trajectories. Its PARAMETERS
+carry no vector and mean "reduce now". Every learner then takes part in one sum and steps its own replica of
+the optimizer, so that all replicas stay identical.
 """
 
 from __future__ import annotations
@@ -44,7 +42,18 @@ GRADIENTS_UNDER_WAY = 2
 
 
 class Learner(Role):
-    """Learns for one group."""
+    """The learner of one group.
+
+    Attributes:
+        version: Version of the newest parameters; -1 before the first.
+        delivered: Trajectories of this version whose gradients were made.
+        holding: Whether the actors were asked to pause (rounds.backpressure).
+        mask: Active weights of the present parameters, shape [P]; None: all.
+        dense_gradient_steps: The part of learned_steps with dense gradients of a sparse network.
+        last_version: Version of the last round, as the server's STOP names it.
+        snapshot_wanted: Version of the checkpoint that the server requested; None: no request is open.
+        progress: Environment steps of the whole run, as last sent by the server.
+    """
 
     name = "learner"
 
@@ -59,12 +68,10 @@ class Learner(Role):
         self.links = {rank: LatestLink(self.transport, rank) for rank in self.group.actors}
         self.rollouts = self._make_rollout_source()
         self.version, self.delivered = -1, 0
-        self.holding = False  # the actors wait
-        self.mask: BoolArray | None = None  # which of the present parameters are there, where some are not
+        self.holding = False
+        self.mask: BoolArray | None = None
         self.env_steps = self.agent_steps = self.learned_steps = 0
-        self.dense_gradient_steps = (
-            0  # of learned_steps: those with gradients of all weights of a sparse network
-        )
+        self.dense_gradient_steps = 0
         self.learning_seconds = 0.0
         self.sending: list[SendHandle] = []
         self.replica = (
@@ -80,10 +87,10 @@ class Learner(Role):
         self.cancelling = CancellingRewards(context.spec, config.algo)
         self.last_version = 0
         self.snapshot_wanted: int | None = None
-        self.progress = 0  # environment steps of the whole run, as the server told
+        self.progress = 0
 
     def _make_rollout_source(self) -> RolloutSource[Any]:
-        """Build the source of rollouts that suits the algorithm."""
+        """Return the source of rollouts that suits the algorithm."""
         algo, given = self.context.config.algo, (self.context, self.group, self.rule)
         if isinstance(algo, QLearningConfig):
             assert isinstance(self.algorithm, QLearning)
@@ -122,6 +129,7 @@ class Learner(Role):
         message.release()
 
     def _on_rollout(self, message: Message) -> None:
+        """Count a rollout and hand it to the rollout source."""
         rollout = self.codec.read(message.buffer, message.header.version)
         self.env_steps += message.header.env_steps
         self.agent_steps += message.header.agent_steps
@@ -134,6 +142,7 @@ class Learner(Role):
         self.rollouts.add(message, rollout, self.version)
 
     def _on_parameters(self, message: Message) -> None:
+        """Load new parameters, or under AllReduce begin the sum that ends the round."""
         version, self.progress = message.header.version, message.header.env_steps
         vector, mask = masked_vector_of(message.buffer, self.algorithm.size)
         if self.replica is not None and vector is None:
@@ -143,7 +152,12 @@ class Learner(Role):
             self._adopt(vector, version)
 
     def _adopt(self, vector: FloatArray, version: int) -> None:
-        """New parameters: forget what is too old, tell the actors."""
+        """Load new parameters, drop rollouts that are too old for them and send them to the actors.
+
+        Args:
+            vector: Parameters, shape [P].
+            version: Their version.
+        """
         self.algorithm.load_parameters(vector)
         self.version, self.delivered = version, 0
         self.round_end.on_version(version)
@@ -151,14 +165,14 @@ class Learner(Role):
         self.algorithm.on_progress(self.progress)
         self.algorithm.on_version(version)
         self.rollouts.on_version(version)
-        # before the actors get the new weights, while they stand at the boundary in a deterministic run
+        # In a deterministic run the actors stand at the round's boundary until they get the new weights.
         self._snapshot()
         if self.stopping:
             return
         self._publish()
 
     def _publish(self) -> None:
-        """Send the present parameters to every actor; actors with the same allotment share a message."""
+        """Send the present parameters to every actor. Actors with the same allotment share one message."""
         messages: dict[int | None, Buffer] = {}
         for rank, link in self.links.items():
             allotment = self.rollouts.allotment(rank)
@@ -167,8 +181,10 @@ class Learner(Role):
             link.offer(messages[allotment])
 
     def _weights(self, allotment: int | None) -> Buffer:
-        """The message with the present parameters, whether the actors are to wait, and how many episodes they
-        may begin (None: any number).
+        """Build the WEIGHTS message. It also says whether actors are to pause.
+
+        Args:
+            allotment: Episodes of this version that the receiver may begin; None: any number.
         """
         self.holding = self.rollouts.is_behind(self.version)
         flags = Flags.WAIT if self.holding else Flags.NONE
@@ -187,11 +203,9 @@ class Learner(Role):
         )
 
     def _snapshot(self) -> None:
-        """Send the state, and have the actors send theirs, as soon as the version that the server asked for
-        is reached.
-        """
+        """Send the state for a requested checkpoint once its version is reached, and request the actors'."""
         wanted = self.snapshot_wanted
-        # where any age goes, versions reach one group at a time
+        # Under a rule with any_age each version reaches only one group, so the version may never come here.
         if wanted is None or (self.version < wanted and not self.rule.any_age):
             return
         self.snapshot_wanted = None
@@ -201,6 +215,7 @@ class Learner(Role):
         self.send(self.context.topology.server, Kind.STATE, self.state_dict(), version=wanted)
 
     def on_lost(self, rank: int, groups: Sequence[int]) -> None:
+        """Continue without a lost actor, lost groups, or a lost learner of the AllReduce."""
         if self.links.pop(rank, None) is not None:
             self.round_end.actors.discard(rank)
             self.critic_memory.forget(rank)
@@ -213,9 +228,10 @@ class Learner(Role):
             self._adopt(*reduced)
 
     def on_replaced(self, rank: int) -> None:
+        """Send the present weights to a process that replaces a dead actor."""
         self.links[rank] = LatestLink(self.transport, rank)
         self.rollouts.on_actor_replaced(rank)
-        if self.version >= 0 and not self.rollouts.closing:  # else with the next version
+        if self.version >= 0 and not self.rollouts.closing:  # otherwise the next version reaches it
             self.links[rank].offer(self._weights(self.rollouts.allotment(rank)))
 
     # ---- work
@@ -228,7 +244,7 @@ class Learner(Role):
             return True
         if self.stopping:
             return self._stop()
-        if self.version >= 0 and self.report.due():  # until its START a learner has only waited
+        if self.version >= 0 and self.report.due():  # nothing to report before the first parameters
             self._report()
         if self.rollouts.allotment_changed or (self.holding and not self.rollouts.is_behind(self.version)):
             self.rollouts.allotment_changed = False
@@ -240,8 +256,10 @@ class Learner(Role):
         return True
 
     def _take(self) -> GradientBatch | None:
-        """The work for the next gradient, or none if the group has to wait (for rollouts, for a new version,
-        for the line).
+        """Return the rollouts of the next gradient, or None if the learner has to wait.
+
+        It waits for rollouts, for a new version, for the end of an AllReduce, or until fewer than
+        GRADIENTS_UNDER_WAY gradients are being sent.
         """
         if self.version < 0 or (self.replica is not None and self.replica.busy):
             return None
@@ -253,14 +271,18 @@ class Learner(Role):
         )
 
     def _end_round(self) -> bool:
-        """Tell the server once that all of this round is delivered."""
+        """Report to the server, once, that the group has delivered everything of a closing round.
+
+        Returns:
+            Whether the report was sent.
+        """
         if self.rollouts.has_waiting() or (version := self.round_end.due()) is None:
             return False
         self.send(self.context.topology.server, Kind.CLOSED, version=version, group=self.group.index)
         return True
 
     def _learn(self, work: GradientBatch) -> None:
-        """Compute the gradient of these rollouts, send or keep it."""
+        """Compute the gradient of a batch, then send it or add it to the replica's sum."""
         rollouts, count = work.rollouts, work.count
         began = time.perf_counter()
         wanted = self._wanted()
@@ -275,7 +297,7 @@ class Learner(Role):
         version = rollouts[0].version if self.algorithm.on_policy else self.version
         current = version == self.version
         self.delivered += count if current else 0
-        # replayed episodes may be newer than the checkpoint that the run was resumed from
+        # A resumed run may replay episodes newer than its checkpoint; their staleness is 0.
         staleness = float(sum(max(0, self.version - sampled) for sampled in work.versions))
         self.means.add(statistics, count)
         steps = sum(rollout.steps * rollout.count for rollout in rollouts)
@@ -288,7 +310,7 @@ class Learner(Role):
         if self.algorithm.ends_batch(statistics):
             self.rollouts.end_batch()
         summed = Flags.NONE
-        if self.replica is not None and current:  # what is older is left for the rule to drop
+        if self.replica is not None and current:  # the rule drops older gradients
             self.replica.add(vector, count)
             summed = Flags.SUMMED
         message = vector_message(
@@ -309,11 +331,11 @@ class Learner(Role):
         self.sending.append(self.transport.send(self.context.topology.server, message))
 
     def _wanted(self) -> BoolArray | None:
-        """What of a gradient at the present parameters its round needs: with sparse layers the weights that
-        are there, [P]; None: all.
+        """Return the entries of a gradient that its round needs, as a mask [P]; None: all.
 
-        All before the topology grows where gradients are large. Where gradients of any age make a step, the
-        topology may change before that.
+        With sparse layers these are the active weights. All entries are needed before the topology grows
+        where gradients are large. They are also needed under rules that accept gradients of any age, since
+        the topology may change before the gradient is used.
         """
         if self.replica is not None:
             return self.replica.summed
@@ -325,6 +347,7 @@ class Learner(Role):
     # ---- bookkeeping
 
     def _report(self) -> None:
+        """Send the counters and statistics since the last report to the server, and reset them."""
         self.means.add(self.rollouts.statistics())
         report = LearnerReport(
             group=self.group.index,
@@ -348,7 +371,7 @@ class Learner(Role):
         ) = self.learned_steps = self.dense_gradient_steps = 0
 
     def _start(self, state: dict[str, Any], version: int) -> None:
-        """Take over a resumed run's state, if there is one, and start the actors."""
+        """Load the state of a resumed run, if any. Under AllReduce, send the first weights to the actors."""
         self.waited = 0.0
         if "algorithm" in state:
             self.algorithm.load_state_dict(state["algorithm"])
@@ -360,8 +383,10 @@ class Learner(Role):
             self.rollouts.resume(Path(state["path"]).parent.parent, version)
 
     def state_dict(self) -> dict[str, Any]:
-        """The algorithm's own state, the replica's optimizer, and rollouts that are still to be re-used
-        (deterministic runs).
+        """Return the state for a checkpoint.
+
+        It holds the algorithm's state and, under AllReduce, the replica's optimizer. In deterministic runs it
+        also holds the critics' memory and the rollouts that are still to be used.
         """
         state: dict[str, Any] = {"algorithm": self.algorithm.state_dict(), "version": self.version}
         if self.replica is not None:
@@ -371,8 +396,10 @@ class Learner(Role):
         return state | {"queue": self.rollouts.state_dict()}
 
     def _stop(self) -> bool:
-        """Tell the actors, then the last report and state; under AllReduce only when the last round is
-        closed.
+        """Stop the actors and send the last report and state. Under AllReduce, first close the last round.
+
+        Returns:
+            Whether the learner has stopped in this call.
         """
         if self.finished or (self.replica is not None and self.version < self.last_version):
             return False

@@ -1,4 +1,4 @@
-"""Several passes over one batch of rollouts, each in random parts (PPO)."""
+"""Several passes over one batch of rollouts, each in random minibatches (PPO)."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ from hpcmarl.types import Rollout
 
 
 class MinibatchSampler(QueuedSource):
-    """Go through a batch of rollouts several times, each time in random parts that make one gradient each.
+    """Go through a batch of rollouts several times, in random parts that make one gradient each.
 
-    Actors sample meanwhile, under the weights of each step. The next batch consists of rollouts that began in
-    this iteration or the one before: the newest, or with rounds.backpressure the oldest.
+    Actors continue to sample meanwhile, with the weights of each update. The next batch consists of rollouts
+    that were sampled since the previous batch began: the newest ones, or with rounds.backpressure the oldest.
 
     Args:
         context: The run.
         group: The learner and its actors.
         rule: Round rule of the run.
         algorithm: The algorithm; it may end a batch early.
-        passes: Passes over each batch and parts of each pass.
+        passes: Number of passes over each batch, and of parts in each pass.
     """
 
     def __init__(
@@ -46,10 +46,10 @@ class MinibatchSampler(QueuedSource):
         super().__init__(context, group, rule, algorithm)
         self.passes = passes
         self.batch: list[QueuedRollout] = []
-        # (entry of the batch, slot) of the trajectories of each coming gradient
+        # Trajectories of each coming gradient, as (index in the batch, slot).
         self.parts: deque[list[tuple[int, int]]] = deque()
         self.made = self.left_out = 0  # gradients since the last report
-        self.begun = (0, 0)  # versions at which the iteration before and this one began
+        self.begun = (0, 0)  # versions at which the previous batch and this one began
 
     def on_version(self, version: int) -> None:
         super().on_version(version)
@@ -84,8 +84,8 @@ class MinibatchSampler(QueuedSource):
         missing = self._batch_size()
         if self._waiting_trajectories() < missing:
             return False
-        # Newest first. Where actors pause, oldest first: rollouts that were under way at the pause come next,
-        # before they are too old.
+        # Newest first. If actors can pause, oldest first: rollouts that were under way at a pause would
+        # otherwise become too old.
         oldest_first = self.context.config.rounds.backpressure
         while missing > 0:
             self.batch.append(self.entries.popleft() if oldest_first else self.entries.pop())
@@ -120,15 +120,14 @@ class MinibatchSampler(QueuedSource):
     def end_batch(self) -> None:
         """Skip the rest of the batch.
 
-        A round that counts this group waits until the next batch is sampled; other groups' batches continue.
+        A round that counts on this group waits until the next batch is sampled. Batches of other groups
+        continue.
         """
         self.left_out += len(self.parts)
         self.parts.clear()
 
     def statistics(self) -> dict[str, float]:
-        """Return the share of gradients that were left out since the last report, where batches may end
-        early.
-        """
+        """Return the share of gradients skipped since the last report, if batches may end early."""
         made, left_out, self.made, self.left_out = self.made, self.left_out, 0, 0
         algo = self.context.config.algo
         if not isinstance(algo, PPOConfig) or algo.kl_target is None or not made + left_out:

@@ -1,6 +1,4 @@
-"""Keeps gradients that are not finite from being sent. Called by the learner; knows no queue and no
-message.
-"""
+"""Filter that keeps non-finite gradients from the server."""
 
 from __future__ import annotations
 
@@ -14,21 +12,37 @@ from hpcmarl.maths.finite import all_finite
 from hpcmarl.types import FloatArray
 
 logger = logging.getLogger(__name__)
-BAD_IN_A_ROW = 100  # gradients that are not finite, until even faults.on_nan: skip gives up
+BAD_IN_A_ROW = 100  # consecutive non-finite gradients at which the run stops despite faults.on_nan: skip
 
 
 class NonFiniteGradientFilter:
-    """`refused` counts since the learner last set it to 0."""
+    """Reject gradients that contain NaN or infinity before they reach the server.
+
+    Attributes:
+        skip: Whether a rejected gradient is left out; otherwise it stops the run.
+        refused: Gradients rejected since the learner last reset the counter.
+    """
 
     def __init__(self, config: Config) -> None:
-        # a deterministic run may leave nothing out: the next one would be another run
+        # A deterministic run may not leave a gradient out: its results would no longer be reproducible.
         self.skip = config.faults.on_nan == "skip" and not config.deterministic
         self.refused = 0
         self._in_a_row = 0
 
     def accepts(self, vector: FloatArray, actor_ranks: Iterable[int], version: int) -> bool:
-        """Whether a gradient [P] of rollouts from these ranks is finite. Raises FloatingPointError where such
-        gradients are not left out.
+        """Check one gradient.
+
+        Args:
+            vector: Ascent direction, shape [P].
+            actor_ranks: Ranks that sampled the rollouts, for the message.
+            version: Version of the parameters at which the gradient was taken.
+
+        Returns:
+            True if every entry is finite; False if the gradient is to be left out (`faults.on_nan: skip`).
+
+        Raises:
+            FloatingPointError: The gradient is not finite and may not be left out, or it is the
+                BAD_IN_A_ROW-th such gradient in a row.
         """
         if all_finite(vector):
             self._in_a_row = 0
@@ -43,14 +57,13 @@ class NonFiniteGradientFilter:
         self._in_a_row += 1
         if not self.skip:
             raise FloatingPointError(
-                f"{problem}; lower optimizer.step_size or set optimizer.max_gradient_norm; faults.on_nan: "
-                "skip "
-                "leaves it out"
+                f"{problem}; lower optimizer.step_size, set optimizer.max_gradient_norm, or set "
+                "faults.on_nan: skip to leave such gradients out"
             )
         if self._in_a_row == BAD_IN_A_ROW:
             raise FloatingPointError(
                 f"{problem}, the {BAD_IN_A_ROW}th in a row; lower optimizer.step_size or set "
                 "optimizer.max_gradient_norm"
             )
-        logger.warning("%s; left out", problem)
+        logger.warning("%s; it is left out", problem)
         return False

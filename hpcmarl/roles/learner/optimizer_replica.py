@@ -1,8 +1,7 @@
-"""One learner's side of AllReduce: its own gradient sum, the collective sum at a round's end, its replica of
-the optimizer.
+"""A learner's part in AllReduce: its gradient sum, the collective sum of a round, its optimizer replica.
 
-Called by the learner. One AllReduce a round carries (scaled sum, count): what a learner finished after the
-server had counted enough still counts, and a learner with nothing joins with zeros. Identical inputs keep all
+One AllReduce per round carries (scaled sum, count). Gradients that a learner finished after the server had
+counted enough are still included. A learner without gradients contributes zeros. Identical inputs keep all
 replicas identical.
 """
 
@@ -22,7 +21,12 @@ from hpcmarl.types import Array, BoolArray, FloatArray
 
 
 class OptimizerReplica:
-    """`busy` while a round is being closed, or learners are left out: the learner then makes no gradient."""
+    """Sum of a learner's gradients and a replica of the optimizer.
+
+    Attributes:
+        sum: The learner's gradient sum of the present round, [P].
+        count: Trajectories in that sum.
+    """
 
     def __init__(self, context: Context, algorithm: Algorithm, group: int) -> None:
         self.transport = context.transport
@@ -32,25 +36,25 @@ class OptimizerReplica:
         self.sum: Array = np.zeros_like(self.optimizer.parameters)
         self.count = 0
         self._closing: deque[int] = deque()
-        self._contribution: Array | None = (
-            None  # of the round that is being closed; kept until its sum has arrived
-        )
+        # Of the closing round; kept until the sum has arrived, to repeat it after a loss.
+        self._contribution: Array | None = None
         self._reduction: Reduction | None = None
         self._regrouping: Regrouping | None = None
-        self._lost: deque[int] = deque()  # learners to be left out
+        self._lost: deque[int] = deque()  # ranks of dead learners that still have to be excluded
 
     @property
     def busy(self) -> bool:
+        """Whether a round is closing or a dead learner is being excluded; no gradient is made then."""
         return bool(self._closing) or self._regrouping is not None
 
     @property
     def mask(self) -> BoolArray | None:
-        """Which parameters [P] are there; None: all."""
+        """Active parameters, [P]; None: all."""
         return None if self.optimizer.topology is None else self.optimizer.topology.mask
 
     @property
     def summed(self) -> BoolArray | None:
-        """What of this round's sums is needed; None: all. The same on every learner, as all masks are."""
+        """Entries of the gradient that this round sums, [P]; None: all. Equal on every learner."""
         topology = self.optimizer.topology
         return (
             None
@@ -59,25 +63,37 @@ class OptimizerReplica:
         )
 
     def start(self, state: dict[str, Any] | None) -> tuple[Array, int]:
-        """The first point and its version, after loading a resumed run's optimizer."""
+        """Return the first query point [P] and its version.
+
+        Args:
+            state: Optimizer state of a resumed run; None: a new run.
+        """
         if state is not None:
             self.optimizer.load_state_dict(state)
         return self.optimizer.query_point(), self.optimizer.updates
 
     def add(self, vector: FloatArray, count: int) -> None:
-        """Add a gradient to this round's own sum."""
+        """Add a gradient to the learner's sum of this round.
+
+        Args:
+            vector: Ascent direction, summed over trajectories, [P].
+            count: Number of trajectories.
+        """
         self.sum += vector
         self.count += count
 
     def close_round(self, version: int) -> None:
-        """The server has counted enough: take part in the sum that leads to `version`."""
+        """Schedule the collective sum that leads to `version`: the server has counted enough trajectories."""
         self._closing.append(version)
 
     def poll(self) -> tuple[Array, int] | None:
-        """The new point and version when a round's sum has arrived; starts the sum if it is due. Never
-        blocks.
+        """Start or continue the collective sum of a closing round. Never blocks.
 
-        Raises FloatingPointError when the summed direction is not finite.
+        Returns:
+            The new query point [P] and its version once the sum has arrived, else None.
+
+        Raises:
+            FloatingPointError: The summed direction is not finite.
         """
         if self._regrouping is not None:
             return self._regrouped()
@@ -96,12 +112,16 @@ class OptimizerReplica:
         return self._arrived()
 
     def _arrived(self) -> tuple[Array, int] | None:
-        """Step when the sum under way has arrived."""
+        """Step the optimizer if the collective sum has arrived.
+
+        Returns:
+            The new query point [P] and its version, or None.
+        """
         total = None if self._reduction is None else self._reduction.result()
         if total is None:
             return None
         self._reduction = self._contribution = None
-        count = round(float(total[-1]))  # 0: all that was counted was a lost learner's
+        count = round(float(total[-1]))  # 0 if all counted trajectories were those of a lost learner
         direction = total[:-1] * total.dtype.type(self.rule.total_scale(count) if count else 0.0)
         if self.summed is not None:
             needed, direction = direction, np.zeros_like(self.sum)
@@ -112,11 +132,13 @@ class OptimizerReplica:
         return self.optimizer.query_point(), self._closing.popleft()
 
     def go_on_without(self, lost: int) -> tuple[Array, int] | None:
-        """Begin to leave a dead learner out of the sums; the round under way is summed again among the
-        survivors (`poll`).
+        """Begin to exclude a dead learner from the sums. `poll` repeats the pending sum among the survivors.
+
+        Args:
+            lost: Rank of the dead learner.
 
         Returns:
-            The new point and version where the sum that was under way has arrived all the same.
+            The new query point and version if the pending sum has arrived nevertheless, else None.
         """
         if lost not in self.transport.reduction_members:
             return None
@@ -128,7 +150,7 @@ class OptimizerReplica:
         return news
 
     def _regroup(self) -> None:
-        """Leave out the next lost learner that is still a member, if there is one."""
+        """Begin to exclude the next lost learner that is still a member, if any."""
         self._regrouping = None
         while self._lost and self._regrouping is None:
             lost = self._lost.popleft()
@@ -138,8 +160,10 @@ class OptimizerReplica:
                 )
 
     def _regrouped(self) -> tuple[Array, int] | None:
-        """Go on from the last round that was completed anywhere when the survivors have found together; the
-        point where that is news.
+        """Finish an exclusion: continue from the last round that any survivor has completed.
+
+        Returns:
+            The query point and version if that round was not completed here, else None.
         """
         assert self._regrouping is not None
         if not self._regrouping.done():
@@ -149,6 +173,6 @@ class OptimizerReplica:
         self._regroup()
         if newer is None:
             return None
-        self.optimizer.load_state_dict(unpack(newer))  # this learner's contribution is in it
+        self.optimizer.load_state_dict(unpack(newer))  # includes this learner's contribution
         self._contribution = None
         return self.optimizer.query_point(), self._closing.popleft()

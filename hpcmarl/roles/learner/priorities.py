@@ -1,18 +1,19 @@
-"""Which kept episodes are learned from more often, and how much less each draw of them then counts. Called by
-replay_buffer.py.
+"""Priorities of kept episodes, and the importance weights that correct for them.
 
-    p_i = (eta max_t |Q_t - R_t| + (1 - eta) mean_t |Q_t - R_t| + SMALLEST)^alpha       P_i = p_i / sum p
-    w_i = (N P_i)^-beta, divided by the largest w of the gradient                       beta rises linearly to
-        1
+    p_i = (eta max_t |Q_t - R_t| + (1 - eta) mean_t |Q_t - R_t| + SMALLEST)^alpha
+    P_i = p_i / sum p
+    w_i = (N P_i)^-beta, divided by the largest w of the gradient; beta rises linearly to 1
 
-Sources: prioritised replay, arXiv 1511.05952 (proportional variant, stratified draws); the priority of a
-whole sequence, R2D2 (openreview.net/forum?id=r1lyTjAqYX). The errors are those of the last gradient that the
-episode took part in. A new episode has the largest error of those kept, so that it is soon learned from. The
-largest w is the gradient's, not the replay's: one episode that is known by heart would make all others small.
+    symbol -> variable: alpha, beta -> config.alpha, .beta; eta -> config.max_share; N -> episodes kept
 
-Plain numpy: summing and searching 5,000 priorities takes a fraction of a millisecond a gradient.
+The errors are those of the last gradient that the episode took part in. A new episode gets the largest error
+of those kept, so that it is soon learned from. The weights are divided by the largest w of the gradient, not
+of the replay buffer: one perfectly predicted episode would otherwise make all other weights small.
 
-    symbol -> variable: alpha, beta config.alpha, .beta   eta config.max_share   N episodes kept
+Plain numpy is fast enough: to sum and search 5,000 priorities takes a fraction of a millisecond per gradient.
+
+Source: prioritised replay, arXiv 1511.05952 (proportional variant, stratified draws). Priority of a whole
+sequence: R2D2 (openreview.net/forum?id=r1lyTjAqYX).
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from hpcmarl.config import PriorityConfig
 from hpcmarl.maths.schedules import falling
 from hpcmarl.types import Array, FloatArray, IntArray
 
-SMALLEST = 1e-6  # so that everything is drawn now and then
+SMALLEST = 1e-6  # keeps every priority positive, so that every episode can be drawn
 UNKNOWN = 1.0  # error of the first episode
 
 
@@ -40,27 +41,31 @@ class Priorities:
     def __init__(self, config: PriorityConfig) -> None:
         self.config = config
         self.errors: deque[float] = deque()
-        self._first = 0  # how many episodes have left: the number of the oldest
+        self._first = 0  # episodes removed so far, which is the number of the oldest kept one
 
     def add(self, error: float | None = None) -> None:
-        """Append an episode. error: None for one that nothing is known of."""
+        """Append an episode.
+
+        Args:
+            error: Its error; None: unknown, so that it gets the largest error of those kept.
+        """
         self.errors.append(max(self.errors, default=UNKNOWN) if error is None else error)
 
     def forget_oldest(self) -> None:
-        """Drop the first episode."""
+        """Remove the first episode."""
         self.errors.popleft()
         self._first += 1
 
     def draw(self, count: int, generator: np.random.Generator) -> IntArray:
-        """Draw episodes by their priorities.
+        """Draw episodes by their priorities, stratified, with replacement.
 
         Args:
-            count: How many.
-            generator: One random number a draw is taken from it.
+            count: Number of draws.
+            generator: Random numbers; one is taken per draw.
 
         Returns:
-            Indices, shape [count], increasing; one of a high priority may come several times. Index i comes
-            count * P_i times on average.
+            Indices in increasing order, shape [count]. An episode of high priority may occur several times.
+            Index i occurs count * P_i times on average.
         """
         limits = np.cumsum(self._priorities())
         places = (np.arange(count) + generator.random(count)) / count * limits[-1]
@@ -68,7 +73,7 @@ class Priorities:
         return found
 
     def weights(self, drawn: IntArray, env_steps: int) -> Array:
-        """Importance weights of drawn episodes, as if all were kept alike often.
+        """Return the importance weights that correct drawn episodes to uniform sampling.
 
         Args:
             drawn: Indices, shape [n].
@@ -84,11 +89,23 @@ class Priorities:
         return weights
 
     def numbers(self, drawn: IntArray) -> IntArray:
-        """Numbers by which `learn` knows drawn episodes, whatever has left until then."""
+        """Return permanent numbers of drawn episodes, which stay valid when older episodes are removed.
+
+        Args:
+            drawn: Indices, shape [n].
+
+        Returns:
+            Numbers for `learn`, shape [n].
+        """
         return drawn + self._first
 
     def learn(self, numbers: IntArray, errors: EpisodeErrors) -> None:
-        """Note the errors of a gradient's episodes. Episodes that have left are passed over."""
+        """Set the errors of the episodes of a gradient. Episodes that have been removed are ignored.
+
+        Args:
+            numbers: Their numbers, shape [n].
+            errors: Their errors in the same order.
+        """
         share = self.config.max_share
         mixed = share * errors.largest + (1.0 - share) * errors.mean
         for number, error in zip(numbers.tolist(), mixed.tolist(), strict=True):
@@ -102,6 +119,6 @@ class Priorities:
 
 
 def normalised(weights: Array) -> FloatArray:
-    """Weights [n] divided by the largest, float32."""
+    """Return weights [n] divided by the largest of them, as float32."""
     divided: FloatArray = (weights / weights.max()).astype(np.float32)
     return divided

@@ -1,13 +1,15 @@
-"""Replay: the finished episodes that a learner keeps, and which of them make the next gradient. Called by the
-learner, like the feeds in rollout_queue.py.
+"""Replay buffer: the finished episodes that a learner keeps, and the choice of those it learns from.
 
-Episodes are copied out of their messages and stay as compact as these are; the oldest leave. A gradient draws
-its share of a round uniformly and without repetition, or by priorities (algo.replay.priority, priorities.py),
-or partly from the newest (algo.replay.recent). Each new episode allows so many more to be learned from
-(ratio): a fast learner waits for its actors, a slow one draws less often from each episode, or has them wait
-(rounds.backpressure); nothing is too old, unless the oldest are asked what the policy would do today
-(algo.replay.dynamic). In deterministic runs the episodes of a version go in together, in the order of the
-actors. The file (io/checkpoint.py) lies in replay/ of the run directory, one a learner.
+Episodes are copied out of their messages in the same compact form; the oldest are removed first. A gradient
+draws its share of a round uniformly without replacement, by priorities (algo.replay.priority, priorities.py),
+or partly from the newest episodes (algo.replay.recent).
+
+Each new episode permits algo.replay.samples_per_insert further draws. A fast learner therefore waits for its
+actors. A slow one draws each episode less often, or pauses the actors (rounds.backpressure). No episode is
+too old, unless algo.replay.dynamic compares the oldest with the present policy.
+
+In deterministic runs the episodes of a version are added together, in the order of the actors. Each learner
+writes one file (io/checkpoint.py) in replay/ of the run directory.
 """
 
 from __future__ import annotations
@@ -46,8 +48,12 @@ MEGABYTE = 1e6
 
 @dataclass(kw_only=True)
 class PrioritisedWork(GradientBatch):
-    """Episodes that were drawn by priorities: importance weights [B] in the order of the rollouts and of the
-    slots in each, their numbers in the replay [B], and their errors once the gradient is made.
+    """A batch of episodes drawn by priorities.
+
+    Attributes:
+        weights: Importance weights, shape [B], in the order of the rollouts and of the slots in each.
+        numbers: Numbers of the episodes in the replay buffer, shape [B].
+        errors: Errors of the episodes; None before the gradient is made.
     """
 
     weights: FloatArray
@@ -56,9 +62,20 @@ class PrioritisedWork(GradientBatch):
 
 
 class ReplayBuffer(RolloutSource[QLearning]):
-    """collected: episodes that came in this run; used: how often episodes were learned from; allowed: how
-    many more draws ratio permits; unmade: how many more it would permit, had the episodes not left
-    meanwhile.
+    """Rollout source that keeps whole episodes and draws from them repeatedly.
+
+    Attributes:
+        episodes: Kept messages of one episode each, oldest first.
+        priorities: Their priorities; None: uniform draws.
+        bytes: Size of the kept messages.
+        collected: Episodes that arrived in this run.
+        used: Episodes drawn so far, counted once per draw.
+        allowed: Further draws that samples_per_insert permits.
+        unmade: Draws that it would have permitted in addition, had the episodes not left the buffer.
+        distance: Distance of the policy from the oldest episodes at the last comparison; None: not compared.
+        draws: Gradients drawn for the present version.
+        arrived: In deterministic runs, the messages of each actor for the present version.
+        directory: Folder of the replay files of this group.
     """
 
     def __init__(
@@ -72,20 +89,16 @@ class ReplayBuffer(RolloutSource[QLearning]):
         self.bytes = 0
         self.collected = self.used = 0
         self.allowed = self.unmade = 0.0
-        self.distance: float | None = (
-            None  # of the policy from the oldest episodes, when that was last looked at
-        )
-        self.draws = 0  # since the present version came
-        self.arrived: dict[
-            int, list[Buffer]
-        ] = {}  # in deterministic runs: of each actor, what came for the present version
+        self.distance: float | None = None
+        self.draws = 0
+        self.arrived: dict[int, list[Buffer]] = {}
         self.directory = RunDirectory(context.run_directory).replay_directory(group.index)
         self.writer: CheckpointWriter | None = None
 
-    # ---- in
+    # ---- arrivals
 
     def add(self, message: Message, rollout: Rollout, version: int) -> None:
-        """Keep a copy of a finished episode."""
+        """Store a copy of a finished episode."""
         buffer, source = message.buffer.copy(), message.source
         message.release()
         if self.context.config.deterministic:
@@ -95,7 +108,12 @@ class ReplayBuffer(RolloutSource[QLearning]):
             self._shrink()
 
     def _keep(self, buffer: Buffer, error: float | None = None) -> None:
-        """error: of an episode that has been learned from before (priorities.py)."""
+        """Append an episode and remove the oldest ones above the limits of size.
+
+        Args:
+            buffer: Message of the episode.
+            error: Error of an episode that was learned from before (priorities.py); None: unknown.
+        """
         config = self.config
         self.episodes.append(self.codec.open(buffer))
         if self.priorities is not None:
@@ -107,7 +125,7 @@ class ReplayBuffer(RolloutSource[QLearning]):
             self._forget_oldest()
         self.collected += 1
         if self.collected >= config.learning_starts:
-            # what an episode still allowed when it left is forgotten
+            # An episode that leaves the buffer takes its remaining draws with it.
             most = max(config.samples_per_insert, 1.0) * len(self.episodes)
             self.unmade += max(0.0, self.allowed + config.samples_per_insert - most)
             self.allowed = min(self.allowed + config.samples_per_insert, most)
@@ -118,8 +136,10 @@ class ReplayBuffer(RolloutSource[QLearning]):
             self.priorities.forget_oldest()
 
     def _shrink(self) -> None:
-        """Look at the oldest episodes now and then; where the policy has left them behind, a tenth of all
-        goes.
+        """Compare the policy with the oldest episodes every `dynamic.every` episodes.
+
+        If the distance exceeds `dynamic.distance`, remove the oldest tenth of all episodes, but keep at least
+        `dynamic.least`.
         """
         dynamic = self.config.dynamic
         if dynamic is None or self.collected % dynamic.every or len(self.episodes) <= dynamic.least:
@@ -132,18 +152,18 @@ class ReplayBuffer(RolloutSource[QLearning]):
                 self._forget_oldest()
 
     def on_version(self, version: int) -> None:
-        """No episode is too old."""
+        """Count draws for a new version. No episode becomes too old."""
         self.draws = 0
 
     def _has_plenty(self, version: int) -> bool:
-        """Draws for two gradients."""
+        """Return whether draws for two gradients are permitted."""
         started = self.collected >= self.config.learning_starts
         return started and self.allowed >= 2 * self._outstanding(version, 0) > 0
 
-    # ---- out
+    # ---- gradients
 
     def has_waiting(self) -> bool:
-        """Kept episodes wait for no gradient in particular."""
+        """Return False: kept episodes do not wait for a particular gradient."""
         return False
 
     def take(self, version: int, delivered: int) -> GradientBatch | None:
@@ -156,8 +176,9 @@ class ReplayBuffer(RolloutSource[QLearning]):
         return self._draw(wanted, version) if ready else None
 
     def _all_arrived(self, version: int) -> bool:
-        """Take in the version's episodes, when every actor has sent its share and whatever else ended in that
-        same step.
+        """Add the episodes of a version if every actor has sent its share.
+
+        An actor has done so if no further episode of its last step follows.
         """
         each = actor_quota(self.context, self.group.index, version)
         for rank in self.group.actors:
@@ -171,7 +192,7 @@ class ReplayBuffer(RolloutSource[QLearning]):
         return True
 
     def _draw(self, wanted: int, version: int) -> GradientBatch:
-        """At most `wanted` episodes."""
+        """Draw at most `wanted` episodes."""
         generator = generator_for(self.context.config.seed, "learner", self.group.index, version, self.draws)
         self.draws += 1
         held, config = len(self.episodes), self.config
@@ -193,8 +214,10 @@ class ReplayBuffer(RolloutSource[QLearning]):
         return GradientBatch(*self._contents(sorted(drawn.tolist())))
 
     def _contents(self, drawn: Sequence[int]) -> tuple[list[Rollout], list[int], list[int]]:
-        """Rollouts of the episodes with these indices, the ranks that sampled them and the versions, as of
-        Work.
+        """Return the rollouts, actor ranks and versions of episodes, as in GradientBatch.
+
+        Args:
+            drawn: Indices of the episodes.
         """
         messages = [self.episodes[index] for index in drawn]
         return (
@@ -204,12 +227,14 @@ class ReplayBuffer(RolloutSource[QLearning]):
         )
 
     def _prioritised(self, priorities: Priorities, drawn: IntArray, count: int) -> GradientBatch:
-        """Work of drawn indices, the first `count` of them by priorities. The newest were drawn all alike:
-        nothing is to be corrected there.
+        """Return the batch of drawn indices.
+
+        The first `count` of them were drawn by priorities. The others are from the newest episodes, drawn
+        uniformly, and need no correction: their weight is 1.
         """
         weights = np.ones(len(drawn))
         weights[:count] = priorities.weights(drawn[:count], self.algorithm.env_steps)
-        # by length first: so episodes come in the order of the rollouts, which hold those of equal lengths
+        # Sort by length first, because each rollout holds the episodes of one length.
         order = np.lexsort((drawn, np.array([self.episodes[index].layout.steps for index in drawn])))
         contents = self._contents(drawn[order].tolist())
         return PrioritisedWork(
@@ -217,25 +242,31 @@ class ReplayBuffer(RolloutSource[QLearning]):
         )
 
     def gradient(self, work: GradientBatch) -> tuple[FloatArray, dict[str, float]]:
-        """With importance weights, where there are any."""
+        """Compute the gradient, with importance weights if episodes were drawn by priorities."""
         if not isinstance(work, PrioritisedWork):
             return super().gradient(work)
         vector, statistics, work.errors = self.algorithm.weighed_gradient(work.rollouts, work.weights)
         return vector, statistics
 
     def done(self, work: GradientBatch, version: int) -> None:
-        """Episodes stay; their priorities follow what the gradient found."""
+        """Update the priorities of the episodes. The episodes stay in the buffer."""
         if self.priorities is not None and isinstance(work, PrioritisedWork) and work.errors is not None:
             self.priorities.learn(work.numbers, work.errors)
 
     def refuse(self, work: GradientBatch) -> None:
-        """So they do here, and others are drawn next: it may have been the networks' fault."""
+        """Keep the episodes: the networks may have caused the non-finite gradient. Others are drawn next."""
 
     def statistics(self) -> dict[str, float]:
-        """replay_ratio: how often an episode was learned from, over the run; at
-        algo.replay.samples_per_insert the learner waits for its actors. replay_shortfall: share of what
-        algo.replay.samples_per_insert asks for that was not learned. replay_distance: see
-        algos/q_learning.py, `distance`.
+        """Return the metrics of the buffer.
+
+        Returns:
+            replay_episodes: Episodes kept.
+            replay_megabytes: Size of their messages.
+            replay_ratio: How often an episode was learned from, averaged over the run. At
+                algo.replay.samples_per_insert the learner waits for its actors.
+            replay_shortfall: Share of the draws demanded by algo.replay.samples_per_insert that were not
+                made.
+            replay_distance: See `distance` in algos/q_learning.py.
         """
         return {
             "replay_episodes": len(self.episodes),
@@ -246,17 +277,20 @@ class ReplayBuffer(RolloutSource[QLearning]):
             **({} if self.distance is None else {"replay_distance": self.distance}),
         }
 
-    # ---- the file
+    # ---- replay file
 
     def save(self, version: int, *, final: bool) -> None:
-        """Write the episodes in the background, for the checkpoint of `version`, where algo.replay.save asks
-        for it now.
+        """Write the episodes in the background if algo.replay.save requires it now.
+
+        Args:
+            version: Version of the checkpoint that they belong to.
+            final: Whether it is the last one of the run.
         """
         every = self.config.save == "checkpoint" or self.context.config.deterministic
         if not self.episodes or not (every or (final and self.config.save == "stop")):
             return
         if self.writer is None:
-            with contextlib.suppress(OSError):  # the writer will say so
+            with contextlib.suppress(OSError):  # the writer reports the error
                 self.directory.parent.mkdir(exist_ok=True)
             self.writer = CheckpointWriter(
                 self.directory, keep=self.context.config.checkpoint.keep if every else 1
@@ -275,35 +309,44 @@ class ReplayBuffer(RolloutSource[QLearning]):
         )
 
     def resume(self, run_directory: Path, version: int) -> None:
-        """Go on with the episodes that were written for the checkpoint of `version`, or else with the newest;
-        without any, collect anew.
+        """Load the episodes written for the checkpoint of `version`, or otherwise the newest ones.
+
+        Without a usable file the buffer starts empty.
         """
         directory = RunDirectory(run_directory).replay_directory(self.group.index)
         exact = checkpoint_path(directory, version)
         try:
             path = find_checkpoint(exact if exact.is_file() else directory)
             if path is None:
-                logger.warning("no replay of group %d in %s: it is filled anew", self.group.index, directory)
+                logger.warning(
+                    "no replay file of group %d in %s: the buffer starts empty", self.group.index, directory
+                )
                 return
             self._load(load_checkpoint(path)[0])
         except (HpcmarlError, KeyError, TypeError, ValueError) as error:
             logger.warning(
-                "the replay of group %d cannot be used (%s): it is filled anew", self.group.index, error
+                "the replay file of group %d cannot be used (%s): the buffer starts empty",
+                self.group.index,
+                error,
             )
             return
         if path != exact:
             logger.warning(
-                "the replay of group %d is that of %s, not of version %d",
+                "the replay buffer of group %d is read from %s, because no file of version %d exists",
                 self.group.index,
                 path.name,
                 version,
             )
 
     def _load(self, state: dict[str, Any]) -> None:
-        """Raises ProtocolError, KeyError, TypeError or ValueError for what is no replay of this run."""
+        """Load the episodes of a file.
+
+        Raises:
+            ProtocolError, KeyError, TypeError, ValueError: The contents are not a replay buffer of this run.
+        """
         whole, sizes = np.asarray(state["episodes"], np.uint8), np.asarray(state["bytes"], np.int64)
         if sizes.sum() != whole.size or (sizes <= 0).any():
-            raise ValueError(f"{whole.size} bytes of episodes, {sizes.sum()} announced")
+            raise ValueError(f"it holds {whole.size} bytes of episodes, but their sizes sum to {sizes.sum()}")
         ends = np.cumsum(sizes).tolist()
         buffers = [whole[end - size : end].copy() for end, size in zip(ends, sizes.tolist(), strict=True)]
         for buffer in buffers:
@@ -313,33 +356,40 @@ class ReplayBuffer(RolloutSource[QLearning]):
             )
         counts = (int(state["collected"]), int(state["used"]), float(state["allowed"]))
         if not all(math.isfinite(count) for count in counts):
-            raise ValueError(f"counts are {counts}")
+            raise ValueError(f"collected, used and allowed are {counts}, which must be finite")
         errors = np.asarray(state.get("errors", [UNKNOWN] * len(buffers)), np.float64)
         if errors.shape != sizes.shape or not (np.isfinite(errors) & (errors >= 0)).all():
             raise ValueError(
-                f"errors of {errors.size} episodes, {len(buffers)} are in it, or some are no numbers >= 0"
+                f"errors has shape {list(errors.shape)} for {len(buffers)} episodes, or an entry that is not "
+                "finite and >= 0"
             )
         for buffer, error in zip(buffers, errors.tolist(), strict=True):
             self._keep(buffer, error)
         self.collected, self.used, self.allowed = counts
 
     def close(self) -> None:
-        """Wait until what was to be written is written."""
+        """Wait until pending files are written."""
         if self.writer is None:
             return
         self.writer.close()
         if (error := self.writer.last_error) is not None:
-            logger.error("%s; a resumed run fills its replay anew", error)
+            logger.error("%s; a resumed run starts with an older or empty replay buffer", error)
 
 
 def check_episode(rollout: Rollout, spec: EnvironmentSpec) -> None:
-    """Raises ValueError for a rollout from a file that is not one whole episode of this environment with
-    finite numbers.
+    """Check that a rollout from a file is one whole episode of an environment.
+
+    Args:
+        rollout: The rollout.
+        spec: Specification of the environment.
+
+    Raises:
+        ValueError: The episode is incomplete, has non-finite values or has actions that do not exist.
     """
     end = rollout.episode_end[:, 0] if rollout.count == 1 and rollout.steps else np.zeros(1)
     last = [[rollout.steps - 1, 0]] if end[-1] == 2 else []
     if end[:-1].any() or end[-1] not in (1, 2) or rollout.final_index.tolist() != last:
-        raise ValueError("an episode in it is not whole")
+        raise ValueError("it holds an incomplete episode")
     for policy in spec.policies:
         part = rollout.policies[policy.name]
         numbers = [
@@ -349,6 +399,6 @@ def check_episode(rollout: Rollout, spec: EnvironmentSpec) -> None:
             *(array for array in (rollout.state, rollout.final_state) if array is not None),
         ]
         if not all(np.isfinite(array).all() for array in numbers):
-            raise ValueError(f"an episode in it has numbers of {policy.name} that are not finite")
+            raise ValueError(f"it holds an episode with non-finite values of {policy.name}")
         if part.action.min() < 0 or part.action.max() >= policy.action.sizes[0]:
-            raise ValueError(f"an episode in it has actions of {policy.name} that do not exist")
+            raise ValueError(f"it holds an episode with actions that policy {policy.name} does not have")

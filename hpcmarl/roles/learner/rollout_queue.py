@@ -18,7 +18,7 @@ from hpcmarl.roles.learner.rollout_source import (
 )
 from hpcmarl.types import Rollout
 
-# A round is over for a short time before its groups know. Few gradients are made in that time.
+# Few gradients are made between the end of a round and the arrival of the new version.
 GRADIENTS_KEPT = 4
 
 
@@ -31,7 +31,7 @@ class RolloutQueue(QueuedSource):
 
     def __init__(self, context: Context, group: Group, rule: RoundRule, algorithm: Algorithm) -> None:
         super().__init__(context, group, rule, algorithm)
-        # of the newest gradients: the round, and the rollouts that make no other gradient
+        # Round of each of the newest gradients, and its rollouts that have no further uses.
         self._sent: deque[tuple[int, list[QueuedRollout]]] = deque()
 
     # ---- arrivals
@@ -41,7 +41,7 @@ class RolloutQueue(QueuedSource):
         self._forget_sent(GRADIENTS_KEPT)
 
     def _has_plenty(self, version: int) -> bool:
-        """Return whether two gradients wait: the one that is being made, and the next."""
+        """Return whether rollouts for two gradients wait: the present one and the next."""
         waiting = sum(entry.uses * entry.rollout.count for entry in self.entries)
         return 0 < 2 * self._outstanding(version, 0) <= waiting
 
@@ -58,7 +58,7 @@ class RolloutQueue(QueuedSource):
             return None
         waiting = self._waiting_trajectories()
         if quota is not None and waiting < missing and len(self.entries) < max(1, self.limit // 2):
-            return None  # one gradient for the whole share costs less than several
+            return None  # wait: one gradient for the whole share costs less than several
         taken: list[QueuedRollout] = []
         count = 0
         while self.entries and count < missing:
@@ -73,8 +73,10 @@ class RolloutQueue(QueuedSource):
         return len(self.entries) if self.closing else super()._outstanding(version, delivered)
 
     def _take_in_order(self, version: int, delivered: int, quota: int) -> GradientBatch | None:
-        """Take every actor's share of the version, in the order of the actors; re-used rollouts come
-        first.
+        """Return every actor's share of a version, in the order of the actors, after re-used rollouts.
+
+        Returns:
+            The batch, or None if a share is incomplete or has been delivered already.
         """
         if delivered:
             return None
@@ -86,7 +88,7 @@ class RolloutQueue(QueuedSource):
                 for entry in self.entries
                 if entry.actor_rank == rank and entry.rollout.version == version
             ]
-            # a step of an actor may end more episodes than its share: all of them are of this version
+            # One step may end more episodes than the actor's share. All of them belong to this version.
             count = sum(entry.rollout.count for entry in own)
             if count < each or own[-1].message.header.flags & Flags.MORE:
                 return None
@@ -96,7 +98,7 @@ class RolloutQueue(QueuedSource):
         return batch_of_entries(taken)
 
     def done(self, batch: GradientBatch, version: int) -> None:
-        """Queue re-used rollouts again, and keep the others while the round may be over already."""
+        """Queue rollouts with further uses again; keep the others in case the round is already over."""
         for entry in batch.entries:
             entry.uses -= 1
         self.entries.extend(entry for entry in batch.entries if entry.uses > 0)
@@ -104,8 +106,9 @@ class RolloutQueue(QueuedSource):
         self._forget_sent(GRADIENTS_KEPT if self._may_be_late() else 0)
 
     def _may_be_late(self) -> bool:
-        """Return whether a round may end without a gradient that was made for it, and off-policy rollouts can
-        make another.
+        """Return whether a gradient can miss its round and its rollouts can make another one.
+
+        This holds only for off-policy rollouts and rules without quota.
         """
         config = self.context.config
         return (
@@ -114,8 +117,9 @@ class RolloutQueue(QueuedSource):
         )
 
     def _forget_sent(self, kept: int) -> None:
-        """Release the rollouts of all but the newest `kept` gradients, and of more if the queue needs
-        room.
+        """Release rollouts kept for late gradients.
+
+        The newest `kept` gradients keep theirs, as long as the queue has room.
         """
         while self._sent and (
             len(self._sent) > kept
@@ -126,7 +130,8 @@ class RolloutQueue(QueuedSource):
     def on_late(self, made_for: int, version: int) -> None:
         """Put the rollouts of a late gradient at the front of the queue, unless they are released or too old.
 
-        The server takes a group's gradients in order, so that the newest ones of a round are late.
+        The server takes a group's gradients in order. The newest gradient of the round is therefore the late
+        one.
         """
         index = max(
             (index for index, (sent_for, _) in enumerate(self._sent) if sent_for == made_for), default=None

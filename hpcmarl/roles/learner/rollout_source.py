@@ -1,11 +1,11 @@
-"""The interface between a learner and the rollouts that wait for it, and the queue that most sources share.
+"""Interface between a learner and its waiting rollouts, and the queue that most sources share.
 
-RolloutSource       the interface
-  QueuedSource      a bounded queue of received messages
-    RolloutQueue      rollout_queue.py: each rollout makes one gradient, or `algo.reuse` of them
-    MinibatchSampler  minibatches.py: several passes over one batch, in random parts (PPO)
-    StartOrder        start_order.py: whole on-policy episodes, in the order in which they began
-  ReplayBuffer      replay_buffer.py: copies of whole episodes that are drawn again and again
+RolloutSource           interface
+    QueuedSource        bounded queue of received messages
+        RolloutQueue        rollout_queue.py: each rollout makes one gradient, or `algo.reuse` of them
+        MinibatchSampler    minibatches.py: several passes over one batch, in random parts (PPO)
+        StartOrder          start_order.py: whole on-policy episodes, in the order in which they began
+    ReplayBuffer        replay_buffer.py: copies of whole episodes that are sampled repeatedly
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ AlgorithmT = TypeVar("AlgorithmT", bound=Algorithm)
 
 @dataclass
 class QueuedRollout:
-    """A received rollout, whose arrays are views of its message.
+    """A received rollout. Its arrays are views of the message.
 
     Attributes:
-        message: Where the arrays lie; released when the rollout is not needed any more.
+        message: Message with the memory of the arrays; released when the rollout is no longer needed.
         rollout: The trajectories.
         actor_rank: Rank that sampled it.
         uses: Number of gradients that it will still contribute to.
@@ -54,7 +54,7 @@ class GradientBatch:
         rollouts: The trajectories.
         actor_ranks: Ranks that sampled them.
         versions: Version of the parameters under which each trajectory was sampled.
-        entries: The queued rollouts that they come from; empty for copies.
+        entries: The queued rollouts that the batch consists of; empty for copies.
     """
 
     rollouts: list[Rollout]
@@ -69,22 +69,27 @@ class GradientBatch:
 
 
 def batch_of_entries(entries: list[QueuedRollout], rollouts: list[Rollout] | None = None) -> GradientBatch:
-    """Return the batch of queued rollouts, or of the parts `rollouts` of them."""
+    """Return the batch of some queued rollouts.
+
+    Args:
+        entries: The queued rollouts.
+        rollouts: Selected parts of them, in the same order; None: the whole rollouts.
+    """
     chosen = [entry.rollout for entry in entries] if rollouts is None else rollouts
     versions = [rollout.version for rollout in chosen for _ in range(rollout.count)]
     return GradientBatch(chosen, [entry.actor_rank for entry in entries], versions, entries)
 
 
 class RolloutSource(ABC, Generic[AlgorithmT]):
-    """The rollouts of one learner: what arrives, and which of it makes the next gradient.
+    """The rollouts of one learner, and the choice of those that make the next gradient.
 
     Attributes:
         late: Trajectories dropped because they were too old; the learner reports and resets this counter.
         overflow: Trajectories dropped because the queue was full; reset likewise.
-        unused_steps: Environment steps that were dropped because the learner is behind; reset likewise.
+        unused_steps: Environment steps dropped because the learner is behind; reset likewise.
         repeated: Trajectories whose gradient came too late for its round and that make another one; reset
             likewise.
-        closing: Whether the round is about to end, so that everything here belongs to it.
+        closing: Whether the round is about to end, so that all rollouts here belong to it.
         in_order: Whether episodes count in the order in which they began (start_order.py).
         allotment_changed: Whether the learner has to send its actors new allotments.
     """
@@ -101,7 +106,7 @@ class RolloutSource(ABC, Generic[AlgorithmT]):
 
     @abstractmethod
     def add(self, message: Message, rollout: Rollout, version: int) -> None:
-        """Take in a rollout.
+        """Add a received rollout.
 
         Args:
             message: The message that holds it; the source releases it.
@@ -111,18 +116,18 @@ class RolloutSource(ABC, Generic[AlgorithmT]):
 
     @abstractmethod
     def on_version(self, version: int) -> None:
-        """Take note of new parameters; drop rollouts that are too old for them."""
+        """Adapt to the parameters of a new version; drop rollouts that are too old for them."""
 
     def is_behind(self, version: int) -> bool:
         """Return whether actors are to pause (rounds.backpressure) because the learner has enough work.
 
-        Never true in deterministic runs, whose actors stop at fixed points.
+        Never true in deterministic runs, whose actors stop at fixed points, or while a round is closing.
         """
         return self.context.config.backpressure and not self.closing and self._has_plenty(version)
 
     @abstractmethod
     def _has_plenty(self, version: int) -> bool:
-        """Return whether enough rollouts wait for the time in which paused actors would sample more."""
+        """Return whether enough rollouts wait to keep the learner busy until paused actors deliver again."""
 
     # ---- gradients
 
@@ -140,19 +145,23 @@ class RolloutSource(ABC, Generic[AlgorithmT]):
         """
 
     def gradient(self, batch: GradientBatch) -> tuple[FloatArray, dict[str, float]]:
-        """Return the ascent direction [P] of a batch, and statistics (algos/base.py)."""
+        """Compute the gradient of a batch.
+
+        Returns:
+            The ascent direction, shape [P], and statistics by metric (algos/base.py).
+        """
         return self.algorithm.gradient(batch.rollouts)
 
     @abstractmethod
     def done(self, batch: GradientBatch, version: int) -> None:
-        """Take note that the gradient of a batch was made for the round `version`."""
+        """Record that the gradient of a batch was made for the round `version`."""
 
     @abstractmethod
     def refuse(self, batch: GradientBatch) -> None:
-        """Take note that the gradient of a batch was not finite and is not used."""
+        """Record that the gradient of a batch was not finite and is not used."""
 
     def on_late(self, made_for: int, version: int) -> None:
-        """Take note that a gradient reached the server after the end of its round.
+        """Record that a gradient reached the server after the end of its round.
 
         Args:
             made_for: Round that the gradient was made for.
@@ -160,23 +169,25 @@ class RolloutSource(ABC, Generic[AlgorithmT]):
         """
 
     def end_batch(self) -> None:
-        """Skip the remaining gradients of the present batch, where batches are gone through several times."""
+        """Skip the remaining gradients of the present batch. Only for sources that make several passes."""
 
     def statistics(self) -> dict[str, float]:
         """Return further metrics for the learner's report."""
         return {}
 
     def _round_target(self, version: int) -> int:
-        """Return the trajectories of a round."""
+        """Return the number of trajectories of a round."""
         return self.rule.initial_batch if version == 0 else self.rule.batch
 
     def _quota(self, version: int) -> int | None:
-        """Return the trajectories that the rule asks of each group for a round; None: any number."""
+        """Return the trajectories that the rule requires of each group in a round; None: any number."""
         return self.rule.quota(self._round_target(version))
 
     def _outstanding(self, version: int, delivered: int) -> int:
-        """Return the trajectories of the next gradient: the rest of the group's quota, or an equal share of
-        the round. None are drawn or sampled for a round that is about to end.
+        """Return the number of trajectories of the next gradient.
+
+        This is the rest of the group's quota or, without a quota, an equal share of the round. It is 0 in a
+        round that is about to end.
         """
         if self.closing:
             return 0
@@ -185,32 +196,32 @@ class RolloutSource(ABC, Generic[AlgorithmT]):
             return share(self._round_target(version), len(self.rule.present))
         return quota - delivered
 
-    # ---- actors, where the order of their episodes matters
+    # ---- actors, for sources that count episodes in the order in which they began
 
     def allotment(self, rank: int) -> int | None:
         """Return how many episodes of the present version an actor may begin; None: any number."""
         return None
 
     def on_actor_lost(self, rank: int) -> None:
-        """Take note that an actor has died."""
+        """Record that the actor on `rank` has died."""
 
     def on_actor_replaced(self, rank: int) -> None:
-        """Take note that a new process acts in a dead actor's place."""
+        """Record that a new process replaces the dead actor on `rank`."""
 
     def on_groups_lost(self, version: int) -> None:
-        """Take note that the rule continues with fewer groups."""
+        """Record that the rule continues with fewer groups."""
 
     # ---- checkpoints
 
     def state_dict(self) -> list[Any]:
-        """Return what a deterministic run needs to continue; other runs continue with new rollouts."""
+        """Return the rollouts that a deterministic run needs to continue; other runs sample new ones."""
         return []
 
     def load_state_dict(self, state: list[Any], codec: RolloutCodec) -> None:
-        """Continue from what state_dict returned."""
+        """Continue from the result of `state_dict`."""
 
     def save(self, version: int, *, final: bool) -> None:
-        """Write what is kept to a file beside the checkpoint.
+        """Write the stored rollouts to a file beside the checkpoint.
 
         Args:
             version: Version of the checkpoint that is being made.
@@ -221,15 +232,15 @@ class RolloutSource(ABC, Generic[AlgorithmT]):
         """Read the file that belongs to the checkpoint of `version` in a run directory."""
 
     def close(self) -> None:
-        """Wait for files that are being written."""
+        """Wait until pending files are written."""
 
 
 class QueuedSource(RolloutSource[Algorithm]):
-    """A bounded queue of received rollouts, oldest first, and what makes a rollout too old.
+    """A bounded queue of received rollouts, oldest first. Drops rollouts that are too old.
 
     Attributes:
         entries: The queue.
-        limit: Messages that it may hold; beyond that the oldest is dropped.
+        limit: Maximum number of messages in it; beyond that the oldest is dropped.
         reuse: Number of gradients that each rollout contributes to.
     """
 
@@ -243,7 +254,7 @@ class QueuedSource(RolloutSource[Algorithm]):
         self.entries.append(QueuedRollout(message, rollout, message.source, self.reuse))
         if self._is_too_old(rollout, version):
             self._drop(self.entries.pop(), late=True)
-        # in these runs actors stop at the boundary of a version, so that the queue is bounded without a limit
+        # In these runs actors stop at the boundary of a version, which bounds the queue.
         unbounded = self.context.config.deterministic or self.context.config.rounds.counts_all_begun
         while len(self.entries) > self.limit and not unbounded:
             self._drop(self.entries.popleft(), late=False)
@@ -272,11 +283,13 @@ class QueuedSource(RolloutSource[Algorithm]):
     def _is_too_old(self, rollout: Rollout, version: int) -> bool:
         """Return whether a rollout cannot be used under the parameters of `version`.
 
-        On-policy rollouts are of use for their own version only; with late: ignore the server's rule drops
-        their gradients instead. A rule that takes gradients of any age would accept them, although they were
-        sampled for the group's former point. Under such a rule versions count the steps of all groups, so
-        that they say little about how far importance ratios have to reach; max_staleness does not apply
-        there.
+        On-policy rollouts can be used for their own version only. With `late: ignore` they are kept here,
+        because the server's rule drops their gradients. A rule with `any_age` would accept such gradients
+        although they were sampled at the group's former query point, so they are dropped here in any case.
+
+        Off-policy rollouts are too old beyond rounds.max_staleness. The limit does not apply to rules with
+        `any_age`: their versions count the steps of all groups and say little about the range of the
+        importance ratios.
         """
         age = version - rollout.version
         if self.algorithm.on_policy:

@@ -1,6 +1,4 @@
-"""Let a learner count on-policy episodes in the order in which they began, and tell its actors how many to
-begin.
-"""
+"""On-policy episodes counted in the order in which they began, and the allotments of the actors."""
 
 from __future__ import annotations
 
@@ -15,16 +13,16 @@ from hpcmarl.roles.base import Context
 from hpcmarl.roles.learner.rollout_source import GradientBatch, QueuedRollout, QueuedSource, batch_of_entries
 from hpcmarl.types import Rollout
 
-Place = tuple[int, int, int]  # rank of the actor, how often it was replaced, number of the episode
-WAVES_AHEAD = 2  # where a group goes on until the round ends: one that is played, and the next
+Place = tuple[int, int, int]  # rank of the actor, number of its replacements, number of the episode
+WAVES_AHEAD = 2  # without a quota: the wave that is being played, and the next
 
 
 class StartOrder(QueuedSource):
     """Hold back an episode until all that began before it have arrived.
 
-    Where the rule gives a group a quota, its actors begin just as many episodes, and all of them count. Under
-    Malenia a group goes on until the round ends: it begins a wave of M / n episodes after another, and each
-    counts as a whole.
+    If the rule gives a group a quota, its actors begin exactly as many episodes, and all of them count. Under
+    Malenia a group has no quota and continues until the round ends. It begins waves of M / n episodes one
+    after another, and each wave counts as a whole.
 
     Attributes:
         allotment_changed: Whether allotments have changed since the learner last sent them to its actors.
@@ -35,16 +33,16 @@ class StartOrder(QueuedSource):
     def __init__(self, context: Context, group: Group, rule: RoundRule, algorithm: Algorithm) -> None:
         super().__init__(context, group, rule, algorithm)
         self.allotment_changed = False
-        self._lives = dict.fromkeys(group.actors, 0)  # living actors: how often each was replaced
+        self._lives = dict.fromkeys(group.actors, 0)  # living actors -> number of replacements so far
         self._replaced: Counter[int] = Counter()
-        self._begun = dict.fromkeys(group.actors, 0)
-        # what the others had begun when an actor came in a dead one's place
+        self._begun = dict.fromkeys(group.actors, 0)  # living actors -> episodes allotted in this version
+        # Start of each actor's count; for a replacement, the least count of the others when it came.
         self._ahead = dict.fromkeys(group.actors, 0)
         self._expected: deque[Place] = deque()  # in the order in which they begin
         self._arrived: dict[Place, QueuedRollout] = {}
         self._ready: deque[QueuedRollout] = deque()
         self._version = -1
-        self._allotted = 0  # of the present version, without those that came to nothing
+        self._allotted = 0  # episodes of the present version, without lost and refused ones
 
     # ---- allotments
 
@@ -63,10 +61,10 @@ class StartOrder(QueuedSource):
         self._version, self._allotted = version, 0
         self._top_up()
 
-    def on_groups_lost(self, version: int) -> None:  # shares grow
+    def on_groups_lost(self, version: int) -> None:  # the shares of the other groups grow
         self._top_up()
 
-    def on_actor_lost(self, rank: int) -> None:  # the others play what it had begun
+    def on_actor_lost(self, rank: int) -> None:  # the other actors play its missing episodes
         life = self._lives.pop(rank, None)
         gone = {place for place in self._expected if place[:2] == (rank, life) and place not in self._arrived}
         self._expected = deque(place for place in self._expected if place not in gone)
@@ -80,7 +78,7 @@ class StartOrder(QueuedSource):
         self._top_up()
 
     def _top_up(self) -> None:
-        """Let living actors begin what the group's quota lacks, or what is missing of the waves ahead."""
+        """Allot episodes to living actors until the group's quota, or the waves ahead, are complete."""
         if self._version < 0 or not self._lives:
             return
         quota = self._quota(self._version)
@@ -97,14 +95,14 @@ class StartOrder(QueuedSource):
             self.allotment_changed = True
 
     def _wave(self) -> int:
-        """Return the episodes of one gradient where a group goes on until the round ends."""
+        """Return the number of episodes in a wave, which make one gradient."""
         return self._outstanding(self._version, 0)
 
     # ---- episodes
 
     def add(self, message: Message, rollout: Rollout, version: int) -> None:
         if rollout.version != version:
-            # late: cancel drops it, late: ignore leaves that to the rule
+            # Dropped there with late: cancel; with late: ignore the rule drops its gradient.
             super().add(message, rollout, version)
             return
         place = (message.source, self._lives.get(message.source, 0), rollout.number)
@@ -118,7 +116,7 @@ class StartOrder(QueuedSource):
         quota = self._quota(self._version)
         wanted = self._wave() if quota is None else quota - delivered
         if quota is not None and not self.context.config.deterministic:
-            wanted = min(wanted, max(1, self.limit // 2))  # a large share is delivered in parts
+            wanted = min(wanted, max(1, self.limit // 2))  # deliver a large share in parts
         if wanted <= 0 or len(self._ready) < wanted:
             return None
         taken = [self._ready.popleft() for _ in range(wanted)]
@@ -128,11 +126,11 @@ class StartOrder(QueuedSource):
     def refuse(self, work: GradientBatch) -> None:
         super().refuse(work)
         if work.versions[0] == self._version:
-            self._allotted -= work.count  # others are played in their place
+            self._allotted -= work.count  # other episodes replace them
             self._top_up()
 
     def _take_old(self) -> GradientBatch | None:
-        """Episodes of one older version, for the rule to drop."""
+        """Return the queued episodes of one older version. The rule drops their gradient."""
         first = self.entries[0].rollout.version
         same = next(
             (
@@ -147,7 +145,7 @@ class StartOrder(QueuedSource):
             self.entries.popleft()
         return batch_of_entries(taken)
 
-    def is_behind(self, version: int) -> bool:  # allotments bound what actors send
+    def is_behind(self, version: int) -> bool:  # allotments already bound the number of rollouts
         return False
 
     def _has_plenty(self, version: int) -> bool:

@@ -1,1 +1,1 @@
-"""The server: collects gradients, steps the optimizer, records and checkpoints."""
+"""Server role: collect gradients, step the optimizer, record and checkpoint."""

@@ -1,11 +1,14 @@
-"""Checkpoints of a whole run: asks every role for its state, puts the answers together, writes in the
-background.
+"""Checkpoints of a whole run: collect the state of every role and write it in the background.
 
-Called by the server. A checkpoint does not wait for ever for the state of a slow or dead rank. It is left out
-and listed under `missing`, and that rank begins with fresh random numbers when the run is resumed. Two things
-are waited for as long as a living rank can send them: under AllReduce a learner's optimizer of the
-checkpoint's very version, since the server has none, and in a deterministic run every state. States are kept
-by actor and by group, not by rank.
+A checkpoint waits at most STATE_TIMEOUT seconds for the state of a slow or dead rank. The state of such a
+rank is left out and listed under `missing`. When the run is resumed, that rank begins with new random
+numbers.
+
+Two kinds of state are waited for as long as a living rank can send them. Under AllReduce, that is a learner's
+optimizer of exactly the checkpoint's version, since the server has none. In a deterministic run, it is every
+state.
+
+States are stored by the number of the actor or group, not by rank.
 """
 
 from __future__ import annotations
@@ -27,14 +30,26 @@ STATE_TIMEOUT = 10.0  # seconds
 
 
 class CheckpointCoordinator:
-    """At most one snapshot is being collected; a request that comes meanwhile is refused."""
+    """Collect and write checkpoints, one at a time. A request during a collection is refused.
+
+    Attributes:
+        expected: (role, rank) of every learner and actor whose rank has not been lost.
+        pending: The checkpoint that is being collected; None: none is.
+        waiting: (role, rank) whose states the pending checkpoint still lacks.
+        final: Last states received so far by (role, rank); None before `expect_final`.
+        when_complete: Called once with the state of the pending checkpoint when it is written.
+        reported: The storage error that was handled last.
+        resumed_version: Version of the checkpoint that the run resumed from, which lies in this run directory
+            as well; None: it did not resume.
+        not_written: Why the newest checkpoint was not attempted; None: it was.
+    """
 
     def __init__(self, context: Context) -> None:
         self.context = context
         topology = context.topology
         self.names = {("learner", group.learner): f"{group.index}" for group in topology.groups}
         self.names |= {("actor", rank): f"{index}" for index, rank in enumerate(topology.actors)}
-        self.expected = set(self.names)  # all but those of lost ranks
+        self.expected = set(self.names)
         self.lock = context.lock
         guard = (lambda: None) if self.lock is None else self.lock.check
         self.writer = CheckpointWriter(
@@ -49,24 +64,29 @@ class CheckpointCoordinator:
         self.reported: StorageError | None = None
         self.collective, self.deterministic = context.config.rounds.collective, context.config.deterministic
         self.names_by_role = {(role, name) for (role, _), name in self.names.items()}
-        # it lies here, too
         self.resumed_version = (
             None if context.resume is None else int(context.resume["engine"]["rule"]["round"])
         )
-        self.not_written: str | None = None  # why the newest checkpoint was not even tried
+        self.not_written: str | None = None
 
     def forget(self, rank: int) -> None:
-        """A rank is lost: nobody waits for its states any more."""
+        """Stop waiting for the states of a lost rank."""
         self.expected = {name for name in self.expected if name[1] != rank}
         self.waiting &= self.expected
 
     def expect_again(self, rank: int) -> None:
-        """A new process has a lost rank's place."""
+        """Expect states from a lost rank again, because a new process replaces it."""
         self.expected |= {name for name in self.names if name[1] == rank}
 
     def request(self, version: int, state: dict[str, Any]) -> bool:
-        """Collect the roles' states of `version` around the server's own; False while another snapshot is
-        under way.
+        """Begin to collect a checkpoint.
+
+        Args:
+            version: Version of the checkpoint.
+            state: The server's own state.
+
+        Returns:
+            False if another checkpoint is being collected, so that this one is refused.
         """
         if self.pending is not None:
             return False
@@ -84,7 +104,14 @@ class CheckpointCoordinator:
         return True
 
     def on_state(self, role: str, rank: int, state: Any, *, final: bool) -> None:
-        """A role's state has come: for the snapshot under way, or its last."""
+        """Store the state of a role in the pending checkpoint, or as the role's last state.
+
+        Args:
+            role: "learner" or "actor".
+            rank: Rank of the sender.
+            state: Its state.
+            final: Whether the role has stopped and this is its last state.
+        """
         if final and self.final is not None:
             self.final[role, rank] = state
         if self.pending is not None and (role, rank) in self.waiting and not final:
@@ -92,7 +119,13 @@ class CheckpointCoordinator:
             self._place(self.pending, role, rank, state, self.version)
 
     def poll(self) -> bool:
-        """Write the snapshot when it is complete or its time is up."""
+        """Write the pending checkpoint if it is complete or has timed out.
+
+        Also checks the lock of the run directory and the errors of the writer.
+
+        Returns:
+            Whether a checkpoint was handed to the writer.
+        """
         if self.lock is not None:
             self.lock.watch()
         if (error := self.writer.poll()) is not None:
@@ -108,7 +141,7 @@ class CheckpointCoordinator:
         return True
 
     def _must_wait(self) -> bool:
-        """Whether the snapshot under way cannot be written without the states that are still to come."""
+        """Return whether the pending checkpoint cannot be written without the missing states."""
         if self.deterministic:
             return True
         learners = any(role == "learner" for role, _ in self.waiting)
@@ -120,16 +153,20 @@ class CheckpointCoordinator:
         )
 
     def expect_final(self) -> None:
-        """From now on the roles send their last states; an unfinished snapshot is given up for them."""
+        """Begin to collect the last states of all roles; discard the pending checkpoint."""
         self.final = {}
         self.pending = None
 
     def all_final(self) -> bool:
-        """Whether every rank that lives has sent its last state."""
+        """Return whether every living rank has sent its last state."""
         return self.final is not None and not self.expected - self.final.keys()
 
     def needs_more_final(self, version: int) -> bool:
-        """Whether the last checkpoint cannot do without a state that a living rank has yet to send."""
+        """Return whether the final checkpoint requires a state that a living rank has not sent yet.
+
+        Args:
+            version: Version of the final checkpoint.
+        """
         missing = self.expected - (self.final or {}).keys()
         if self.deterministic or not self.collective:
             return self.deterministic and bool(missing)
@@ -139,12 +176,18 @@ class CheckpointCoordinator:
         )
 
     def missing_final(self) -> list[str]:
-        """Roles that have not sent their last state, in words."""
+        """Return the roles that have not sent their last state, as text."""
         return [self._text([name]) for name in sorted(self.expected - (self.final or {}).keys())]
 
     def write_final(self, version: int, state: dict[str, Any]) -> dict[str, Any] | None:
-        """Write the last checkpoint; returns its state, or None where there is no optimizer of that
-        version.
+        """Write the final checkpoint.
+
+        Args:
+            version: Version of the checkpoint.
+            state: The server's own state.
+
+        Returns:
+            The whole state, or None if the checkpoint was not written because it lacks a required part.
         """
         whole = self._begun(state)
         for (role, rank), own in (self.final or {}).items():
@@ -152,7 +195,7 @@ class CheckpointCoordinator:
         return whole if self._write(version, whole) else None
 
     def _begun(self, state: dict[str, Any]) -> dict[str, Any]:
-        """The server's own part of a checkpoint, to which the other roles' are added."""
+        """Return the server's part of a checkpoint, to which the states of the other roles are added."""
         engine = {
             name: own
             for name, own in state["engine"].items()
@@ -162,8 +205,10 @@ class CheckpointCoordinator:
         return {**state, "engine": engine, "roles": {"learner": {}, "actor": {}}, "start": start}
 
     def _place(self, whole: dict[str, Any], role: str, rank: int, state: Any, version: int) -> None:
-        """Add a role's state. Under AllReduce any replica of the optimizer stands for all, if it is of this
-        version.
+        """Add the state of a role to a checkpoint.
+
+        Under AllReduce all replicas of the optimizer are identical, so any of them is used if its version
+        matches.
         """
         if role == "learner" and "optimizer" in state:
             state = dict(state)
@@ -175,23 +220,26 @@ class CheckpointCoordinator:
         whole["roles"][role][self.names[role, rank]] = state
 
     def _write(self, version: int, state: dict[str, Any]) -> bool:
-        """Hand a checkpoint to the writer; False where it would not hold what it has to (module docstring).
+        """Hand a checkpoint to the writer.
+
+        Returns:
+            False if a required part is missing (see the module docstring).
 
         Raises:
-            FloatingPointError: a parameter is not finite.
+            FloatingPointError: A parameter or an optimizer state is not finite.
         """
         there = {(role, name) for role, own in state["roles"].items() for name in own}
         state["missing"] = [f"{role} {name}" for role, name in sorted(self.names_by_role - there)]
         if self.deterministic and state["missing"]:
-            self.writer.wait()  # a whole checkpoint may be on its way to the disk
+            self.writer.wait()  # the writer may still be writing a complete checkpoint
         last = self.writer.last_version if self.writer.last_version is not None else self.resumed_version
         lack = "no learner's parameters" if "optimizer" not in state["engine"] else ""
-        # without an earlier one this is better than nothing
+        # An incomplete checkpoint is better than none, so it is refused only if an earlier one exists.
         if not lack and self.deterministic and state["missing"] and last is not None:
             lack = f"no state of {', '.join(state['missing'])}"
         if lack:
-            kept = "there is no earlier one" if last is None else f"the last good one is of version {last}"
-            self.not_written = f"{lack} of version {version} arrived: that checkpoint is not written, {kept}"
+            kept = "no earlier one exists" if last is None else f"the last good one is of version {last}"
+            self.not_written = f"checkpoint {version} is not written, because {lack} arrived; {kept}"
             logger.warning("%s", self.not_written)
             return False
         for name, value in state["engine"]["optimizer"].items():
@@ -208,8 +256,13 @@ class CheckpointCoordinator:
         return True
 
     def distribute(self, resume: dict[str, Any] | None) -> list[tuple[str, int, dict[str, Any]]]:
-        """(role, rank, state) for every learner and actor: what it had when the checkpoint was written, or
-        what it needs to begin anew.
+        """Return the initial state of every learner and actor.
+
+        Args:
+            resume: State of the checkpoint to resume from; None: a new run.
+
+        Returns:
+            (role, rank, state) of each role: the saved state, or the data with which it starts afresh.
         """
         states = []
         slots = self.context.config.topology.environments_per_actor
@@ -242,8 +295,9 @@ class CheckpointCoordinator:
 
     @staticmethod
     def _fresh_actor(resume: dict[str, Any]) -> dict[str, Any]:
-        """An actor that the checkpoint does not know must not repeat the random numbers and episodes of the
-        run so far.
+        """Return the initial state of an actor without a usable state in the checkpoint.
+
+        It must not repeat random numbers or episodes that the run has already used.
         """
         version = int(resume["engine"]["rule"]["round"])
         last = [
@@ -253,8 +307,13 @@ class CheckpointCoordinator:
         return {"version": version, "first_episode": max(last, default=version) + 1}
 
     def close(self) -> str | None:
-        """Wait for the writer; the error of the last checkpoint, if it could not be written. Raises it where
-        errors are to stop the run.
+        """Wait for the writer.
+
+        Returns:
+            Why the last checkpoint was not written; None: it was.
+
+        Raises:
+            StorageError: The last checkpoint could not be written, and errors are to stop the run.
         """
         self.writer.close()
         error = self.writer.last_error
@@ -265,12 +324,13 @@ class CheckpointCoordinator:
 
     @property
     def resumable(self) -> bool:
-        """Whether there is a good checkpoint to go on from; asked when the writer is closed."""
+        """Whether a good checkpoint exists to resume from. Valid once the writer is closed."""
         return self.writer.last_version is not None or self.resumed_version is not None
 
     def _on_error(self, error: StorageError) -> None:
-        """Tell it once, or end the run: checkpoint.on_error. The last good checkpoint is untouched either
-        way.
+        """Log a storage error once, or raise it if `checkpoint.on_error` is "stop" or the lock is lost.
+
+        The last good checkpoint stays untouched in both cases.
         """
         if error is self.reported:
             return
@@ -279,7 +339,7 @@ class CheckpointCoordinator:
             self.lock is not None and self.lock.lost is not None
         ):
             raise error
-        logger.error("%s; training goes on, the last good checkpoint is untouched", error)
+        logger.error("%s; training continues, the last good checkpoint is untouched", error)
 
     def _text(self, names: Any) -> str:
         return ", ".join(f"{role} on rank {rank}" for role, rank in names)

@@ -1,7 +1,7 @@
-"""A run's returns against time as text, for the live display: as many points as a terminal can show, however
-long the run is.
+"""Text plot of a run's returns against time, for the live display.
 
-Called by progress.py. Drawn by plotille in characters of eight dots.
+Drawn by plotille in Braille characters of eight dots. The number of points is bounded, however long the run
+is.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import math
 
 MOST_POINTS = 400
 HEIGHT = 8  # lines, without the axis
-MARGIN = 26  # characters that labels and the axis' name take
+MARGIN = 26  # characters taken by the labels and the name of the axis
 UNITS = (
     (2 * 86400.0, 86400.0, "days"),
     (2 * 3600.0, 3600.0, "hours"),
@@ -20,17 +20,23 @@ UNITS = (
 
 
 class Curve:
-    """Values by time. Where there are too many, every second one is forgotten, and from then on half as many
-    are taken.
+    """Values over time, thinned to a bounded number of points.
+
+    Above MOST_POINTS, every second point is removed and the minimum distance between new points is doubled.
     """
 
     def __init__(self) -> None:
         self.seconds: list[float] = []
         self.values: list[float] = []
-        self._apart = 0.0  # seconds between points at least
+        self._apart = 0.0  # minimum distance between points, seconds
 
     def add(self, seconds: float, value: float) -> None:
-        """Take a point, unless it follows the former one too closely or has no value yet."""
+        """Append a point, unless it follows the last one too closely or its value is not finite.
+
+        Args:
+            seconds: Time of the point.
+            value: Value at that time.
+        """
         if not math.isfinite(value) or (self.seconds and seconds < self.seconds[-1] + self._apart):
             return
         self.seconds.append(seconds)
@@ -43,10 +49,11 @@ class Curve:
         """Draw the curve.
 
         Args:
-            width: Characters of a line, at most.
+            width: Maximum number of characters per line.
 
         Returns:
-            Lines with the values on the left and the time below; nothing with fewer than three points.
+            Lines with the values on the left and the time below. Empty with fewer than three points, if no
+            time has passed, or if the width is less than 2 MARGIN.
         """
         if len(self.seconds) < 3 or self.seconds[-1] <= self.seconds[0] or width < 2 * MARGIN:
             return ""

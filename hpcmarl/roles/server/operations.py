@@ -1,4 +1,4 @@
-"""Count the floating-point operations of a run's learning and acting, for summary.json."""
+"""Floating-point operations of a run's training and acting, for summary.json."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from hpcmarl.optim.sparse import SparseTopology
 def count_operations(
     algorithm: Model, topology: SparseTopology | None, learned_steps: float, dense_gradient_steps: float
 ) -> dict[str, float]:
-    """Count the operations of a run, and what they were had no weight been zero.
+    """Count the operations of a run, and those that a dense network would have needed.
 
     Args:
         algorithm: Algorithm of the run.
-        topology: Topology of its weights; None: dense.
-        learned_steps: Environment steps learned from, each as often as it was.
-        dense_gradient_steps: Those of them whose gradients were of all weights of a sparse network.
+        topology: Sparse topology of its weights; None: dense.
+        learned_steps: Environment steps used in gradients, counted once per gradient.
+        dense_gradient_steps: The part of these steps with dense gradients of a sparse network.
 
     Returns:
-        Both numbers of steps; operations of all learning (training_flops, dense_training_flops); operations
-        of acting in one environment step (acting_flops_per_step, dense_acting_flops_per_step). Empty where
-        the algorithm does not count them.
+        Both numbers of steps; operations of all training (training_flops, dense_training_flops); operations
+        of acting in one environment step (acting_flops_per_step, dense_acting_flops_per_step). Empty if the
+        algorithm does not count operations.
     """
     whole = [1.0] * len(algorithm.layers)
     dense, counted = (

@@ -1,8 +1,8 @@
-"""The live display of the server's rank: in a terminal a redrawn panel with the curve of returns, elsewhere a
-plain line now and then.
+"""Live display of the server's rank on standard error.
 
-Called by the recorder. A rank that mpiexec started has no terminal of its own, so `hpcmarl train -n` tells
-the width of the user's terminal in HPCMARL_TERMINAL. Everything goes to standard error.
+In a terminal it is a redrawn panel with the curve of returns; elsewhere it is an occasional plain line. A
+rank started by mpiexec has no terminal. `hpcmarl train -n` therefore passes the width of the user's terminal
+in the environment variable HPCMARL_TERMINAL.
 """
 
 from __future__ import annotations
@@ -27,11 +27,17 @@ from hpcmarl.roles.server.curve import Curve
 logger = logging.getLogger(__name__)
 REDRAWS_PER_SECOND = 2.0
 WIDEST_CURVE = 100  # characters
-FIRST_LINE, LONGEST_PAUSE = 5.0, 60.0  # seconds between plain lines: doubled until the longest
+FIRST_LINE, LONGEST_PAUSE = 5.0, 60.0  # seconds between plain lines; doubles from the first to the longest
 
 
 class Display:
-    """`update` is cheap: the figures are asked for only when something is to be drawn."""
+    """Panel or log lines with the progress of a run.
+
+    Attributes:
+        enabled: Whether `logging.progress` is set.
+        console: Terminal to draw on; None: plain log lines.
+        last: Time and environment steps of the last redraw, for the speed.
+    """
 
     def __init__(self, context: Context) -> None:
         self.context = context
@@ -49,7 +55,12 @@ class Display:
         self.last = (time.monotonic(), 0)
 
     def update(self, figures: Callable[[], dict[str, Any]]) -> None:
-        """Draw what is due."""
+        """Redraw the display if due.
+
+        Args:
+            figures: Computes the values to show. Called only when a redraw is due, so that other calls are
+                cheap.
+        """
         if not self.enabled or not self.due.due():
             return
         now = figures()
@@ -66,7 +77,7 @@ class Display:
         self.live.update(Group(self._panel(now, speed), self._curve()), refresh=True)
 
     def _curve(self) -> Text:
-        """The returns so far, where the terminal can show them."""
+        """Return the returns so far as a text plot; empty if the terminal cannot show Unicode."""
         if self.console is None or not self.console.encoding.startswith("utf"):
             return Text()
         return Text(self.curve.text(min(WIDEST_CURVE, self.console.width)))
@@ -79,11 +90,12 @@ class Display:
         ).strip() + _lost(now)
 
     def _share(self, now: dict[str, Any]) -> str:
-        """How much of the nearest limit is done, as "37 %"."""
+        """Return the progress towards the nearest limit, for example "37 %,"."""
         done = self._done(now)
         return "" if done is None else f"{100 * done:.0f} %,"
 
     def _done(self, now: dict[str, Any]) -> float | None:
+        """Return the progress towards the nearest limit of `stop`, from 0 to 1; None if there is no limit."""
         stop = self.context.config.stop
         parts = [
             (stop.updates, now["version"]),
@@ -125,7 +137,11 @@ class Display:
         return table
 
     def finish(self, summary: dict[str, Any]) -> None:
-        """The last word: what was reached and where it lies."""
+        """Log the results of the run and the directory that holds them.
+
+        Args:
+            summary: Contents of summary.json.
+        """
         self.close()
         if self.console is not None and (curve := self._curve()):
             self.console.print(curve)
@@ -147,7 +163,7 @@ class Display:
 
 
 def _beside_bare(now: dict[str, Any], speed: float) -> str:
-    """The share of bare stepping, where that was measured."""
+    """Return the speed as a share of bare stepping; empty if bare stepping was not measured."""
     bare = now["bare_env_steps_per_second"]
     return "" if bare is None else f", {100 * speed / bare:.0f} % of bare stepping"
 

@@ -1,7 +1,4 @@
-"""What is written about a run besides checkpoints: counters, rows of metrics, the summary, the live display.
-
-The recorder lives on the server. Knows no messages: the server hands it what came.
-"""
+"""Counters, metrics rows, the summary and the live display of a run."""
 
 from __future__ import annotations
 
@@ -42,27 +39,50 @@ LEARNER_TOTALS = (
     *LEARNERS_TIME,
 )
 RECENT_EPISODES = 100
-OF_THIS_START = ("quarantined", "trajectory_bytes", "trajectory_shards")  # counters of what is there now
-EPISODES_AHEAD = 100_000  # more than an actor can have played before anybody heard of them
+# Counters of the present start only; a resumed run starts them at zero.
+OF_THIS_START = ("quarantined", "trajectory_bytes", "trajectory_shards")
+# Upper bound on the episodes that an actor can have played without having reported them.
+EPISODES_AHEAD = 100_000
 
 
 def keep_summary(context: Context, summary: dict[str, Any]) -> None:
-    """Write summary.json. Where the disk fails: raises StorageError, or says so, as checkpoint.on_error
-    wants.
+    """Write summary.json.
+
+    Args:
+        context: The run.
+        summary: Contents of the file.
+
+    Raises:
+        StorageError: The file cannot be written and `checkpoint.on_error` is "stop"; otherwise the error is
+            logged.
     """
     try:
         write_summary(context.run_directory, summary)
     except StorageError as problem:
         if context.config.checkpoint.on_error == "stop":
             raise
-        logger.error("%s; the run has ended, the figures are in the last row of the metrics", problem)
+        logger.error("%s; the run has ended; its figures are in the last metrics row", problem)
 
 
 class Recorder:
-    """Counts over the whole run, resumptions included; `seconds` is training time, without start-up and final
-    evaluation.
+    """Count, log and write the progress of a run. Lives on the server.
 
-    `watch`: called at the end of every round, by benchmarks.
+    Counters cover the whole run, including earlier starts.
+
+    Attributes:
+        totals: Sums over the whole run by name. `staleness` is summed over trajectories, in versions.
+        actors: Newest counters of each actor by its number.
+        counters_before: Counters of earlier starts and of actor processes that were replaced.
+        group_counts: Trajectories delivered by each group, [groups].
+        recent: Returns of the newest RECENT_EPISODES episodes; likewise recent_wins and recent_by_policy.
+        heard: Slots that have not finished an episode yet.
+        best: Largest mean of recent returns so far.
+        lost: Ranks lost in this start of the run. A resumed run has all its ranks again.
+        evaluation: Result of the newest evaluation; empty before the first.
+        watch: Called at the end of every round; used by benchmarks.
+        last_row: Version, seconds and environment steps of the newest metrics row.
+        row_before: The same of the newest row of an earlier version.
+        fields: The newest metrics row.
     """
 
     def __init__(self, context: Context, algorithm: Model) -> None:
@@ -81,19 +101,15 @@ class Recorder:
         self.recent: deque[float] = deque(maxlen=RECENT_EPISODES)
         self.recent_wins: deque[float] = deque(maxlen=RECENT_EPISODES)
         self.recent_by_policy: dict[str, deque[float]] = {}
-        # all slots at every version: what counts is the rule's matter
+        # If all slots restart at every version, the rule decides which episodes count: wait for no slot.
         restarts_together = context.whole_episodes and algorithm.on_policy
         actors = sum(len(group.actors) for group in context.topology.groups)
         self.heard = SlotsHeard(
             0 if restarts_together else actors * self.config.topology.environments_per_actor
         )
         self.best: float | None = None
-        self.counters_before: dict[
-            str, float
-        ] = {}  # of actors: what processes that are gone, or earlier starts, had counted
-        self.lost: list[
-            dict[str, Any]
-        ] = []  # of this start of the run: a resumed one has all its ranks again
+        self.counters_before: dict[str, float] = {}
+        self.lost: list[dict[str, Any]] = []
         self.evaluation: dict[str, Any] = {}
         self.means = LearnerMeans()
         self.watch: Callable[[Recorder, Engine], None] | None = None
@@ -103,7 +119,6 @@ class Recorder:
         )
         self.times = GroupTimes(context.topology, slots, on_policy=algorithm.on_policy, cancels=cancels)
         self.row_due = Interval(self.config.logging.every_seconds)
-        # version, seconds, env_steps; and of the last row of an earlier version
         self.last_row = self.row_before = (
             -1,
             0.0,
@@ -116,33 +131,36 @@ class Recorder:
     # ---- time and ends
 
     def begin(self) -> None:
-        """Training starts."""
+        """Begin to count training time, and remove metrics rows that this start supersedes."""
         self._began = time.monotonic()
         self.last_row = self.row_before = (-1, self.seconds, self.totals["env_steps"])
         if self.context.resume is not None:
             self.metrics.truncate(int(self.context.resume["engine"]["rule"]["round"]))
-        else:  # what an earlier start wrote without a checkpoint is superseded
+        else:  # rows of an earlier start that has no checkpoint are superseded
             earlier = f"start-{self.context.start_number - 1:04d}-metrics.csv"
             self.metrics.truncate(None, self.context.run_directory / "starts" / earlier)
 
     def end(self) -> None:
-        """Training is over; what follows does not count as training time."""
+        """End the training time. The final checkpoint and evaluation do not count."""
         self._ended = time.monotonic()
 
     @property
     def seconds(self) -> float:
-        """Training time so far."""
+        """Training time of the whole run so far, without start-up and final evaluation."""
         if self._began is None:
             return self.totals["seconds_before"]
         return self.totals["seconds_before"] + (self._ended or time.monotonic()) - self._began
 
     def time_is_up(self) -> str | None:
-        """Whether stop.seconds is reached, in words; all that can change between rounds."""
+        """Return "stop.seconds … reached" if that limit is reached, else None.
+
+        It is the only limit that can be reached between rounds.
+        """
         limit = self.config.stop.seconds
         return f"stop.seconds {limit:g} reached" if limit is not None and self.seconds >= limit else None
 
     def stop_reason(self, version: int) -> str | None:
-        """Which of `stop`'s limits is reached, in words."""
+        """Return which limit of `stop` is reached, as text; None if none is."""
         stop = self.config.stop
         if (reason := self.time_is_up()) is not None:
             return reason
@@ -154,9 +172,10 @@ class Recorder:
             return f"stop.return_mean {stop.return_mean:g} reached"
         return None
 
-    # ---- what comes in
+    # ---- input
 
     def on_gradient(self, gradient: Gradient) -> None:
+        """Add the counters of a gradient."""
         self.totals["env_steps"] += gradient.env_steps
         self.totals["agent_steps"] += gradient.agent_steps
         self.totals["staleness"] += gradient.staleness
@@ -165,19 +184,21 @@ class Recorder:
         self.times.arrived(gradient.group, gradient.version, gradient.count)
 
     def on_accept(self, age: int) -> None:
-        """A gradient was taken; `age`: versions that the newest parameters were ahead of it, times its
-        trajectories.
+        """Add the age of an accepted gradient to the staleness.
+
+        Args:
+            age: Versions between the gradient and the newest parameters, multiplied by its trajectories.
         """
         self.totals["staleness"] += age
 
     def on_actor_report(self, report: ActorReport) -> None:
-        """Take over the counters of an actor."""
+        """Replace the counters of an actor by those of its newest report."""
         self.actors[str(report.actor)] = report.counters
         self.times.on_actor(report.actor, report.times)
         self.efficiency.bare = report.bare or self.efficiency.bare
 
     def on_learner_report(self, report: LearnerReport) -> None:
-        """Add what a learner has done since its last report."""
+        """Add the counters, statistics and episodes of a learner's report."""
         self.means.add(report.statistics)
         self.times.on_learner(report.group, report.statistics)
         for name in LEARNER_TOTALS:
@@ -197,13 +218,14 @@ class Recorder:
             self.best = mean
 
     def _settled(self) -> bool:
-        """Whether the newest episodes are enough, and no longer the short ones of those that began
-        together.
+        """Return whether the recent episodes are enough for a mean without bias to short ones.
+
+        The first episodes to finish are the short ones, until every slot has finished one.
         """
         return len(self.recent) == RECENT_EPISODES and self.heard.complete(self._over_actors("quarantined"))
 
     def on_lost(self, rank: int) -> None:
-        """A rank has died or was given up; nothing new where it had been lost before and was not replaced."""
+        """Record the loss of a rank, unless it is already recorded and was not replaced since."""
         if not any(entry["rank"] == rank for entry in self.missing):
             roles = "+".join(self.context.topology.roles_of(rank))
             self.heard.add(self._slots_of(rank))
@@ -212,9 +234,7 @@ class Recorder:
             )
 
     def _slots_of(self, rank: int) -> range:
-        """The slots that end with a rank: its own, if it is an actor, and those of its actors if it is a
-        learner.
-        """
+        """Return the slots that are lost with a rank: those of the actor, or of all actors of the learner."""
         topology, slots = self.context.topology, self.config.topology.environments_per_actor
         actors = [
             actor for group in topology.groups for actor in group.actors if rank in (actor, group.learner)
@@ -223,14 +243,21 @@ class Recorder:
         return range(min(indices, default=0) * slots, (max(indices, default=-1) + 1) * slots)
 
     def on_replaced(self, rank: int) -> int:
-        """A new process has a lost rank's place; returns an episode index that nobody has come to yet."""
+        """Record that a new process replaces a lost actor.
+
+        Args:
+            rank: Rank of the actor.
+
+        Returns:
+            An episode index that no actor has reached yet.
+        """
         self.counters_before = self._counters_without(rank)
         for entry in self.missing:
             entry["replaced"] = entry["replaced"] or entry["rank"] == rank
         return int(self.totals["episodes"]) + EPISODES_AHEAD * len(self.lost)
 
     def _counters_without(self, rank: int) -> dict[str, float]:
-        """Earlier counters and those of a lost actor's process; the new one counts from zero."""
+        """Return the counters of former processes and of a lost actor, whose successor starts at zero."""
         before = dict(self.counters_before)
         for name, value in self.actors.pop(str(self.context.topology.actor_index(rank)), {}).items():
             before[name] = before.get(name, 0.0) + value
@@ -238,10 +265,11 @@ class Recorder:
 
     @property
     def missing(self) -> list[dict[str, Any]]:
-        """The lost ranks in whose place there is nobody."""
+        """The lost ranks that have not been replaced."""
         return [entry for entry in self.lost if not entry["replaced"]]
 
     def on_evaluation(self, result: dict[str, Any]) -> None:
+        """Keep and log the result of an evaluation."""
         self.evaluation = result
         logger.info(
             "evaluation at version %d: return %.3f ± %.3f",
@@ -251,21 +279,21 @@ class Recorder:
         )
 
     def on_round(self, engine: Engine) -> None:
-        """A round is complete; now and then a row of metrics."""
+        """Record a completed round; write a metrics row if due."""
         if self.watch is not None:
             self.watch(self, engine)
         if self.row_due.due():
             self._row(engine)
 
     def tick(self, engine: Engine) -> None:
-        """Called again and again: keeps the display alive while nothing else happens."""
+        """Update the live display. Called in every step of the server."""
         if self._began is not None and self._ended is None:
             self.display.update(lambda: self._shown(engine))
 
-    # ---- what goes out
+    # ---- output
 
     def _shown(self, engine: Engine) -> dict[str, Any]:
-        """What the live display shows."""
+        """Return the figures of the live display."""
         more = {
             "groups": self.group_counts,
             "time_shares": self._time_shares(),
@@ -325,7 +353,10 @@ class Recorder:
         self.fields = row
 
     def _counters(self) -> dict[str, float]:
-        """What actors have counted over the whole run, resumptions and replaced processes included."""
+        """Return the sums of the actors' counters over the whole run.
+
+        They include earlier starts and replaced processes.
+        """
         totals = dict(self.counters_before)
         for counters in self.actors.values():
             for name, value in counters.items():
@@ -333,8 +364,14 @@ class Recorder:
         return dict(sorted(totals.items()))
 
     def finish(self, engine: Engine, status: str, error: str | None) -> None:
-        """The last row of metrics and summary.json."""
-        # else nothing was trained, and the rows of earlier starts stay as they are
+        """Write the last metrics row and summary.json, and show the results.
+
+        Args:
+            engine: Rule and optimizer, for the version and counters.
+            status: "finished" or "interrupted".
+            error: Why the last checkpoint was not written; None: it was.
+        """
+        # Without training the metrics rows of earlier starts stay unchanged.
         if self._began is not None:
             self._row(engine)
         figures = self._figures(engine)
@@ -400,7 +437,7 @@ class Recorder:
         self.metrics.close()
 
     def state_dict(self) -> dict[str, Any]:
-        """Counters and the newest returns, so that a resumed run goes on counting."""
+        """Return counters and newest returns, so that a resumed run continues to count."""
         totals = {**self.totals, "seconds_before": self.seconds}
         counted = {
             "groups": list(self.group_counts),

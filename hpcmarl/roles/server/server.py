@@ -1,10 +1,11 @@
-"""The server: the round rule, the steps, the versions. Everything that is written about a run goes through
-it.
+"""The server: round rule, optimizer steps, versions and the sequence of a run.
 
-GRADIENT ──► engine (rule, optimizer) ──► a round is complete ──► new version ──► PARAMETERS to the groups
-    that the rule names
-now and then: CHECKPOINT_REQUEST ──► STATE of every role ──► checkpoint;   evaluation;   a row of metrics
-the end: STOP ──► last STATE of every role ──► final checkpoint ──► final evaluation ──► summary ──► EXIT
+    GRADIENT ──► engine (rule, optimizer) ──► round complete ──► new version ──► PARAMETERS to the groups
+    periodic:    CHECKPOINT_REQUEST ──► STATE of every role ──► checkpoint;   evaluation;   row of metrics
+    at the end:  STOP ──► last STATE of every role ──► final checkpoint ──► final evaluation
+                      ──► summary ──► EXIT
+
+The rule names the groups that receive new parameters. The server writes all metrics and checkpoints of a run.
 """
 
 from __future__ import annotations
@@ -30,11 +31,21 @@ from hpcmarl.types import Gradient
 
 logger = logging.getLogger(__name__)
 FINAL_STATE_TIMEOUT = 20.0  # seconds to wait for the last states before the run ends without them
-ROLLOUTS_AHEAD = 1 << 40  # numbers of a replaced actor's rollouts begin past those of the process that died
+# Rollout numbers of a replacement process start this far beyond those of the process that died.
+ROLLOUTS_AHEAD = 1 << 40
 
 
 class Server(Role):
-    """Rank 0; the evaluator beside it judges the policies."""
+    """The role of rank 0. The evaluator runs on the same rank.
+
+    Attributes:
+        phase: Stage of the run: "start", "train", "stop", "evaluate" or "done", in this order.
+        status: Outcome of the run: "finished" or "interrupted".
+        behind: Groups whose newest parameters may still wait for their link.
+        stop_wanted: Status with which the run is to stop at the next round or start; None: no stop is
+            pending.
+        stop_at: Time at which the run stops because its Slurm job ends, in seconds since 1970; None: never.
+    """
 
     name = "server"
 
@@ -47,7 +58,7 @@ class Server(Role):
         algorithm = evaluator.algorithm
         self.engine = Engine(context.rule(), context.optimizer(algorithm))
         self.links = [LatestLink(self.transport, group.learner) for group in context.topology.groups]
-        # groups whose newest point may not be on its way yet: only these are looked at in every step
+        # Each step flushes only the links of these groups, not all links.
         self.behind: set[int] = set()
         self.stragglers = StragglerMonitor(self.engine.rule, context.topology)
         self.recorder = Recorder(context, algorithm)
@@ -65,6 +76,7 @@ class Server(Role):
     # ---- messages
 
     def on_message(self, message: Message) -> None:
+        """Process a gradient, a report, a state, the end of a group's work or an interrupt."""
         if message.kind is Kind.GRADIENT:
             self._on_gradient(message)
         elif message.kind is Kind.REPORT:
@@ -111,7 +123,7 @@ class Server(Role):
         self.recorder.times.served(time.perf_counter() - began)
 
     def _execute(self, commands: Sequence[Command]) -> None:
-        """Do what the engine leaves to its caller."""
+        """Execute the engine's commands that need communication."""
         for command in commands:
             if isinstance(command, Publish) and self.phase == "train":
                 self._after_round(command)
@@ -122,7 +134,7 @@ class Server(Role):
                     )
 
     def _after_round(self, publish: Publish) -> None:
-        """A round is complete: checkpoint, evaluate, stop or go on."""
+        """Record a completed round, start what is due (checkpoint, evaluation) and publish, or stop."""
         config, version = self.context.config, publish.version
         self.recorder.on_round(self.engine)
         self.stragglers.round_ended()
@@ -142,8 +154,10 @@ class Server(Role):
         self.recorder.times.published(version, publish.groups)
 
     def _publish(self, publish: Publish) -> None:
-        """Offer the new point to the groups; under AllReduce only the word that the round is closed (never
-        replaced by a newer one).
+        """Offer the new query point to the groups of a command.
+
+        A newer message on a link replaces one that waits. Under AllReduce, groups receive only the notice
+        that the round has ended; such notices are never replaced.
         """
         fields: dict[str, Any] = {
             "source": self.context.rank,
@@ -170,6 +184,11 @@ class Server(Role):
         self.behind.update(publish.groups)
 
     def _evaluate(self, version: int) -> None:
+        """Request an evaluation of the current parameters.
+
+        Under AllReduce the server has no parameters, so they are taken from a new checkpoint. No evaluation
+        takes place if another checkpoint is being collected.
+        """
         if not self.context.config.rounds.collective:
             self.evaluator.request(self.engine.optimizer.parameters, version, self.recorder.on_evaluation)
         elif self.checkpoints.request(version, self._state()):
@@ -178,8 +197,9 @@ class Server(Role):
             )
 
     def on_lost(self, rank: int, groups: Sequence[int]) -> None:
-        """Nobody waits for the lost any more; the run goes on with the others, or stops if it was asked to or
-        nobody is left.
+        """Stop waiting for a lost rank. The run continues with the remaining groups or stops.
+
+        It stops if no group remains, if `rounds.on_loss` demands it, or if the run is deterministic.
         """
         self.recorder.on_lost(rank)
         led = [group for group in self.context.topology.groups if group.learner == rank]
@@ -190,7 +210,7 @@ class Server(Role):
         if self.phase not in ("start", "train"):
             return
         if set(rule.present) <= set(groups):
-            logger.warning("no group is left: stopping")
+            logger.warning("stopping at version %d: no group is left", self.engine.version)
             self._stop_after_loss()
         elif self.context.config.deterministic or (
             groups and (wanted == "stop" or (wanted == "auto" and not rule.pooled))
@@ -204,16 +224,14 @@ class Server(Role):
                 self._execute(self.engine.on_lost(group))
 
     def _stop_after_loss(self) -> None:
-        """Stop at once; a run that has not begun first takes over what it resumes from."""
+        """Stop at once. In the start phase, the run first loads the state that it resumes from."""
         if self.phase == "start":
             self.stop_wanted = "interrupted"
         else:
             self._begin_stop("interrupted")
 
     def on_replaced(self, rank: int) -> None:
-        """A new process acts in the place of a dead actor: it begins afresh, with random numbers that nobody
-        has had.
-        """
+        """Start the process that replaces a dead actor, with random numbers and episodes not used before."""
         episode = self.recorder.on_replaced(rank)
         if self.phase == "train":
             self.checkpoints.expect_again(rank)
@@ -227,6 +245,7 @@ class Server(Role):
     # ---- work
 
     def work(self) -> bool:
+        """Advance the run: flush links, write due checkpoints, check the limits, change the phase."""
         if self.behind:
             self.behind = {group for group in self.behind if not self.links[group].flush()}
         worked = self.checkpoints.poll()
@@ -267,7 +286,7 @@ class Server(Role):
         return worked
 
     def _start(self) -> None:
-        """Give every role its state, then the learners the first parameters."""
+        """Send every role its state, then send the learners the first parameters."""
         resume = self.context.resume
         states = self.checkpoints.distribute(resume)
         if resume is not None:
@@ -282,7 +301,7 @@ class Server(Role):
             self.send(rank, Kind.START, state, **fields)
         if not self.context.config.rounds.collective:
             self._publish(Publish(self.engine.version, tuple(range(len(self.links)))))
-        if self.stop_wanted is not None:  # before anything was trained
+        if self.stop_wanted is not None:  # the stop was requested before training began
             self._begin_stop(self.stop_wanted)
             return
         self.recorder.begin()
@@ -293,6 +312,7 @@ class Server(Role):
             self._begin_stop("finished")
 
     def _warn_of_length_bias(self) -> None:
+        """Warn if a round counts the first episodes to finish, which over-weights short episodes."""
         config, rule = self.context.config, self.engine.rule
         drops_episodes = self.context.whole_episodes and config.algo.is_on_policy
         if (
@@ -302,14 +322,16 @@ class Server(Role):
             and not has_fixed_length(config.env)
         ):
             logger.warning(
-                "rounds.rule: rennala counts the first %d episodes to finish: where lengths vary, short "
-                "episodes weigh more than they should; set rounds.admission: all_begun, or rounds.rule: sync",
+                "rounds.rule: rennala counts the first %d episodes to finish, which gives short episodes too "
+                "much weight if lengths vary; set rounds.admission: all_begun, or rounds.rule: sync",
                 rule.batch,
             )
 
     def _time_to_stop(self) -> float | None:
-        """Some time before the Slurm job ends; in a short job a quarter of it, or a requeued job would never
-        get anywhere.
+        """Return the time to stop before the Slurm job ends, in seconds since 1970; None: no limit.
+
+        The margin is at most a quarter of the remaining time. Otherwise a short, requeued job would make no
+        progress.
         """
         end, margin = self.context.job_end, self.context.config.stop.seconds_before_limit
         return (
@@ -317,11 +339,13 @@ class Server(Role):
         )
 
     def ask_to_stop(self, status: str) -> None:
-        """Somebody wants the run to end: "interrupted", to be resumed, or "finished". Harmless when it is
-        ending anyway.
+        """Request the end of the run. A repeated request has no effect unless it interrupts an evaluation.
+
+        Args:
+            status: "interrupted" if the run can be resumed later, or "finished".
         """
         if self.phase == "start":
-            self.stop_wanted = self.stop_wanted or status  # what the run resumes from is taken over first
+            self.stop_wanted = self.stop_wanted or status  # _start loads the resumed state first
         elif self.phase == "train":
             self._want_stop(status)
         elif (
@@ -330,25 +354,26 @@ class Server(Role):
             and self.status == "finished"
             and self._evaluates()
         ):
-            logger.info("interrupted: the evaluation is given up, the run can be resumed for it")
+            logger.info("interrupted: the evaluation is cancelled; resume the run to repeat it")
             self.status = status
             self.evaluator.cancel()
 
     def _evaluates(self) -> bool:
-        """Whether an evaluation is under way or to come."""
+        """Return whether an evaluation is running or still to come."""
         return not self.evaluator.idle or (self.phase == "stop" and self.context.config.eval.episodes > 0)
 
     def _want_stop(self, status: str) -> None:
-        """Stop now; a deterministic run at the end of its round, where it can be continued bit for bit."""
+        """Stop now, or at the end of the round in a deterministic run, so that it resumes bit for bit."""
         if self.context.config.deterministic and self.phase == "train":
             self.stop_wanted = self.stop_wanted or status
         else:
             self._begin_stop(status)
 
     def _begin_stop(self, status: str) -> None:
+        """Enter the stop phase and request the last state of every role."""
         self.status, self.phase = status, "stop"
         if status == "interrupted":
-            self.evaluator.cancel()  # it may take longer than the signal leaves time for
+            self.evaluator.cancel()  # it may take longer than the time left after the signal
         self.recorder.end()
         self.checkpoints.expect_final()
         for group in self.context.topology.groups:
@@ -356,16 +381,19 @@ class Server(Role):
         self.final_state_timeout = Interval(FINAL_STATE_TIMEOUT)
 
     def _all_is_said(self) -> bool:
-        """Whether the last states are there, or those that are missing are waited for no longer."""
+        """Return whether all last states have arrived, or waiting for the missing ones has timed out."""
         snapshots = self.checkpoints
         return snapshots.all_final() or (
             self.final_state_timeout.due() and not snapshots.needs_more_final(self.engine.version)
         )
 
     def _after_stop(self) -> None:
+        """Write the final checkpoint and begin the final evaluation."""
         missing = self.checkpoints.missing_final()
         if missing:
-            logger.warning("no last state from %s within %.0f s", ", ".join(missing), FINAL_STATE_TIMEOUT)
+            logger.warning(
+                "no final state arrived from %s within %.0f s", ", ".join(missing), FINAL_STATE_TIMEOUT
+            )
         state = self.checkpoints.write_final(self.engine.version, self._state())
         self.phase = "evaluate"
         if state is not None and self.context.config.eval.episodes and self.status == "finished":
@@ -374,15 +402,16 @@ class Server(Role):
             )
 
     def _finish(self) -> None:
+        """Write the summary and send every rank its exit code."""
         error = self.checkpoints.close()
         self.recorder.finish(self.engine, self.status, error)
         code = self._exit_code(error)
-        if error is not None and error != self.checkpoints.not_written:  # which has been logged
+        if error is not None and error != self.checkpoints.not_written:  # not_written is already logged
             kept = self.checkpoints.writer.last_version
             kept = self.checkpoints.resumed_version if kept is None else kept
-            good = "there is no good one" if kept is None else f"the last good one is of version {kept}"
+            good = "no good one exists" if kept is None else f"the last good one is of version {kept}"
             logger.error("the last checkpoint is not written, %s: %s", good, error)
-        # actors first: the word for a replaced one goes over its learner
+        # Actors first: the EXIT of a replaced actor is relayed by its learner's rank.
         for rank in sorted(
             range(self.context.topology.size),
             key=lambda rank: self.context.topology.roles_of(rank) != ("actor",),
@@ -391,7 +420,11 @@ class Server(Role):
         self.phase, self.finished = "done", True
 
     def _exit_code(self, error: str | None) -> int:
-        """What the job ends with: "try again" promises a good checkpoint, success that nothing is lost."""
+        """Return the exit code of the job.
+
+        EXIT_SUCCESS means that nothing was lost. EXIT_TRY_AGAIN means that a good checkpoint exists to resume
+        from.
+        """
         if self.status == "finished":
             return EXIT_SUCCESS if error is None else EXIT_FAILURE
         if error is None or (self.checkpoints.writer.last_error is None and self.checkpoints.resumable):

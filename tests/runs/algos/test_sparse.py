@@ -107,5 +107,5 @@ def test_sparse_resume_equals_uninterrupted_run(tmp_path, extra):
 
 def test_sparse_run_rejects_a_dense_checkpoint(tmp_path):
     run_world(3, tmp_path / "dense", SPARSE[2], "stop.updates=3", text=ECHO)
-    with pytest.raises(FormatError, match="engine is not that of a run"):
+    with pytest.raises(FormatError, match="engine is not the state of a run"):
         run(tmp_path, "sparse", "stop.updates=6", resume=str(tmp_path / "dense"))

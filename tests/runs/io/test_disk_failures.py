@@ -136,7 +136,7 @@ def test_run_continues_after_each_storage_error_and_logs_remedy(tmp_path, monkey
     run_world(1, tmp_path / "run", *KEPT, "stop.updates=12", resume="auto")
     assert summary(tmp_path / "run")["updates"] == 12
     assert NUMBERS[number] in summary(tmp_path / "run")["checkpoint_error"]
-    for words in ("training goes on, the last good checkpoint is untouched", "trajectories"):
+    for words in ("training continues, the last good checkpoint is untouched", "trajectories"):
         assert any(
             words in record.getMessage() and NUMBERS[number] in record.getMessage()
             for record in caplog.records

@@ -114,4 +114,4 @@ def test_checkpoint_resumes_without_its_replay(tmp_path, caplog):
     assert not (tmp_path / "replay").exists()
     run_world(2, tmp_path, "stop.updates=9", text=ECHO, resume="auto")
     assert (summary(tmp_path)["updates"], summary(tmp_path)["ranks"]) == (9, 2)
-    assert "it is filled anew" in caplog.text
+    assert "the buffer starts empty" in caplog.text

@@ -114,5 +114,5 @@ def test_unused_work_is_reported_with_its_remedy(changes, remedy):
 
 def test_replay_that_falls_behind_is_reported_with_its_remedy():
     line = closing_lines(SUMMARY | {"replay_shortfall": 0.4}, load_config(ECHO))[-1]
-    assert "40 % less often from episodes than algo.replay.samples_per_insert asks" in line
+    assert "used episodes 40 % less often than algo.replay.samples_per_insert requires" in line
     assert line.endswith("lower algo.replay.samples_per_insert")

@@ -188,14 +188,14 @@ def test_replay_file_round_trips_and_bad_files_are_logged(tmp_path, caplog):
     assert drawn(other.take(3, 0)) == drawn(replay.take(3, 0))
     assert not caplog.records
     replay_of(tmp_path, batch=2).resume(tmp_path, 9)
-    assert "is that of checkpoint-0000000007.h5, not of version 9" in caplog.text
+    assert "is read from checkpoint-0000000007.h5, because no file of version 9 exists" in caplog.text
     path = list_checkpoints(tmp_path / "replay" / "group-0000")[0]
     path.write_bytes(path.read_bytes()[:-100])
     damaged = replay_of(tmp_path)
     damaged.resume(tmp_path, 7)
     assert "cannot be used" in caplog.text
     damaged.resume(tmp_path / "elsewhere", 7)
-    assert "no replay of group 0" in caplog.text
+    assert "no replay file of group 0" in caplog.text
     assert not damaged.episodes
 
 

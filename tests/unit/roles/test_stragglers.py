@@ -34,7 +34,7 @@ def test_missing_group_is_logged_with_its_rank(name, batch, clock, caplog):
     watched.poll()
     watched.poll()
     assert [record.getMessage() for record in caplog.records] == [
-        "round 0 has waited 31 s for group 1 (learner: rank 2 on b); the others have done their part"
+        "round 0 has waited 31 s for group 1 (learner: rank 2 on b); the other groups have delivered"
     ]
     clock[0] = 61.0  # and again after twice as long
     watched.poll()
