@@ -90,7 +90,7 @@ class RolloutLayout:
         self._place_all()
         self.fixed_bytes = -(-self._end // ALIGNMENT) * ALIGNMENT
         offsets, formats = zip(*self._fields.values(), strict=True)
-        # All fixed arrays form one record, so that one numpy call gives views of them, also for many messages.
+        # All fixed arrays form one record: one numpy call gives views of them, also for many messages.
         self._record = np.dtype(
             {
                 "names": list(self._fields),
