@@ -62,7 +62,7 @@ def make_strategy(
 
     Args:
         config: Settings of the strategy.
-        payoff: Results of the matches, which somebody else fills.
+        payoff: Results of the matches, which the caller records.
         sides: Names of the sides; see `EvaluationStrategy`.
         cooperative: Whether the league is cooperative; see `EvaluationStrategy`.
     """

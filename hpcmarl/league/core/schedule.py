@@ -38,7 +38,7 @@ class EvaluationStrategy(ABC):
 
     Args:
         config: Settings of the strategy.
-        payoff: Results of the matches, which somebody else fills.
+        payoff: Results of the matches, which the caller records.
         sides: Names of the sides that snapshots play.
         cooperative: Whether the game is cooperative.
     """

@@ -434,7 +434,7 @@ def test_league_show_writes_plots(rps, run_json, tmp_path):
     [
         (("show", "NOWHERE"), 2, "no such file or directory; allowed: a league's run directory"),
         (("show", "EMPTY"), 1, "no checkpoint in it verifies"),
-        (("show", "SINGLE"), 2, "a run without a league; `hpcmarl eval"),
+        (("show", "SINGLE"), 2, "a run without a league; evaluate its policies with `hpcmarl eval"),
         (("match", "RPS", "mian", "other"), 2, "mian: RPS has no such snapshot or member; nearest: main"),
         (
             ("match", "RPS", "main", "xyz"),

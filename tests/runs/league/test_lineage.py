@@ -89,19 +89,19 @@ def test_woken_leader_leaves_alone_and_its_member_goes_on(
     first, second = (rank.roles["client"] for rank in ranks[1:])
     try:
         step_until(ranks, lambda: first.team is not None and first.team.server.engine.version >= 3)
-        member, directory = first.team.term.member, first.team.inner.run_directory
+        member, directory = first.team.assignment.member, first.team.inner.run_directory
         world.dead.add(1)
         healthy = [ranks[0], ranks[2]]
         step_until(
             healthy,
             lambda: (
                 second.team is not None
-                and second.team.term.member == member
+                and second.team.assignment.member == member
                 and second.team.server.engine.version >= 6
             ),
         )
         second.team.server.recorder.metrics.wait()
-        second.team.server.snapshots.writer.wait()
+        second.team.server.checkpoints.writer.wait()
         monkeypatch.setattr(run_lock, "LOOK_SECONDS", 0.0)  # it has been frozen for long
         before = contents(directory)
         with pytest.raises(
