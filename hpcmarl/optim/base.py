@@ -41,7 +41,7 @@ class Optimizer(ABC):
     `topology`, inactive parameters and the state of the method for them are zero. Arithmetic is in the dtype
     of `parameters` (float32 in runs, float64 in tests).
 
-    A subclass names the arrays [P] that it keeps between steps in `state_keys`, sets an attribute of each
+    A subclass lists the arrays [P] that it keeps between steps in `state_keys`. It sets an attribute of each
     name in its constructor and updates them in `_move`. Checkpoints, resumption and sparse masks follow from
     the names.
 

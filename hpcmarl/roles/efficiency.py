@@ -77,7 +77,7 @@ def cores_of_host(ranks: int) -> int:
     """Return the number of cores of this host that the run may use.
 
     This is the number that this process may use. If that is a single core and the host has several ranks,
-    each rank is bound to a core of its own; the result is then the number of the host's cores.
+    each rank is bound to its own core. The result is then the number of the host's cores.
 
     Args:
         ranks: Number of ranks on this host.

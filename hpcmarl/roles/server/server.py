@@ -134,7 +134,7 @@ class Server(Role):
                     )
 
     def _after_round(self, publish: Publish) -> None:
-        """Record a completed round, start what is due (checkpoint, evaluation) and publish, or stop."""
+        """Record a completed round, then stop, or start a due checkpoint or evaluation and publish."""
         config, version = self.context.config, publish.version
         self.recorder.on_round(self.engine)
         self.stragglers.round_ended()
