@@ -1,9 +1,8 @@
-"""`python -m hpcmarl.respawned_actor`: a process that MPI has started in the place of a dead actor
-(topology.respawn).
+"""Entry point of a process that MPI starts in the place of a dead actor (topology.respawn).
 
-It gets the run's configuration from the learner's rank, builds the same role that the dead one had, and
-serves until the end. The run's exit code is the affair of the ranks that mpiexec has started: this process
-leaves with 0 but for a failure of its own.
+The process receives the run's configuration from its learner, builds the role of the dead rank and serves
+until the end of the run. The ranks that mpiexec started report the run's exit code. This process leaves with
+0, unless it fails itself.
 """
 
 from __future__ import annotations

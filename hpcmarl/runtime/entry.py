@@ -1,8 +1,6 @@
-"""How a process gets into its job: signals, MPI, and the configuration, which rank 0 alone reads and tells
-the others.
+"""Start of a process: signals, MPI, and the configuration, which rank 0 reads and broadcasts.
 
-Called by cli/main.py, before numpy is loaded: the configuration says how many threads it may have. Then
-train.py takes over.
+This happens before numpy is loaded, because the configuration limits the number of its threads.
 """
 
 from __future__ import annotations
@@ -26,8 +24,10 @@ FAILED = "rank 0 failed while it read the configuration"
 
 @cache  # MPI starts once
 def enter_world() -> int:
-    """Join the MPI world that a launcher has started this process for; returns the number of ranks, 1 without
-    a launcher.
+    """Join the MPI world of the launcher that started this process.
+
+    Returns:
+        The number of ranks; 1 without a launcher.
 
     Raises:
         LaunchError: If the launcher meant another world than MPI found (silent singletons).
@@ -44,8 +44,9 @@ def enter_world() -> int:
 
 
 def shared_config(read: Callable[[], Config], signals: StopSignals) -> Config:
-    """What `read` returns on rank 0, on every rank; the others need neither the file nor the time to check
-    it. Collective.
+    """Return on every rank what `read` returns on rank 0; collective.
+
+    Other ranks need neither the file nor the time to check it.
 
     Args:
         read: Reads and checks the configuration.

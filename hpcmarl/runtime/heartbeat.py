@@ -25,8 +25,9 @@ START = 10  # times the limit: what a server may take to begin
 
 
 class RunLost(PeerFailure):
-    """A rank is gone that the run cannot go on without: it ends at once, and can be resumed from its last
-    checkpoint.
+    """A rank is lost without which the run cannot continue.
+
+    The run ends at once and can be resumed from its last checkpoint.
     """
 
 
@@ -35,8 +36,9 @@ class ServerLost(RunLost):
 
 
 class ServerSilent(ServerLost):
-    """It has not taken this rank's word for too long; the rank that notices it may be the only one to know
-    why the run ends.
+    """The server has taken no message of this rank for too long.
+
+    The rank that notices it may be the only one that knows why the run ends.
     """
 
 
@@ -86,8 +88,10 @@ class Liveness:
         ]
 
     def beat(self) -> None:
-        """On the other ranks: say that this one is alive. Raises ServerSilent when nobody has listened within
-        the limit.
+        """Send the heartbeat of a rank other than the server's.
+
+        Raises:
+            ServerSilent: If the server has taken no message within the limit.
         """
         self._tick()
         if self._link.idle():

@@ -16,8 +16,11 @@ UNKNOWN = -1.0
 
 
 class MemoryFacts(NamedTuple):
-    """Bytes: what a rank takes already, and what its host or cgroup has for the job; UNKNOWN where the system
-    does not tell.
+    """Memory of one rank, in bytes; UNKNOWN where the system does not report it.
+
+    Attributes:
+        resident: Memory that the rank uses already.
+        available: Memory that its host or cgroup has for the job.
     """
 
     resident: float

@@ -1,7 +1,6 @@
-"""A rank's log file that survives its disk: a record that cannot be written is counted, told once, and
-training goes on.
+"""Log file of a rank that survives failures of its disk.
 
-Called by run.start_logging. Knows the logging module and a path.
+A record that cannot be written is counted and reported once, and training continues.
 """
 
 from __future__ import annotations
@@ -18,8 +17,9 @@ RETRY_SECONDS = 10.0
 
 
 class LogFile(logging.FileHandler):
-    """Opens the file with the first record; after a failure again with a later one, and then says how many
-    were lost.
+    """File handler that opens its file with the first record.
+
+    After a failure it opens the file again with a later record, and then reports how many records were lost.
     """
 
     def __init__(self, path: Path) -> None:

@@ -49,8 +49,10 @@ RECEIVERS = {
 
 
 class Rank:
-    """The roles of one rank. `step` does one pass over messages and roles; `exit_code` is set when the server
-    has said EXIT.
+    """The roles of one rank.
+
+    Attributes:
+        exit_code: Exit code of the process; None until the server has sent EXIT.
     """
 
     kinds_of_roles: ClassVar[Mapping[str, str]] = ROLES
@@ -93,9 +95,7 @@ class Rank:
         return busy
 
     def rest(self, backoff: Backoff) -> None:
-        """Sleep after a step with nothing to do, until a role has work at the latest; all roles have waited
-        so long.
-        """
+        """Sleep after a step without work, at most until a role has work, and add the time to all roles."""
         began = time.perf_counter()
         backoff.wait(self.wake_at)
         slept = time.perf_counter() - began
@@ -122,8 +122,10 @@ class Rank:
         message.release()
 
     def _look_around(self) -> None:
-        """Who has died or fallen silent? The server's rank tells everyone, itself too, so that all take it in
-        the same order.
+        """Look for ranks that have died or fallen silent.
+
+        The server's rank reports them to every rank, itself included, so that all ranks see losses in the same
+        order.
         """
         server = self.context.topology.server
         for rank, process in self.replacements.poll():
@@ -216,8 +218,9 @@ class Rank:
         )
 
     def _on_replaced(self, replaced: ReplacedRank) -> None:
-        """Admit a new process in a dead actor's place, or declare the actor lost if there is none; on the
-        server's rank.
+        """Admit a new process in a dead actor's place, or declare the actor lost if there is none.
+
+        Runs on the server's rank.
         """
         rank, process = replaced.rank, replaced.process
         if process is None:
@@ -303,9 +306,10 @@ class AbortHook:
         self.fail(failure.exc_value, thread=failure.thread.name if failure.thread else "thread")
 
     def fail(self, error: BaseException | None, thread: str = "") -> None:
-        """Tell what happened and abort the world; does not return under MPI. A rank that ends because of
-        another one is silent, with two exceptions: one rank reports the server's end, or a death before the
-        roles were built, and each reports a server that is silent.
+        """Report an error and abort the world; does not return under MPI.
+
+        A rank that ends because of another one reports nothing, with two exceptions. One rank reports the
+        server's death, or a death before the roles were built. Each rank reports a silent server.
         """
         if isinstance(error, PeerFailure):
             if self.rank is not None:
@@ -335,8 +339,9 @@ class AbortHook:
         self.transport.abort()
 
     def _report_death_at_start(self) -> None:
-        """Name the ranks that died before the roles were built. The lowest living rank does so; should it be
-        busy, the next ones in turn.
+        """Name the ranks that died before the roles were built.
+
+        The lowest living rank does so. If it is busy, the next ones follow in turn.
         """
         dead: set[int] = set()
         began = time.monotonic()
@@ -359,9 +364,10 @@ class AbortHook:
             time.sleep(0.01)
 
     def _is_first_left(self) -> bool:
-        """Return whether this rank is to report the server's end: no lower rank lives. Others may have died
-        at the same moment, so look for a while; on one host, where a file says whether somebody has reported
-        it, as long as a lower rank seems to live and does not.
+        """Return whether this rank is to report the server's death, because no lower rank lives.
+
+        Other ranks may have died at the same moment, so it looks for a while. On one host, a file says whether
+        a rank has reported the death. There it looks as long as a lower rank seems to live and has not.
         """
         dead = set() if self.rank is None else set(self.rank.dead)
         noted = (

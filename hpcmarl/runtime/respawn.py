@@ -1,8 +1,7 @@
-"""Which dead actors get a new process in their place, and starting it (topology.respawn). Called by Rank;
-knows no messages.
+"""New processes in the place of dead actors (topology.respawn).
 
-The learner's rank starts it and hands its messages on, so nobody else waits. A server's or a learner's rank
-is never replaced: what only it knew is gone with it.
+The learner's rank starts the process and passes its messages on, so that no other rank waits. The rank of a
+server or learner is never replaced, because its state is lost with it.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
-"""What rank 0 finds out before the roles are built, told to every rank, failures included. Called by
-train.py and by plans of what to train.
+"""Run a function on rank 0 and broadcast its result, or its failure, to every rank.
 
-Rank 0 alone looks at files: a thousand ranks must neither read the same file at once nor see two states of
-one that changes.
+Rank 0 alone reads files at the start. A thousand ranks must neither read the same file at once nor see two
+states of a file that changes.
 """
 
 from __future__ import annotations

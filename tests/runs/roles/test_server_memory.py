@@ -65,7 +65,7 @@ def server_of(tmp_path, size, *overrides):
     server = run_world(
         size, tmp_path / f"{size}-{'-'.join(overrides)}".replace("/", "_")[:150], *overrides, text=TINY
     )[0].roles["server"]
-    server.snapshots.final = (
+    server.checkpoints.final = (
         None  # every rank's last state: there for the last checkpoint, when the rounds are over
     )
     return server
