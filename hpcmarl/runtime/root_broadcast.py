@@ -1,8 +1,7 @@
-"""What rank 0 finds out before the roles are built, told to every rank, failures included. Called by
-train.py and by plans of what to train.
+"""Execution of a function on rank 0 whose result or error every rank receives.
 
-Rank 0 alone looks at files: a thousand ranks must neither read the same file at once nor see two states of
-one that changes.
+It serves the start of a run, before the roles are built. Only rank 0 reads files then. A thousand ranks
+should not read one file at the same time, and must not see different states of a file that changes.
 """
 
 from __future__ import annotations
@@ -17,9 +16,15 @@ from hpcmarl.packing import pack, unpack
 
 
 def run_on_root_and_broadcast(transport: Transport, find: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """What `find` returns on rank 0 (arrays and plain values), on every rank. Collective.
+    """Call a function on rank 0 and return its result on every rank. Collective.
 
-    Raises on every rank the HpcmarlError that it raised there, marked as known `everywhere`."""
+    Args:
+        transport: Transport of this rank.
+        find: Called on rank 0 only; returns a tree (hpcmarl.packing).
+
+    Raises:
+        HpcmarlError: On every rank, the error that `find` raised on rank 0, with `everywhere` set.
+    """
     result: dict[str, Any] = {}
     if transport.rank == 0:
         try:
