@@ -1,8 +1,8 @@
-"""Entry point of a process that MPI starts in the place of a dead actor (topology.respawn).
+"""Program of a process that MPI starts to replace a dead actor (topology.respawn).
 
-The process receives the run's configuration from its learner, builds the role of the dead rank and serves
-until the end of the run. The ranks that mpiexec started report the run's exit code. This process leaves with
-0, unless it fails itself.
+MPI runs it as `python -m hpcmarl.respawned_actor`. The process receives the run's configuration from the
+learner's rank, builds the role of the dead actor, and serves until the run ends. The ranks that mpiexec has
+started determine the run's exit code. This process exits with 0 unless it fails itself.
 """
 
 from __future__ import annotations
@@ -29,8 +29,14 @@ MPI_START_SECONDS = 60.0
 
 
 def context_of(transport: Transport, start: RespawnedStart) -> Context:
-    """Build the context that the dead rank had."""
-    trust(start.trusted)  # this process has the launcher's environment variables, not the ranks'
+    """Build the context of the dead rank.
+
+    Args:
+        transport: Transport of this process.
+        start: Data from the learner's rank.
+    """
+    # This process has the launcher's environment variables, which can differ from those of the ranks.
+    trust(start.trusted)
     config = load_config(start.config)
     topology = assign_roles(len(start.hosts), start.hosts, config.topology)
     processes = {topology.server: (start.server[0], start.server[1])} if start.server else {}
@@ -49,9 +55,10 @@ def context_of(transport: Transport, start: RespawnedStart) -> Context:
 
 
 def main() -> None:
-    """Serve as the rank that the parent names; never returns."""
+    """Serve as the rank that the parent names; does not return."""
     signals = StopSignals().install()
-    faulthandler.dump_traceback_later(MPI_START_SECONDS, exit=True)  # should the parent die meanwhile
+    # End this process if the parent dies during the start.
+    faulthandler.dump_traceback_later(MPI_START_SECONDS, exit=True)
     from hpcmarl.comm.mpi.respawned import ReplacementTransport
     from hpcmarl.comm.mpi.spawn import finalize_pmix
 

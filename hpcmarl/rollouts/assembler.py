@@ -84,7 +84,7 @@ class EpisodeAssembler:
         finished = []
         ended = np.flatnonzero(arena.arrays["episode_end"][row])
         for slot in ended.tolist():
-            # An end without a record of the episode: the environment crashed, and its steps are dropped.
+            # Without a record of the episode, its environment has crashed; its steps are dropped.
             if any(episode.slot == slot for episode in arena.episodes):
                 finished.append(self._assemble(arena, row, slot))
             self.restart((slot,), row + 1, version)

@@ -90,7 +90,8 @@ class RolloutLayout:
         self._place_all()
         self.fixed_bytes = -(-self._end // ALIGNMENT) * ALIGNMENT
         offsets, formats = zip(*self._fields.values(), strict=True)
-        # All fixed arrays form one record: one numpy call gives views of them, also for many messages.
+        # All fixed arrays form one record: numpy then makes the view of an array in a single step, for one
+        # message or for many.
         self._record = np.dtype(
             {
                 "names": list(self._fields),

@@ -1,1 +1,1 @@
-"""A rank of a run: its start, its loop, signs of life, replacements."""
+"""Rank of a run: its start, its main loop, heartbeats, log files, and replacement of dead actors."""

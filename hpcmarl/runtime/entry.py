@@ -1,6 +1,7 @@
-"""Start of a process: signals, MPI, and the configuration, which rank 0 reads and broadcasts.
+"""Start of a process of a job: signals, MPI, and the configuration, which rank 0 reads and broadcasts.
 
-This happens before numpy is loaded, because the configuration limits the number of its threads.
+This happens before numpy is loaded, because the configuration contains the number of numpy's threads. After
+that train.py continues.
 """
 
 from __future__ import annotations
@@ -22,19 +23,20 @@ from hpcmarl.launch.world import check_world, under_launcher
 FAILED = "rank 0 failed while it read the configuration"
 
 
-@cache  # MPI starts once
+@cache  # a process can join MPI only once
 def enter_world() -> int:
-    """Join the MPI world of the launcher that started this process.
+    """Join the MPI world of the launcher.
 
     Returns:
-        The number of ranks; 1 without a launcher.
+        Number of ranks; 1 without a launcher.
 
     Raises:
-        LaunchError: If the launcher meant another world than MPI found (silent singletons).
+        LaunchError: If MPI's world differs from the launcher's, for instance if each process forms a world of
+            its own.
     """
     if not under_launcher(os.environ):
         return 1
-    # a rank that dies inside MPI_Init leaves the others waiting there, deaf to signals
+    # If a rank dies inside MPI_Init, the others wait there and do not react to signals. The watch ends them.
     watch = watch_start(os.environ, said_path(os.environ))
     from hpcmarl.comm.mpi import library as mpi_library
 
@@ -44,16 +46,16 @@ def enter_world() -> int:
 
 
 def shared_config(read: Callable[[], Config], signals: StopSignals) -> Config:
-    """Return on every rank what `read` returns on rank 0; collective.
+    """Read the configuration on rank 0 and return it on every rank. Collective.
 
-    Other ranks need neither the file nor the time to check it.
+    The other ranks neither need the file nor spend time on checking it.
 
     Args:
         read: Reads and checks the configuration.
-        signals: Taken over before MPI starts.
+        signals: Signal handlers, installed before MPI starts.
 
     Raises:
-        HpcmarlError: On every rank what was raised on rank 0, marked as known `everywhere`.
+        HpcmarlError: On every rank, the error that `read` raised on rank 0, with `everywhere` set.
     """
     if not under_launcher(os.environ):
         return read()
@@ -64,7 +66,7 @@ def shared_config(read: Callable[[], Config], signals: StopSignals) -> Config:
 
     message = broadcast_at_start(_read_or_fail(read) if is_first() else None)
     if message is None:
-        return read()  # a rank has died: what comes next finds out which, and says so
+        return read()  # a rank has died; the next collective call determines and reports which one
     word = json.loads(message)
     if "config" in word:
         config: Config = from_json(word["config"])
@@ -75,7 +77,10 @@ def shared_config(read: Callable[[], Config], signals: StopSignals) -> Config:
 
 
 def _read_or_fail(read: Callable[[], Config]) -> bytes:
-    """On rank 0: the configuration, or why there is none, for everyone."""
+    """Return the configuration, or the error of reading it, as a message for all ranks.
+
+    Unexpected errors are also sent to the other ranks, and then raised on rank 0.
+    """
     try:
         return json.dumps({"config": to_json(read())}).encode()
     except HpcmarlError as error:

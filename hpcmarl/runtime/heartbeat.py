@@ -1,12 +1,14 @@
-"""Which ranks are still there. Called by Rank; knows no role's work.
+"""Heartbeats, by which ranks detect other ranks that no longer respond.
 
-Every rank tells the server's rank now and then that it is alive; any other message says so too. The server's
-rank notices who has been silent for too long; the others notice when the server's rank does not take their
-word any more. Ranks that MPI itself finds dead are the transport's business. Who has not begun yet is not
-silent: roles may take minutes to build where many ranks compile their games on few cores.
+Every rank regularly sends a heartbeat to the server's rank; any other message counts as one, too. The
+server's rank detects ranks that have been silent for too long. The other ranks detect that the server's rank
+no longer takes their heartbeats. Ranks that MPI reports as dead are handled by the transport.
 
-Time is counted only while this rank looks: a job that Slurm suspends as a whole finds nobody silent when it
-goes on.
+A rank that has not sent anything yet does not count as silent. Building its roles may take minutes if many
+ranks compile their environments on few cores.
+
+Time is counted only while this rank polls. After Slurm has suspended and resumed the whole job, no rank
+therefore counts as silent.
 """
 
 from __future__ import annotations
@@ -19,31 +21,38 @@ from hpcmarl.comm.transport import LatestLink, PeerFailure
 from hpcmarl.roles.base import Context, Interval
 
 logger = logging.getLogger(__name__)
-LONGEST_LOOK = 1.0  # seconds that one look can add to the clock
-BEATS = 5  # within the limit
-START = 10  # times the limit: what a server may take to begin
+LONGEST_LOOK = 1.0  # largest time that one poll adds to the clock, seconds
+BEATS = 5  # heartbeats within the time limit
+START = 10  # a server may take this many time limits to begin
 
 
 class RunLost(PeerFailure):
-    """A rank is lost without which the run cannot continue.
+    """Loss of a rank without which the run cannot continue.
 
-    The run ends at once and can be resumed from its last checkpoint.
+    The run ends at once, and can be resumed from its last checkpoint.
     """
 
 
 class ServerLost(RunLost):
-    """The server's rank is gone."""
+    """The server's rank is lost."""
 
 
 class ServerSilent(ServerLost):
-    """The server has taken no message of this rank for too long.
+    """The server's rank has not taken this rank's heartbeats for too long.
 
-    The rank that notices it may be the only one that knows why the run ends.
+    The rank that detects this may be the only one that knows why the run ends.
     """
 
 
 class Liveness:
-    """`silent()` on the server's rank, `beat()` elsewhere; both are cheap and called at every step."""
+    """Heartbeats of one rank: `silent` on the server's rank, `beat` on the others.
+
+    Both are cheap enough to be called in every step of the rank.
+
+    Attributes:
+        server: The server's rank.
+        limit: Time limit, seconds (topology.heartbeat_timeout_seconds); None: no rank counts as silent.
+    """
 
     def __init__(self, context: Context) -> None:
         self.server = context.topology.server
@@ -56,20 +65,22 @@ class Liveness:
         self._last: dict[int, float] = {}
         self._clock, self._looked = 0.0, time.monotonic()
         self._taken = 0.0
-        self._said = self._begun = False  # a word to the server; it has taken one, or sent one
+        # Whether this rank has sent a heartbeat; whether the server has taken one, or has sent a message.
+        self._said = self._begun = False
 
     def heard(self, rank: int) -> None:
-        """A message of this rank has come."""
+        """Note that a message of a rank has arrived."""
         self._last[rank] = self._clock
         if rank == self.server and not self._begun:
-            # from now on the limit counts; words sent while it built its roles may still wait
+            # The normal limit applies from now on. Heartbeats sent while the server built its roles may still
+            # be under way.
             self._begun, self._taken = (
                 True,
                 self._clock,
             )
 
     def forget(self, rank: int) -> None:
-        """This rank is known to be lost."""
+        """Remove a lost rank from the ranks that can be silent."""
         self._last.pop(rank, None)
 
     def _tick(self) -> None:
@@ -78,7 +89,12 @@ class Liveness:
         self._looked = now
 
     def silent(self) -> list[int]:
-        """On the server's rank: ranks that were heard once, but not within the limit."""
+        """Return the silent ranks; to be called on the server's rank.
+
+        Returns:
+            Ranks that have sent a message before, but none within the limit. Empty between the checks, of
+            which there are BEATS within the limit.
+        """
         self._tick()
         if self.limit is None or not self._due.due():
             return []
@@ -88,10 +104,11 @@ class Liveness:
         ]
 
     def beat(self) -> None:
-        """Send the heartbeat of a rank other than the server's.
+        """Send a heartbeat if one is due; to be called on all ranks but the server's.
 
         Raises:
-            ServerSilent: If the server has taken no message within the limit.
+            ServerSilent: If the server's rank has taken no heartbeat within the limit, or within START limits
+                before it has begun.
         """
         self._tick()
         if self._link.idle():

@@ -1,4 +1,4 @@
-"""Whether the ranks of a host fit into its memory: what each takes, measured, beside what is there."""
+"""Comparison of the memory that the ranks of a host need with the available memory."""
 
 from __future__ import annotations
 
@@ -8,19 +8,22 @@ from typing import NamedTuple
 
 from hpcmarl.comm.topology import Topology
 
-# resident memory of a small rank: Python, MPI, HDF5, environments; measured 97 (server) and 130 MB (actor)
+# Resident memory of a rank without parameters: Python, MPI, HDF5 and environments. Measured: 97 MB (server)
+# and 130 MB (actor).
 RANK_BYTES = 140e6
-LEARNER_BYTES = 340e6  # the same with torch; measured 288 MB
-ACTOR_VECTORS, LEARNER_VECTORS = 3, 8  # copies of the parameters, the optimizer's and messages' included
+LEARNER_BYTES = 340e6  # the same with torch; measured: 288 MB
+# Copies of the parameter vector on a rank, including those of the optimizer and of messages.
+ACTOR_VECTORS, LEARNER_VECTORS = 3, 8
 UNKNOWN = -1.0
 
 
 class MemoryFacts(NamedTuple):
-    """Memory of one rank, in bytes; UNKNOWN where the system does not report it.
+    """Memory of a rank and of its host, bytes.
 
     Attributes:
-        resident: Memory that the rank uses already.
-        available: Memory that its host or cgroup has for the job.
+        resident: Memory that the rank uses at present.
+        available: Memory that its host or cgroup still has for the job; UNKNOWN if the system does not report
+            it.
     """
 
     resident: float
@@ -28,12 +31,15 @@ class MemoryFacts(NamedTuple):
 
 
 def least_bytes(topology: Topology, rank: int, parameters: int) -> float:
-    """Return the memory that a rank takes without replay, queues and large environments.
+    """Estimate the memory that a rank needs without replay, queues and large environments.
 
     Args:
-        topology: The roles of all ranks.
-        rank: Which of them.
+        topology: Roles of all ranks.
+        rank: The rank.
         parameters: Length of the parameter vector.
+
+    Returns:
+        Memory, bytes.
     """
     learns = any(rank == group.learner for group in topology.groups)
     vectors = ACTOR_VECTORS + (LEARNER_VECTORS if learns or rank == topology.server else 0)
@@ -41,12 +47,15 @@ def least_bytes(topology: Topology, rank: int, parameters: int) -> float:
 
 
 def crowded_hosts(topology: Topology, parameters: int, facts: Sequence[MemoryFacts]) -> tuple[str, ...]:
-    """Return a warning for each host whose ranks take more memory than it has.
+    """Return a warning for each host on which the ranks need more memory than is available.
 
     Args:
-        topology: The roles and hosts of all ranks.
+        topology: Roles and hosts of all ranks.
         parameters: Length of the parameter vector.
-        facts: Of each rank.
+        facts: Memory of each rank and of its host.
+
+    Returns:
+        One line for each such host.
     """
     ranks: dict[str, list[int]] = defaultdict(list)
     for rank, host in enumerate(topology.hosts):

@@ -1,6 +1,6 @@
-"""Log file of a rank that survives failures of its disk.
+"""Log file of a rank that tolerates failures of its disk.
 
-A record that cannot be written is counted and reported once, and training continues.
+Records that cannot be written are counted and reported once; training continues.
 """
 
 from __future__ import annotations
@@ -17,9 +17,14 @@ RETRY_SECONDS = 10.0
 
 
 class LogFile(logging.FileHandler):
-    """File handler that opens its file with the first record.
+    """Log handler that opens its file for the first record, and opens it again after a failure.
 
-    After a failure it opens the file again with a later record, and then reports how many records were lost.
+    After a failure, records are dropped for RETRY_SECONDS. When the file can be written again, a line states
+    the number of lost records.
+
+    Attributes:
+        lost: Records lost since the last successful write.
+        retry_at: Time of the next attempt after a failure, in seconds of time.monotonic().
     """
 
     def __init__(self, path: Path) -> None:
@@ -28,7 +33,7 @@ class LogFile(logging.FileHandler):
         self.retry_at = 0.0
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Write a record; never raises for the disk."""
+        """Write a record; errors of the disk are not raised."""
         if self.stream is None and time.monotonic() < self.retry_at:
             self.lost += 1
             return
@@ -42,7 +47,7 @@ class LogFile(logging.FileHandler):
             self.lost = 0
         except OSError as error:
             self._fail(error)
-        except Exception:  # a record whose arguments do not fit its text: as every handler does
+        except Exception:  # for instance arguments that do not fit the text; handled as in other handlers
             self.handleError(record)
 
     def _fail(self, error: OSError) -> None:

@@ -9,13 +9,13 @@ from hpcmarl.comm.payload import Payload
 
 @dataclass(frozen=True)
 class LostRank(Payload):
-    """A rank that the run continues without; from the server to every rank.
+    """Loss of a rank, without which the run continues. Sent by the server to every rank.
 
     Attributes:
         rank: The lost rank.
-        why: How it was lost, to follow its name in a sentence.
-        groups: All groups that are lost by now.
-        processes: Process number and start time of its frozen process, to be killed on its host; else empty.
+        why: Cause of the loss; follows the name of the rank in a sentence.
+        groups: All groups that are lost so far.
+        processes: Process number and start time of a frozen process, which is killed on its host; else empty.
     """
 
     rank: int
@@ -26,11 +26,12 @@ class LostRank(Payload):
 
 @dataclass(frozen=True)
 class ReplacedRank(Payload):
-    """Outcome of starting a process in a dead actor's place; from its learner to the server.
+    """Outcome of the replacement of a dead actor. Sent by the actor's learner to the server.
 
     Attributes:
-        rank: The dead actor's rank.
-        process: Process number and start time of the new one; None if there is none, or it has died.
+        rank: Rank of the dead actor.
+        process: Process number and start time of the new process; None if it could not be started or has
+            died.
         relay: Rank that passes messages on to the new process.
     """
 
@@ -41,15 +42,15 @@ class ReplacedRank(Payload):
 
 @dataclass(frozen=True)
 class RespawnedStart(Payload):
-    """What a process that is started in a dead actor's place needs to build its role.
+    """Data from which a process that replaces a dead actor builds its role.
 
     Attributes:
-        config: Text of the run's configuration.
+        config: Configuration of the run, as text.
         run_directory: The run directory.
         hosts: Host of each rank.
         job_end: End of the Slurm job, seconds since 1970; None: unknown.
         start_number: Number of this start of the run.
-        start_version: Version of the checkpoint that this start continues; None: unknown.
+        start_version: Version of the checkpoint from which this start resumes; None: unknown.
         run_id: The run's identifier.
         trusted: Environment modules that may be imported (envs/trust.py).
         server: Process number and start time of the server; empty: unknown.

@@ -1,6 +1,6 @@
-"""One rank at work: build its roles, route messages to them, step them, sleep when there is nothing to do.
+"""Main loop of a rank: build its roles, route messages to them, step them, and sleep when they are idle.
 
-A failure on any rank ends the whole job from here.
+This module also ends the whole job if a rank fails.
 """
 
 from __future__ import annotations
@@ -30,11 +30,14 @@ from hpcmarl.runtime.respawn import RespawnManager
 
 logger = logging.getLogger(__name__)
 
+# Longest time that a failing rank spends on closing its files.
 CLOSING_SECONDS = 4.0
-FORWARDING_SECONDS = 0.3  # launchers pass on what a rank has said while the job lives
-TURN_SECONDS = 3.0  # for a rank that may be reading a checkpoint to notice a death at the start
-STARTING_TURNS = 4  # ranks that may report a death; the others leave in silence
-FIRST_OTHER = 1  # the server has rank 0
+# Wait after an error message: launchers forward the output of a rank only while the job is alive.
+FORWARDING_SECONDS = 0.3
+# Time for a rank to notice a death at the start; it may be reading a checkpoint.
+TURN_SECONDS = 3.0
+STARTING_TURNS = 4  # ranks that may report a death at the start; the others end silently
+FIRST_OTHER = 1  # lowest rank that is not the server's
 MESSAGES_A_STEP = 256
 
 FOR_THE_RANK = (Kind.EXIT, Kind.LOST, Kind.ALIVE, Kind.REPLACED)
@@ -49,10 +52,19 @@ RECEIVERS = {
 
 
 class Rank:
-    """The roles of one rank.
+    """Roles of one rank, and the messages that concern the rank as a whole.
 
     Attributes:
-        exit_code: Exit code of the process; None until the server has sent EXIT.
+        context: Context of the run.
+        transport: Transport of this rank.
+        roles: Roles by name, in the order in which they are stepped.
+        exit_code: Exit code from the server's EXIT message; None until it arrives.
+        liveness: Heartbeats.
+        lost: Ranks that the run continues without; kept on the server's rank.
+        dead: Ranks that this rank's transport has reported as dead.
+        processes: Rank -> process number and start time, as far as known.
+        replacements: Replacement of dead actors.
+        present: Role at work, for error messages.
     """
 
     kinds_of_roles: ClassVar[Mapping[str, str]] = ROLES
@@ -64,7 +76,7 @@ class Rank:
         self.exit_code: int | None = None
         self.liveness = Liveness(context)
         self.lost: set[int] = set()
-        self.dead: set[int] = set()  # found by this rank itself
+        self.dead: set[int] = set()
         self.processes = dict(context.processes)
         self.replacements = RespawnManager(context)
         self.present = "building its roles"
@@ -74,13 +86,17 @@ class Rank:
                 self.roles[name] = load_role(place)(context, self.roles)
 
     def names_of_roles(self) -> Collection[str]:
-        """The roles of this rank."""
+        """Return the names of the roles of this rank."""
         return self.context.topology.roles_of(self.context.rank)
 
     def step(self) -> bool:
-        """Hand out what has arrived, step every role; False when there was nothing to do."""
+        """Pass the arrived messages to the roles, then step every role.
+
+        Returns:
+            Whether there was a message or a role had work.
+        """
         busy = False
-        for _ in range(MESSAGES_A_STEP):  # a flood must not keep the roles from their work
+        for _ in range(MESSAGES_A_STEP):  # bounded, so that many messages cannot keep the roles from working
             message = self.transport.receive()
             if message is None:
                 break
@@ -95,7 +111,7 @@ class Rank:
         return busy
 
     def rest(self, backoff: Backoff) -> None:
-        """Sleep after a step without work, at most until a role has work, and add the time to all roles."""
+        """Sleep after an idle step, at most until a role has work; add the time to each role's `waited`."""
         began = time.perf_counter()
         backoff.wait(self.wake_at)
         slept = time.perf_counter() - began
@@ -104,11 +120,11 @@ class Rank:
 
     @property
     def wake_at(self) -> float:
-        """When a role has work without any message, in seconds of time.monotonic()."""
+        """Time at which a role has work even without a message, in seconds of time.monotonic()."""
         return min(role.wake_at for role in self.roles.values())
 
     def _take(self, message: Message) -> None:
-        """Hand a message to the role that it is for; some concern the rank as a whole."""
+        """Pass a message to its role, or handle it here if it concerns the rank as a whole."""
         if message.kind not in FOR_THE_RANK:
             self.present = receiver(message)
             self.roles[self.present].on_message(message)
@@ -122,9 +138,9 @@ class Rank:
         message.release()
 
     def _look_around(self) -> None:
-        """Look for ranks that have died or fallen silent.
+        """Check for dead and silent ranks, and for completed replacements.
 
-        The server's rank reports them to every rank, itself included, so that all ranks see losses in the same
+        The server's rank reports losses to all ranks including itself, so that all handle them in the same
         order.
         """
         server = self.context.topology.server
@@ -142,7 +158,8 @@ class Rank:
             except ServerLost:
                 self._end_frozen(server, [self.processes[server]] if server in self.processes else [])
                 raise
-            for rank in self.replacements.started.intersection(dead):  # nobody else can see that
+            # Only the rank that started a replacement can detect its death.
+            for rank in self.replacements.started.intersection(dead):
                 self._report_replaced(rank, None)
             return
         for rank in dead:
@@ -171,15 +188,16 @@ class Rank:
         note = LostRank(rank, why, groups, processes)
         message = control(Kind.LOST, note.pack(), source=self.context.rank)
         for other in range(topology.size):
-            if other not in self.lost or (frozen and other == rank):  # a frozen one reads it when it wakes
+            # A frozen rank also gets the message, which it reads when it wakes.
+            if other not in self.lost or (frozen and other == rank):
                 self.transport.send(other, message)
 
     def _go_on_without(self, lost: LostRank) -> None:
         """Continue without a lost rank.
 
         Raises:
-            PeerFailure: If it is this rank that was declared lost.
-            RunLost: If the learners cannot sum without it.
+            PeerFailure: If the lost rank is this rank itself.
+            RunLost: If the learners cannot continue their sums without it.
         """
         context, topology = self.context, self.context.topology
         rank, why = lost.rank, lost.why
@@ -218,9 +236,9 @@ class Rank:
         )
 
     def _on_replaced(self, replaced: ReplacedRank) -> None:
-        """Admit a new process in a dead actor's place, or declare the actor lost if there is none.
+        """Accept the new process of a dead actor, or declare the actor lost if there is none.
 
-        Runs on the server's rank.
+        Called on the server's rank.
         """
         rank, process = replaced.rank, replaced.process
         if process is None:
@@ -245,18 +263,18 @@ class Rank:
         self.roles["server"].on_replaced(rank)
 
     def _end_frozen(self, rank: int, processes: Sequence[Sequence[int]]) -> None:
-        """Kill another rank's process if it is on this host, or the launcher would wait for it."""
+        """Kill a frozen rank's process if it is on this host; the launcher would wait for it otherwise."""
         hosts = self.context.topology.hosts
         for pid, start in processes:
             if hosts[rank] == hosts[self.context.rank]:
                 kill_process(pid, start)
 
     def interrupt(self) -> None:
-        """A signal has come: the server stops the run."""
+        """Ask the server to stop the run, because this rank has received a signal."""
         next(iter(self.roles.values())).send(self.context.topology.server, Kind.INTERRUPT)
 
     def close(self) -> None:
-        """Close every role, also after a failure of one of them."""
+        """Close every role, even if closing another one fails, and release the run's lock."""
         for role in self.roles.values():
             try:
                 role.close()
@@ -267,7 +285,7 @@ class Rank:
 
 
 def receiver(message: Message) -> str:
-    """The role that a message is for."""
+    """Return the name of the role that receives a message."""
     if message.kind is Kind.START:
         return message.header.addressee
     if message.kind is Kind.CLOSED:
@@ -278,7 +296,15 @@ def receiver(message: Message) -> str:
 
 
 def serve(rank: Rank, signals: StopSignals) -> int:
-    """Run a rank until the server says EXIT; returns the exit code."""
+    """Run a rank until the server sends EXIT.
+
+    Args:
+        rank: The rank.
+        signals: A received signal is forwarded to the server once.
+
+    Returns:
+        Exit code from the server.
+    """
     backoff = Backoff(transport=rank.transport)
     has_forwarded = False
     while rank.exit_code is None:
@@ -294,7 +320,12 @@ def serve(rank: Rank, signals: StopSignals) -> int:
 
 
 class AbortHook:
-    """Ends the whole job when this rank fails, in whatever thread: role, rank, host and traceback first."""
+    """Ends the whole job when this rank fails in any thread, after printing where and why.
+
+    Attributes:
+        rank: The rank; None until its roles are built.
+        doing: Activity of the process until then, for error messages.
+    """
 
     def __init__(self, transport: Transport) -> None:
         self.transport = transport
@@ -306,10 +337,15 @@ class AbortHook:
         self.fail(failure.exc_value, thread=failure.thread.name if failure.thread else "thread")
 
     def fail(self, error: BaseException | None, thread: str = "") -> None:
-        """Report an error and abort the world; does not return under MPI.
+        """Report a failure and abort the world; does not return under MPI.
 
-        A rank that ends because of another one reports nothing, with two exceptions. One rank reports the
-        server's death, or a death before the roles were built. Each rank reports a silent server.
+        A rank that ends because of another one usually prints nothing. There are two exceptions. One rank
+        reports the loss of the server's rank or a death before the roles were built. Every rank that detects
+        a silent server reports it.
+
+        Args:
+            error: The failure.
+            thread: Name of the thread in which it occurred; empty: the main thread.
         """
         if isinstance(error, PeerFailure):
             if self.rank is not None:
@@ -328,7 +364,7 @@ class AbortHook:
             f"({role}{', thread ' + thread if thread else ''}) on {self.transport.host}"
         )
         text = "".join(traceback.format_exception(error)) if error is not None else ""
-        # before that there is no log file, and the logger would repeat what follows
+        # Before the roles are built there is no log file, and the logger would only repeat the text below.
         if self.rank is not None:
             logger.error("%s failed: %s", place, error, exc_info=error)
         marked = "".join(f"[rank {self.transport.rank}] {line}\n" for line in text.splitlines())
@@ -339,9 +375,10 @@ class AbortHook:
         self.transport.abort()
 
     def _report_death_at_start(self) -> None:
-        """Name the ranks that died before the roles were built.
+        """Print the ranks that died before the roles were built, once for the job.
 
-        The lowest living rank does so. If it is busy, the next ones follow in turn.
+        The lowest living rank prints them. If it is busy, the next ranks do so in turn, after TURN_SECONDS
+        each.
         """
         dead: set[int] = set()
         began = time.monotonic()
@@ -349,7 +386,7 @@ class AbortHook:
             try:
                 if (message := self.transport.receive()) is not None:
                     message.release()
-            except PeerFailure:  # somebody has said it, or with this MPI library nobody can be asked
+            except PeerFailure:  # another rank has reported it, or this MPI library cannot name dead ranks
                 return
             dead.update(self.transport.lost())
             lower = sum(rank not in dead for rank in range(self.transport.rank))
@@ -364,10 +401,11 @@ class AbortHook:
             time.sleep(0.01)
 
     def _is_first_left(self) -> bool:
-        """Return whether this rank is to report the server's death, because no lower rank lives.
+        """Return whether this rank must report the loss of the server's rank, as the lowest living rank.
 
-        Other ranks may have died at the same moment, so it looks for a while. On one host, a file says whether
-        a rank has reported the death. There it looks as long as a lower rank seems to live and has not.
+        Other ranks may have died at the same moment, so poll for a while. On a single host a file shows
+        whether another rank has reported the loss. There, wait longer for a lower rank that seems to be alive
+        but does not report it.
         """
         dead = set() if self.rank is None else set(self.rank.dead)
         noted = (
@@ -396,7 +434,7 @@ class AbortHook:
         )
 
     def _close_soon(self) -> None:
-        """Close files so that what is written stays readable, but wait for nothing that hangs."""
+        """Close files so that they stay readable; end the process if this exceeds CLOSING_SECONDS."""
         guard = threading.Timer(CLOSING_SECONDS, os._exit, (1,))
         guard.daemon = True
         guard.start()

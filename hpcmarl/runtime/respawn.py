@@ -1,7 +1,7 @@
-"""New processes in the place of dead actors (topology.respawn).
+"""Replacement of dead actors by new processes (topology.respawn).
 
-The learner's rank starts the process and passes its messages on, so that no other rank waits. The rank of a
-server or learner is never replaced, because its state is lost with it.
+The rank of the actor's learner starts the new process and relays its messages, so that no other rank has to
+wait. The ranks of the server and of learners are never replaced, because their state is lost with them.
 """
 
 from __future__ import annotations
@@ -17,11 +17,17 @@ from hpcmarl.roles.base import Context
 from hpcmarl.runtime.payloads import RespawnedStart
 
 logger = logging.getLogger(__name__)
-MOST = 10  # processes in one place; whatever dies that often dies of the same cause
+# Largest number of replacements of one rank. An actor that dies more often probably dies of the same cause.
+MOST = 10
 
 
 class RespawnManager:
-    """`started`: the places in which this rank has started a process. `given_up`: those that stay empty."""
+    """Starts replacements for dead actors on the learner's rank.
+
+    Attributes:
+        started: Ranks that this rank has replaced by a new process.
+        given_up: Ranks that will not be replaced any more.
+    """
 
     def __init__(self, context: Context) -> None:
         self.context = context
@@ -32,7 +38,15 @@ class RespawnManager:
         self._refused: list[tuple[int, LaunchError]] = []
 
     def expected(self, lost: Collection[int]) -> set[int]:
-        """Those of the lost ranks in whose place a new process will come."""
+        """Return the lost ranks that will be replaced.
+
+        Args:
+            lost: All lost ranks.
+
+        Returns:
+            Actors that share their rank with no other role, have a living learner and are not given up. Empty
+            if respawning is switched off or impossible.
+        """
         topology = self.context.topology
         learners = {group.learner for group in topology.groups}
         if not self.context.config.topology.respawn or not self.context.transport.can_replace:
@@ -46,14 +60,14 @@ class RespawnManager:
         }
 
     def is_for(self, rank: int) -> bool:
-        """Whether this rank is the one to replace `rank`."""
+        """Return whether this rank must replace `rank`."""
         return (
             rank in self.expected({rank})
             and self.context.topology.group_of(rank).learner == self.context.rank
         )
 
     def begin(self, rank: int) -> None:
-        """Begin to start a new process in the place of `rank`."""
+        """Start to replace a rank, unless it has died too often; `poll` returns the outcome."""
         context = self.context
         start = RespawnedStart(
             config=dump_config(context.config),
@@ -82,7 +96,12 @@ class RespawnManager:
             )
 
     def poll(self) -> list[tuple[int, tuple[int, int] | None]]:
-        """Whose new process is there: its number and start; None where there can be none (logged)."""
+        """Return the replacements that have been completed or have failed since the last call.
+
+        Returns:
+            Pairs of a rank and the process number and start time of its new process. None stands for a
+            failure, which has been logged.
+        """
         if not self._under_way:
             return []
         found = [*self.context.transport.poll_respawned(), *self._refused]

@@ -1,7 +1,7 @@
-"""Run a function on rank 0 and broadcast its result, or its failure, to every rank.
+"""Execution of a function on rank 0 whose result or error every rank receives.
 
-Rank 0 alone reads files at the start. A thousand ranks must neither read the same file at once nor see two
-states of a file that changes.
+It serves the start of a run, before the roles are built. Only rank 0 reads files then. A thousand ranks
+should not read one file at the same time, and must not see different states of a file that changes.
 """
 
 from __future__ import annotations
@@ -16,9 +16,14 @@ from hpcmarl.packing import pack, unpack
 
 
 def run_on_root_and_broadcast(transport: Transport, find: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """What `find` returns on rank 0 (arrays and plain values), on every rank. Collective.
+    """Call a function on rank 0 and return its result on every rank. Collective.
 
-    Raises on every rank the HpcmarlError that it raised there, marked as known `everywhere`.
+    Args:
+        transport: Transport of this rank.
+        find: Called on rank 0 only; returns a tree (hpcmarl.packing).
+
+    Raises:
+        HpcmarlError: On every rank, the error that `find` raised on rank 0, with `everywhere` set.
     """
     result: dict[str, Any] = {}
     if transport.rank == 0:
