@@ -55,7 +55,7 @@ class MemberConfig(Section):
     start: str | None = Field(
         None,
         description=(
-            "snapshot file with the initial weights, also after a reset (hpcmarl league carry writes "
+            "snapshot file with the initial weights, also after a reset (hpcmarl league transfer writes "
             "one); null: random weights"
         ),
     )
