@@ -172,17 +172,17 @@ def test_asymmetric_main_plays_mains_of_the_other_side():
 @pytest.mark.parametrize(
     ("keys", "cooperative", "words"),
     [
-        ({"name": "psro"}, True, ["league.matchmaking.name: psro", "use partners"]),
-        ({"name": "partners"}, False, ["league.matchmaking.name: partners", "use uniform"]),
+        ({"name": "psro"}, True, ["league.matchmaking.name: psro", "use league.matchmaking.name: partners"]),
+        ({"name": "partners"}, False, ["league.matchmaking.name: partners", "use league.matchmaking.name: uniform"]),
         (
             {"name": "main", "pfsp_share": 0.9, "verification_share": 0.2},
             False,
-            ["pfsp_share 0.9", "verification_share 0.2"],
+            ["pfsp_share: 0.9", "verification_share: 0.2"],
         ),
         (
             {"name": "main", "freeze": {"least_updates": 300}},
             False,
-            ["league.matchmaking.freeze.least_updates 300", "most_updates 200"],
+            ["league.matchmaking.freeze.least_updates: 300", "most_updates: 200"],
         ),
     ],
 )
