@@ -7,8 +7,8 @@
     symbol -> variable: alpha, beta -> config.alpha, .beta; eta -> config.max_share; N -> episodes kept
 
 The errors are those of the last gradient that the episode took part in. A new episode gets the largest error
-of those kept, so that it is soon learned from. The weights are divided by the largest w of the gradient, not of
-the replay buffer. Otherwise one perfectly predicted episode would make all other weights small.
+of those kept, so that it is soon learned from. The weights are divided by the largest w of the gradient, not
+of the replay buffer. Otherwise one perfectly predicted episode would make all other weights small.
 
 Plain numpy is fast enough: to sum and search 5,000 priorities takes a fraction of a millisecond per gradient.
 

@@ -284,8 +284,9 @@ class QueuedSource(RolloutSource[Algorithm]):
         """Return whether a rollout cannot be used under the parameters of `version`.
 
         On-policy rollouts can be used for their own version only. With `late: ignore` they are kept here,
-        because the server's rule drops their gradients. A rule with `any_age` would accept such gradients, although they
-        were sampled at the group's former query point. Under such a rule they are always dropped here.
+        because the server's rule drops their gradients. A rule with `any_age` would accept such gradients,
+        although they were sampled at the group's former query point. Under such a rule they are always
+        dropped here.
 
         Off-policy rollouts are too old beyond rounds.max_staleness. The limit does not apply to rules with
         `any_age`. Their versions count the steps of all groups, and say little about the range of the
