@@ -1,8 +1,8 @@
 """The evaluator: play episodes with given parameters on separate environments, without learning.
 
 It runs on the server's rank. To block the server only briefly, it plays one step of all its environments at a
-time. If groups have their own environments, the parameters are evaluated in each of them. All
-figures weigh every group equally (`summarise`).
+time. If groups have their own environments, the parameters are evaluated in each of them. All figures weigh
+every group equally (`summarise`).
 """
 
 from __future__ import annotations

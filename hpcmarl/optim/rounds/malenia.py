@@ -11,9 +11,9 @@ MARGIN = 1e-6  # bound on the relative error of the running sum of 1/M_i
 class Malenia(RoundRule):
     """End a round when the harmonic mean of the counts reaches M / n. The direction is (1/n) sum_i S_i / M_i.
 
-    The harmonic mean is 0 until every group has delivered, so every group contributes to every
-    round. The number n counts the groups in `present`. After the loss of a group the mean covers fewer
-    objectives, and is a different objective.
+    The harmonic mean is 0 until every group has delivered, so every group contributes to every round. The
+    number n counts the groups in `present`. After the loss of a group the mean covers fewer objectives, and
+    is a different objective.
 
     Attributes:
         inverse: Sum of 1/M_i over the groups that have delivered, updated with each gradient.

@@ -23,9 +23,8 @@ UNLIMITED = 2**62
 class EpisodeTurns:
     """Begin, end and rest the episodes of one actor's slots.
 
-    Slot s of E plays the episodes numbered s, s + E, s + 2E and so on. Every slot plays its
-    k-th episode before any slot plays its k+1-th. The numbers of a quarantined slot go to slots without
-    further episodes.
+    Slot s of E plays the episodes numbered s, s + E, s + 2E and so on. Every slot plays its k-th episode
+    before any slot plays its k+1-th. The numbers of a quarantined slot go to slots without further episodes.
     If the allotment is UNLIMITED, episodes have no numbers.
 
     Args:

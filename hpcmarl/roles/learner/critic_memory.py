@@ -1,8 +1,8 @@
 """Recurrent state of critics, carried from one unroll of a slot to the next.
 
-Actors have no critic. The learner therefore runs the critic over each unroll once on arrival, also over
-one that is dropped later. It keeps the final memory for the next unroll of the slot. All gradients of an
-unroll begin with that memory.
+Actors have no critic. The learner therefore runs the critic over each unroll once on arrival, also over one
+that is dropped later. It keeps the final memory for the next unroll of the slot. All gradients of an unroll
+begin with that memory.
 
 The memory was computed with the parameters at which the earlier unrolls arrived, not with the present ones.
 The resulting bias shrinks with the step size, like that of the actors' own memory, which rollouts carry (the

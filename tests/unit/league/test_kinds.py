@@ -173,7 +173,11 @@ def test_asymmetric_main_plays_mains_of_the_other_side():
     ("keys", "cooperative", "words"),
     [
         ({"name": "psro"}, True, ["league.matchmaking.name: psro", "use league.matchmaking.name: partners"]),
-        ({"name": "partners"}, False, ["league.matchmaking.name: partners", "use league.matchmaking.name: uniform"]),
+        (
+            {"name": "partners"},
+            False,
+            ["league.matchmaking.name: partners", "use league.matchmaking.name: uniform"],
+        ),
         (
             {"name": "main", "pfsp_share": 0.9, "verification_share": 0.2},
             False,
