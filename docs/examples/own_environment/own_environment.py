@@ -1,6 +1,6 @@
 """Rendezvous: two agents on a line see how far apart they are and must meet.
 
-Imports PettingZoo and Gymnasium, and nothing of hpcmarl.
+Imports PettingZoo and Gymnasium, not hpcmarl.
 """
 
 from __future__ import annotations
