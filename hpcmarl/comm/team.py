@@ -34,7 +34,7 @@ class TeamTransport(Transport):
         self.host, self.survives = job.host, job.survives
         self._inbox: deque[Message] = deque()
         self._lost: list[int] = []
-        self._buried: set[int] = set()
+        self._failed: set[int] = set()
 
     # ---- called by the league's client
 
@@ -45,7 +45,7 @@ class TeamTransport(Transport):
             message: Message from a rank of the team. This transport now owns it and will release it.
         """
         source = self.ranks.index(message.source)
-        if source in self._buried:
+        if source in self._failed:
             message.release()
         else:
             self._inbox.append(Message(message.header, message.buffer, source, message.release))
@@ -61,7 +61,7 @@ class TeamTransport(Transport):
     # ---- called by the roles
 
     def send(self, destination: int, buffer: Buffer) -> SendHandle:
-        if destination in self._buried:
+        if destination in self._failed:
             return SendHandle()
         set_team(buffer, self.world)
         return self.job.send(self.ranks[destination], buffer)
@@ -77,7 +77,7 @@ class TeamTransport(Transport):
         return found
 
     def mark_failed(self, rank: int) -> None:
-        self._buried.add(rank)
+        self._failed.add(rank)
 
     def poll_respawned(self) -> list[tuple[int, tuple[int, int] | LaunchError]]:
         return []

@@ -90,7 +90,7 @@ class MpiTransport(Transport):
         self._sources: list[tuple[Any, int | None]] = [(self.comm, None)]
         self._dead: set[int] = set()  # ranks that MPI has reported as dead
         self._newly_dead: list[int] = []
-        self._buried: set[int] = set()  # ranks marked as failed: the run continues without them
+        self._failed: set[int] = set()  # ranks marked as failed: the run continues without them
         self._doorbell: Doorbell | None = None
         self._woken_by_all = False  # whether every other rank can ring the doorbell
         # Incomplete messages of failed ranks. MPI may still write to their buffers, so they are kept.
@@ -103,7 +103,7 @@ class MpiTransport(Transport):
             return own
         way = self._ways.get(destination)
         if way is None:
-            if destination in self._dead or destination in self._buried:
+            if destination in self._dead or destination in self._failed:
                 return SendHandle()
             way = Route(self.comm, destination)
         return self._send_over(way, buffer)
@@ -194,7 +194,7 @@ class MpiTransport(Transport):
             if rank is not None:
                 self.announce_abort()  # the sender cannot reach the other ranks itself
             raise PeerAborted(f"rank {source} has failed; rank {self.rank} ends with it")
-        if source in self._buried and rank is None:  # a frozen rank that was marked as failed and woke up
+        if source in self._failed and rank is None:  # a frozen rank that was marked as failed and woke up
             matched.Recv([np.empty(size, np.uint8), MPI.BYTE])
         elif tag == Kind.CHUNK:
             large = self._expecting[source]
@@ -253,7 +253,7 @@ class MpiTransport(Transport):
         return found
 
     def mark_failed(self, rank: int) -> None:
-        self._buried.add(rank)
+        self._failed.add(rank)
         self._ways.pop(rank, None)
         self._sources = [source for source in self._sources if source[1] != rank]
         self._expecting.pop(rank, None)
@@ -316,11 +316,11 @@ class MpiTransport(Transport):
             [row[1:].rstrip(b"\0").decode() for row in rows],
             [rank for rank, row in enumerate(rows) if not row[0]],
         )
-        hosts, deaf = unpack_hosts(self.broadcast(everyone if self.rank == 0 else None))
+        hosts, without_doorbell = unpack_hosts(self.broadcast(everyone if self.rank == 0 else None))
         others = [
             rank
             for rank, host in enumerate(hosts)
-            if host == self.host and rank != self.rank and rank not in deaf
+            if host == self.host and rank != self.rank and rank not in without_doorbell
         ]
         self._doorbell.connect(others)
         self._woken_by_all = self._doorbell.exists and len(others) == self.size - 1
@@ -402,7 +402,7 @@ class MpiTransport(Transport):
             else:
                 time.sleep(1e-3)
         # Leave together, so that no rank spins in MPI_Finalize while another one still writes files.
-        if not self._dead and not self._buried:
+        if not self._dead and not self._failed:
             self._close_reducing(seconds)
             leave_together(self.comm, seconds)
 

@@ -27,7 +27,7 @@ LIMIT = 60.0
 PROGRAM = "hpcmarl.respawned_actor"
 
 
-class Newcomer(NamedTuple):
+class RespawnedProcess(NamedTuple):
     """A process that was started.
 
     Attributes:
@@ -50,10 +50,10 @@ class Spawning:
     def __init__(self, rank: int, payload: bytes) -> None:
         self._rank, self._payload = rank, payload
         self._deadline = time.monotonic() + LIMIT
-        self._result: Newcomer | LaunchError | None = None
+        self._result: RespawnedProcess | LaunchError | None = None
         threading.Thread(target=self._run, name=f"replacing rank {rank}", daemon=True).start()
 
-    def result(self) -> Newcomer | LaunchError | None:
+    def result(self) -> RespawnedProcess | LaunchError | None:
         """Return the new process, or the reason for a failure, or None while the start is under way."""
         if self._result is None and time.monotonic() > self._deadline:
             # The process has died during the start, and MPI waits for it forever.
@@ -71,7 +71,7 @@ class Spawning:
                 f"no new process in the place of rank {self._rank}: {why} (MPI_Comm_spawn)"
             )
 
-    def _spawn(self) -> Newcomer:
+    def _spawn(self) -> RespawnedProcess:
         MPI.COMM_SELF.Set_errhandler(MPI.ERRORS_RETURN)
         # The launcher still counts the slot of the dead process as occupied, hence "oversubscribe".
         information = MPI.Info.Create(
@@ -83,7 +83,7 @@ class Spawning:
         merged.Send([np.frombuffer(self._payload, np.uint8), MPI.BYTE], SECOND)
         process = np.empty(2, np.int64)
         merged.Recv(process, SECOND)
-        return Newcomer(Route(merged, SECOND), (int(process[0]), int(process[1])))
+        return RespawnedProcess(Route(merged, SECOND), (int(process[0]), int(process[1])))
 
 
 def spawned(process: tuple[int, int]) -> tuple[Any, int, bytes]:

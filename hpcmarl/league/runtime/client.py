@@ -38,7 +38,7 @@ from hpcmarl.roles.base import Context, Interval, Role
 from hpcmarl.runtime.heartbeat import RunLost
 
 logger = logging.getLogger(__name__)
-TELL_SECONDS = 0.5  # shortest interval between reports of a rank
+MIN_REPORT_SECONDS = 0.5  # shortest interval between reports of a rank
 # From all ranks together, so that a thousand ranks do not overload the league's server.
 MAX_REPORTS_PER_SECOND = 25.0
 
@@ -49,7 +49,7 @@ def report_seconds(ranks: int) -> float:
     Args:
         ranks: Number of ranks of the run.
     """
-    return max(TELL_SECONDS, ranks / MAX_REPORTS_PER_SECOND)
+    return max(MIN_REPORT_SECONDS, ranks / MAX_REPORTS_PER_SECOND)
 
 
 class Client(Role):

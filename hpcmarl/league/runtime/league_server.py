@@ -67,7 +67,7 @@ class League(Role):
         self.phase, self.status = "start", "finished"
         self.heard = True  # whether a message or a loss has come since work was last handed out
         self.opponents_due = Paced(OPPONENTS_SECONDS)
-        self.keep_due, self.keep_wanted = Paced(0.0), False
+        self.save_due, self.save_requested = Paced(0.0), False
         self.checkpoint_due = (
             Interval(config.checkpoint.every_seconds) if config.checkpoint.every_seconds else None
         )
@@ -129,7 +129,7 @@ class League(Role):
                 snapshot.env_steps,
                 snapshot.name,
             )
-            self.keep_wanted = True
+            self.save_requested = True
 
     def _on_result(self, rank: int, result: MatchResult) -> None:
         if self.matches.pop(rank, None) is None:
@@ -185,8 +185,8 @@ class League(Role):
                 logger.info("stopping: the Slurm job ends soon (stop.seconds_before_limit)")
                 self._begin_stop("interrupted")
                 return True
-            self.keep_wanted |= self.checkpoint_due is not None and self.checkpoint_due.due()
-            if self.keep_wanted and self.keep_due.due():
+            self.save_requested |= self.checkpoint_due is not None and self.checkpoint_due.due()
+            if self.save_requested and self.save_due.due():
                 self._keep()
             self.records.tick(self.terms.trained, len(self.matches))
         worked = self._hand_out()
@@ -291,14 +291,14 @@ class League(Role):
 
     def _keep(self) -> None:
         """Write the league's state to a checkpoint if it has changed."""
-        self.keep_wanted = False
+        self.save_requested = False
         if self.state.changes != self.written:
             began, self.written = time.perf_counter(), self.state.changes
             state = {"league": self.state.state_dict(), "records": self.records.state_dict()}
             self.writer.submit(
                 state, version=self.state.changes, attributes=self.context.attributes("server"), copied=True
             )
-            self.keep_due.took(time.perf_counter() - began)
+            self.save_due.took(time.perf_counter() - began)
 
     def _on_error(self, error: StorageError) -> None:
         if self.context.config.checkpoint.on_error == "stop":

@@ -48,7 +48,7 @@ class Actor(Role):
         closed: Newest version reported to the learner as closed.
         closing: Newest version of which the learner requests no further episodes; -1: none.
         ready_at: Time of the next step after injected delays, in seconds of time.monotonic().
-        told_to_wait: Whether the learner is behind and requests a pause.
+        pause_requested: Whether the learner is behind and requests a pause.
         held_since: Start of the present pause, in seconds of time.perf_counter(); None: no pause.
     """
 
@@ -95,7 +95,7 @@ class Actor(Role):
         self.closed = -1
         self.closing = -1
         self.ready_at = 0.0
-        self.told_to_wait = False
+        self.pause_requested = False
         self.held_since: float | None = None
         self.timer = TrajectoryTimer(self.slots)
         self.counters: dict[str, float] = {
@@ -141,7 +141,7 @@ class Actor(Role):
         The actor pauses while its learner is behind or has not yet received enough of the sent rollouts.
         Durations of trajectories do not include pauses.
         """
-        held = self.told_to_wait or (self.backpressure and not self.sender.has_room(self.row))
+        held = self.pause_requested or (self.backpressure and not self.sender.has_room(self.row))
         if held or self.held_since is not None:
             now = time.perf_counter()
             if self.held_since is not None:
@@ -153,7 +153,7 @@ class Actor(Role):
     def _on_weights(self, message: Message) -> None:
         """Load new weights and follow the learner's requests to pause and its allotment."""
         header = message.header
-        self.told_to_wait = bool(header.flags & Flags.WAIT)
+        self.pause_requested = bool(header.flags & Flags.WAIT)
         allotment = header.trajectories if header.flags & Flags.ALLOTTED else UNLIMITED
         vector = vector_of(message.buffer, self.algorithm.size)
         self._adopt(header.version, vector, header.env_steps, allotment)
@@ -208,7 +208,7 @@ class Actor(Role):
 
     def _close(self, version: int) -> None:
         """Begin no further episode of this version, because its round has enough trajectories."""
-        self.closing, self.told_to_wait = version, False
+        self.closing, self.pause_requested = version, False
         if self.turns is not None and self.version == version:
             self.turns.close(self.arena.frames[self.row])
 

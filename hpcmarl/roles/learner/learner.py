@@ -51,7 +51,7 @@ class Learner(Role):
         mask: Active weights of the present parameters, shape [P]; None: all.
         dense_gradient_steps: The part of learned_steps with dense gradients of a sparse network.
         last_version: Version of the last round, as the server's STOP names it.
-        snapshot_wanted: Version of the checkpoint that the server requested; None: no request is open.
+        requested_checkpoint: Version of the checkpoint that the server requested; None: no request is open.
         progress: Environment steps of the whole run, as last sent by the server.
     """
 
@@ -86,7 +86,7 @@ class Learner(Role):
         self.round_end = RoundEnd(self.group.actors)
         self.cancelling = CancellingRewards(context.spec, config.algo)
         self.last_version = 0
-        self.snapshot_wanted: int | None = None
+        self.requested_checkpoint: int | None = None
         self.progress = 0
 
     def _make_rollout_source(self) -> RolloutSource[Any]:
@@ -113,7 +113,7 @@ class Learner(Role):
             self.progress = message.header.env_steps
             self._start(unpack(message.payload), message.header.version)
         elif message.kind is Kind.CHECKPOINT_REQUEST:
-            self.snapshot_wanted = message.header.version
+            self.requested_checkpoint = message.header.version
             self._snapshot()
         elif message.kind is Kind.CLOSE:
             self.round_end.begin(message.header.version)
@@ -204,11 +204,11 @@ class Learner(Role):
 
     def _snapshot(self) -> None:
         """Send the state for a requested checkpoint once its version is reached, and request the actors'."""
-        wanted = self.snapshot_wanted
+        wanted = self.requested_checkpoint
         # Under a rule with any_age each version reaches only one group, so the version may never come here.
         if wanted is None or (self.version < wanted and not self.rule.any_age):
             return
-        self.snapshot_wanted = None
+        self.requested_checkpoint = None
         self.rollouts.save(wanted, final=False)
         for rank in self.group.actors:
             self.send(rank, Kind.CHECKPOINT_REQUEST, version=wanted)
@@ -285,7 +285,7 @@ class Learner(Role):
         """Compute the gradient of a batch, then send it or add it to the replica's sum."""
         rollouts, count = work.rollouts, work.count
         began = time.perf_counter()
-        wanted = self._wanted()
+        wanted = self._gradient_mask()
         self.algorithm.set_gradient_mask(wanted)
         vector, statistics = self.rollouts.gradient(work)
         if not self.gradient_filter.accepts(vector, work.actor_ranks, self.version):
@@ -330,7 +330,7 @@ class Learner(Role):
         self.env_steps = self.agent_steps = 0
         self.sending.append(self.transport.send(self.context.topology.server, message))
 
-    def _wanted(self) -> BoolArray | None:
+    def _gradient_mask(self) -> BoolArray | None:
         """Return the entries of a gradient that its round needs, as a mask [P]; None: all.
 
         With sparse layers these are the active weights. All entries are needed before the topology grows

@@ -19,7 +19,7 @@ class RoundEnd:
         self.arrived: Counter[int] = Counter()
         self._sent: dict[int, int] = {}
         self._version: int | None = None  # version of the round that is closing or closed
-        self._told = False
+        self._has_reported = False
 
     @property
     def closing(self) -> bool:
@@ -37,7 +37,7 @@ class RoundEnd:
 
     def begin(self, version: int) -> None:
         """Begin to close the round of `version`, as the server requested."""
-        self._version, self._sent, self._told = version, {}, False
+        self._version, self._sent, self._has_reported = version, {}, False
 
     def closed(self, actor: int, version: int, sent: int) -> None:
         """Record that an actor has no trajectory of the round under way any more.
@@ -55,7 +55,7 @@ class RoundEnd:
         waits = any(
             self.arrived[actor] < self._sent.get(actor, self.arrived[actor] + 1) for actor in self.actors
         )
-        if self._version is None or self._told or waits:
+        if self._version is None or self._has_reported or waits:
             return None
-        self._told = True
+        self._has_reported = True
         return self._version

@@ -42,7 +42,7 @@ class Server(Role):
         phase: Stage of the run: "start", "train", "stop", "evaluate" or "done", in this order.
         status: Outcome of the run: "finished" or "interrupted".
         behind: Groups whose newest parameters may still wait for their link.
-        stop_wanted: Status with which the run is to stop at the next round or start; None: no stop is
+        requested_stop: Status with which the run is to stop at the next round or start; None: no stop is
             pending.
         stop_at: Time at which the run stops because its Slurm job ends, in seconds since 1970; None: never.
     """
@@ -65,7 +65,7 @@ class Server(Role):
         self.checkpoints = CheckpointCoordinator(context)
         self.phase = "start"  # start → train → stop → evaluate → done
         self.status = "finished"
-        self.stop_wanted: str | None = None
+        self.requested_stop: str | None = None
         self.evaluate_every = Interval(config.eval.every_seconds) if config.eval.every_seconds else None
         self.checkpoint_every = (
             Interval(config.checkpoint.every_seconds) if config.checkpoint.every_seconds else None
@@ -138,9 +138,9 @@ class Server(Role):
         config, version = self.context.config, publish.version
         self.recorder.on_round(self.engine)
         self.stragglers.round_ended()
-        if (reason := self.recorder.stop_reason(version)) is not None or self.stop_wanted is not None:
-            logger.info("stopping at version %d: %s", version, reason or self.stop_wanted)
-            self._begin_stop(self.stop_wanted or "finished")
+        if (reason := self.recorder.stop_reason(version)) is not None or self.requested_stop is not None:
+            logger.info("stopping at version %d: %s", version, reason or self.requested_stop)
+            self._begin_stop(self.requested_stop or "finished")
             if config.rounds.collective:
                 self._publish(publish)  # the learners still have to close this round
             return
@@ -226,7 +226,7 @@ class Server(Role):
     def _stop_after_loss(self) -> None:
         """Stop at once. In the start phase, the run first loads the state that it resumes from."""
         if self.phase == "start":
-            self.stop_wanted = "interrupted"
+            self.requested_stop = "interrupted"
         else:
             self._begin_stop("interrupted")
 
@@ -257,7 +257,7 @@ class Server(Role):
             return True
         if (
             self.phase == "train"
-            and self.stop_wanted is None
+            and self.requested_stop is None
             and (reason := self.recorder.time_is_up()) is not None
         ):
             logger.info("stopping at version %d: %s", self.engine.version, reason)
@@ -265,7 +265,7 @@ class Server(Role):
             return True
         if (
             self.phase == "train"
-            and self.stop_wanted is None
+            and self.requested_stop is None
             and self.stop_at is not None
             and time.time() > self.stop_at
         ):
@@ -301,8 +301,8 @@ class Server(Role):
             self.send(rank, Kind.START, state, **fields)
         if not self.context.config.rounds.collective:
             self._publish(Publish(self.engine.version, tuple(range(len(self.links)))))
-        if self.stop_wanted is not None:  # the stop was requested before training began
-            self._begin_stop(self.stop_wanted)
+        if self.requested_stop is not None:  # the stop was requested before training began
+            self._begin_stop(self.requested_stop)
             return
         self.recorder.begin()
         self._warn_of_length_bias()
@@ -345,7 +345,7 @@ class Server(Role):
             status: "interrupted" if the run can be resumed later, or "finished".
         """
         if self.phase == "start":
-            self.stop_wanted = self.stop_wanted or status  # _start loads the resumed state first
+            self.requested_stop = self.requested_stop or status  # _start loads the resumed state first
         elif self.phase == "train":
             self._want_stop(status)
         elif (
@@ -365,7 +365,7 @@ class Server(Role):
     def _want_stop(self, status: str) -> None:
         """Stop now, or at the end of the round in a deterministic run, so that it resumes bit for bit."""
         if self.context.config.deterministic and self.phase == "train":
-            self.stop_wanted = self.stop_wanted or status
+            self.requested_stop = self.requested_stop or status
         else:
             self._begin_stop(status)
 

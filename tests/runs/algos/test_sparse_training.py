@@ -14,10 +14,10 @@ SPARSE = (NETWORK, "algo.sparse.sparsity=0.8", "algo.sparse.every=3", "algo.repl
 @pytest.mark.parametrize("extra", [(), ("rounds.reduce=mpi",), ("algo.network.dueling=true",)], ids=str)
 def test_sparse_learning_run_equals_the_dense_run(tmp_path, monkeypatch, extra):
     asked = []
-    wanted = Learner._wanted
+    wanted = Learner._gradient_mask
     monkeypatch.setattr(
         Learner,
-        "_wanted",
+        "_gradient_mask",
         lambda learner: (asked.append((learner.version, wanted(learner) is None)), wanted(learner))[1],
     )
     products = []

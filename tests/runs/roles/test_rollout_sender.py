@@ -39,7 +39,7 @@ def test_actor_pauses_when_its_outbox_is_full(monkeypatch, tmp_path, text, extra
         while not actor.has_weights:
             for rank in ranks:
                 rank.step()
-        actor.told_to_wait = False
+        actor.pause_requested = False
         sent = []
         monkeypatch.setattr(
             actor.sender.context.transport, "send", lambda *_: sent.append(OnItsWay()) or sent[-1]
