@@ -48,7 +48,7 @@ FINISHING_SECONDS = 3600.0  # if the server's rank runs a `finish` function at t
 PROBLEM_BYTES = 1000
 # These modules log each training assignment of a league. The league's server logs a summary instead, so their
 # lines below warnings are hidden.
-REQUIRED_BY_LEAGUES = (
+MUTED_IN_LEAGUES = (
     "hpcmarl.roles.server.server",
     "hpcmarl.roles.server.recorder",
     "hpcmarl.roles.server.progress",
@@ -355,7 +355,7 @@ def start_logging(context: Context) -> None:
     if context.config.league is not None:
         for handler in handlers:
             handler.addFilter(
-                lambda record: record.levelno >= logging.WARNING or record.name not in REQUIRED_BY_LEAGUES
+                lambda record: record.levelno >= logging.WARNING or record.name not in MUTED_IN_LEAGUES
             )
     logging.basicConfig(level=level, handlers=handlers, force=True)
     roles = "+".join(context.topology.roles_of(context.rank))

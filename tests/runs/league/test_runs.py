@@ -13,7 +13,7 @@ from hpcmarl.io.checkpoint import list_checkpoints
 from hpcmarl.io.pool import list_snapshots, read_snapshot
 from hpcmarl.league.core.snapshots import snapshots_from
 from hpcmarl.league.runtime.client import Client
-from hpcmarl.train import REQUIRED_BY_LEAGUES
+from hpcmarl.train import MUTED_IN_LEAGUES
 from tests.support.leagues import NAMES, RPS, TAG
 from tests.support.worlds import final_state, run_world, summary
 
@@ -240,7 +240,7 @@ def test_a_league_leaves_the_levels_of_loggers_alone(tmp_path):
     """What a term's roles tell is held back where a process's logging is set up, not for whatever runs in the
     process later."""
     run_world(1, tmp_path, "league.members={a: {}}", text=RPS)
-    for name in REQUIRED_BY_LEAGUES:
+    for name in MUTED_IN_LEAGUES:
         assert logging.getLogger(name).level == logging.NOTSET
 
 
