@@ -15,12 +15,12 @@ import numpy as np
 from hpcmarl.packing import Buffer, pack, unpack
 
 
-def pack_hosts(hosts: Sequence[str], deaf: Collection[int]) -> bytes:
+def pack_hosts(hosts: Sequence[str], without_doorbell: Collection[int]) -> bytes:
     """Encode the hosts of all ranks.
 
     Args:
         hosts: Host name of each rank.
-        deaf: Ranks without a doorbell (comm/doorbell.py).
+        without_doorbell: Ranks without a doorbell (comm/doorbell.py).
 
     Returns:
         A packed tree (hpcmarl.packing).
@@ -33,7 +33,7 @@ def pack_hosts(hosts: Sequence[str], deaf: Collection[int]) -> bytes:
             {
                 "names": names,
                 "rows": np.array(rows, np.int32).reshape(-1, 2),
-                "deaf": np.array(sorted(deaf), np.int32),
+                "without_doorbell": np.array(sorted(without_doorbell), np.int32),
             }
         )
     )
@@ -47,4 +47,4 @@ def unpack_hosts(message: Buffer) -> tuple[list[str], set[int]]:
     """
     table = unpack(message)
     hosts = [table["names"][number] for number, count in table["rows"].tolist() for _ in range(count)]
-    return hosts, set(table["deaf"].tolist())
+    return hosts, set(table["without_doorbell"].tolist())

@@ -79,12 +79,12 @@ class LocalTransport(Transport):
         self.survives = self.can_replace = True
         self._sums_started = 0
         self._known_dead: set[int] = set()
-        self._buried: set[int] = set()
+        self._failed: set[int] = set()
         self._new: list[int] = []
 
     def send(self, destination: int, buffer: Buffer) -> SendHandle:
         handle = SharedHandle()
-        if destination in self.world.dead or destination in self._buried:
+        if destination in self.world.dead or destination in self._failed:
             return SendHandle()
         self.world.queues[destination].append((self.rank, buffer, handle))
         return handle
@@ -96,7 +96,7 @@ class LocalTransport(Transport):
         queue = self.world.queues[self.rank]
         while queue:
             source, buffer, handle = queue.popleft()
-            if source not in self._buried:
+            if source not in self._failed:
                 return Message(check_header(buffer, source), buffer, source, handle.release)
             handle.release()
         return None
@@ -107,7 +107,7 @@ class LocalTransport(Transport):
         return found
 
     def mark_failed(self, rank: int) -> None:
-        self._buried.add(rank)
+        self._failed.add(rank)
 
     def replace(self, rank: int, payload: bytes) -> None:
         self.world.queues[rank].clear()
@@ -126,7 +126,7 @@ class LocalTransport(Transport):
     def _receive_again(self, rank: int) -> None:
         self.world.dead.discard(rank)
         self._known_dead.discard(rank)
-        self._buried.discard(rank)
+        self._failed.discard(rank)
 
     def reduction_group(self, ranks: Sequence[int], hosts: Sequence[str], backend: str) -> None:
         """Set the members; the sum is taken in this process's memory and ignores the backend."""

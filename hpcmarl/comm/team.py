@@ -15,8 +15,9 @@ from hpcmarl.comm.transport import Message, Reduction, Regrouping, SendHandle, T
 from hpcmarl.errors import HpcmarlError, LaunchError
 from hpcmarl.types import Array
 
-# The league's server sends each team its assignment, so a team needs no collective calls at its start.
-BEGINNING = "a team begins with the word of the league's server"
+NOT_COLLECTIVE = "a team has no collective calls: it starts with an assignment from the league's server"
+NO_REPLACEMENT = "a league does not replace dead ranks"
+NO_SUMS = "a league has one learner per member, so it has no sums over learners"
 
 
 class TeamTransport(Transport):
@@ -34,7 +35,7 @@ class TeamTransport(Transport):
         self.host, self.survives = job.host, job.survives
         self._inbox: deque[Message] = deque()
         self._lost: list[int] = []
-        self._buried: set[int] = set()
+        self._failed: set[int] = set()
 
     # ---- called by the league's client
 
@@ -45,7 +46,7 @@ class TeamTransport(Transport):
             message: Message from a rank of the team. This transport now owns it and will release it.
         """
         source = self.ranks.index(message.source)
-        if source in self._buried:
+        if source in self._failed:
             message.release()
         else:
             self._inbox.append(Message(message.header, message.buffer, source, message.release))
@@ -61,7 +62,7 @@ class TeamTransport(Transport):
     # ---- called by the roles
 
     def send(self, destination: int, buffer: Buffer) -> SendHandle:
-        if destination in self._buried:
+        if destination in self._failed:
             return SendHandle()
         set_team(buffer, self.world)
         return self.job.send(self.ranks[destination], buffer)
@@ -77,7 +78,7 @@ class TeamTransport(Transport):
         return found
 
     def mark_failed(self, rank: int) -> None:
-        self._buried.add(rank)
+        self._failed.add(rank)
 
     def poll_respawned(self) -> list[tuple[int, tuple[int, int] | LaunchError]]:
         return []
@@ -93,28 +94,28 @@ class TeamTransport(Transport):
     # ---- not available in a team: its ranks neither sum vectors nor start processes
 
     def replace(self, rank: int, payload: bytes) -> None:
-        raise HpcmarlError("a league replaces no dead ranks")
+        raise HpcmarlError(NO_REPLACEMENT)
 
     def reach_through(self, rank: int, relay: int) -> None:
-        raise HpcmarlError("a league replaces no dead ranks")
+        raise HpcmarlError(NO_REPLACEMENT)
 
     def reduction_group(self, ranks: Sequence[int], hosts: Sequence[str], backend: str) -> None:
-        raise HpcmarlError("a league has one learner a member: there is nothing to sum")
+        raise HpcmarlError(NO_SUMS)
 
     def start_sum(self, vector: Array) -> Reduction:
-        raise HpcmarlError("a league has one learner a member: there is nothing to sum")
+        raise HpcmarlError(NO_SUMS)
 
     def regroup(self, lost: int, progress: int, state: Callable[[], bytes]) -> Regrouping:
-        raise HpcmarlError("a league has one learner a member: there is nothing to sum")
+        raise HpcmarlError(NO_SUMS)
 
     def broadcast(self, payload: bytes | None) -> bytes:
-        raise HpcmarlError(BEGINNING)
+        raise HpcmarlError(NOT_COLLECTIVE)
 
     def gather(self, payload: bytes) -> list[bytes]:
-        raise HpcmarlError(BEGINNING)
+        raise HpcmarlError(NOT_COLLECTIVE)
 
     def gather_at_first(self, payload: bytes) -> list[bytes]:
-        raise HpcmarlError(BEGINNING)
+        raise HpcmarlError(NOT_COLLECTIVE)
 
     def gather_hosts(self) -> list[str]:
-        raise HpcmarlError(BEGINNING)
+        raise HpcmarlError(NOT_COLLECTIVE)

@@ -6,7 +6,7 @@ from hpcmarl.comm.hosts import pack_hosts, unpack_hosts
 
 
 @pytest.mark.parametrize(
-    ("hosts", "deaf"),
+    ("hosts", "without_doorbell"),
     [
         (["here"], []),
         (["a", "a", "b", "b", "a"], [3]),
@@ -14,8 +14,8 @@ from hpcmarl.comm.hosts import pack_hosts, unpack_hosts
         (["node-ü"] * 1000, [0, 999]),
     ],
 )
-def test_hosts_arrive_as_they_were(hosts, deaf):
-    assert unpack_hosts(pack_hosts(hosts, deaf)) == (hosts, set(deaf))
+def test_hosts_arrive_as_they_were(hosts, without_doorbell):
+    assert unpack_hosts(pack_hosts(hosts, without_doorbell)) == (hosts, set(without_doorbell))
 
 
 def test_message_grows_with_hosts_not_with_ranks():
