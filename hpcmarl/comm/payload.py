@@ -32,5 +32,6 @@ class Payload:
             return cls(**tree)
         except TypeError as error:
             raise ProtocolError(
-                f"a message with a {cls.__name__} does not fit: {error}; do all ranks run the same version?"
+                f"a {cls.__name__} message has wrong fields: {error}; run the same version of hpcmarl on all "
+                "ranks"
             ) from None

@@ -203,8 +203,8 @@ def check_header(buffer: Buffer, source: int) -> Header:
         )
     if buffer[:HEADER_BYTES].view(HEADER_DTYPE)["magic"][0] != MAGIC:
         raise ProtocolError(
-            f"a message from rank {source} does not begin with hpcmarl's mark; do all ranks run the same "
-            "version?"
+            f"a message from rank {source} does not begin with hpcmarl's mark; run the same version of "
+            "hpcmarl on all ranks"
         )
     try:
         return read_header(buffer)

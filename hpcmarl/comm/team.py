@@ -15,8 +15,9 @@ from hpcmarl.comm.transport import Message, Reduction, Regrouping, SendHandle, T
 from hpcmarl.errors import HpcmarlError, LaunchError
 from hpcmarl.types import Array
 
-# The league's server sends each team its assignment, so a team needs no collective calls at its start.
-BEGINNING = "a team begins with the word of the league's server"
+NOT_COLLECTIVE = "a team has no collective calls: it starts with an assignment from the league's server"
+NO_REPLACEMENT = "a league does not replace dead ranks"
+NO_SUMS = "a league has one learner per member, so it has no sums over learners"
 
 
 class TeamTransport(Transport):
@@ -93,28 +94,28 @@ class TeamTransport(Transport):
     # ---- not available in a team: its ranks neither sum vectors nor start processes
 
     def replace(self, rank: int, payload: bytes) -> None:
-        raise HpcmarlError("a league replaces no dead ranks")
+        raise HpcmarlError(NO_REPLACEMENT)
 
     def reach_through(self, rank: int, relay: int) -> None:
-        raise HpcmarlError("a league replaces no dead ranks")
+        raise HpcmarlError(NO_REPLACEMENT)
 
     def reduction_group(self, ranks: Sequence[int], hosts: Sequence[str], backend: str) -> None:
-        raise HpcmarlError("a league has one learner a member: there is nothing to sum")
+        raise HpcmarlError(NO_SUMS)
 
     def start_sum(self, vector: Array) -> Reduction:
-        raise HpcmarlError("a league has one learner a member: there is nothing to sum")
+        raise HpcmarlError(NO_SUMS)
 
     def regroup(self, lost: int, progress: int, state: Callable[[], bytes]) -> Regrouping:
-        raise HpcmarlError("a league has one learner a member: there is nothing to sum")
+        raise HpcmarlError(NO_SUMS)
 
     def broadcast(self, payload: bytes | None) -> bytes:
-        raise HpcmarlError(BEGINNING)
+        raise HpcmarlError(NOT_COLLECTIVE)
 
     def gather(self, payload: bytes) -> list[bytes]:
-        raise HpcmarlError(BEGINNING)
+        raise HpcmarlError(NOT_COLLECTIVE)
 
     def gather_at_first(self, payload: bytes) -> list[bytes]:
-        raise HpcmarlError(BEGINNING)
+        raise HpcmarlError(NOT_COLLECTIVE)
 
     def gather_hosts(self) -> list[str]:
-        raise HpcmarlError(BEGINNING)
+        raise HpcmarlError(NOT_COLLECTIVE)

@@ -139,12 +139,12 @@ def assign_roles(size: int, hosts: Sequence[str], config: TopologyConfig) -> Top
     settings = config.group_list
     if config.evaluators > size - 1:
         raise ConfigError(
-            f"topology.evaluators: {config.evaluators} of {size} ranks leave nobody to learn; allowed here: "
-            f"0 to {size - 1}"
+            f"topology.evaluators: {config.evaluators} of {size} ranks leave no rank for a learner; allowed "
+            f"here: 0 to {size - 1}"
         )
-    wanted = [config.actors_per_learner if group.actors is None else group.actors for group in settings]
+    requested = [config.actors_per_learner if group.actors is None else group.actors for group in settings]
     trains = size - config.evaluators
-    dedicated = _is_dedicated(trains, config, wanted)
+    dedicated = _is_dedicated(trains, config, requested)
     available = trains - 1 if dedicated else trains
     places = {host: place for place, host in enumerate(dict.fromkeys(hosts))}
     order = sorted(range(size), key=lambda rank: (places[hosts[rank]], rank))
@@ -153,9 +153,9 @@ def assign_roles(size: int, hosts: Sequence[str], config: TopologyConfig) -> Top
     else:
         order.sort(key=lambda rank: rank != 0)  # the first learner is on the server's rank
     order = order[:available]
-    counts = _actor_counts(available, wanted, config.evaluators, dedicated)
+    counts = _actor_counts(available, requested, config.evaluators, dedicated)
     if config.placement == "separate":  # the first ranks are learners, the rest their actors
-        order = _deal(order, counts)
+        order = _arrange_blocks(order, counts)
     groups, position = [], 0
     for index, count in enumerate(counts):
         block = order[position : position + 1 + count]
@@ -167,7 +167,7 @@ def assign_roles(size: int, hosts: Sequence[str], config: TopologyConfig) -> Top
     return Topology(size, tuple(hosts), tuple(groups))
 
 
-def _deal(order: Sequence[int], counts: Sequence[int]) -> list[int]:
+def _arrange_blocks(order: Sequence[int], counts: Sequence[int]) -> list[int]:
     """Return the ranks in blocks of one learner and its actors.
 
     Args:
@@ -175,13 +175,13 @@ def _deal(order: Sequence[int], counts: Sequence[int]) -> list[int]:
         counts: Number of actors of each learner.
     """
     learners, actors = order[: len(counts)], iter(order[len(counts) :])
-    dealt: list[int] = []
+    blocks: list[int] = []
     for learner, count in zip(learners, counts, strict=True):
-        dealt += [learner, *islice(actors, count)]
-    return dealt
+        blocks += [learner, *islice(actors, count)]
+    return blocks
 
 
-def _is_dedicated(size: int, config: TopologyConfig, wanted: Sequence[int | str]) -> bool:
+def _is_dedicated(size: int, config: TopologyConfig, requested: Sequence[int | str]) -> bool:
     """Return whether the server has rank 0 for itself.
 
     With `server: auto` this depends on the other ranks. If all numbers of actors are given, the groups must
@@ -189,21 +189,23 @@ def _is_dedicated(size: int, config: TopologyConfig, wanted: Sequence[int | str]
     """
     if config.server != "auto":
         return config.server == "dedicated"
-    fixed = all(isinstance(actors, int) for actors in wanted)
-    needed = sum(1 + (actors if isinstance(actors, int) else 2) for actors in wanted)
+    fixed = all(isinstance(actors, int) for actors in requested)
+    needed = sum(1 + (actors if isinstance(actors, int) else 2) for actors in requested)
     return size - 1 == needed if fixed else size - 1 >= needed
 
 
-def _actor_counts(available: int, wanted: Sequence[int | str], evaluators: int, dedicated: bool) -> list[int]:
+def _actor_counts(
+    available: int, requested: Sequence[int | str], evaluators: int, dedicated: bool
+) -> list[int]:
     """Return the number of actors of each group.
 
     Groups with "auto" share the remaining ranks equally. With 0 actors the learner's rank hosts the actor.
     """
-    groups, size = len(wanted), available + dedicated + evaluators
+    groups, size = len(requested), available + dedicated + evaluators
     beside = f" ({evaluators} of them evaluators)" if evaluators else ""
     server = "a dedicated server" if dedicated else "the server on rank 0 beside the first learner"
-    fixed = sum(int(actors) for actors in wanted if actors != "auto")
-    open_groups = sum(actors == "auto" for actors in wanted)
+    fixed = sum(int(actors) for actors in requested if actors != "auto")
+    open_groups = sum(actors == "auto" for actors in requested)
     left = available - groups - fixed
     if available < groups:
         raise ConfigError(
@@ -223,4 +225,4 @@ def _actor_counts(available: int, wanted: Sequence[int | str], evaluators: int, 
         if open_groups
         else []
     )
-    return [next(shares) if actors == "auto" else int(actors) for actors in wanted]
+    return [next(shares) if actors == "auto" else int(actors) for actors in requested]

@@ -122,7 +122,7 @@ class RolloutCodec:
         Raises:
             ProtocolError: If the length of the message contradicts its headers.
         """
-        return self._alone(self.open(buffer), version)
+        return self._read_one(self.open(buffer), version)
 
     def read_together(self, messages: Sequence[OpenedMessage]) -> list[Rollout]:
         """Combine messages of one slot each into one rollout for each number of steps.
@@ -135,15 +135,15 @@ class RolloutCodec:
             message's actor, and has no `episodes`. A message that alone has its number of steps becomes a
             rollout as from `read`.
         """
-        alike: dict[int, list[OpenedMessage]] = {}
+        by_steps: dict[int, list[OpenedMessage]] = {}
         for message in messages:
-            alike.setdefault(message.layout.steps, []).append(message)
+            by_steps.setdefault(message.layout.steps, []).append(message)
         return [
-            self._alone(group[0], group[0].version) if len(group) == 1 else _together(group)
-            for group in alike.values()
+            self._read_one(group[0], group[0].version) if len(group) == 1 else _combine(group)
+            for group in by_steps.values()
         ]
 
-    def _alone(self, message: OpenedMessage, version: int) -> Rollout:
+    def _read_one(self, message: OpenedMessage, version: int) -> Rollout:
         layout = message.layout
         finals, episodes = (
             message.finals.view(layout.final_dtype),
@@ -182,7 +182,7 @@ class RolloutCodec:
         return write_header(buffer, Header(Kind.ROLLOUT, version=rollout.version, trajectories=rollout.count))
 
 
-def _together(messages: list[OpenedMessage]) -> Rollout:
+def _combine(messages: list[OpenedMessage]) -> Rollout:
     layout = messages[0].layout
     finals = np.concatenate([message.finals for message in messages]).view(layout.final_dtype)
     finals["slot"] = np.repeat(

@@ -67,11 +67,11 @@ def shared_config(read: Callable[[], Config], signals: StopSignals) -> Config:
     message = broadcast_at_start(_read_or_fail(read) if is_first() else None)
     if message is None:
         return read()  # a rank has died; the next collective call determines and reports which one
-    word = json.loads(message)
-    if "config" in word:
-        config: Config = from_json(word["config"])
+    answer = json.loads(message)
+    if "config" in answer:
+        config: Config = from_json(answer["config"])
         return config
-    failure: HpcmarlError = getattr(hpcmarl.errors, word["type"])(word["error"])
+    failure: HpcmarlError = getattr(hpcmarl.errors, answer["type"])(answer["error"])
     failure.everywhere = True
     raise failure
 

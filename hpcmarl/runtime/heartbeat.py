@@ -58,7 +58,7 @@ class Liveness:
         self.server = context.topology.server
         self.limit = context.config.topology.heartbeat_timeout_seconds
         self._link = LatestLink(context.transport, self.server)
-        self._word = control(Kind.ALIVE, source=context.rank)
+        self._heartbeat = control(Kind.ALIVE, source=context.rank)
         self._due = Interval(
             max(1.0, 0.01 * context.topology.size) if self.limit is None else self.limit / BEATS
         )
@@ -66,15 +66,15 @@ class Liveness:
         self._clock, self._looked = 0.0, time.monotonic()
         self._taken = 0.0
         # Whether this rank has sent a heartbeat; whether the server has taken one, or has sent a message.
-        self._said = self._begun = False
+        self._sent = self._server_begun = False
 
     def heard(self, rank: int) -> None:
         """Note that a message of a rank has arrived."""
         self._last[rank] = self._clock
-        if rank == self.server and not self._begun:
+        if rank == self.server and not self._server_begun:
             # The normal limit applies from now on. Heartbeats sent while the server built its roles may still
             # be under way.
-            self._begun, self._taken = (
+            self._server_begun, self._taken = (
                 True,
                 self._clock,
             )
@@ -112,16 +112,16 @@ class Liveness:
         """
         self._tick()
         if self._link.idle():
-            self._taken, self._begun = self._clock, self._begun or self._said
+            self._taken, self._server_begun = self._clock, self._server_begun or self._sent
         elif self.limit is not None and self._clock - self._taken > (
-            limit := self.limit * (1 if self._begun else START)
+            limit := self.limit * (1 if self._server_begun else START)
         ):
             why = (
                 "topology.heartbeat_timeout_seconds"
-                if self._begun
+                if self._server_begun
                 else "it has not begun; ten times topology.heartbeat_timeout_seconds"
             )
             raise ServerSilent(f"rank {self.server} (server) has taken no message for {limit:g} s ({why})")
         if self._due.due() and self._link.idle():
-            self._link.offer(self._word)
-            self._said = True
+            self._link.offer(self._heartbeat)
+            self._sent = True

@@ -64,10 +64,10 @@ def crowded_hosts(topology: Topology, parameters: int, facts: Sequence[MemoryFac
     for host, own in ranks.items():
         known = [facts[rank].available for rank in own if facts[rank].available != UNKNOWN]
         needed = sum(least_bytes(topology, rank, parameters) for rank in own)
-        there = min(known, default=float("inf")) + sum(facts[rank].resident for rank in own)
-        if needed > there:
+        available = min(known, default=float("inf")) + sum(facts[rank].resident for rank in own)
+        if needed > available:
             found.append(
-                f"{host}: {len(own)} ranks take about {needed / 1e9:.1f} GB, and {there / 1e9:.1f} GB are "
-                "there; start fewer ranks on this host, or ask for more memory (--sbatch=--mem=...)"
+                f"{host}: {len(own)} ranks need about {needed / 1e9:.1f} GB, and {available / 1e9:.1f} GB "
+                "are available; start fewer ranks on this host, or ask for more memory (--sbatch=--mem=...)"
             )
     return tuple(found)

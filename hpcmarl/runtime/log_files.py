@@ -54,7 +54,8 @@ class LogFile(logging.FileHandler):
         if not self.lost:
             with contextlib.suppress(OSError):
                 print(
-                    f"{storage_error(self.baseFilename, 'write', error)}; training goes on without this log",
+                    f"{storage_error(self.baseFilename, 'write', error)}; training continues without this "
+                    "log",
                     file=sys.stderr,
                     flush=True,
                 )

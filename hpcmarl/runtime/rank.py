@@ -104,7 +104,7 @@ class Rank:
             self.liveness.heard(message.source)
             self._take(message)
         if self.exit_code is None:
-            self._look_around()
+            self._check_peers()
         for name, role in self.roles.items():
             self.present = name
             busy = role.step() or busy
@@ -132,12 +132,12 @@ class Rank:
         if message.kind is Kind.EXIT:
             self.exit_code = message.header.exit_code
         elif message.kind is Kind.LOST:
-            self._go_on_without(LostRank.unpack(message.payload))
+            self._continue_without(LostRank.unpack(message.payload))
         elif message.kind is Kind.REPLACED:
             self._on_replaced(ReplacedRank.unpack(message.payload))
         message.release()
 
-    def _look_around(self) -> None:
+    def _check_peers(self) -> None:
         """Check for dead and silent ranks, and for completed replacements.
 
         The server's rank reports losses to all ranks including itself, so that all handle them in the same
@@ -178,8 +178,8 @@ class Rank:
         if not self.transport.survives:
             place = f"rank {rank} ({'+'.join(topology.roles_of(rank))}) on {topology.hosts[rank]}"
             raise HpcmarlError(
-                f"{place} {why}, and with this MPI library the job cannot go on without it; resume from the "
-                "last checkpoint"
+                f"{place} {why}, and with this MPI library the job cannot continue without it; resume from "
+                "the last checkpoint"
             )
         self.lost.add(rank)
         self.liveness.forget(rank)
@@ -192,7 +192,7 @@ class Rank:
             if other not in self.lost or (frozen and other == rank):
                 self.transport.send(other, message)
 
-    def _go_on_without(self, lost: LostRank) -> None:
+    def _continue_without(self, lost: LostRank) -> None:
         """Continue without a lost rank.
 
         Raises:
@@ -202,7 +202,7 @@ class Rank:
         context, topology = self.context, self.context.topology
         rank, why = lost.rank, lost.why
         if rank == context.rank:
-            raise PeerFailure(f"the others went on without rank {rank}: it {why}")
+            raise PeerFailure(f"the run continues without rank {rank}: it {why}")
         self._end_frozen(rank, lost.processes)
         reduce = context.config.rounds.reduce
         if (
@@ -212,11 +212,11 @@ class Rank:
         ):
             place = f"rank {rank} ({'+'.join(topology.roles_of(rank))}) on {topology.hosts[rank]}"
             raise RunLost(
-                f"{place} {why}, and with rounds.reduce: {reduce} the other learners cannot go on; resume "
+                f"{place} {why}, and with rounds.reduce: {reduce} the other learners cannot continue; resume "
                 "from the last checkpoint"
             )
         logger.warning(
-            "rank %d (%s) on %s %s; going on without it",
+            "rank %d (%s) on %s %s; continuing without it",
             rank,
             "+".join(topology.roles_of(rank)),
             topology.hosts[rank],

@@ -90,7 +90,7 @@ class RespawnManager:
                 (
                     rank,
                     LaunchError(
-                        f"rank {rank} has died {self._counts[rank]} times: it is not replaced any more"
+                        f"rank {rank} has died {self._counts[rank]} times and will not be replaced again"
                     ),
                 )
             )
@@ -109,7 +109,7 @@ class RespawnManager:
         self._refused.clear()
         for rank, process in found:
             if isinstance(process, LaunchError):
-                logger.error("%s; going on without it", process)
+                logger.error("%s; continuing without it", process)
                 self.given_up.add(rank)
             else:
                 self.started.add(rank)

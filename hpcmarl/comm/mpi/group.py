@@ -51,7 +51,7 @@ class MpiGroup:
         if problem := self._first_text(self._kind.problem(self._member_hosts())):
             raise ConfigError(f"rounds.reduce: {backend}: {problem}")
         if problem := self._first_text(self._form()):
-            raise LaunchError(f"rounds.reduce: {backend}: the learners do not find together: {problem}")
+            raise LaunchError(f"rounds.reduce: {backend}: the learners cannot connect: {problem}")
 
     def start_sum(self, vector: Array) -> Reduction:
         """Start a sum. Collective over the members."""
@@ -106,7 +106,7 @@ class MpiGroup:
             if before == self.members:  # the second attempt of the same members
                 why = problem or "see the other learners"
                 raise HpcmarlError(
-                    f"rounds.reduce: {self._name}: the surviving learners do not find together again: {why}"
+                    f"rounds.reduce: {self._name}: the surviving learners cannot connect again: {why}"
                 )
 
     def _form(self) -> str:

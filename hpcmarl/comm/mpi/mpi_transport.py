@@ -84,7 +84,7 @@ class MpiTransport(Transport):
         self.survives = self.can_replace = survives_deaths()
         self.library = " ".join(library_version().partition(",")[0].split())
         # Routes to the ranks that are not reached by their number in `comm`.
-        self._ways: dict[int, Route] = {}
+        self._routes: dict[int, Route] = {}
         self._spawning: dict[int, Spawning] = {}
         # Communicators from which messages come, with the rank of the sender; None: the rank in `comm`.
         self._sources: list[tuple[Any, int | None]] = [(self.comm, None)]
@@ -101,42 +101,42 @@ class MpiTransport(Transport):
             own = SharedHandle()
             self._to_self.append((buffer, own))
             return own
-        way = self._ways.get(destination)
-        if way is None:
+        route = self._routes.get(destination)
+        if route is None:
             if destination in self._dead or destination in self._failed:
                 return SendHandle()
-            way = Route(self.comm, destination)
-        return self._send_over(way, buffer)
+            route = Route(self.comm, destination)
+        return self._send_over(route, buffer)
 
     def _hand_on(self, destination: int, buffer: Buffer) -> None:
         """Pass on a message to or from a process that is not in the communicator of all ranks."""
         self._send_over(
-            self._ways.get(destination, Route(self.comm, destination, Kind.RELAYED + destination)), buffer
+            self._routes.get(destination, Route(self.comm, destination, Kind.RELAYED + destination)), buffer
         )
 
-    def _send_over(self, way: Route, buffer: Buffer) -> SendHandle:
+    def _send_over(self, route: Route, buffer: Buffer) -> SendHandle:
         try:
-            if buffer.nbytes <= self.chunk_bytes or way.relay:
-                requests = [way.comm.Issend([buffer, MPI.BYTE], way.peer, way.relay or kind_of(buffer))]
+            if buffer.nbytes <= self.chunk_bytes or route.relay:
+                requests = [route.comm.Issend([buffer, MPI.BYTE], route.peer, route.relay or kind_of(buffer))]
             else:
-                requests = self._send_chunks(way, buffer)
+                requests = self._send_chunks(route, buffer)
         except MPI.Exception as error:
             if not is_death(error):
                 raise
             return SendHandle()  # the next receive() determines which rank has died
         handle = MpiHandle(requests, buffer)
         self._outgoing.append(handle)
-        if self._doorbell is not None and way.comm is self.comm:
-            self._doorbell.ring(way.peer)
+        if self._doorbell is not None and route.comm is self.comm:
+            self._doorbell.ring(route.peer)
         return handle
 
-    def _send_chunks(self, way: Route, buffer: Buffer) -> list[Any]:
+    def _send_chunks(self, route: Route, buffer: Buffer) -> list[Any]:
         """Announce the length, then send the chunks; MPI keeps the order between two ranks."""
         announcement = control(Kind.CHUNKED, message_bytes=buffer.nbytes)
-        requests = [way.comm.Issend([announcement, MPI.BYTE], way.peer, int(Kind.CHUNKED))]
+        requests = [route.comm.Issend([announcement, MPI.BYTE], route.peer, int(Kind.CHUNKED))]
         starts = range(0, buffer.nbytes, self.chunk_bytes)
         pieces = [buffer[start : start + self.chunk_bytes] for start in starts]
-        requests += [way.comm.Issend([piece, MPI.BYTE], way.peer, int(Kind.CHUNK)) for piece in pieces]
+        requests += [route.comm.Issend([piece, MPI.BYTE], route.peer, int(Kind.CHUNK)) for piece in pieces]
         self._outgoing.append(MpiHandle(requests[:1], announcement))
         return requests
 
@@ -240,9 +240,9 @@ class MpiTransport(Transport):
         Returns:
             False, the result of `_match`.
         """
-        lost = [rank for rank, way in self._ways.items() if way.comm is comm]
+        lost = [rank for rank, route in self._routes.items() if route.comm is comm]
         for rank in lost:
-            del self._ways[rank]
+            del self._routes[rank]
         self._sources = [source for source in self._sources if source[0] is not comm]
         self._dead.update(lost)
         self._newly_dead += lost
@@ -254,7 +254,7 @@ class MpiTransport(Transport):
 
     def mark_failed(self, rank: int) -> None:
         self._failed.add(rank)
-        self._ways.pop(rank, None)
+        self._routes.pop(rank, None)
         self._sources = [source for source in self._sources if source[1] != rank]
         self._expecting.pop(rank, None)
         self._remains += [incoming for incoming in self._incoming if incoming.source == rank]
@@ -273,14 +273,14 @@ class MpiTransport(Transport):
         for rank, result in done.items():
             del self._spawning[rank]
             if not isinstance(result, LaunchError):
-                self._ways[rank] = result.way
+                self._routes[rank] = result.way
                 self._sources.append((result.way.comm, rank))
             found.append((rank, result if isinstance(result, LaunchError) else result.process))
         return found
 
     def reach_through(self, rank: int, relay: int) -> None:
         if relay != self.rank:
-            self._ways[rank] = Route(self.comm, relay, Kind.RELAYED + rank)
+            self._routes[rank] = Route(self.comm, relay, Kind.RELAYED + rank)
 
     def _deliver(self) -> Message | None:
         """Return the first complete message, in order for each source, or None.

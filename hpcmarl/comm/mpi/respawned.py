@@ -37,7 +37,7 @@ class ReplacementTransport(MpiTransport):
         """
         self.size = size
         others = [rank for rank in range(size) if rank != self.rank]
-        self._ways = {
+        self._routes = {
             rank: Route(self.comm, FIRST, 0 if rank == parent else Kind.RELAYED + rank) for rank in others
         }
         self._sources = [(self.comm, parent)]

@@ -57,9 +57,7 @@ class Spawning:
         """Return the new process, or the reason for a failure, or None while the start is under way."""
         if self._result is None and time.monotonic() > self._deadline:
             # The process has died during the start, and MPI waits for it forever.
-            return LaunchError(
-                f"no new process in the place of rank {self._rank} within {LIMIT:.0f} s (MPI_Comm_spawn)"
-            )
+            return LaunchError(f"rank {self._rank} was not replaced within {LIMIT:.0f} s (MPI_Comm_spawn)")
         return self._result
 
     def _run(self) -> None:
@@ -67,9 +65,7 @@ class Spawning:
             self._result = self._spawn()
         except MPI.Exception as error:
             why = error.Get_error_string().strip()
-            self._result = LaunchError(
-                f"no new process in the place of rank {self._rank}: {why} (MPI_Comm_spawn)"
-            )
+            self._result = LaunchError(f"rank {self._rank} cannot be replaced: {why} (MPI_Comm_spawn)")
 
     def _spawn(self) -> RespawnedProcess:
         MPI.COMM_SELF.Set_errhandler(MPI.ERRORS_RETURN)
@@ -101,7 +97,7 @@ def spawned(process: tuple[int, int]) -> tuple[Any, int, bytes]:
     between = MPI.Comm.Get_parent()
     if between == MPI.COMM_NULL:
         raise LaunchError(
-            f"{PROGRAM} is started by a learner in the place of a dead actor (topology.respawn), not by hand"
+            f"{PROGRAM} can only be started by a learner, to replace a dead actor (topology.respawn)"
         )
     merged = _merge(between, second=True)
     sizes = np.empty(2, np.int64)

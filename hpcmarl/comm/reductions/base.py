@@ -97,7 +97,7 @@ class LibrarySum(Reduction):
         if self._poll is None:
             if time.monotonic() - self._failed_at > FAILURE_TIMEOUT:
                 raise HpcmarlError(
-                    f"rounds.reduce: {self._name}: a sum failed while all ranks live: {self._failure}"
+                    f"rounds.reduce: {self._name}: a sum failed although all ranks are alive: {self._failure}"
                 )
             return None
         try:

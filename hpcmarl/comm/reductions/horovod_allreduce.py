@@ -41,8 +41,8 @@ class HorovodAllReduce(SumBackend):
             return f"the module {error.name} is not installed; {REMEDY}"
         except (ImportError, OSError, RuntimeError) as error:
             return (
-                f"Horovod does not load ({' '.join(str(error).split())[:200]}), it was built for another "
-                f"torch or MPI; {REMEDY}"
+                f"Horovod cannot be loaded ({' '.join(str(error).split())[:200]}), because it was built for "
+                f"another torch or MPI; {REMEDY}"
             )
         return "" if horovod.mpi_built() else f"Horovod was built without MPI; {REMEDY}"
 

@@ -158,7 +158,7 @@ class NcclAllReduce(TorchAllReduce):
             )
         if not torch.cuda.is_available():
             return (
-                "this learner sees no CUDA device; ask for one GPU a learner (Slurm: --gpus-per-task=1), "
+                "this learner sees no CUDA device; request one GPU per learner (Slurm: --gpus-per-task=1), "
                 "or choose rounds.reduce: mpi or gloo"
             )
         return ""

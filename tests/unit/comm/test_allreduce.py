@@ -89,7 +89,8 @@ def test_failed_sum_raises_if_all_ranks_stay_alive(monkeypatch):
     assert failed.result() is None
     monkeypatch.setattr(sums, "FAILURE_TIMEOUT", 0.0)
     with pytest.raises(
-        HpcmarlError, match=r"rounds\.reduce: gloo: a sum failed while all ranks live: connection reset"
+        HpcmarlError,
+        match=r"rounds\.reduce: gloo: a sum failed although all ranks are alive: connection reset",
     ):
         failed.result()
 

@@ -52,7 +52,7 @@ def test_evaluators_are_the_last_ranks():
         (
             2,
             {"evaluators": 2},
-            r"topology.evaluators: 2 of 2 ranks leave nobody to learn; allowed here: 0 to 1",
+            r"topology.evaluators: 2 of 2 ranks leave no rank for a learner; allowed here: 0 to 1",
         ),
         (
             4,

@@ -249,7 +249,7 @@ def test_payload_round_trips_and_refuses_other_fields():
     assert (read.number, read.text, read.children) == (7, "ä", {"a": [1, None]})
     np.testing.assert_array_equal(read.values, note.values)
     for tree in ({"number": 7}, vars(note) | {"more": 1}):
-        with pytest.raises(ProtocolError, match=r"a message with a Note does not fit: .* the same version"):
+        with pytest.raises(ProtocolError, match=r"a Note message has wrong fields: .* the same version"):
             Note.unpack(pack(tree))
     with pytest.raises(ProtocolError):
         Note.unpack(b"nothing")

@@ -33,7 +33,7 @@ def test_a_host_without_room_is_named_with_both_figures() -> None:
     facts = [MemoryFacts(50e6, 100e6)] * 3 + [MemoryFacts(50e6, 10e9)] * 3
     (warning,) = crowded_hosts(topology(), 0, facts)
     needed = sum(least_bytes(topology(), rank, 0) for rank in range(3))
-    assert warning.startswith(f"small: 3 ranks take about {needed / 1e9:.1f} GB, and 0.2 GB are there")
+    assert warning.startswith(f"small: 3 ranks need about {needed / 1e9:.1f} GB, and 0.2 GB are available")
     assert not crowded_hosts(topology(), 0, [MemoryFacts(50e6, 10e9)] * 6)
     assert len(crowded_hosts(topology(), 10**9, [MemoryFacts(50e6, 10e9)] * 6)) == 2
 

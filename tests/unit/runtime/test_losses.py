@@ -190,7 +190,7 @@ def test_rank_declared_lost_exits_with_peer_failure(tmp_path):
     rank = Rank(contexts[1])
     note = {"rank": 1, "why": "was not heard for 4 s", "groups": [0], "processes": []}
     transports[0].send(1, control(Kind.LOST, pack(note), source=0))
-    with pytest.raises(PeerFailure, match="went on without rank 1"):
+    with pytest.raises(PeerFailure, match="run continues without rank 1"):
         rank.step()
     rank.close()
 
