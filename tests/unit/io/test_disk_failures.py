@@ -36,7 +36,7 @@ def test_trajectories_resume_and_keep_rows_after_disk_failure(tmp_path, monkeypa
     monkeypatch.setattr(trajectory, "WAKE_SECONDS", 0.01)
     caplog.set_level(logging.INFO)
     generator = np.random.default_rng(0)
-    config = TrajectoriesConfig(shard_seconds=0.06)
+    config = TrajectoriesConfig(shard_seconds=600)  # the shard stays open until the disk fails
     writer = TrajectoryWriter(tmp_path, make_spec(), config, rank=0, role="actor", host="h", attributes={})
     broken = threading.Event()
     append, flush = ShardFile.append, ShardFile.flush
@@ -53,7 +53,6 @@ def test_trajectories_resume_and_keep_rows_after_disk_failure(tmp_path, monkeypa
 
     monkeypatch.setattr(ShardFile, "append", appending)
     monkeypatch.setattr(ShardFile, "flush", closing)
-    writer.config = TrajectoriesConfig(shard_seconds=600)
     for _ in range(3):
         writer.append(random_rollout(make_spec(), 10, 2, generator))
     wait_until(lambda: writer._shard is not None and writer.statistics["steps"] == 60)
