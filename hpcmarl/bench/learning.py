@@ -24,7 +24,7 @@ from hpcmarl.algos.batch import select
 from hpcmarl.bench.reference.critics import ReferenceCOMA, ReferenceValueCritic
 from hpcmarl.bench.reference.learning import ReferenceLoop, ReferenceValues
 from hpcmarl.comm.local import LocalWorld
-from hpcmarl.comm.protocol import Buffer
+from hpcmarl.comm.protocol import Buffer, Header, Kind, write_header
 from hpcmarl.comm.topology import assign_roles
 from hpcmarl.config import Config, TopologyConfig
 from hpcmarl.envs import Seeds, describe, make_environment
@@ -159,6 +159,8 @@ def play(context: Context, algorithm: Algorithm, count: int) -> list[Buffer]:
             messages.append(arena.finish(0, 0)[0].copy())
         arena.begin_after(arena)
     environment.close()
+    for message in messages:
+        write_header(message, Header(Kind.ROLLOUT))
     return messages if assembler is None else messages[:count]
 
 

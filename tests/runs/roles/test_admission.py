@@ -56,7 +56,7 @@ def test_first_finished_episodes_are_biased_and_said_to_be(tmp_path, caplog):
     with caplog.at_level(logging.WARNING):
         found, _ = slope(tmp_path, 2, TWO_GROUPS, "rounds.rule=rennala", "rounds.batch=4", updates=60)
     assert found < -0.3
-    assert any("short episodes weigh more" in record.message for record in caplog.records)
+    assert any("gives short episodes too much weight" in record.message for record in caplog.records)
 
 
 @pytest.mark.parametrize("changes", [("rounds.admission=all_begun",), ("env.id=mpe2.simple_spread_v3",)])

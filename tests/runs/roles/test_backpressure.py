@@ -65,7 +65,9 @@ def test_backpressure_keeps_the_replay_ratio(tmp_path, size, groups):
     for pressure in ("false", "true"):
         ranks = run_world(size, tmp_path / pressure, *changes, f"rounds.backpressure={pressure}", text=ECHO)
         feeds = [rank.roles["learner"].rollouts for rank in ranks if "learner" in rank.roles]
-        found[pressure] = [source.used / (source.collected - source.config.starts + 1) for source in feeds]
+        found[pressure] = [
+            source.used / (source.collected - source.config.learning_starts + 1) for source in feeds
+        ]
     assert max(found["false"]) < 25
     assert min(found["true"]) > 35  # what an actor sends in one step may be all that it may send in this run
     assert max(found["true"]) <= 64

@@ -115,7 +115,7 @@ def test_target_critic_follows_at_the_given_rate():
 
 
 def test_coma_rejects_incompatible_settings():
-    with pytest.raises(ConfigError, match=r"algo\.critic: independent does not see"):
+    with pytest.raises(ConfigError, match=r"algo\.critic: independent does not work with algo\.name: coma"):
         load_config(SPREAD, ["algo.name=coma", "algo.critic=independent"])
     with pytest.raises(ConfigError, match="continuous"):
         make(make_spec(action=CONTINUOUS))

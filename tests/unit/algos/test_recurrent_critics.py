@@ -224,6 +224,6 @@ def test_values_of_what_was_seen_before_the_border_are_learned(remembers):
 
 def test_coma_refuses_a_recurrent_critic():
     with pytest.raises(
-        ConfigError, match=r"algo\.critic_network\.recurrent: true is for the critics of ma_trace and ppo"
+        ConfigError, match=r"algo\.critic_network\.recurrent: true does not work with algo\.name: coma"
     ):
         load_config(SPREAD, ["algo.name=coma", "algo.critic_network={recurrent: true}"])
