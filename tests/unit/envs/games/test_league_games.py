@@ -71,7 +71,7 @@ def test_league_games_split_agents_into_policies(
     for policy in spec.policies:
         acted = np.array([row["frame"][policy.name]["alive"].sum() for row in rows])
         if spec.turn_based:
-            assert acted.max() <= 2  # at most one agent in each of two slots
+            assert acted.max() <= 2  # at most one agent acts in each of two slots
             assert acted.any()
         else:
             assert (acted == 2 * len(policy.agents)).all()
