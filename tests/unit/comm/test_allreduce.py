@@ -1,4 +1,4 @@
-"""Reductions among learners: the same numbers as at a server; backends that are missing or fail."""
+"""Reductions among learners: equality with a server, and backends that are missing or fail."""
 
 import platform
 import socket
@@ -112,7 +112,7 @@ def test_sum_failing_midway_never_returns_a_result(monkeypatch):
 
 
 class Refusing:
-    """A transport on one of whose learners the backend is missing."""
+    """Transport of two learners, one of which lacks the backend."""
 
     rank, size = 0, 2
 

@@ -1,5 +1,7 @@
-"""Waking a rank that sleeps: doorbells of one process's ranks, and how long a rank naps where messages wake
-it."""
+"""Doorbells that wake a sleeping rank, with all ranks in one process.
+
+Also tested: the lengths of naps on a transport where messages wake the rank.
+"""
 
 import pytest
 
@@ -13,7 +15,7 @@ FOR_EVER = 3600.0
 
 @pytest.fixture
 def bells():
-    """Those of ranks 0 and 1."""
+    """Return the connected doorbells of ranks 0 and 1."""
     token = new_token()
     both = [Doorbell(token, 0), Doorbell(token, 1)]
     both[0].connect([1])
@@ -30,7 +32,7 @@ def test_ring_ends_a_sleep(bells):
 
 
 def test_rings_while_a_rank_works_wake_it_once(bells):
-    for _ in range(1000):  # more than a socket holds
+    for _ in range(1000):  # more bytes than a socket buffer holds
         bells[0].ring(1)
     assert bells[1].wait(FOR_EVER) is True
     assert bells[1].wait(1e-4) is False

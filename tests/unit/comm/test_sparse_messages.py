@@ -1,4 +1,4 @@
-"""Which vectors are worth a sparse message."""
+"""Updates whose direction must include inactive weights, so that messages cannot be sparse."""
 
 from hpcmarl.config import SparseConfig
 from hpcmarl.optim.sparse import needs_all

@@ -1,4 +1,4 @@
-"""Who does what: every rank of every world has work, and what does not fit is said with the sizes that do."""
+"""Assignment of roles: every rank has work, and errors about sizes name the allowed ones."""
 
 import pytest
 from hypothesis import given

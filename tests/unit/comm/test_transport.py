@@ -139,14 +139,14 @@ def test_vector_of_wrong_size_raises_protocol_error():
 def test_masked_vector_round_trips_bit_for_bit(seed, size, share):
     generator = np.random.default_rng(seed)
     mask = generator.random(size) < share
-    # with infinities, all kinds of NaN
+    # Random bits include infinities and all kinds of NaN.
     vector = generator.integers(0, 2**32, size, np.uint32).view(np.float32)
     vector[generator.random(size) < 0.2] = -0.0
     vector[generator.random(size) < 0.2] = 0.0
     message = vector_message(Kind.WEIGHTS, vector, mask, version=3)
     assert message.size <= HEADER_BYTES + 4 * size
     found, there = masked_vector_of(message, size)
-    if there is None:  # whole messages lose nothing
+    if there is None:  # a dense message keeps all values
         assert 4 * (mask.sum() + -(-size // 32)) >= 4 * size
         assert not read_header(message).flags
         np.testing.assert_array_equal(found.view(np.uint32), vector.view(np.uint32))
@@ -157,7 +157,7 @@ def test_masked_vector_round_trips_bit_for_bit(seed, size, share):
     assert read_header(message).version == 3
 
 
-@pytest.mark.parametrize("size", [70, 100])  # words of bits: 3, 4
+@pytest.mark.parametrize("size", [70, 100])  # 3 and 4 words of mask bits
 @pytest.mark.parametrize(
     "change",
     [

@@ -1,5 +1,7 @@
-"""Rewards of agents that PettingZoo no longer lists: none of their own, and the team's where all have one
-(env.common_reward)."""
+"""Rewards of agents that PettingZoo no longer lists (env.common_reward).
+
+Such an agent receives no reward, or the reward of the team if all agents have a common reward.
+"""
 
 from __future__ import annotations
 
@@ -18,14 +20,16 @@ CROWD = "tests.support.environments:Crowd"
 
 
 def played(steps: int = 4, **keys: Any) -> tuple[list[Any], Any]:
-    """The rows of one slot's first episode, and the specification."""
+    """Return the rows of the first episode of one slot, and the specification."""
     environment = make_environment(EnvConfig(**{"id": FADING, **keys}), {}, 1, Seeds(0))
     return play(environment, steps), environment.spec
 
 
 def test_rewards_of_the_dead_dilute_the_mean_unless_common() -> None:
-    """One of two leaves after two of four steps that earn 1 each: a team's return of 4 is told, and learned,
-    as 3."""
+    """A team's return of 4 is reported and learned as 3 unless the reward is common.
+
+    The episode has four steps that pay 1 each. One of two agents leaves after two steps.
+    """
     alone, spec = played()
     assert [row["outcome"]["agent"]["reward"][0].tolist() for row in alone] == [
         [1, 1],

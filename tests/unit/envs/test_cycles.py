@@ -17,13 +17,15 @@ AGENTS = ["red", "green", "blue"]
 
 
 class Noisy(AECEnv):
-    """Agents see noise that is drawn when they are observed, are paid in every turn, and die one after the
-    other at the ends of cycles.
+    """Agents with noise as observations, which die one after the other at the ends of cycles.
 
-    early: the agent that dies in the middle of the first cycle instead.
+    The noise is drawn when an agent is observed. Every turn pays a reward to each agent.
+
+    Args:
+        early: Agent after whose turn the last agent dies, in the middle of a cycle; None: no such death.
     """
 
-    metadata = {"name": "noisy", "is_parallelizable": True}  # noqa: RUF012  PettingZoo's way
+    metadata = {"name": "noisy", "is_parallelizable": True}  # noqa: RUF012  PettingZoo's convention
     render_mode = None
 
     def __init__(self, early: str | None = None) -> None:
@@ -81,7 +83,7 @@ def wrap(environment: AECEnv, *around: Any) -> Any:
 
 
 class Doubling(wrappers.BaseWrapper):
-    """A wrapper that does more than check."""
+    """Wrapper that doubles the rewards; the other wrappers of the tests only check calls."""
 
     @property
     def rewards(self) -> dict[str, float]:

@@ -198,7 +198,7 @@ def test_failing_reset_counts_against_the_restart_budget() -> None:
     environment = fragile(restarts=2, reset_every=2, steps=3)
     rows = play(environment, 4, with_state=True)
     assert environment.counts["restarts"] == 2
-    assert len(rows[2]["episodes"]) == 2  # the finished episodes count, whatever comes after
+    assert len(rows[2]["episodes"]) == 2  # finished episodes count despite the failed reset
     assert environment.episode_index.tolist() == [2, 2]
     with pytest.raises(EnvironmentFailure, match="OSError: the reset broke"):
         play(fragile(restarts=1, reset_every=2, steps=3), 4, with_state=True)

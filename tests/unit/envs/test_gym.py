@@ -1,5 +1,8 @@
-"""envs/: Gymnasium environments of one agent and of several, against the same environment stepped by hand;
-registered ids and their mistakes."""
+"""envs/: Gymnasium environments of one agent and of several.
+
+They are compared with the same environment stepped by hand. Also tested are registered ids
+and mistakes in them.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +23,7 @@ NO_MUJOCO = "needs mujoco: pip install 'hpcmarl[mujoco]'"
 
 
 def make(**kwargs: Any) -> gymnasium.Env:
-    """A factory of a user's own."""
+    """Return an environment, like a factory that a user writes."""
     return gymnasium.make("CartPole-v1", **kwargs)
 
 
@@ -129,7 +132,7 @@ def test_resting_gymnasium_slots_are_not_stepped() -> None:
 
 @pytest.mark.parametrize(("name", "parameters"), [("Humanoid", 30_498), ("Hopper", 5_318)])
 def test_mujoco_policy_has_the_paper_parameter_count(name: str, parameters: int) -> None:
-    """papers: d = 30,498 for Humanoid."""
+    """The papers report d = 30,498 parameters for Humanoid."""
     pytest.importorskip("mujoco", reason=NO_MUJOCO)
     spec = describe(EnvConfig(id=f"gymnasium:{name}-v4"), {})
     assert make_algorithm(spec, ReinforceConfig(), 0).size == parameters
@@ -167,7 +170,7 @@ def test_multi_agent_environment_equals_manual_stepping() -> None:
 
 
 class Uneven(gymnasium.Env):
-    """Two agents with spaces of their own; one is through before the other."""
+    """Two agents with different spaces; one terminates before the other."""
 
     observation_space = gymnasium.spaces.Tuple(
         [gymnasium.spaces.Discrete(3), gymnasium.spaces.Box(-1, 1, (2,))]

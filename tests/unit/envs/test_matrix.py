@@ -28,7 +28,7 @@ from tests.support.twins import assert_equals_twin, fill_with_stale_values, play
 
 
 class MatrixTwin(ParallelEnv):
-    """One game, played by look-up; what the players see is built number by number."""
+    """One game by table look-up; observations are built number by number."""
 
     metadata: ClassVar[dict[str, Any]] = {"name": "matrix_twin"}
 

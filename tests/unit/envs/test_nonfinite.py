@@ -1,4 +1,4 @@
-"""Non-finite numbers, environments that hang, slots in quarantine: each is named with its slot and seed."""
+"""Non-finite numbers, environments that hang, slots in quarantine: errors name slot and seed."""
 
 import time
 
@@ -17,8 +17,11 @@ ENVIRONMENTS = "tests.support.environments"
 
 
 def play(config, steps, *, skip=True, slots=2):
-    """Play with fixed actions; every frame and outcome must be finite. Returns the environment and the ends
-    by slot."""
+    """Play with fixed actions and check that every frame and outcome is finite.
+
+    Returns:
+        The environment, and the ends of episodes [steps, slots].
+    """
     environment = make_environment(config, {}, slots, Seeds(0, 10), skip_bad_numbers=skip)
     frame, outcome = new_frame(environment.spec, slots), new_outcome(environment.spec, slots)
     environment.reset(frame)
@@ -62,7 +65,7 @@ def test_episode_with_a_non_finite_value_is_truncated(what):
     assert environment.counts["bad_numbers"] >= 2
     assert environment.counts["restarts"] == 0
     assert set(ends[ends > 0]) == {2}  # truncated, never terminated
-    # a bad reset ends no episode but its own, which had no step
+    # A bad reset ends only its own episode, which had no step.
     accidents = 0 if what == "reset" else environment.counts["bad_numbers"]
     assert (ends > 0).sum() >= 64 * 2 // 8 + accidents // 2
     assert environment.episode_index.sum() >= (ends > 0).sum()
@@ -119,7 +122,7 @@ def test_slots_past_the_restart_budget_are_quarantined():
     assert environment.counts["quarantined"] == 2
     one_rests = [row for row in alive if row.sum() == 1]
     assert one_rests
-    assert all((row == one_rests[0]).all() for row in one_rests)  # the same one all the time
+    assert all((row == one_rests[0]).all() for row in one_rests)  # always the same slot
 
 
 def test_optimizer_step_to_infinite_parameters_raises():
@@ -135,7 +138,7 @@ def test_large_finite_numbers_are_no_bad_ones() -> None:
     spec = describe(EnvConfig(id="mpe2.simple_spread_v3"), {})
     frame, outcome = new_frame(spec, 2), new_outcome(spec, 2)
     (seen,), (told,) = frame.policies.values(), outcome.policies.values()
-    seen.obs[...], told.reward[...] = 3e38, -3e38  # their sums and squares are beyond float32
+    seen.obs[...], told.reward[...] = 3e38, -3e38  # sums and squares overflow float32
     views = Views([policy.name for policy in spec.policies], frame, outcome)
     assert find_nonfinite(spec, outcome, views) == []
     told.reward[1, 0] = np.inf

@@ -76,7 +76,7 @@ def test_openspiel_turn_games_equal_the_pettingzoo_loop(name: str, kwargs: dict[
 @pytest.mark.parametrize(("name", "kwargs"), AT_ONCE)
 def test_games_of_simultaneous_moves_equal_their_twins(name: str, kwargs: dict[str, Any]) -> None:
     class Plain:
-        """Observations without masks, as the twin reads them."""
+        """The game with observations without masks, as the twin expects them."""
 
         def __init__(self) -> None:
             self.game = resolve(config(name, kwargs))[1]
@@ -104,8 +104,10 @@ def test_games_of_simultaneous_moves_equal_their_twins(name: str, kwargs: dict[s
 @given(seed=st.integers(0, 2**31 - 1), case=st.sampled_from(TURNS))
 @settings(max_examples=60, deadline=None)
 def test_observations_and_masks_equal_those_of_pyspiel(seed: int, case: tuple[str, dict[str, Any]]) -> None:
-    """The state is rebuilt by pyspiel from the history of moves; masked actions are legal there, and no
-    others."""
+    """Compare with the state that pyspiel rebuilds from the history of moves.
+
+    The mask must allow exactly the legal actions of that state.
+    """
     name, kwargs = case
     environment = resolve(config(name, kwargs))[1]
     game = pyspiel.load_game(name, kwargs)
@@ -148,8 +150,10 @@ def test_openspiel_seed_repeats_bit_for_bit_others_differ(name: str, kwargs: dic
 
 
 def test_chance_follows_its_probabilities() -> None:
-    """Kuhn's deal: each of the six ordered pairs of cards equally often (400 a pair; six standard deviations
-    are 110)."""
+    """Kuhn poker deals each of the six ordered pairs of cards equally often.
+
+    The expected count is 400 for each pair; six standard deviations are 110.
+    """
     environment = resolve(config("kuhn_poker", {}))[1]
     deals: dict[tuple[int, ...], int] = {}
     for number in range(2400):
@@ -162,7 +166,7 @@ def test_chance_follows_its_probabilities() -> None:
 
 @pytest.mark.parametrize("name", ["leduc_poker", "connect_four", "tic_tac_toe", "liars_dice"])
 def test_resumed_openspiel_games_continue_identically(name: str) -> None:
-    """One goes on, the other takes over in the middle of games: the same from then on."""
+    """An environment that takes over in the middle of games continues like the original."""
     original, resumed = (make_environment(config(name, {}), {}, 4, Seeds(3), record=True) for _ in range(2))
     frames, outcomes = (
         [new_frame(original.spec, 4) for _ in range(2)],
@@ -295,7 +299,7 @@ def test_small_games_are_tabulated_and_boards_batched() -> None:
 def test_batched_openspiel_games_equal_single_games(
     game: tuple[str, dict[str, Any]], seed: int, max_steps: int | None, apart: bool
 ) -> None:
-    """Every element of every frame and outcome."""
+    """Compare every element of every frame and outcome."""
     chosen = config(*game, max_steps=max_steps)
     policies = {"second": PolicyConfig(agents=("player_1",))} if apart and game[0] != "deep_sea" else {}
     assert_equals_slots(
@@ -304,7 +308,7 @@ def test_batched_openspiel_games_equal_single_games(
 
 
 def test_intermediate_rewards_are_paid_at_their_step() -> None:
-    """Deep sea: each step to the right costs 0.01 / size, and the last one finds the treasure."""
+    """In deep sea, each step to the right costs 0.01 / size, and the last one finds the treasure."""
     environment = make_environment(
         config("deep_sea", {"size": 3, "randomize_actions": False}), {}, 1, Seeds(0)
     )
@@ -387,7 +391,10 @@ def test_masked_tree_action_raises_with_slot_and_player() -> None:
 
 
 def test_chance_numbers_equal_splitmix64() -> None:
-    """Against the algorithm in whole numbers, one after the other; and spread evenly."""
+    """Compare with the algorithm in Python integers, one number after the other.
+
+    The numbers must also be spread evenly.
+    """
     whole = 2**64 - 1
 
     def mix(bits: int) -> int:

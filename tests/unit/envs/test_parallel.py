@@ -80,8 +80,11 @@ def test_death_and_joining_equal_twin(plan: dict[str, Any], max_steps: int | Non
 
 
 def test_crowd_flags_and_final_observations_match_plan() -> None:
-    """walker_0 is terminated at step 3, walker_2 (2-4) has both flags, walker_1 is truncated and walker_3
-    vanishes at step 5."""
+    """Each agent of the default plan leaves in a different way.
+
+    walker_0 is terminated at step 3. walker_2 (steps 2 to 4) has both flags. walker_1 is truncated, and
+    walker_3 vanishes, at step 5.
+    """
     environment = make_environment(EnvConfig(id=CROWD), {}, 1, Seeds(0), with_state=True)
     rows = play(environment, 7, with_state=True)
     flags = np.array(
@@ -116,7 +119,8 @@ def test_same_seeds_same_data_and_slots_differ() -> None:
 
     whole = run(0, 4)
     np.testing.assert_array_equal(whole, run(0, 4))
-    np.testing.assert_array_equal(whole[2:], run(2, 2))  # whichever rank hosts a slot, it sees the same
+    # The observations of a slot do not depend on the rank that hosts it.
+    np.testing.assert_array_equal(whole[2:], run(2, 2))
     assert len(np.unique(whole.round(6).reshape(4, -1), axis=0)) == 4
 
 

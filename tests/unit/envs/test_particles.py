@@ -1,5 +1,7 @@
-"""The particle tasks beside the package's environments, which are driven one by one: the same games for the
-same seeds and actions."""
+"""Batched particle tasks play the same games as the environments of the package.
+
+The environments of the package are stepped one by one, with the same seeds and actions.
+"""
 
 from __future__ import annotations
 
@@ -73,7 +75,7 @@ EVERYWHERE = {
 
 @st.composite
 def games(draw: st.DrawFn) -> EnvConfig:
-    """A task with some of its arguments."""
+    """Draw a task with some of its arguments."""
     task = draw(st.sampled_from(sorted(TASKS)))
     kwargs = draw(
         st.fixed_dictionaries(
@@ -84,7 +86,7 @@ def games(draw: st.DrawFn) -> EnvConfig:
 
 
 def pair(config: EnvConfig, seed: int = 3, **options: Any) -> tuple[BatchedEnvironment, BatchedEnvironment]:
-    """The batched environment, and the package's."""
+    """Return the batched environment and that of the package."""
     batched, single = (config.model_copy(update={"batched": value}) for value in (True, False))
     both = tuple(
         make_environment(each, {}, SLOTS, Seeds(seed, 7), with_state=True, **options)
@@ -96,7 +98,7 @@ def pair(config: EnvConfig, seed: int = 3, **options: Any) -> tuple[BatchedEnvir
 
 
 class Player:
-    """Plays several environments side by side with the same actions, and compares what they show and tell."""
+    """Play several environments with the same actions, and compare their frames and outcomes."""
 
     def __init__(self, environments: tuple[BatchedEnvironment, ...], seed: int) -> None:
         self.environments, self.generator = environments, np.random.default_rng(seed)
@@ -163,7 +165,7 @@ def test_batched_games_equal_those_of_the_package(config: EnvConfig, seed: int) 
 @given(config=games(), seed=st.integers(0, 1000))
 @settings(max_examples=25, deadline=None)
 def test_places_and_rewards_agree_to_nine_digits(config: EnvConfig, seed: int) -> None:
-    """In double precision, behind what policies see."""
+    """Compare the double-precision places and rewards behind frames and outcomes."""
     mine, theirs = both = pair(config, seed)
     assert isinstance(mine, ParticleBatch)
     assert isinstance(theirs, SlotBatch)
@@ -214,7 +216,7 @@ def test_games_that_succeed_end_early() -> None:
     )
     for _ in range(60):
         player.step()
-    assert player.environments[0].episode_index.sum() > 0  # somebody was caught
+    assert player.environments[0].episode_index.sum() > 0  # at least one catch
 
 
 @pytest.mark.parametrize("task", sorted(TASKS))
@@ -230,7 +232,7 @@ def test_no_slot_may_be_restarted(task: str) -> None:
     "task", ["mpe2.simple_reference_v3", "mpe2.simple_world_comm_v3", "mpe2.simple_push_v3"]
 )
 def test_pictures_equal_those_of_the_package(task: str) -> None:
-    """Of the second episode of a slot, played beside mpe2's own environment."""
+    """Compare the second episode of a slot with mpe2's own environment."""
     batch = make_environment(
         EnvConfig(id=task, kwargs={"max_cycles": 6}, batched=True), {}, SLOTS, Seeds(5, 2)
     )
@@ -292,8 +294,10 @@ def test_resting_slots_show_nothing_and_begin_again() -> None:
 
 
 def test_slots_that_never_began_disturb_no_arithmetic() -> None:
-    """Playgrounds of the simulator have more slots than they need: bodies on top of each other would push
-    with infinite force."""
+    """Unused slots of the simulator cause no division by zero.
+
+    Their bodies lie on top of each other and would push with infinite force.
+    """
     batch = make_environment(EnvConfig(id=FAMILY, batched=True), {}, 3, Seeds(0))
     frame, outcome = new_frame(batch.spec, 3), new_outcome(batch.spec, 3)
     batch.rest_slots([1, 2])
@@ -371,7 +375,7 @@ def test_actions_that_are_no_numbers_are_an_error() -> None:
     (policy,) = environment.spec.policies
     actions = {policy.name: np.zeros((SLOTS, 1, 5), np.float32)}
     actions[policy.name][1] = np.nan
-    environment.step(actions, outcome, frame)  # it pushes now, and is elsewhere a step later
+    environment.step(actions, outcome, frame)  # the push moves the agent one step later
     with pytest.raises(EnvironmentFailure, match="in slot 8: agent agent_0 is rewarded with nan"):
         environment.step(actions, outcome, frame)
 

@@ -1,5 +1,7 @@
-"""Slots that rest after an episode, in every kind of environment: no reset is lost and no episode left
-out."""
+"""Slots that rest after an episode: no reset is lost and no episode is left out.
+
+Every kind of environment is tested.
+"""
 
 import numpy as np
 import pytest
@@ -19,7 +21,7 @@ ENVIRONMENTS = [
 
 
 class Slots:
-    """Three slots that play at random, always with the same numbers."""
+    """Three slots that play random actions, always with the same random numbers."""
 
     def __init__(self, name, kwargs):
         self.environment = make_environment(EnvConfig(id=name, kwargs=kwargs), {}, 3, Seeds(5))

@@ -1,7 +1,7 @@
 """envs/: SMAX as a natively batched environment, against JaxMARL stepped one game at a time.
 
-Compiling takes most of the time: all tests play SLOTS games of 3m, for which it is done once, and without
-optimisation.
+Compiling takes most of the time. All tests therefore play SLOTS games of 3m, which are compiled once and
+without optimisation.
 """
 
 from __future__ import annotations
@@ -49,7 +49,10 @@ def make(
 
 
 class Twin:
-    """One game by JaxMARL's own reset, step_env, get_obs and get_avail_actions; the state unit by unit."""
+    """One game by JaxMARL's own reset, step_env, get_obs and get_avail_actions.
+
+    The state is built unit by unit.
+    """
 
     def __init__(self) -> None:
         load(MARINES)
@@ -67,7 +70,7 @@ class Twin:
         _, self.state = self.rules.reset(self.key(seed, 0))
 
     def step(self, actions: Any) -> tuple[float, dict[str, bool]]:
-        """The team's reward, and who is dead."""
+        """Return the reward of the team, and agent -> whether it is dead."""
         self.step_number += 1
         chosen = {agent: np.int32(action) for agent, action in zip(self.rules.agents, actions, strict=True)}
         _, self.state, rewards, dones, _ = self.rules.step_env(
@@ -76,14 +79,17 @@ class Twin:
         return float(rewards["ally_2"]), {agent: bool(dead) for agent, dead in dones.items()}
 
     def seen(self) -> tuple[Any, Any, Any]:
-        """obs [3, 75], masks [3, 8], the state [72]."""
+        """Return the observations [3, 75], the masks [3, 8] and the state [72]."""
         shown, allowed = self.look(self.state)
         masks = np.stack([allowed[name] for name in self.rules.agents]).astype(bool)
         return np.stack([shown[name] for name in self.rules.agents]), masks, self.world()
 
     def world(self) -> Any:
-        """Each unit's health, place and cooldown, each a share of its most, and type; then all sides and
-        types."""
+        """Return the state [72]: rows of six units, then the sides and the types of all units.
+
+        A row holds health, place and cooldown as shares of their maxima, and the type as a one-hot vector.
+        The row of a dead unit is zero.
+        """
         game, rows = self.state.state, []
         for unit in range(6):
             row, kind = np.zeros(10, np.float32), int(game.unit_types[unit])
@@ -222,7 +228,7 @@ def check_slot(twin: Twin, rows: list[dict[str, Any]], slot: int, max_steps: int
 
 
 def fight(environment: BatchedEnvironment, frame: Any) -> dict[str, Any]:
-    """Shoot the first enemy in range, else walk east, where the enemies come from."""
+    """Shoot the first enemy in range; without one, walk east towards the enemies."""
     actions = {}
     for policy in environment.spec.policies:
         mask = frame.policies[policy.name].action_mask
@@ -241,7 +247,7 @@ def test_smax_wins_match_the_episode_return() -> None:
         for episode in outcome.episodes:
             won = episode.outcome["win"] == 1.0
             wins, losses = wins + won, losses + (not won)
-            # all enemies' health is worth 1, a win 1 more
+            # The health of all enemies is worth 1 together, a win 1 more.
             assert (episode.return_mean > 1.9) == won
     assert wins > 0
     assert losses > 0

@@ -1,5 +1,7 @@
-"""Which environments may be imported: packages of environments, the user's own, nothing that a file smuggles
-in."""
+"""Environments that may be imported: those of environment packages and those of the user.
+
+Other code must not run because a file names it.
+"""
 
 from __future__ import annotations
 
@@ -16,8 +18,8 @@ from hpcmarl.envs.resolve import resolve
 from hpcmarl.envs.trust import VARIABLE, check_importable, check_offered, holds_environments, origin, trust
 from hpcmarl.errors import ConfigError
 
-# what must not run because a configuration names it: the standard library, hpcmarl, and installed packages
-# without environments
+# Functions that must not run because a configuration names them. They belong to the standard library, to
+# hpcmarl, and to installed packages without environments.
 CODE = [
     "os:system",
     "subprocess:run",
@@ -32,7 +34,7 @@ CODE = [
     "pytest:main",
     "_pytest.config:main",
 ]
-# what packages of environments have besides environments
+# Objects of environment packages that are not environments.
 LOADERS = [
     "gymnasium.envs.registration:make",
     "gymnasium.envs.registration:load_env_creator",
@@ -54,7 +56,7 @@ Install = Callable[..., None]
 
 @pytest.fixture(autouse=True)
 def fresh(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Nothing is trusted, and nothing known of installed packages."""
+    """Remove all trust and all cached facts about installed packages."""
     monkeypatch.setenv(VARIABLE, "")
     forget()
     yield
@@ -68,7 +70,7 @@ def forget() -> None:
 
 @pytest.fixture
 def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Install:
-    """Lay down a distribution of one module in a directory of packages, or elsewhere."""
+    """Return a function that writes a distribution of one module to a directory of packages."""
 
     def lay(
         package: str,

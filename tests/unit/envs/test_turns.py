@@ -43,7 +43,10 @@ def test_classic_games_equal_pettingzoos_own_loop(game: str) -> None:
 )
 @settings(max_examples=12, deadline=None)
 def test_batched_boards_equal_single_games(id: str, seed: int, max_steps: int | None, apart: bool) -> None:
-    """Every element of every frame and outcome; OpenSpiel's boards: test_envs_openspiel.py."""
+    """Compare every element of every frame and outcome.
+
+    test_openspiel.py tests the boards of OpenSpiel.
+    """
     policies = {"second": PolicyConfig(agents=(boards.VIEWS[id].players[1],))} if apart else {}
     assert_equals_slots(EnvConfig(id=id, max_steps=max_steps), policies, boards.BoardBatch, seed)
 
@@ -58,7 +61,7 @@ def test_dying_agents_equal_the_pettingzoo_loop(seed: int) -> None:
 
 
 class CumulativeDuel(Duel):
-    """With PettingZoo's book-keeping for last(), which the adapter does not use."""
+    """Duel with PettingZoo's cumulative rewards for last(), which the adapter does not use."""
 
     def step(self, action: int | None) -> None:
         agent = self.agent_selection
@@ -70,8 +73,10 @@ class CumulativeDuel(Duel):
 
 
 def test_duel_rewards_flags_and_turns_match_the_script() -> None:
-    """p0 kills p1 (whose turn is then taken by the adapter), p2 kills p0, p2 plays on alone and is
-    truncated."""
+    """Compare each step of a duel with its script.
+
+    p0 kills p1, and the adapter takes the turn of p1. p2 kills p0, plays alone and is truncated.
+    """
     environment = make_environment(EnvConfig(id=DUEL), {}, 1, Seeds(0))
     frame, outcome = new_frame(environment.spec, 1), new_outcome(environment.spec, 1)
     environment.reset(frame)

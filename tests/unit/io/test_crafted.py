@@ -1,5 +1,7 @@
-"""Crafted files: compression bombs, odd filters, devices, links, indices that lie. Each is refused in one
-line, in little memory."""
+"""Crafted files: compression bombs, odd filters, devices, links and false indices.
+
+Each file is refused with an error of one line and with little memory.
+"""
 
 import contextlib
 import io
@@ -28,14 +30,14 @@ COMPRESSIONS = ["none", "lzf", "gzip", "zstd", "blosc_lz4"]
 
 
 def deflated(size):
-    """A gzip stream that expands to `size` zeros."""
+    """Return a gzip stream that expands to `size` zeros."""
     squeeze = zlib.compressobj(9)
     parts = [squeeze.compress(bytes(1 << 20)) for _ in range(size >> 20)]
     return b"".join(parts) + squeeze.flush()
 
 
 def bomb(group, stream, name="x", **options):
-    """A small dataset whose only chunk is the given stream."""
+    """Create a small dataset with the given stream as its only chunk."""
     dataset = group.create_dataset(name, (1024,), "u1", chunks=(1024,), **options)
     dataset.id.write_direct_chunk((0,), stream)
 
@@ -141,7 +143,7 @@ def test_damaged_shards_raise_only_package_errors(shard, tmp_path):
                 work(shard)
 
 
-# ---- metrics, summaries, and places that are no files
+# ---- metrics, summaries, and paths that are not files
 
 
 def test_crafted_metrics_datasets_are_rejected(tmp_path):

@@ -1,4 +1,4 @@
-"""Finished shards that are cut short or hold bad bytes: salvage gets what is whole."""
+"""Finished shards that are cut short or hold bad bytes: salvage recovers the whole chunks."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ STEPS, SLOTS, ROLLOUTS = 50, 4, 120
 
 @pytest.fixture(params=["none", "gzip"])
 def shard(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
-    """A shard of many chunks."""
+    """Return a shard of many chunks."""
     config = TrajectoriesConfig(compression=request.param)
     writer = TrajectoryWriter(
         tmp_path, make_spec(), config, rank=1, role="actor", host="h", attributes={"start": 1}
@@ -44,7 +44,7 @@ def shard(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
 
 @pytest.fixture(params=["none", "gzip"])
 def open_shard(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
-    """A temporary shard as a killed writer leaves it, flushed now and then."""
+    """Return the temporary shard of a killed writer, flushed a few times."""
     attributes = root_attributes(TRAJECTORIES, {"start": 1})
     shard = ShardFile(tmp_path / "shard-000000.h5", layout_of_spec(make_spec()), attributes, request.param)
     generator = np.random.default_rng(0)
@@ -62,7 +62,7 @@ def open_shard(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
 
 
 def rows(path: Path) -> dict[tuple[int, ...], bytes]:
-    """(rollout, slot, episode, first step, length) -> rewards of a segment."""
+    """Return (rollout, slot, episode, first step, length) -> rewards, for each segment."""
     with ShardReader(path) as reader:
         reward = np.concatenate([slab["reward"] for _, slab in reader.slabs("steps/agent")])
         keys = [
@@ -184,7 +184,7 @@ def test_earlier_damaged_file_is_never_replaced(shard: Path) -> None:
 def test_salvage_killed_at_any_moment_leaves_the_name(
     shard: Path, monkeypatch: pytest.MonkeyPatch, links: bool
 ) -> None:
-    """The name of a shard always stands for the damaged file or for the recovered one."""
+    """The name of the shard always refers to the damaged file or to the recovered one."""
     content = shard.read_bytes()[:-400_000]
     shard.write_bytes(content)
 
@@ -228,7 +228,7 @@ def test_failed_check_of_the_copy_keeps_the_damaged_shard(
 
 
 def test_output_names_the_file_that_was_written(open_shard: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The name of the shard is taken between the look at it and the publication."""
+    """Another file takes the name of the shard between the check of the name and the publication."""
     final = open_shard.with_name("shard-000000.h5")
     publish = shards.publish_new
 
@@ -275,7 +275,7 @@ def test_damaged_shard_that_declares_too_many_rows_is_refused(shard: Path) -> No
 
 
 def test_chunks_that_were_never_stored_are_no_zeros(shard: Path) -> None:
-    """HDF5 gives zeros for a chunk that its index does not have."""
+    """HDF5 returns zeros for a chunk that is missing from its index."""
     whole = rows(shard)
     with h5py.File(shard, "r+") as file:
         for dataset in [
@@ -289,7 +289,10 @@ def test_chunks_that_were_never_stored_are_no_zeros(shard: Path) -> None:
 
 
 def test_bad_last_chunk_of_an_open_shard_is_no_data(open_shard: Path) -> None:
-    """Its rows are committed, but fit neither the checksum of the last write nor that of the one before."""
+    """The committed rows of the last chunk match no checksum.
+
+    Neither the checksum of the last write nor that of the previous write fits.
+    """
     final, content = open_shard.with_name("shard-000000.h5"), bytearray(open_shard.read_bytes())
     assert salvage_file(open_shard).status == "recovered"
     whole = rows(final)
@@ -320,8 +323,10 @@ def test_fletcher32_is_what_hdf5_stores(tmp_path: Path, size: int) -> None:
 
 @pytest.mark.parametrize("remove", [False, True])
 def test_open_shard_beside_anothers_shard_is_not_lost(open_shard: Path, remove: bool) -> None:
-    """Two writers with old listings of the directory: one published the name, the other was killed before it
-    could take the next."""
+    """Two writers with old listings of the directory choose the same name.
+
+    One publishes its shard under the name. The other is killed before it can take the next name.
+    """
     final = open_shard.with_name("shard-000000.h5")
     assert salvage_file(open_shard).output == str(final)
     own = rows(final)

@@ -1,5 +1,7 @@
-"""Atomic files, checked opening, trees in HDF5 and checkpoints: round trips, damage, crafted files, failing
-disks."""
+"""Atomic files, checked opening, trees in HDF5 and checkpoints.
+
+Tested are round trips, damage, crafted files and failing disks.
+"""
 
 import contextlib
 import errno
@@ -296,7 +298,7 @@ def test_crafted_checkpoints_are_rejected_before_reading(tmp_path, craft):
         craft(file, tmp_path)
     with pytest.raises(FormatError) as caught:
         load_checkpoint(path)
-    assert "checksum" not in str(caught.value)  # refused before that much was read
+    assert "checksum" not in str(caught.value)  # refused before the checksum was computed
 
 
 def test_netcdf_dimensions_without_values_are_accepted(tmp_path):
@@ -333,7 +335,7 @@ def test_pruning_keeps_the_newest_that_verify(tmp_path):
     ]
     paths[3].write_bytes(paths[3].read_bytes()[:-10])
     Keeper(tmp_path, 2).prune()
-    assert list_checkpoints(tmp_path) == [paths[4], paths[3], paths[2]]  # the bad one does not count
+    assert list_checkpoints(tmp_path) == [paths[4], paths[3], paths[2]]  # the damaged one does not count
     Keeper(tmp_path, 0).prune()
     assert list_checkpoints(tmp_path) == [paths[4]]
 

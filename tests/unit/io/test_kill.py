@@ -1,4 +1,4 @@
-"""Salvage of open shards: live ones are left alone, torn chunks keep their committed rows."""
+"""Salvage of open shards: live shards stay unchanged, torn chunks keep their committed rows."""
 
 import os
 import time
@@ -72,8 +72,11 @@ def test_lookup3_matches_the_reference_value():
 
 
 def half_flushed(directory):
-    """An open shard after one flush, and after a second one of the same chunks: (path, bytes before, bytes
-    after, [(offset, size) of chunks])."""
+    """Write an open shard and flush it twice, with rows in the same chunks.
+
+    Returns:
+        Path, bytes after the first flush, bytes after the second flush, and [(offset, size) of chunks].
+    """
     whole = directory / "shard-000009.h5"
     writer = TrajectoryWriter(
         directory, make_spec(), TrajectoriesConfig(), rank=0, role="actor", host="h", attributes={}
@@ -112,7 +115,8 @@ def test_salvage_keeps_committed_rows_of_a_torn_chunk(tmp_path):
     partial, before, after, chunks = half_flushed(tmp_path)
     torn = bytearray(before)
     changed = 0
-    for offset, size in chunks:  # killed in the middle of each: the first half is new, the checksum is not
+    # A kill in the middle of each write leaves the first half new and the checksum old.
+    for offset, size in chunks:
         half = slice(offset, offset + size // 2)
         torn[half] = after[half]
         changed += before[half] != after[half]

@@ -1,5 +1,7 @@
-"""Superseded segments: found by the lineage of starts, left out of merges and exports, kept where asked
-for."""
+"""Superseded segments: found by the lineage of starts.
+
+Merges and exports leave them out unless the caller asks for them.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,7 @@ STEPS, SLOTS = 6, 2
 
 
 def record(run: Path, start: int, rank: int, rollouts: int, first: int = 0, name: str = "abc") -> None:
-    """One shard of one rank in one start of a run."""
+    """Write one shard of one rank in one start of a run."""
     attributes = {"run": name, "start": start}
     writer = TrajectoryWriter(
         run / "trajectories",
@@ -49,8 +51,11 @@ def record(run: Path, start: int, rank: int, rollouts: int, first: int = 0, name
 
 @pytest.fixture
 def run(tmp_path: Path) -> Path:
-    """Start 1 recorded 5 rollouts on ranks 1 and 2; start 2 went on from a checkpoint that knew 3 of rank 1's
-    and none of rank 2's."""
+    """Return a run of two starts, the second of which resumed from a checkpoint.
+
+    Start 1 recorded 5 rollouts on each of ranks 1 and 2. The checkpoint contained 3 rollouts of rank 1 and
+    none of rank 2.
+    """
     run = tmp_path / "run"
     run.mkdir()
     record(run, 1, 1, 5)
@@ -62,7 +67,7 @@ def run(tmp_path: Path) -> Path:
 
 
 def kept(path: Path) -> set[tuple[int, int, int, int]]:
-    """(run, start, rank, rollout) of a file's segments."""
+    """Return (run, start, rank, rollout) of each segment of a file."""
     with ShardReader(path) as reader:
         names = ("run", "start_number", "rank", "rollout")
         return {(*row,) for row in zip(*(reader.index[name].tolist() for name in names), strict=True)}
@@ -130,7 +135,10 @@ def test_rollouts_in_two_shards_are_reported(run: Path) -> None:
 
 
 def test_every_shard_with_doubles_is_reported(run: Path) -> None:
-    """A long span of rollouts with two short ones inside, of which only the first is next to it in order."""
+    """The long rollout span of one shard contains the short spans of two others.
+
+    Only the first short span follows the long one directly in sorted order.
+    """
     record(run, 3, 1, 40)
     record(run, 3, 1, 2, first=5)
     record(run, 3, 1, 2, first=30)
@@ -141,7 +149,7 @@ def test_every_shard_with_doubles_is_reported(run: Path) -> None:
 
 
 def test_interleaved_rollouts_are_no_doubles(run: Path) -> None:
-    """A frozen actor and the one in its place write at the same time."""
+    """A frozen actor and its replacement write at the same time."""
     shard = list_shards(run)[-1]
     other = shard.with_name("shard-000009.h5")
     other.write_bytes(shard.read_bytes())
@@ -221,7 +229,7 @@ def test_file_without_origin_columns_counts_as_live(run: Path) -> None:
 
 
 def test_shards_of_two_writers_never_share_a_name(tmp_path: Path) -> None:
-    """Two processes that have listed the same directory at the same moment."""
+    """Two processes list the same directory at the same moment."""
     given = {"rank": 1, "role": "actor", "host": "h", "attributes": {}}
     writers = [TrajectoryWriter(tmp_path, make_spec(), TrajectoriesConfig(), **given) for _ in range(2)]
     for writer in writers:

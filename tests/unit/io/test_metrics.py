@@ -1,4 +1,4 @@
-"""Metrics, the summary and the run directory: growing columns, resumption, kills in mid-line."""
+"""Metrics, the summary and the run directory: new columns, resumption, kills during a write."""
 
 import csv
 import json
@@ -43,7 +43,7 @@ def assert_columns(found, rows):
 
 
 def written(directory, *rows, version=None):
-    """Write rows and end in good order."""
+    """Write rows and close the writer."""
     writer = begun(directory, version=version)
     for row in rows:
         writer.append(row)
@@ -51,14 +51,14 @@ def written(directory, *rows, version=None):
 
 
 def begun(directory, *, version=None):
-    """A start of a run, from a checkpoint of `version` or from none."""
+    """Return the writer of a start that resumes from version `version`; None: no checkpoint."""
     writer = MetricsWriter(directory)
     writer.truncate(version)
     return writer
 
 
 def versions_in(directory):
-    """As the file has them, line by line."""
+    """Return the versions of metrics.csv, line by line."""
     with (directory / "metrics.csv").open(newline="") as stream:
         return [int(row["version"]) for row in csv.DictReader(stream)]
 
@@ -122,8 +122,10 @@ def test_a_start_without_a_checkpoint_begins_anew(tmp_path):
     st.lists(st.tuples(st.lists(st.integers(0, 2), max_size=6), st.booleans(), st.integers(0, 9)), max_size=5)
 )
 def test_no_version_is_twice_after_any_starts(tmp_path_factory, starts):
-    """Each start goes on from a checkpoint or from nothing, adds rows of the same or the next versions, and
-    is killed or ends."""
+    """Each start adds rows of the same or of later versions, and is killed or ends.
+
+    It resumes from a checkpoint, or begins without one.
+    """
     directory, version = tmp_path_factory.mktemp("run"), 0
     for steps, killed, kept in starts:
         version = min(kept, version)
@@ -230,7 +232,7 @@ def test_a_hanging_disk_holds_up_nobody(tmp_path, monkeypatch, caplog):
     assert writer.wait(60)
     versions = versions_in(tmp_path)
     assert versions[-1] == 4999
-    assert np.diff([0, *versions]).max() <= 200  # evenly
+    assert np.diff([0, *versions]).max() <= 200  # evenly spaced
 
 
 def test_metrics_h5_snapshot_is_written_periodically(tmp_path, monkeypatch, caplog):
@@ -242,7 +244,7 @@ def test_metrics_h5_snapshot_is_written_periodically(tmp_path, monkeypatch, capl
     assert writer.wait(60)
     assert read_hdf5(tmp_path / "metrics.h5")["version"].tolist() == [1]
     (tmp_path / "metrics.h5").unlink()
-    (tmp_path / "metrics.h5").mkdir()  # cannot be replaced: training goes on
+    (tmp_path / "metrics.h5").mkdir()  # cannot be replaced; training continues
     writer.append({"version": 2})
     writer.close()
     assert "metrics.h5" in caplog.text
@@ -301,7 +303,7 @@ def test_group_figures_equal_in_both_files_and_in_numpy(tmp_path):
 def test_half_written_group_row_is_invisible(tmp_path):
     written(tmp_path, {"version": 0})
     writer = begun(tmp_path)
-    for version in range(12):  # the number of rows grows by a digit
+    for version in range(12):  # the number of rows gets a second digit
         writer.append({"version": version}, {"slots": np.full(4, version)})
         assert writer.wait(60)
         assert len(np.load(tmp_path / "metrics-groups.npy")) == version + 1
@@ -334,7 +336,7 @@ def test_5000_groups_are_written_and_read(tmp_path):
 
 @pytest.fixture
 def small(monkeypatch):
-    """Limits of a run that is a thousandth as long."""
+    """Set the limits for a run of a thousandth of the length."""
     monkeypatch.setattr(table, "ROWS", 200)
     monkeypatch.setattr(row_files, "LARGEST_CSV", 10_000)
 
@@ -357,8 +359,10 @@ def test_long_runs_are_thinned_in_the_files(tmp_path, small):
 
 
 def test_forged_long_file_of_an_earlier_version_is_resumed(tmp_path, small):
-    """A year of rows with columns by group, a restart of which superseded rows, and duplicates, as earlier
-    versions left them."""
+    """A file of an earlier hpcmarl version holds a year of rows with columns by group.
+
+    It also holds duplicates, and rows that a restart superseded.
+    """
     names = [f"group_{group}/{figure}" for group in range(100) for figure in ("trajectories", "slots")]
     cells = ",".join("5" for _ in names)
     versions = [*range(30), *range(3000), 2999, *range(3000, 4000)]
@@ -401,7 +405,7 @@ def test_reading_takes_no_more_memory_than_the_columns(tmp_path):
     columns = sum(values.nbytes for values in found.values())
     assert columns == 8 * 20 * rows
     assert peak < 1.5 * columns
-    assert resumed - before < 3.5 * columns  # the table, with room to grow
+    assert resumed - before < 3.5 * columns  # the table, with spare rows
 
 
 def test_malformed_metrics_name_the_line(tmp_path):

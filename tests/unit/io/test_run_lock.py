@@ -1,4 +1,4 @@
-"""The lock on a run directory: exclusive, renewed, taken over from owners that are gone."""
+"""The lock on a run directory: exclusive, renewed, taken over from owners that have ended."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ OWNER = {"host": "n1", "process": 7, "job": "41"}
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Everything a hundred times faster."""
+    """Divide all periods of the lock by 100."""
     for name in ("RENEWAL_SECONDS", "STALE_SECONDS", "CERTAIN_SECONDS"):
         monkeypatch.setattr(run_lock, name, getattr(run_lock, name) / 100)
 
 
 def unknown(_: object) -> None:
-    """A judge that knows nothing."""
+    """Return None: the judge cannot say whether the owner has ended."""
 
 
 def make_old(directory: Path, seconds: float) -> None:
@@ -36,7 +36,7 @@ def make_old(directory: Path, seconds: float) -> None:
 
 
 def abandoned(directory: Path, **facts: object) -> None:
-    """The lock of a job that nobody renews."""
+    """Write the lock of a job, without a process that renews it."""
     (directory / NAME).write_text(json.dumps({**OWNER, "token": "old", **facts}))
 
 

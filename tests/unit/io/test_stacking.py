@@ -1,4 +1,4 @@
-"""Trees of one form as stacked arrays, and back."""
+"""Conversion of trees of the same structure to stacked arrays and back."""
 
 from __future__ import annotations
 

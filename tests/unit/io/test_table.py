@@ -1,4 +1,4 @@
-"""Tables of metrics: one row a version, bounded, thinned evenly."""
+"""Tables of metrics: one row per version, a bounded number of rows, even thinning."""
 
 import math
 
@@ -47,7 +47,7 @@ def test_table_stays_bounded_and_covers_the_whole_run(small, step):
     assert versions[0] == 0
     assert versions[-200:].tolist() == list(range(29_800, 30_000))
     older = np.diff(versions[:-200])
-    assert older.max() <= 30_000 / 25  # at least 25 rows for all that is older, evenly
+    assert older.max() <= 30_000 / 25  # at least 25 evenly spaced older rows
     assert older[1:-60].max() <= 2 * np.median(older[1:-60])
     np.testing.assert_array_equal(table.values[:, 0, 0], versions)
 

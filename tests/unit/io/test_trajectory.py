@@ -96,7 +96,7 @@ def test_slot_major_orders_rows_by_slot_then_step():
 
 
 def test_episode_numbers_follow_the_episode_records():
-    """An environment may pass over empty episodes, so numbers can jump."""
+    """An environment may skip empty episodes, so episode numbers can jump."""
     rollout = random_rollout(make_spec(), 4, 2, np.random.default_rng(0), end_rate=0.0)
     rollout.episode_end[1] = 1
     rollout.episode[:] = 5
@@ -259,7 +259,7 @@ def test_max_gigabytes_stops_writing_with_one_warning(tmp_path, caplog):
     stored = sum(data[INDEX]["length"].sum() for data in map(read, list_shards(tmp_path)))
     assert stored == writer.statistics["steps"] == (20 - writer.statistics["dropped"]) * 800
     assert 0 < writer.statistics["dropped"] < 20
-    again = write(tmp_path, make_spec(), rollouts[:3], max_gigabytes=0.0005)  # what is there counts
+    again = write(tmp_path, make_spec(), rollouts[:3], max_gigabytes=0.0005)  # stored files count
     assert again.statistics["dropped"] == 3
 
 

@@ -1,4 +1,4 @@
-"""Layouts of rollouts are kept in bounded numbers, whatever lengths episodes have."""
+"""The codec keeps a bounded number of layouts for any lengths of episodes."""
 
 from __future__ import annotations
 

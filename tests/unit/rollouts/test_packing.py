@@ -1,4 +1,4 @@
-"""The bytes codec of trees: round trips, and buffers that are truncated, crafted or foreign."""
+"""The bytes codec of trees: round trips, and truncated, crafted or foreign buffers."""
 
 import contextlib
 import json

@@ -1,5 +1,8 @@
-"""envs/games: the family of particle games, against mpe2's own simple_spread and against physics and rewards
-written out; who may be imported."""
+"""envs/games: the family of particle games.
+
+The games are compared with mpe2's own simple_spread, and with physics and rewards that are written out
+here. Also tested: the modules that a configuration may import.
+"""
 
 import math
 
@@ -24,7 +27,7 @@ NUMBER = st.floats(-2, 2)
 
 def test_particle_game_passes_the_parallel_api_test():
     game = parallel_env(agents=3, landmarks=2, collisions=1.0)
-    parallel_api_test(game, 100)  # raises AssertionError where the interface is not kept
+    parallel_api_test(game, 100)  # raises AssertionError if the interface is violated
     assert game.possible_agents == ["agent_0", "agent_1", "agent_2"]
 
 
@@ -125,7 +128,7 @@ def test_rewards_are_those_of_the_docstring(
 
 
 def walk(target, kwargs, episodes=20):
-    """Mean return of a policy that brings agent 0 to the landmark + target."""
+    """Return the mean return of a policy that brings agent 0 to the landmark + target."""
     game, total = parallel_env(**kwargs), 0.0
     for seed in range(episodes):
         seen = game.reset(seed=seed)[0]
@@ -149,7 +152,7 @@ def test_benchmark_groups_have_conflicting_objectives():
     for number, ours in enumerate((right, right, left, left)):
         theirs = left if ours is right else right
         assert ours[number] > between[number] > theirs[number]
-    # what is best for half of the groups is not for their mean
+    # The best policy for half of the groups is not the best for the mean of all groups.
     assert np.mean(between) > max(np.mean(right), np.mean(left)) + 1
 
 

@@ -1,5 +1,7 @@
-"""envs/: the games that leagues are played in: who plays them, in which policies, and rock-paper-scissors
-against PettingZoo's own."""
+"""envs/: the games of leagues, their agents and their policies.
+
+Rock-paper-scissors is compared with PettingZoo's own game.
+"""
 
 from __future__ import annotations
 
@@ -69,7 +71,7 @@ def test_league_games_split_agents_into_policies(
     for policy in spec.policies:
         acted = np.array([row["frame"][policy.name]["alive"].sum() for row in rows])
         if spec.turn_based:
-            assert acted.max() <= 2  # one agent at most has its turn in each of two slots
+            assert acted.max() <= 2  # at most one agent acts in each of two slots
             assert acted.any()
         else:
             assert (acted == 2 * len(policy.agents)).all()
@@ -77,7 +79,7 @@ def test_league_games_split_agents_into_policies(
 
 def test_pettingzoo_rock_paper_scissors_equals_twin() -> None:
     class Plain:
-        """What the players see as one-hot vectors."""
+        """PettingZoo's game with its observations as one-hot vectors."""
 
         def __init__(self) -> None:
             self.game = rps_v2.parallel_env(max_cycles=6)

@@ -1,5 +1,7 @@
-"""envs/games/search.py: searching opponents, against a slow recursive twin and on positions set up by
-hand."""
+"""envs/games/search.py: searching opponents.
+
+They are compared with a slow recursive twin, and tested on positions that are set up by hand.
+"""
 
 from __future__ import annotations
 
@@ -26,12 +28,12 @@ IDS = [
     )
     for id in GAMES
 ]
-# [rows][columns], the bottom row first: 1 the mover's, -1 the other's, 0 empty
+# [rows][columns], the bottom row first. 1: mark of the mover, -1: mark of the opponent, 0: empty.
 Squares = tuple[tuple[int, ...], ...]
 
 
 def move(board: Board, squares: Squares, action: int) -> Squares | None:
-    """The board after a move, still seen by its maker, or None where that is not allowed."""
+    """Return the board after a move, as seen by the mover; None if the move is not allowed."""
     column = action if board.gravity else action % board.columns
     rows = range(board.rows) if board.gravity else [action // board.columns]
     for row in rows:
@@ -64,7 +66,7 @@ def test_lines_are_found_among_few_and_many_boards(board: Board, count: int) -> 
 
 
 def worth(board: Board, squares: Squares, action: int, depth: int) -> int | None:
-    """What a move is worth to its maker, move by move."""
+    """Return the value of a move to the mover, by plain recursion; None if it is not allowed."""
     after = move(board, squares, action)
     if after is None:
         return None
@@ -82,8 +84,10 @@ def worth(board: Board, squares: Squares, action: int, depth: int) -> int | None
 
 
 def position(board: Board, moves: list[int]) -> Squares | None:
-    """After these moves (taken modulo what is allowed) from an empty board, seen by whoever is next; None
-    where the game is over."""
+    """Return the board after these moves from an empty board, as seen by the next player.
+
+    Each number selects one of the allowed moves, modulo their number. The result is None if the game is over.
+    """
     squares: Squares = ((0,) * board.columns,) * board.rows
     for choice in moves:
         allowed = [action for action in range(board.actions) if move(board, squares, action) is not None]
@@ -156,7 +160,7 @@ def test_chunked_search_equals_the_whole_search(monkeypatch: pytest.MonkeyPatch)
 
 
 class Table:
-    """A game of PettingZoo's interface, played from a list of actions."""
+    """A game with PettingZoo's interface after a list of actions."""
 
     def __init__(self, id: str, actions: list[int]) -> None:
         self.environment = resolve(EnvConfig(id=id))[1]
@@ -177,12 +181,13 @@ TIC_TAC_TOES = [id for id in IDS if "tac" in str(id.values[0])]
 def test_searcher_finds_connect_four_tactics(id: str) -> None:
     for seed in range(5):
         one, two, three = (Searcher(id, depth, np.random.default_rng(seed)) for depth in (1, 2, 3))
-        upright = [2, 5, 2, 5, 2, 5]  # the mover has three in column 2, the other in column 5
+        upright = [2, 5, 2, 5, 2, 5]  # three of the mover in column 2, of the opponent in 5
         assert {Table(id, upright).ask(player) for player in (one, two, three)} == {2}
         assert {Table(id, [*upright, 0]).ask(player) for player in (one, two, three)} == {5}
-        threatened = [2, 5, 2, 5, 2]  # the other has to be blocked in column 2
+        threatened = [2, 5, 2, 5, 2]  # the mover has to block column 2
         assert Table(id, threatened).ask(two) == Table(id, threatened).ask(three) == 2
-        flat = [3, 3, 2, 2]  # 1 and 4 give three in a row with both ends free; 0 and 5 do not
+        # 1 and 4 give three in a row with both ends free; 0 and 5 do not.
+        flat = [3, 3, 2, 2]
         assert Table(id, flat).ask(three) in (1, 4)
         diagonal = [1, 2, 2, 3, 3, 4, 3, 4, 4, 0]  # the mover lacks the top of 1-2-3-4
         assert Table(id, diagonal).ask(one) == 4
@@ -193,7 +198,7 @@ def test_one_ply_does_not_see_the_threat() -> None:
         Table(CLASSIC, [2, 5, 2, 5, 2]).ask(Searcher(CLASSIC, 1, np.random.default_rng(seed)))
         for seed in range(3)
     }
-    assert chosen == {3}  # the middle, where the other wins next
+    assert chosen == {3}  # the middle column, after which the opponent wins
 
 
 @pytest.mark.parametrize("id", TIC_TAC_TOES)
@@ -207,8 +212,10 @@ def test_searcher_finds_tic_tac_toe_wins_and_blocks(id: str) -> None:
 
 
 def test_equal_moves_are_drawn_evenly() -> None:
-    """Where the centre of tic-tac-toe is taken, the squares above and below it are worth the same to one
-    ply."""
+    """Equal values in tic-tac-toe: the squares above and below the centre, at one ply.
+
+    The centre itself is taken.
+    """
     searcher = Searcher("pettingzoo.classic.tictactoe_v3", 1, np.random.default_rng(0))
     seen = np.zeros((800, 3, 3, 2), np.float32)
     seen[:, 1, 1, 1] = 1
@@ -224,8 +231,10 @@ def test_equal_moves_are_drawn_evenly() -> None:
 
 @pytest.mark.parametrize("id", IDS)
 def test_deeper_searchers_beat_random_players(id: str) -> None:
-    """Played through hpcmarl.envs, seats changing with the slot: the searcher never makes a forbidden move
-    and wins nearly all."""
+    """The searcher makes no forbidden move and wins nearly all games.
+
+    The games are played through hpcmarl.envs. The seat of the searcher changes with the slot.
+    """
     slots = 8
     environment = make_environment(EnvConfig(id=id), {}, slots, Seeds(0))
     frame, outcome = new_frame(environment.spec, slots), new_outcome(environment.spec, slots)

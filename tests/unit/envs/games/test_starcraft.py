@@ -1,4 +1,7 @@
-"""envs/games/starcraft.py: SMAC's interface, played by a stand-in for StarCraft II, which is not here."""
+"""envs/games/starcraft.py: SMAC's interface, with a stand-in for StarCraft II.
+
+StarCraft II is not installed for the tests.
+"""
 
 from __future__ import annotations
 
@@ -16,12 +19,14 @@ from hpcmarl.errors import ConfigError, MissingPackageError
 from tests.support.twins import play
 
 SMAC = "hpcmarl.envs.games.starcraft:smac"
-DEATHS = {0: 2, 1: 9, 2: 9}  # unit -> the step in which it dies
+DEATHS = {0: 2, 1: 9, 2: 9}  # unit -> step of its death
 
 
 class FakeStarCraft2Env:
-    """Three units with six actions; unit 0 dies in step 2; the battle is over after `length` steps, won, lost
-    or out of time."""
+    """Stand-in for a battle of three units with six actions.
+
+    Unit 0 dies in step 2. The battle ends after `length` steps: won, lost or out of time.
+    """
 
     def __init__(self, map_name: str, length: int = 4, how: str = "won") -> None:
         if map_name != "3m":
@@ -96,7 +101,7 @@ def test_starcraft_battle_is_adapted_with_masks_and_win(how: str) -> None:
     assert rows[3]["outcome"]["unit"]["truncated"][0].tolist() == [False, late, late]
     assert [row["outcome"]["unit"]["reward"][0].tolist() for row in rows[:4]] == [
         [0.5] * 3
-    ] * 4  # the dead unit has the team's, too
+    ] * 4  # the dead unit receives the reward of the team, too
     (episode,) = rows[3]["episodes"]
     assert episode.return_mean == 2.0
     assert environment.spec.teams == (("unit",),)
