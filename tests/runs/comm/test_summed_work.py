@@ -1,4 +1,4 @@
-"""Under AllReduce what is summed is what is reported as used: what the rule drops is not summed."""
+"""AllReduce sums exactly the work that is reported as used; it excludes work that the rule drops."""
 
 import pytest
 
