@@ -41,7 +41,7 @@ def copy(tmp_path: Path) -> Path:
 
 
 def follow(page: Path, directory: Path, package: Path) -> str:
-    """Write, change and run what a page shows in a directory.
+    """Write, change and run the files and commands of a page in a directory.
 
     Args:
         package: Directory of the package that the commands import.

@@ -87,7 +87,7 @@ class TestSupervision:
         [
             ("exit 2", 2),
             ("exit 0", 1),  # every rank was killed
-            ("echo 0 >$HPCMARL_OUTCOME; exit 137", 0),  # the replacement of a rank was killed as well
+            ("echo 0 >$HPCMARL_OUTCOME; exit 137", 0),  # one rank was replaced, and the run completed
             ("echo $PWD >$HPCMARL_OUTCOME.run; exit 0", 75),
             (
                 "echo $PWD >$HPCMARL_OUTCOME.run; touch $HPCMARL_OUTCOME.said; exit 1",

@@ -9,7 +9,7 @@ PPO = ("algo.name=ppo", "algo.epochs=2", "algo.minibatches=2")
 
 
 def test_one_rank_collects_a_batch_from_single_unrolls(tmp_path):
-    """Check that a whole batch fits into the learner's queue.
+    """Check that the learner has room for a whole batch.
 
     The learner holds the trajectories of the actor on its own rank until the batch is complete.
     """

@@ -1,4 +1,4 @@
-"""AllReduce sums exactly the work that is reported as used; it excludes work that the rule drops."""
+"""AllReduce sums the work that is reported as used, and excludes work that the rule drops."""
 
 import pytest
 

@@ -182,9 +182,9 @@ def test_broken_episodes_are_played_again(tmp_path, changes, restarts):
 
 @pytest.mark.parametrize("changes", [(), ("topology.groups=2",)])
 def test_first_episodes_to_finish_do_not_stop_a_run(tmp_path, changes):
-    """Train on the first hundred episodes to finish, which all earn 1.
+    """Check that the return of the first episodes to finish does not end a run.
 
-    Half of the episodes earn 1 at once, the others 0 after 100 steps.
+    Half of the episodes earn 1 at once, the others 0 after 100 steps. The first hundred to finish earn 1.
     """
     game = (
         "env.kwargs={steps: 100, reward: 0.0}",

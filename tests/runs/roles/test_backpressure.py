@@ -67,7 +67,7 @@ def test_backpressure_keeps_the_replay_ratio(tmp_path, size, groups):
         feeds = [rank.roles["learner"].rollouts for rank in ranks if "learner" in rank.roles]
         found[pressure] = [source.used / (source.collected - source.config.starts + 1) for source in feeds]
     assert max(found["false"]) < 25
-    # The share that an actor sends in one step may be its limit for the whole run.
+    # An actor may send in one step as much as it is allowed to send in the whole run.
     assert min(found["true"]) > 35
     assert max(found["true"]) <= 64
 
