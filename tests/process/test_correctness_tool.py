@@ -1,4 +1,4 @@
-"""tools/correctness: its table and JSON, unknown subjects, the page's markers."""
+"""tools/correctness: its table and JSON, unknown subjects, and the markers in the page."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Checks of the doctor that start programs: mpiexec, and what killed launchers have left."""
+"""Checks of the doctor that start programs: mpiexec, and the remains of killed launchers."""
 
 import os
 import subprocess

@@ -1,4 +1,7 @@
-"""The documentation's examples: pages are applied to a copy of the package, and their commands are run."""
+"""Examples in the documentation.
+
+The changes that a page shows are applied to a copy of the package; then its commands are run.
+"""
 
 from __future__ import annotations
 
@@ -38,7 +41,7 @@ def copy(tmp_path: Path) -> Path:
 
 
 def follow(page: Path, directory: Path, package: Path) -> str:
-    """Write, change and run what a page shows in a directory.
+    """Write, change and run the files and commands of a page in a directory.
 
     Args:
         package: Directory of the package that the commands import.
@@ -63,7 +66,7 @@ def follow(page: Path, directory: Path, package: Path) -> str:
 
 
 def run(block: Block, directory: Path, environ: dict[str, str]) -> str:
-    """Run a block of commands; returns their standard output."""
+    """Run a block of commands; return their standard output."""
     done = subprocess.run(
         ["bash", "-euo", "pipefail", "-c", block.text],
         cwd=directory,
@@ -94,7 +97,7 @@ def test_page_shows_all_files_of_its_example(page: Path) -> None:
 @pytest.mark.mpi
 def test_own_algorithm_passes_its_test_and_learns(copy: Path) -> None:
     follow(ALGORITHM, copy, copy)
-    assert summary(copy / "runs" / "rloo")["eval_return_mean"] > 190  # 200 is the most
+    assert summary(copy / "runs" / "rloo")["eval_return_mean"] > 190  # the maximum is 200
     assert summary(copy / "runs" / "rloo-4")["updates"] == 3
 
 
@@ -102,7 +105,7 @@ def test_own_algorithm_passes_its_test_and_learns(copy: Path) -> None:
 def test_own_environment_is_learned_without_changes(tmp_path: Path) -> None:
     follow(ENVIRONMENT, tmp_path, ROOT)
     best = sum(1 - 0.1 * (-(-abs(i - j) // 2) - 1) for i in range(9) for j in range(9) if i != j) / 72
-    assert best == pytest.approx(0.906, abs=5e-4)  # as the page says
+    assert best == pytest.approx(0.906, abs=5e-4)  # the value that the page states
     assert summary(tmp_path / "runs" / "own")["eval_return_mean"] > best - 0.05
 
 
@@ -122,4 +125,4 @@ def test_own_rule_passes_its_test_and_ends_rounds(copy: Path) -> None:
     follow(RULE, copy, copy)
     run_summary = summary(copy / "runs" / "backup")
     assert run_summary["updates"] == 5
-    assert run_summary["used_gradients"] == 5 * 32  # of two groups in each round, 16 each
+    assert run_summary["used_gradients"] == 5 * 32  # two groups contribute 16 in each round

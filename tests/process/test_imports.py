@@ -1,4 +1,4 @@
-"""What is imported by whom: measured in fresh interpreters."""
+"""Imported modules of commands and packages, measured in fresh interpreters."""
 
 import importlib.util
 import os
@@ -27,7 +27,7 @@ HEAVY = ("torch", "numpy", "h5py", "mpi4py", "pettingzoo", "rich")
         (
             HELP.format(["hpcmarl", "train", "--help"]),
             HEAVY,
-        ),  # typer itself loads pydantic for a command's arguments
+        ),  # typer imports pydantic for the arguments of a command
         (HELP.format(["hpcmarl", "config", "--help"]), HEAVY),
         (HELP.format(["hpcmarl", "submit", str(CONFIGS / "quickstart.yaml"), "--dry-run"]), HEAVY),
     ],

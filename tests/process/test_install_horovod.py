@@ -1,4 +1,7 @@
-"""tools/install_horovod: what is missing is one line; the build itself is done by continuous integration."""
+"""tools/install_horovod: a missing requirement is reported in one line.
+
+Continuous integration tests the build.
+"""
 
 import os
 import subprocess

@@ -1,4 +1,4 @@
-"""Crafted trajectories, read by every command in a process of its own."""
+"""Crafted trajectories: each command reads them in a separate process."""
 
 import json
 import subprocess

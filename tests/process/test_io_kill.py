@@ -1,5 +1,7 @@
-"""Writers killed at random moments: finished files verify, what was committed is salvaged, the newest
-checkpoint loads."""
+"""Writers that are killed at random moments.
+
+Finished files verify, committed data is salvaged, and the newest checkpoint loads.
+"""
 
 import shutil
 import signal
@@ -46,7 +48,7 @@ for number in range(100_000):
 
 
 def wait_for_a_commit(directory):
-    """Until a copy of the open shard can be salvaged."""
+    """Wait until a copy of the open shard can be salvaged."""
     copies = directory / "copies"
     copies.mkdir()
     for number in range(3000):
@@ -61,7 +63,7 @@ def wait_for_a_commit(directory):
 
 
 def rows_written(directory):
-    """How far the writer is."""
+    """Return the number of lines in metrics.csv: the progress of the writer."""
     path = directory / "metrics.csv"
     return path.read_bytes().count(b"\n") if path.exists() else 0
 
@@ -83,7 +85,7 @@ def test_killed_writer_leaves_salvageable_files(tmp_path, seed, shard_seconds, s
         wait_until(lambda: rows_written(tmp_path) >= rows)
         live = [path for path in (tmp_path / "trajectories").rglob("*.h5.partial") if is_live(path)]
         for path in live:
-            assert salvage_file(path).status in ("live", "done")  # done: it closed meanwhile
+            assert salvage_file(path).status in ("live", "done")  # done: it was closed in the meantime
     finally:
         process.send_signal(signal.SIGKILL)
         process.wait()
@@ -94,18 +96,19 @@ def test_killed_writer_leaves_salvageable_files(tmp_path, seed, shard_seconds, s
     found = salvage(tmp_path / "trajectories")
     assert len(found) <= 1
     assert all(item.status in ("recovered", "empty") for item in found), found
-    if shard_seconds == 3.0 and not finished:  # there was a commit
+    if shard_seconds == 3.0 and not finished:  # a commit was made
         assert [item.status for item in found] == ["recovered"]
         assert found[0].segments > 0
     again = ["done" if item.status == "recovered" else "empty" for item in found]
     assert [item.status for item in salvage(tmp_path / "trajectories", remove=True)] == again
     assert not list((tmp_path / "trajectories").rglob("*" + PARTIAL))
     data = [read(shard) for shard in list_shards(tmp_path)]
-    if not data:  # killed before the first shard of this size was full
+    # The writer was killed before the first shard of this size was full.
+    if not data:
         assert shard_megabytes == 1.5
         return
     numbers = sorted({int(version) for shard in data for version in shard[INDEX]["version"]})
-    assert numbers == list(range(len(numbers)))  # nothing is missing in between
+    assert numbers == list(range(len(numbers)))  # no version is missing in between
     check_segments(data, [rollout_number(number) for number in numbers])
     newest = find_checkpoint(tmp_path)
     assert newest is not None
@@ -119,7 +122,10 @@ def test_killed_writer_leaves_salvageable_files(tmp_path, seed, shard_seconds, s
 
 
 def test_salvage_rejects_damaged_open_shards_quickly(tmp_path):
-    """HDF5's own SWMR reader waits for minutes here; the test's time-out would tell."""
+    """Salvage truncated and altered copies of an open shard.
+
+    The SWMR reader of HDF5 waits for minutes on such files; then this test would reach its time limit.
+    """
     script = (
         WRITER.replace("range(100_000)", "range(40)").replace("time.sleep(0.004)", "time.sleep(0.02)")
         + "import os; os.kill(os.getpid(), 9)"

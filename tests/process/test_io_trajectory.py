@@ -73,5 +73,5 @@ def test_file_size_limit_error_names_ulimit(tmp_path):
     assert "File too large" in error
     assert "ulimit -f" in error
     assert dropped == "True"
-    for shard in list_shards(tmp_path):  # what was flushed before the limit
+    for shard in list_shards(tmp_path):  # data that was flushed before the limit
         verify_shard(shard)

@@ -1,4 +1,4 @@
-"""Launchers and signals: who is started, what is handed on, that no process is left behind."""
+"""Launchers and signals: started programs, forwarded settings, and no process left behind."""
 
 import contextlib
 import os
@@ -25,7 +25,7 @@ from tests.support.worlds import SPREAD
 
 
 def leader(code, **variables):
-    """A Python that runs `supervise` on a shell command, as the launching parent does."""
+    """Start a Python that runs `supervise` on a shell command, as the launching parent does."""
     program = (
         "import os, sys\nfrom hpcmarl.launch.mpiexec import supervise\nsys.exit(supervise(['sh', "
         f"'-c', {code!r}], os.environ))"
@@ -53,7 +53,7 @@ def test_mpiexec_beside_python_precedes_the_path(tmp_path, monkeypatch):
 
 
 def test_ranks_draw_the_returns_in_the_users_terminal(tmp_path):
-    """The panel with the curve while they train, and the curve at the end."""
+    """Check that a terminal shows the curve of returns in the panel during training, and at the end."""
     (tmp_path / "config.yaml").write_text(SPREAD)
     command = [sys.executable, "-m", "hpcmarl", "train", "config.yaml", "-n", "2", "--run-dir", "run"]
     changes = ["stop={seconds: 4}", "logging.progress=true"]
@@ -64,7 +64,7 @@ def test_ranks_draw_the_returns_in_the_users_terminal(tmp_path):
     ) as job:
         os.close(end)
         shown = b""
-        with contextlib.suppress(OSError):  # nobody has the other end any more
+        with contextlib.suppress(OSError):  # the other end is closed
             while part := os.read(terminal, 1 << 16):
                 shown += part
     os.close(terminal)
@@ -87,7 +87,7 @@ class TestSupervision:
         [
             ("exit 2", 2),
             ("exit 0", 1),  # every rank was killed
-            ("echo 0 >$HPCMARL_OUTCOME; exit 137", 0),  # a replaced rank was killed in its turn
+            ("echo 0 >$HPCMARL_OUTCOME; exit 137", 0),  # one rank was replaced, and the run completed
             ("echo $PWD >$HPCMARL_OUTCOME.run; exit 0", 75),
             (
                 "echo $PWD >$HPCMARL_OUTCOME.run; touch $HPCMARL_OUTCOME.said; exit 1",

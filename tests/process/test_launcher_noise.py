@@ -1,4 +1,4 @@
-"""What the launcher says for nothing, and what it says for something."""
+"""Known harmless messages of the launcher go to a log after a good end and are shown after a failure."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ NOISE = (
 
 @pytest.fixture
 def launcher(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A script in mpiexec's place, and a run directory."""
+    """Create a run directory; return the path of a script that replaces mpiexec."""
     mpiexec = tmp_path / "mpiexec"
     monkeypatch.setattr(
         "hpcmarl.launch.mpiexec.find_mpiexec", lambda environ: MpiProgram(mpiexec, "openmpi", (5, 0))

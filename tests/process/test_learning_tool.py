@@ -1,4 +1,7 @@
-"""tools/learning: its table loads, a tiny run of two seeds is kept and not repeated, a failure is told."""
+"""tools/learning: tables, results and failures.
+
+Its tables load. A tiny run of two seeds is kept and not repeated. A failure is reported.
+"""
 
 import csv
 import os
@@ -35,8 +38,11 @@ experiments:
 
 
 def command_of(tmp_path, *arguments, program=f'"{sys.executable}" -m hpcmarl "$@"'):
-    """The tool's command and environment, with this very Python's hpcmarl, or another shell command, as the
-    program."""
+    """Return the command and the environment of the tool.
+
+    Args:
+        program: Shell command that takes the place of hpcmarl. Default: hpcmarl in the Python of this test.
+    """
     path = tmp_path / "hpcmarl"
     path.write_text(f'#!/bin/sh\nexport PYTHONPATH="{ROOT}:$PYTHONPATH"\nexec {program}\n')
     path.chmod(0o755)
@@ -47,7 +53,7 @@ def command_of(tmp_path, *arguments, program=f'"{sys.executable}" -m hpcmarl "$@
 
 
 def learning(tmp_path, *arguments):
-    """What the tool comes to."""
+    """Run the tool; return the completed process."""
     called, environment = command_of(tmp_path, *arguments)
     return subprocess.run(called, capture_output=True, text=True, timeout=120, env=environment)
 

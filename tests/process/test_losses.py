@@ -1,4 +1,4 @@
-"""Ending a frozen process by its number and start."""
+"""Killing a frozen process that is identified by its number and start time."""
 
 import subprocess
 

@@ -1,5 +1,7 @@
-"""tools/paper: what it lists, a tiny run of it, that it repeats nothing, and that it names every
-configuration there is."""
+"""tools/paper: its list, a tiny experiment, and no repetition.
+
+The list names every configuration of the paper.
+"""
 
 import os
 import subprocess
@@ -15,7 +17,7 @@ def paper(*arguments, **environ):
 
 
 def hpcmarl(tmp_path):
-    """This very Python's hpcmarl as a command."""
+    """Write a script that runs hpcmarl in the Python of this test; return its path."""
     path = tmp_path / "hpcmarl"
     path.write_text(
         f'#!/bin/sh\nexport PYTHONPATH="{ROOT}:$PYTHONPATH"\nexec "{sys.executable}" -m hpcmarl "$@"\n'

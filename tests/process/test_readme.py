@@ -1,5 +1,7 @@
-"""The commands that the README shows (blocks marked `bash run`) are run as they stand, in order, in one
-working directory."""
+"""Commands of the README.
+
+Blocks marked `bash run` are run without changes, in order, in one working directory.
+"""
 
 import os
 import re

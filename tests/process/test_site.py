@@ -1,4 +1,4 @@
-"""The documentation site builds without warnings; its links resolve; it loads nothing from other hosts."""
+"""The documentation site builds without warnings, its links resolve, and it loads only its own files."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ pytestmark = [
     ),
     pytest.mark.slow("builds the whole site once"),
 ]
-# attributes with an address that a browser loads by itself
+# Attributes with an address that a browser loads without a click.
 LOADED = {
     "script": ("src",),
     "img": ("src", "srcset"),
@@ -135,7 +135,7 @@ def broken_links(pages: dict[Path, Page]) -> list[str]:
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Build the site strictly; its directory."""
+    """Build the site in strict mode; return its directory."""
     directory = tmp_path_factory.mktemp("site")
     done = subprocess.run(
         [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", directory],
@@ -151,7 +151,10 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def pages(site: Path) -> dict[Path, Page]:
-    """Path -> addresses and anchors of every page; 404.html has absolute addresses and is left out."""
+    """Return the addresses and anchors of every page, by path.
+
+    404.html has absolute addresses and is left out.
+    """
     files = [path for path in site.rglob("*.html") if path.name != "404.html"]
     return {path: read(path.read_text(encoding="utf-8")) for path in files}
 

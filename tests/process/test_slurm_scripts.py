@@ -1,5 +1,7 @@
-"""Batch scripts: what is rendered, byte for byte; nothing from outside is read as a command; the wait that
-signals interrupt."""
+"""Batch scripts: rendered text, quoting, and the wait loop that signals interrupt.
+
+The rendered text is compared byte for byte. Values of users are never read as commands.
+"""
 
 import os
 import shutil
@@ -66,7 +68,7 @@ CASES = {
 
 
 def assert_holds(path, text):
-    """A file that ought to hold this text; the remedy where it does not."""
+    """Check that a file has this text; the error names the remedy."""
     if os.environ.get("HPCMARL_RENEW_GOLDEN"):
         path.write_text(text)
     found = path.read_text() if path.exists() else ""
@@ -96,7 +98,7 @@ def test_scripts_are_valid_bash_without_placeholders(text):
     first_command = next(
         index for index, line in enumerate(text.splitlines()) if line and not line.startswith("#")
     )
-    # sbatch would not read them
+    # sbatch ignores options after the first command.
     assert not any(line.startswith("#SBATCH") for line in text.splitlines()[first_command:])
 
 
@@ -127,8 +129,10 @@ PRINTABLE = st.text(
 @settings(max_examples=30, deadline=None)
 @given(PRINTABLE, PRINTABLE)
 def test_user_values_stay_one_quoted_shell_word(module, directory):
-    """The site block and the run block are run by a real shell: nothing is expanded or executed, whatever the
-    values are."""
+    """Run the site block and the run block in a real shell.
+
+    The shell must expand and execute nothing, whatever the values are.
+    """
     text = render(
         Job("train", site=SlurmConfig(modules=(module,)), config=f"/c/{directory}", run_dir=directory)
     )
@@ -160,7 +164,7 @@ def test_ambiguous_sbatch_options_are_rejected(value):
         directive(value)
 
 
-# --- the wait loop, with programs that stand in for Slurm's ---
+# --- the wait loop, with stand-ins for the programs of Slurm ---
 
 RANKS = """#!/usr/bin/env bash
 # stands for srun and the ranks: at USR1 it needs a while to write its checkpoint
@@ -173,7 +177,7 @@ there=$HERE/run/checkpoints
 touch "$HERE/started"
 for _ in $(seq 100); do sleep 0.05; [ ! -e "$HERE/finish" ] || leave "$(cat "$HERE/finish")"; done
 """
-# squeue says what stands in `state`; the first `deaf` times it says that nobody answers
+# squeue prints the text of the file `state`; its first `deaf` calls fail with a time-out.
 SQUEUE = """#!/bin/sh
 left=$(cat "$HERE/deaf" 2>/dev/null || echo 0)
 if [ "$left" -gt 0 ]; then
@@ -195,8 +199,10 @@ def job_of(directory, **site):
 
 @pytest.fixture
 def job(tmp_path):
-    """The rendered script, started; its launcher, squeue and scontrol are stand-ins that write down what they
-    are asked."""
+    """Return a function that starts the rendered script.
+
+    The launcher, squeue and scontrol are stand-ins that record their arguments.
+    """
     programs = tmp_path / "bin"
     programs.mkdir()
     (programs / "srun").write_text(RANKS)
@@ -250,7 +256,7 @@ def test_a_signal_waits_for_the_checkpoint_and_requeues_once(job, tmp_path, sign
     wait_until((tmp_path / "started").exists)
     for place, number in enumerate(signals):
         if place:
-            time.sleep(0.1)  # at once they would be delivered as one
+            time.sleep(0.1)  # signals without a pause would be delivered as one
         process.send_signal(number)
     assert process.wait(10) == 75
     assert requeued(tmp_path) == ["requeue 77"]
@@ -276,7 +282,10 @@ def test_exit_code_75_requeues_the_job(job, tmp_path):
 
 @pytest.mark.parametrize(("code", "times"), [("0", 0), ("1", 0), ("138", 1)])
 def test_exit_code_after_a_signal_decides_the_requeue(job, tmp_path, code, times):
-    """0: the run was done anyway; 1: it failed; 138: they were killed by it before they listened."""
+    """Check the requeue for each exit code after a signal.
+
+    0: the run was already finished. 1: it failed. 138: the signal killed the ranks before they handled it.
+    """
     process = job(AT_SIGNAL=code)
     wait_until((tmp_path / "started").exists)
     process.send_signal(signal.SIGUSR1)
@@ -308,7 +317,7 @@ def test_a_signal_before_the_start_requeues_without_starting(job, tmp_path):
 
 
 def end_with(job, directory, code, **environ):
-    """Run the script once with a launcher that ends with this code; its exit code and what it says."""
+    """Run the script once with a launcher that ends with this code; return its exit code and stderr."""
     (directory / "finish").write_text(str(code))
     process = job(**environ)
     said = process.stderr.read()
@@ -331,7 +340,7 @@ echo 0 > "$HPCMARL_OUTCOME"
 
 
 def stage(job, directory, **environ):
-    """Run a job that unpacks its environment under `directory`/node; its exit code and what it says."""
+    """Run a job that unpacks its environment under `directory`/node; return its exit code and stderr."""
     (directory / "bin" / "srun").write_text(STAGING)
     (directory / "environment-of-mine" / "lib" / "python3" / "site-packages").mkdir(
         parents=True, exist_ok=True
@@ -406,7 +415,7 @@ def test_rank_that_is_missing_at_the_start_requeues_the_job(job, tmp_path):
     put_checkpoint(tmp_path, 20)
     assert end_with(job, tmp_path, "1", OUTCOME="no", MISSING="yes")[0] == 137
     assert requeued(tmp_path) == ["requeue 77"]
-    # what was said of an earlier start does not count
+    # A mark that an earlier start left does not count.
     assert end_with(job, tmp_path, "1", OUTCOME="no")[0] == 1
     assert requeued(tmp_path) == ["requeue 77"]
 
@@ -439,7 +448,7 @@ def test_progress_of_a_start_that_the_controller_ended_counts(job, tmp_path):
     put_checkpoint(tmp_path, 20)
     for _ in range(3):
         end_with(job, tmp_path, "75")
-    # by a start that was preempted without grace: the script did not see its end
+    # A start that was preempted without grace wrote this; the script did not see its end.
     put_checkpoint(tmp_path, 30)
     end_with(job, tmp_path, "75")
     assert len(requeued(tmp_path)) == 4

@@ -29,7 +29,7 @@ cat "{login_node}/queue"
 
 @pytest.fixture
 def slurm(login_node, monkeypatch):
-    """An sbatch that answers, and a squeue that knows of no job."""
+    """Install an sbatch that accepts jobs and a squeue that lists none."""
     place = login_node / "bin"
     place.mkdir()
     for name, text in {"sbatch": SBATCH, "squeue": SQUEUE}.items():
@@ -117,7 +117,7 @@ def test_directory_is_refused_while_squeue_does_not_answer(run, login_node, slur
         "error: Unable to contact"
     ) in err
     assert kept(login_node) == before
-    assert run("submit", "tiny.yaml", "--run-dir=runs/y")[0] == 0  # nothing to ask
+    assert run("submit", "tiny.yaml", "--run-dir=runs/y")[0] == 0  # no earlier jobs to check
 
 
 def test_later_submission_leaves_the_earlier_and_tells_changes(run, login_node, slurm):
@@ -159,7 +159,8 @@ def test_submission_in_the_making_is_not_taken_for_none(run, login_node, slurm):
 
 def test_two_claims_of_a_directory_get_one_number(login_node, slurm, monkeypatch):
     directory = login_node / "runs" / "x"
-    monkeypatch.setattr(submissions, "list_submissions", lambda _: [])  # both have looked before either wrote
+    # As if both had listed the submissions before either wrote its own.
+    monkeypatch.setattr(submissions, "list_submissions", lambda _: [])
     assert submissions.claim(directory, "first").number == 1
     with pytest.raises(UsageError, match="another hpcmarl submit is running"):
         submissions.claim(directory, "second")

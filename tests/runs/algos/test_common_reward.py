@@ -1,4 +1,4 @@
-"""Whole runs whose agents would learn from a mean reward that is always the same."""
+"""Whole runs in which the agents would learn from a constant mean reward."""
 
 import pytest
 

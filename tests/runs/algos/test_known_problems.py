@@ -1,9 +1,10 @@
-"""Small problems with known solutions: every algorithm, round rule and reduction solves them, or is unable to
-by its mathematics.
+"""Small problems with known solutions, for every algorithm, round rule and reduction.
 
-The games and their exact solutions are in tests/support/small_games.py. The default lane has each algorithm
-solve each problem once, with the rules and reductions spread over them; `--all` has every combination.
-docs/correctness.md has the same table, which is checked here.
+Each algorithm solves a problem, or its mathematics prevents that and the reason is listed.
+
+The games and their exact solutions are in tests/support/small_games.py. In the default lane each algorithm
+solves each problem once; the rules and reductions are spread over these cases. `--all` has every combination.
+docs/correctness.md has the same table, and a test here checks it.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ GRADIENTS = ("reinforce", *CRITICS)
 PENALTY = [[8.0, -24.0, -24.0], [-24.0, 0.0, 0.0], [-24.0, 0.0, 0.0]]
 DIFFER = [[0.0, 1.0], [2.0, 0.0]]
 
-# problem -> the game, and what a run of it needs beside env.id and env.kwargs
+# Problem -> the game, its arguments, and the overrides that a run needs beside env.id and env.kwargs.
 PROBLEMS = {
     "unequal lengths": (ShortOrLong, {"steps": 6}, ("algo.discount=1",)),
     "a death that costs": (games.Leaving, {"alone": 0.8}, ("algo.discount=0.97",)),
@@ -50,10 +51,10 @@ PROBLEMS = {
     "penalties": (games.Matrix, {"payoff": PENALTY}, ("topology.environments_per_actor=16",)),
 }
 WITH_MEMORY = ("memory",)
-ONE_STEP = ("two policies", "unlike actions", "penalties")  # games of one step: soon learned
+ONE_STEP = ("two policies", "unlike actions", "penalties")  # games of one step are learned soon
 RULES = ("sync", "rennala", "malenia", "afedpg")
 REDUCTIONS = ("server", "mpi")
-# afedpg makes a step of each gradient: there is nothing to sum (tests/unit/config/test_errors.py)
+# Each gradient of afedpg is a step, so that sums are not possible (tests/unit/config/test_errors.py).
 ROUNDS = [(rule, reduce) for rule in RULES for reduce in REDUCTIONS if (rule, reduce) != ("afedpg", "mpi")]
 
 OWN_REWARD = (
@@ -75,7 +76,7 @@ LOCAL = (
     "gradient ascent of independent policies from near uniform play rises to another equilibrium; a "
     "baseline does not change that gradient"
 )
-# (problem, algorithm) -> why it ends elsewhere
+# (problem, algorithm) -> reason for another end.
 UNABLE = {
     ("a death that pays", "iql"): OWN_REWARD,
     ("penalties", "reinforce"): LOCAL,
@@ -87,23 +88,25 @@ UNABLE = {
     ("penalties", "qmix"): MONOTONIC,
     ("penalties", "res"): MONOTONIC,
 }
-# Policy gradients can end at the best play without memory (0.5): that of 6 of 20 seeds (ppo), of 1 of 6
-# (reinforce); the seed 0 is among them
+# Policy gradients can end at the best play without memory (return 0.5). 6 of 20 seeds do so with ppo, 1 of 6
+# with reinforce; seed 0 is among them.
 OTHER_SEED = {("a delayed reward", "ppo"): 1, ("memory", "reinforce"): 1}
-# problem -> the return of the policies that these algorithms end at
+# Problem -> the return of the policies at which these algorithms end.
 WORSE = {"a death that pays": games.best_return(games.Leaving(alone=2.0, movable=0)), "penalties": 0.0}
 REPEATED = [("absent agents", "ma_trace"), ("memory", "qmix"), ("two policies", "ppo")]
 EVERY_PAIR = [(problem, algorithm) for problem in PROBLEMS for algorithm in ALGORITHMS]
 
 
 def name(parts):
-    """The part of a test's name that says which case it is."""
+    """Return the part of a test's name that identifies its case."""
     return "-".join(parts).replace(" ", "_")
 
 
 def rounds_of(problem, algorithm):
-    """The rule and reduction of a case in the default lane: each algorithm and each problem meets all of
-    them."""
+    """Return the rule and the reduction of a case in the default lane.
+
+    Over all cases, each algorithm and each problem is combined with every pair.
+    """
     return ROUNDS[(list(PROBLEMS).index(problem) + list(ALGORITHMS).index(algorithm)) % len(ROUNDS)]
 
 
@@ -113,18 +116,18 @@ def game(problem):
 
 
 def settings(algorithm, problem, rule):
-    """What an algorithm is run with."""
+    """Return the overrides of a run with an algorithm."""
     changes = [f"algo.name={algorithm}", f"seed={OTHER_SEED.get((problem, algorithm), 0)}"]
     if algorithm == "reinforce":
-        # without a baseline its gradient is loud: with absent agents one seed was still on its way after 150
-        # updates under sync
+        # Without a baseline the gradient has a high variance. With absent agents, one seed had not converged
+        # after 150 updates under sync.
         changes += [f"stop.updates={300 if problem == 'absent agents' else 150}", "optimizer.step_size=0.04"]
-        # of episodes of unequal length the first ones to finish would be too short ones (below)
+        # If lengths of episodes differ, the first ones to finish are too short on average (test below).
         changes += ["rounds.admission=all_begun"] if rule == "rennala" else []
     if algorithm in CRITICS:
-        # the actor is slower than its critic, and explores until late; a step of afedpg is a gradient of one
-        # group of the two, three versions old on average: critics that take large steps overshoot there,
-        # while those of other rules, whose gradients are fresher, do not
+        # The actor learns more slowly than its critic and explores until late. A step of afedpg uses a
+        # gradient of one of the two groups, three versions old on average. Critics with large steps overshoot
+        # there. The gradients of other rules are fresher, so that critics do not overshoot.
         slow = rule == "afedpg"
         changes += [
             "optimizer={step_size: 0.01, critic_step_size: 0.03}"
@@ -150,7 +153,7 @@ def settings(algorithm, problem, rule):
             "algo.network.recurrent=false",
             "algo.replay={learning_starts: 16, episodes: 200, samples_per_insert: 100000}",
         ]
-        # penalties: uniform play to the end, of which the fixed points below are known
+        # Penalties: play stays uniform to the end; the fixed points below are known for it.
         changes += [
             "algo.target_every=5",
             "algo.epsilon_steps=1000",
@@ -159,7 +162,7 @@ def settings(algorithm, problem, rule):
     if algorithm in MIXERS:
         changes += ["algo.mixing_width=8", "algo.hypernetwork_width=16"]
     changes += ["algo.central_width=16", "algo.weight=0.1"] if algorithm == "wqmix" else []
-    # in one over the unit of returns: these are small
+    # The unit of softmax_beta is one over that of returns, and these returns are small.
     changes += ["algo.softmax_beta=10"] if algorithm == "res" else []
     if problem == "penalties" and algorithm != "reinforce":
         changes += ["algo.reward_scale=0.1"]
@@ -167,7 +170,7 @@ def settings(algorithm, problem, rule):
 
 
 def earned(directory, problem, algorithm, rule, reduce, *changes, greedy):
-    """Train, and return the mean return of the evaluation. Value-based algorithms play greedily."""
+    """Train; return the mean return of the evaluation. Value-based algorithms play greedily."""
     make, kwargs, own = PROBLEMS[problem]
     place = f"env={{id: '{make.__module__}:{make.__name__}', kwargs: {kwargs}}}"
     keys = (
@@ -183,8 +186,11 @@ def earned(directory, problem, algorithm, rule, reduce, *changes, greedy):
 
 
 def check(directory, problem, algorithm, rule, reduce, *changes):
-    """Raises AssertionError unless the algorithm solves the problem, or ends where it must if it is unable
-    to."""
+    """Check that the algorithm solves the problem, or ends at the known other return.
+
+    Raises:
+        AssertionError: The return differs from the expected one.
+    """
     if (problem, algorithm) in UNABLE:
         assert earned(directory, problem, algorithm, rule, reduce, *changes, greedy=True) == pytest.approx(
             WORSE[problem], abs=1e-6
@@ -196,7 +202,7 @@ def check(directory, problem, algorithm, rule, reduce, *changes):
             best, abs=1e-6
         )
         return
-    # policies that are drawn from: nine tenths of the way from uniform play to the optimum
+    # The evaluation samples actions: it has to reach nine tenths of the way from uniform play to the optimum.
     assert earned(directory, problem, algorithm, rule, reduce, *changes, greedy=False) > best - 0.1 * (
         best - games.random_return(game(problem))
     )
@@ -264,7 +270,7 @@ def test_memory_is_needed_where_it_is_asked_for():
 
 
 def chosen(payoff, fit):
-    """The payoff of the entry at which a fit is largest."""
+    """Return the payoff of the entry at which a fit is largest."""
     return np.array(payoff)[np.unravel_index(fit.argmax(), fit.shape)]
 
 
@@ -284,7 +290,7 @@ def test_penalties_mislead_means_and_gradients_as_stated():
 
 @pytest.mark.parametrize("algorithm", ["ma_trace", "ppo"])
 def test_critics_of_own_rewards_end_with_their_agent(tmp_path, algorithm):
-    """As with iql: a critic of each agent's own rewards does not know what leaving earns the others."""
+    """As with iql, a critic of an agent's own rewards does not see the others' gain from its leaving."""
     found = earned(
         tmp_path, "a death that pays", algorithm, "sync", "server", "algo.critic=independent", greedy=True
     )
@@ -292,7 +298,10 @@ def test_critics_of_own_rewards_end_with_their_agent(tmp_path, algorithm):
 
 
 def test_first_finished_episodes_teach_the_short_way(tmp_path):
-    """Rennala's rounds of the first episodes to finish are of another objective where lengths vary."""
+    """Check the bias of rounds that take the first episodes to finish.
+
+    If lengths vary, such rounds of Rennala optimise another objective.
+    """
     changes = ("rounds.admission=first_finished", "rounds.batch=4")
     assert earned(tmp_path, "unequal lengths", "reinforce", "rennala", "server", *changes, greedy=True) == 1.0
 
@@ -303,7 +312,7 @@ PAGE = Path(__file__).parents[3] / "docs" / "correctness.md"
 
 
 def table():
-    """The lines of the page's table and of the reasons below it."""
+    """Return the lines of the page's table and of the reasons below it."""
     reasons = list(dict.fromkeys(UNABLE.values()))
     lines = [f"| problem | best | {' | '.join(ALGORITHMS)} |", f"| --- | --- |{' --- |' * len(ALGORITHMS)}"]
     for problem in PROBLEMS:

@@ -33,9 +33,9 @@ def test_value_based_run_learns_observation_moments(name, keys, tmp_path):
     )
     run_world(4, tmp_path / "run", algo, *keys, "rounds.batch=8", "stop.updates=4")
     assert summary(tmp_path / "run")["updates"] == 4
-    rows = 1.0 - 0.5**4  # of averages that started from nothing
+    rows = 1.0 - 0.5**4  # weight of averages that start at zero
     moments = {"iql": 0, "vdn": 0, "qmix": 1, "res": 1, "wqmix": 1}[name]
-    sees = 18 + 3  # and which agent it is
+    sees = 18 + 3  # the observation and the agent's index
     ends = [1 + 2 * sees] + [1 + 2 * 54] * moments + [1 + 2 * sees] * (name == "wqmix")
     end = final_parameters(tmp_path / "run")[-sum(ends) :]
     for part in np.split(end, np.cumsum(ends)[:-1]):

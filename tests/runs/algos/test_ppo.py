@@ -1,4 +1,4 @@
-"""Whole runs of PPO: batches gone through several times, on one rank and on several."""
+"""Whole runs of PPO, with several passes over a batch, on one rank and on several."""
 
 import pytest
 
@@ -9,7 +9,10 @@ PPO = ("algo.name=ppo", "algo.epochs=2", "algo.minibatches=2")
 
 
 def test_one_rank_collects_a_batch_from_single_unrolls(tmp_path):
-    """The learner holds on to what its own rank's actor has sent: there must be room for all of a batch."""
+    """Check that the learner has room for a whole batch.
+
+    The learner holds the trajectories of the actor on its own rank until the batch is complete.
+    """
     changes = (
         "algo={name: ppo, unroll: 4, epochs: 1, minibatches: 4}",
         "rounds.batch=8",
@@ -45,7 +48,7 @@ def test_ppo_trains_and_resumes_on_ranks(tmp_path, size, changes):
     told = summary(tmp_path)
     assert (told["status"], told["updates"]) == ("finished", 9)
     starts = {learner.rollouts.begun[1] for rank in ranks if (learner := rank.roles.get("learner"))}
-    assert starts != {9}  # nine is in the middle of a batch of four gradients
+    assert starts != {9}  # version 9 lies within a batch of four gradients
     run_world(size, tmp_path, *PPO, *groups, *changes, "stop.updates=12", resume="auto")
     assert summary(tmp_path)["updates"] == 12
 
@@ -62,7 +65,7 @@ def test_ppo_trains_and_resumes_on_ranks(tmp_path, size, changes):
     ],
 )
 def test_batches_that_end_early_hold_nobody_up(changes, tmp_path, monkeypatch):
-    """Of two groups sometimes one ends its batch, sometimes the other, at any gradient."""
+    """One of the two groups may end its batch early, at any gradient."""
     ended = []
 
     def ends_batch(self, statistics):
@@ -76,7 +79,10 @@ def test_batches_that_end_early_hold_nobody_up(changes, tmp_path, monkeypatch):
 
 
 def test_a_kl_target_leaves_out_most_passes(tmp_path):
-    """Nothing is near enough for 1e-12: of the four gradients of a batch the first one or two are made."""
+    """Check that a tiny target of the KL divergence skips most passes.
+
+    Every change exceeds 1e-12. Only the first one or two of the four gradients of a batch are computed.
+    """
     ranks = run_world(
         1, tmp_path, *PPO, "algo.kl_target=1e-12", "logging.every_seconds=1000", "stop.updates=20"
     )

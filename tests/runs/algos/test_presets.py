@@ -1,4 +1,4 @@
-"""Every preset trains: as it stands, on one rank and on several, alone and in a league."""
+"""Every preset trains without changes, on one rank and on several, and in a league."""
 
 import numpy as np
 import pytest
@@ -8,7 +8,7 @@ from hpcmarl.config.presets import PRESETS
 from hpcmarl.errors import ConfigError
 from tests.support.worlds import final_state, run_world, summary
 
-# agents that come and go, a state, discrete actions: what presets ask of an environment
+# Agents that come and go, a state, discrete actions: the requirements of presets on an environment.
 RUN = """
 env: {id: "tests.support.environments:Crowd"}
 trajectories: {enabled: false}
@@ -31,8 +31,10 @@ league:
 
 
 def trained(directory, size, *changes, text=RUN):
-    """The summary and the configuration of a run that ended after two updates by gradients that are finite
-    and not zero."""
+    """Return the summary and the configuration of a run of two updates.
+
+    Check that the run ended and that its gradients were finite and not zero.
+    """
     run_world(size, directory, *changes, text=text)
     told, config = summary(directory), load_config(directory / "config.yaml")
     optimizer = final_state(directory)["engine"]["optimizer"]
@@ -69,7 +71,7 @@ def test_replayed_episodes_are_learned_from_as_published(tmp_path):
     run_world(2, tmp_path, "preset=vdn", "stop.updates=40", text=RUN)
     told = summary(tmp_path)
     assert told["used_gradients"] == 40 * 32
-    # an episode an update once there are 32; actors may have gone on
+    # After 32 episodes, each update needs one more; actors may have played a few more.
     assert 32 + 39 <= told["episodes"] <= 32 + 39 + 3
 
 

@@ -54,8 +54,11 @@ def test_value_based_algorithms_train_sparse_and_count_flops(tmp_path, algorithm
     ids=str,
 )
 def test_dense_gradients_are_counted_where_they_are_made(tmp_path, monkeypatch, changes, grows):
-    """Of versions 0 to 7 those before a growth; under AFedPG all, since the topology may grow before any of
-    them arrives."""
+    """Compare the counted steps of dense gradients with the versions that need them.
+
+    These are the versions of 0 to 7 before a growth. Under AFedPG they are all versions: the topology may
+    grow before any gradient arrives.
+    """
     learned = []
     learn = Learner._learn
 
@@ -78,7 +81,8 @@ def test_dense_gradients_are_counted_where_they_are_made(tmp_path, monkeypatch, 
             "dense_gradient_steps",
         )
     )
-    assert sparse < 0.35 * dense  # VDN has no layers beside its agents': a forward pass acts
+    # VDN has only the networks of the agents: a forward pass costs as much as acting.
+    assert sparse < 0.35 * dense
     assert told["training_flops"] == pytest.approx(
         4 * sparse * (steps - whole) + (3 * sparse + dense) * whole
     )

@@ -14,7 +14,7 @@ SPARSE = ("algo.sparse.sparsity=0.8", "algo.sparse.every=2")
 
 @pytest.fixture
 def products(monkeypatch):
-    """One entry for each product by non-zeros."""
+    """Return a list that gets one entry for each product that uses non-zeros only."""
     made = []
     multiply = SparseWeight._sparse_product
     monkeypatch.setattr(
@@ -37,7 +37,7 @@ def test_run_and_evaluation_use_the_configured_form(tmp_path, products):
         products.clear()
         figures.append(evaluate_checkpoint(str(tmp_path / form), episodes=4)["return_mean"])
         assert bool(products) == (form == "sparse")
-    # rounding changes no action of this game here, so that both runs learn the same
+    # Rounding changes no action of this game here, so that both runs learn the same.
     np.testing.assert_allclose(
         final_parameters(tmp_path / "sparse"), final_parameters(tmp_path / "dense"), atol=1e-6
     )

@@ -1,4 +1,4 @@
-"""A run that learns by the active weights alone."""
+"""A run that learns with the active weights only."""
 
 import numpy as np
 import pytest

@@ -1,5 +1,7 @@
-"""Whole runs of MA-Trace with a team of two policies, of deaths in a game whose reward is common, and of
-teams that the environment does not have."""
+"""Whole runs of MA-Trace with teams and with deaths.
+
+The cases are a team of two policies, deaths in a game with a common reward, and unknown teams.
+"""
 
 import numpy as np
 import pytest
@@ -28,7 +30,7 @@ def test_team_of_two_policies_resumes_exactly(tmp_path, changes):
 
 
 def test_common_reward_is_what_a_run_reports(tmp_path):
-    """Four steps that earn 1, two of them after one of two has left."""
+    """Each of four steps earns 1; one of the two agents leaves after the second."""
     for common, wanted in (("true", 4.0), ("false", 3.0)):
         run_world(1, tmp_path / common, FADING[0], f"env.common_reward={common}", "eval.episodes=3")
         assert summary(tmp_path / common)["eval_return_mean"] == wanted

@@ -1,4 +1,4 @@
-"""Messages of sparse runs carry the active weights alone, and training is the same to the bit."""
+"""Messages of sparse runs have only the active weights; training is the same to the bit."""
 
 import numpy as np
 import pytest
@@ -12,7 +12,7 @@ from tests.support.worlds import ECHO, final_state, run_world
 
 @pytest.fixture
 def sent(monkeypatch):
-    """(kind, version, bytes of payload, whether sparse) of every vector that goes from rank to rank."""
+    """Record (kind, version, bytes of payload, whether sparse) of every vector sent between ranks."""
     seen = []
     send = local.LocalTransport.send
 
@@ -28,8 +28,11 @@ def sent(monkeypatch):
 
 
 def both_ways(tmp_path, monkeypatch, size, *changes):
-    """Final optimizer states and the last direction's norm of a run with sparse messages, and of the same
-    with whole ones."""
+    """Run with sparse messages and with whole ones.
+
+    Returns:
+        For each of the two runs: the final optimizer state and the norm of the last direction.
+    """
     found = []
     for name in ("sparse", "dense"):
         if name == "dense":
@@ -59,7 +62,8 @@ def both_ways(tmp_path, monkeypatch, size, *changes):
         ("topology.groups=2", "rounds.reduce=mpi", "algo.sparse.growth=random"),
         ("algo.sparse.growth=random",),
         ("algo.sparse.growth=none",),
-        ("optimizer={name: nigt, step_size: 0.01}",),  # looks ahead: its point, too, is zero where nothing is
+        # The optimizer looks ahead. Its point, too, is zero at inactive weights.
+        ("optimizer={name: nigt, step_size: 0.01}",),
     ],
     ids=str,
 )
@@ -69,7 +73,7 @@ def test_sparse_messages_do_not_change_training(tmp_path, monkeypatch, sent, cha
     assert not any(first["parameters"][~first["topology"]["mask"]])
     assert told == whole
     assert (told > 0) == ("rounds.reduce=mpi" not in changes)
-    half = len(sent) // 2  # the two runs tell the same
+    half = len(sent) // 2  # both runs send the same messages
     assert [message[:2] for message in sent[:half]] == [message[:2] for message in sent[half:]]
     assert not any(message[3] for message in sent[half:])
     size = first["parameters"].size
@@ -108,7 +112,7 @@ def test_learners_reduce_only_active_weights(tmp_path, monkeypatch):
     )
     size, active = (final_state(tmp_path / "run")["engine"]["optimizer"]["parameters"].size, [])
     mask = final_state(tmp_path / "run")["engine"]["optimizer"]["topology"]["mask"]
-    active = int(np.count_nonzero(mask))  # weights leave and come in equal numbers
+    active = int(np.count_nonzero(mask))  # as many weights are removed as are added
     assert sizes == [
         count + 1 for update in range(1, 8) for count in [size if update % EVERY == 0 else active] * 2
     ]

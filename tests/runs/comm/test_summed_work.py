@@ -1,4 +1,4 @@
-"""Under AllReduce what is summed is what is reported as used: what the rule drops is not summed."""
+"""AllReduce sums the work that is reported as used, and excludes work that the rule drops."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Commands that read a checkpoint import no environment that nobody vouches for."""
+"""Commands that read a checkpoint import no untrusted environment."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def env(**_):
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """A run and a league, to be copied."""
+    """Train a run and a league; tests copy their directories."""
     found = {name: tmp_path_factory.mktemp(name) / "run" for name in ("single", "league")}
     run_world(1, found["single"], text=ECHO)
     run_world(1, found["league"], text=RPS)
@@ -42,8 +42,10 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 @pytest.fixture
 def place(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    """Nothing is trusted at first, and a module that leaves a trace when it is imported lies in the working
-    directory."""
+    """Return a working directory in which nothing is trusted at first.
+
+    It has a module that leaves a trace when it is imported.
+    """
     monkeypatch.setenv(VARIABLE, "")
     monkeypatch.chdir(tmp_path)
     monkeypatch.delitem(sys.modules, "smuggled", raising=False)
@@ -69,7 +71,11 @@ def rename(text: str, id: str, /, **kwargs: Any) -> str:
 
 
 def smuggle(run: Path, change: Callable[[str], str], *, everywhere: bool = False) -> None:
-    """Change the configuration in the newest checkpoint of a run; everywhere: its config.yaml, too."""
+    """Change the configuration in the newest checkpoint of a run.
+
+    Args:
+        everywhere: Whether to change config.yaml of the run as well.
+    """
     path = list_checkpoints(run)[0]
     state, attributes = load_checkpoint(path)
     changed = change(attributes["config"])
@@ -137,7 +143,7 @@ def test_smuggled_environment_of_a_group_is_not_imported(single: Path, run: Any)
     expect_refusal(run(*EVAL))
 
 
-# functions in packages of environments, and in hpcmarl, that import what they are told
+# Functions in packages of environments, and in hpcmarl, that import modules named by their arguments.
 LOADERS = {
     "gymnasium.envs.registration:make": {"id": "smuggled:Any-v0"},
     "gymnasium.envs.registration:load_env_creator": {"name": "smuggled:env"},

@@ -1,4 +1,4 @@
-"""An optimizer that is added through the registry: its state is written, checked and resumed."""
+"""An optimizer added through the registry: its state is written, checked and resumed."""
 
 from typing import ClassVar, Literal
 
@@ -19,7 +19,7 @@ class SignConfig(SgdConfig):
 
 
 class Sign(Optimizer):
-    """Steps of the sign of an average."""
+    """Optimizer that steps along the sign of an average."""
 
     state_keys: ClassVar = ("drift",)
 

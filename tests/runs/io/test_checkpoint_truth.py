@@ -1,4 +1,4 @@
-"""Checkpoints hold what their version says: under AllReduce, with dead learners, late states, full disks."""
+"""Agreement of checkpoints with their version: AllReduce, dead learners, late states and full disks."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ EVERY = ("checkpoint.every_updates=2", "checkpoint.keep=9", "stop.updates=12")
 
 
 def versions(directory: Path) -> list[int]:
-    """Versions of the checkpoints, each found to agree with its number of steps."""
+    """Return the versions of the checkpoints; check that each agrees with its number of steps."""
     found = []
     for path in list_checkpoints(directory):
         state, attributes = load_checkpoint(path)
@@ -168,7 +168,8 @@ def test_replaced_actor_records_in_the_same_start(tmp_path: Path) -> None:
                 )
     assert {start for start, _ in found} == {1, 2}
     for start in (1, 2):
-        assert max(found[start, 2]) >= server.ROLLOUTS_AHEAD  # the process that came in the dead one's place
+        # The process that replaced the dead rank wrote these.
+        assert max(found[start, 2]) >= server.ROLLOUTS_AHEAD
         assert max(found[start, 1]) < server.ROLLOUTS_AHEAD
 
 
@@ -176,7 +177,7 @@ def test_replaced_actor_records_in_the_same_start(tmp_path: Path) -> None:
 def test_deterministic_run_resumes_from_whole_states(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, disk_seconds: float
 ) -> None:
-    """Also where a slow disk has not written the first whole checkpoint when the rank dies."""
+    """Resume from a whole state, even if a slow disk had not written the first one when the rank died."""
     save = checkpoints.save_checkpoint
 
     def slowly(*arguments: Any, **named: Any) -> Path:
@@ -208,4 +209,4 @@ def test_actors_whose_state_arrived_go_on_from_it(tmp_path: Path) -> None:
     assert ranks[0].exit_code == 0
     resumed, _ = load_checkpoint(list_checkpoints(run)[0])
     generators = [found["roles"]["actor"]["0"]["generator"]["state"]["inc"] for found in (state, resumed)]
-    assert generators[0] == generators[1]  # the same stream, not one that begins anew
+    assert generators[0] == generators[1]  # the same stream, not a new one

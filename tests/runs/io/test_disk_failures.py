@@ -1,4 +1,4 @@
-"""Whole runs on disks that are full, read-only, gone or without locks."""
+"""Whole runs on disks that are full, read-only, missing or without locks."""
 
 import errno
 import logging
@@ -24,7 +24,7 @@ LONG = ("stop.updates=60",)
 
 
 class Reaction(logging.Handler):
-    """Does something at the first record that contains some words."""
+    """Log handler that acts once, at the first record that contains given words."""
 
     def __init__(self, words, act):
         super().__init__()
@@ -114,7 +114,7 @@ NUMBERS = {
 
 
 def break_writing(monkeypatch, number):
-    """From now on HDF5 cannot make files, as it words it."""
+    """Make HDF5 fail to create files, with the text of its own error."""
     true_file = h5py.File
 
     def file(name, mode="r", **options):
@@ -156,7 +156,10 @@ def test_failing_final_checkpoint_stops_the_run(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("what", ["checkpoints", "."])
 def test_only_a_missing_checkpoint_directory_is_recreated(tmp_path, caplog, what):
-    """checkpoints/ alone is made again; a run directory that is gone may be an unmounted disk: it is not."""
+    """Check that a missing checkpoints/ is created again, but a missing run directory is not.
+
+    The disk of a missing run directory may be unmounted.
+    """
     run = tmp_path / "run"
     reaction = Reaction("evaluation at version", lambda: (run / what).rename(tmp_path / "elsewhere"))
     logging.getLogger().addHandler(reaction)

@@ -52,7 +52,7 @@ RUNS = {
     "wqmix": (REPLAY,),
     "res": (REPLAY,),
 }
-# columns that none of these runs writes -> reason
+# Columns that none of these runs writes -> reason.
 UNWRITTEN: dict[str, str] = {}
 
 
@@ -69,7 +69,7 @@ def learner_columns(algorithm):
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
-    """Train every algorithm for three updates; algorithm -> its run directory."""
+    """Train every algorithm for three updates; return the run directory of each algorithm."""
     directories = {}
     for algorithm, changes in RUNS.items():
         directories[algorithm] = tmp_path_factory.mktemp("run") / algorithm

@@ -1,4 +1,4 @@
-"""Rows of metrics over the starts of a run: no version twice, none in the wrong order."""
+"""Rows of metrics over several starts of a run: unique versions in rising order."""
 
 import csv
 
@@ -23,7 +23,7 @@ def test_a_version_has_one_row_over_all_starts(tmp_path, reduce):
     assert versions_in(tmp_path / "run") == [1, 2, 3, 4, 5, 6]
     run_world(3, tmp_path / "run", *changes, "stop.updates=9", resume=str(tmp_path / "run"))
     assert versions_in(tmp_path / "run") == [*range(1, 10)]
-    # nothing left to do
+    # The run is already finished.
     run_world(3, tmp_path / "run", *changes, "stop.updates=9", resume=str(tmp_path / "run"))
     assert versions_in(tmp_path / "run") == [*range(1, 10)]
     groups = read_groups(tmp_path / "run")
@@ -38,7 +38,8 @@ def test_last_row_keeps_what_learners_reported(tmp_path):
     assert columns["version"][-1] == summary(tmp_path / "run")["updates"]
     means = {name: values for name, values in columns.items() if name.startswith("learner/")}
     assert means
-    for name, values in means.items():  # reports are paced, so that a row in between may have none
+    # Reports are paced: a row between two reports may have none of these values.
+    for name, values in means.items():
         assert np.isfinite(values[-1]) or not np.isfinite(values).any(), name
 
 
@@ -53,7 +54,7 @@ def test_signal_before_training_adds_no_row(tmp_path):
 def test_start_without_a_checkpoint_begins_the_table_anew(tmp_path):
     run_world(2, tmp_path / "run", OFTEN, "stop.updates=9")
     for path in (tmp_path / "run" / "checkpoints").iterdir():
-        path.unlink()  # as if killed before the first one
+        path.unlink()  # as after a kill before the first checkpoint
     run_world(2, tmp_path / "run", OFTEN, resume="auto")
     assert versions_in(tmp_path / "run") == [1, 2, 3, 4, 5, 6]
     assert read_groups(tmp_path / "run").version.tolist() == [1, 2, 3, 4, 5, 6]

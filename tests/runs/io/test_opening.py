@@ -1,4 +1,4 @@
-"""Opening a run directory: locks, differences, other runs, checkpoints of other places."""
+"""Opening of a run directory: locks, differences, other runs, checkpoints from other places."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def records(run: Path) -> list[tuple[int, int | None, int]]:
 
 
 def lock_by_living(run: Path) -> None:
-    """The lock of a process that lives: this one's parent."""
+    """Write the lock of a living process: the parent of this one."""
     owner = {**this_owner({}), "process": os.getppid(), "started": started_at(os.getppid()), "token": "x"}
     (run / NAME).write_text(json.dumps(owner))
 

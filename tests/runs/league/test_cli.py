@@ -1,5 +1,7 @@
-"""`hpcmarl league`: what it says of small leagues trained here, its JSON, its errors; players that are no
-snapshots."""
+"""`hpcmarl league`: output, JSON and errors for small leagues trained here.
+
+Some players of the matches are not snapshots.
+"""
 
 import csv
 import json
@@ -92,7 +94,7 @@ def test_league_show_matches_the_checkpoint(rps, run_json):
         6,
         "main-000003",
     )
-    assert other["training_games"] == 0  # it only ever met itself
+    assert other["training_games"] == 0  # its only opponent was itself
     assert sum(met["games"] for met in shown["trained_against"]["main"]) == main["training_games"] > 0
     assert set(shown["reasons"]) <= {"openskill"}
 
@@ -494,7 +496,7 @@ def test_league_show_writes_plots(rps, run_json, tmp_path):
         ),
         pytest.param(
             ("show", "RPS", "--plots", "there.csv"), 2, "--plots there.csv: ", id="plots"
-        ),  # no directory, or no matplotlib
+        ),  # the directory or matplotlib is missing
     ],
 )
 def test_league_command_errors_are_one_line(rps, pennies, tmp_path, monkeypatch, run, arguments, code, text):
@@ -541,7 +543,7 @@ def test_a_checkpoint_of_other_members_is_refused(rps, tmp_path, run):
     assert "its state is not that of this league (KeyError: 'main'); use another checkpoint" in err
 
 
-# ---- what a book remembers for this
+# ---- what a league state records for these commands
 
 
 def test_snapshots_record_their_most_met_opponents(rps):
@@ -562,8 +564,10 @@ def test_snapshots_record_their_most_met_opponents(rps):
 
 
 def test_league_figures_exist_in_command_output(rps, run_json):
-    """All but those of the server and of games with names of their own, whose commands and keys are looked at
-    as they stand."""
+    """Check that the path of each figure exists in the output of its command.
+
+    One match of the small league stands in for the matches between the players that the table names.
+    """
     take = runpy.run_path(str(ROOT / "tools" / "learning"))["take"]
     figures = yaml.safe_load((ROOT / "tools" / "league.yaml").read_text())["figures"]
     played = run_json("league", "match", rps, "main", "other", "--episodes", 8)

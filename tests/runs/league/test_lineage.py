@@ -1,4 +1,7 @@
-"""Terms of a league are starts of their members' runs: what a kill makes them play again is superseded."""
+"""Terms of a league are starts of the runs of its members.
+
+Steps that a kill causes to be played again are superseded.
+"""
 
 from __future__ import annotations
 
@@ -52,12 +55,16 @@ def test_terms_are_starts_of_their_members(tmp_path: Path, caplog: pytest.LogCap
         assert recorded <= set(starts)
         later = [start for start in starts.values() if start.number > min(starts)]
         assert all(start.parent is not None for start in later)
-        assert superseded([member]) == {}  # every term ended in order, so that nothing was played twice
+        # Every term ended in order: no step was played twice.
+        assert superseded([member]) == {}
     assert all(verify_file(path)["status"] == "good" for path in run_files(run))
 
 
 def test_woken_leader_writes_nothing_over_the_next_teams_files(tmp_path: Path) -> None:
-    """A leader that was frozen, given up, and wakes after another team has begun with its member."""
+    """Check the lock of a leader that was frozen and declared dead.
+
+    It wakes after another team has started with its member.
+    """
     lock = acquire(tmp_path, {"host": "frozen", "process": 1}, lambda _: True)
     next_team = acquire(tmp_path, {"host": "next", "process": 2}, lambda _: True)
     with pytest.raises(StorageError, match="taken over by process 2 on next"):
@@ -68,7 +75,7 @@ def test_woken_leader_writes_nothing_over_the_next_teams_files(tmp_path: Path) -
 
 
 def contents(directory: Path) -> dict[str, bytes]:
-    """What a member's files hold, but for its lock."""
+    """Return the contents of the files of a member, except its lock."""
     files = (path for path in directory.rglob("*") if path.is_file() and "run.lock" not in path.name)
     return {str(path.relative_to(directory)): path.read_bytes() for path in files}
 
@@ -76,7 +83,10 @@ def contents(directory: Path) -> dict[str, bytes]:
 def test_woken_leader_leaves_alone_and_its_member_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """On another host nobody can kill it: it wakes before it has read that it was given up."""
+    """Let a frozen leader wake before it has read that it was declared dead.
+
+    A leader on another host cannot be killed.
+    """
     changes = (
         "topology.groups=2",
         "topology.actors_per_learner=0",
@@ -102,7 +112,8 @@ def test_woken_leader_leaves_alone_and_its_member_goes_on(
         )
         second.team.server.recorder.metrics.wait()
         second.team.server.checkpoints.writer.wait()
-        monkeypatch.setattr(run_lock, "LOOK_SECONDS", 0.0)  # it has been frozen for long
+        # The leader checks its lock at once, as after a long freeze.
+        monkeypatch.setattr(run_lock, "LOOK_SECONDS", 0.0)
         before = contents(directory)
         with pytest.raises(
             PeerFailure, match=r"the other ranks continued without rank 1: .*run\.lock: taken over"

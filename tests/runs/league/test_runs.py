@@ -1,5 +1,7 @@
-"""Whole leagues on virtual ranks: teams of all sizes, ends and resumptions, dead ranks, bad files, what is
-refused."""
+"""Whole leagues on virtual ranks.
+
+Tests of team sizes, ends, resumptions, dead ranks, damaged files and refused configurations.
+"""
 
 import logging
 from pathlib import Path
@@ -19,7 +21,7 @@ from tests.support.worlds import final_state, run_world, summary
 
 
 def league_state(directory, *sides):
-    """The newest checkpoint's book, with snapshots by name, and the names in order."""
+    """Return the league state of the newest checkpoint, with snapshots by name and their names in order."""
     state = final_state(directory)["league"]
     snapshots = {
         snapshot.name: snapshot for snapshot in snapshots_from(state["snapshots"], sides or ("player",))
@@ -112,9 +114,7 @@ def test_interrupted_league_resumes_on_any_number_of_ranks(tmp_path, before, aft
     )
     assert state["order"][: len(stood["order"])] == stood["order"]
     known = len(stood["order"])
-    assert (
-        state["payoff"]["games"][:known, :known] >= stood["payoff"]["games"]
-    ).all()  # nothing that was played is forgotten
+    assert (state["payoff"]["games"][:known, :known] >= stood["payoff"]["games"]).all()  # no game is lost
 
 
 def test_resume_adopts_snapshots_newer_than_the_checkpoint(tmp_path):
@@ -155,7 +155,10 @@ def test_damaged_snapshot_is_quarantined_and_league_continues(tmp_path, caplog):
 
 @pytest.mark.parametrize("rank", [1, 4], ids=["leader", "actor"])
 def test_a_dead_rank_costs_no_member_its_terms(tmp_path, rank):
-    """Ranks 1 to 3 and 4 to 6 are the teams; of the second, rank 4 leads: of the first, rank 1."""
+    """Kill the leader of the first team (rank 1) or of the second team (rank 4).
+
+    Ranks 1 to 3 are the first team, ranks 4 to 6 the second.
+    """
     ranks = run_world(
         7,
         tmp_path,
@@ -189,7 +192,7 @@ def test_team_continues_after_an_actor_dies(tmp_path):
 
 
 def test_team_does_not_wait_for_a_rank_dead_before_start(tmp_path, monkeypatch):
-    """The term is on its way to the leader while an actor of the team dies: the leader hears of it first."""
+    """Let an actor die before its leader receives the term: the news of the death arrives first."""
     true_work = Client.work
 
     def work(client):
@@ -232,13 +235,17 @@ def test_reported_match_share_follows_the_configured_share(tmp_path):
         run_world(3, tmp_path / str(share), *keys, text=RPS)
         told = summary(tmp_path / str(share))
         shares[share] = told["match_share"]
-        assert 0 < told["match_seconds"] <= told["seconds"]  # of all ranks, which are in one process here
+        # match_seconds sums all ranks, which share one process here.
+        assert 0 < told["match_seconds"] <= told["seconds"]
     assert 0 < shares[0.1] < shares[0.6] < 0.75
 
 
 def test_a_league_leaves_the_levels_of_loggers_alone(tmp_path):
-    """What a term's roles tell is held back where a process's logging is set up, not for whatever runs in the
-    process later."""
+    """Check that loggers keep their levels after a league has run.
+
+    Messages of the roles of a term are muted where the logging of a process is set up. Code that runs later
+    in this process must not be muted.
+    """
     run_world(1, tmp_path, "league.members={a: {}}", text=RPS)
     for name in MUTED_IN_LEAGUES:
         assert logging.getLogger(name).level == logging.NOTSET
@@ -276,11 +283,11 @@ def test_unfinished_term_is_frozen_after_enough_updates(tmp_path, least, terms):
         text=RPS,
         resume=str(tmp_path),
     )
-    assert league_state(tmp_path)["members"]["a"]["version"] > reached  # nothing of it was lost
+    assert league_state(tmp_path)["members"]["a"]["version"] > reached  # no progress is lost
 
 
 def test_exploiters_are_reset_and_winners_frozen_early(tmp_path):
-    # any score is enough: one update each
+    # Any score is enough: such a term ends after one update.
     kind = "{name: main_exploiter, reset: 1, freeze: {least_updates: 1, most_updates: 3, winning: 0}}"
     run_world(
         1,
@@ -311,20 +318,24 @@ def test_psro_league_completes_the_payoff_before_each_term(tmp_path):
         3, tmp_path, "league.matchmaking={name: psro}", "league.members={a: {}}", "stop.updates=10", text=RPS
     )
     state = league_state(tmp_path)
-    games = state["payoff"]["games"][:-1, :-1]  # the last snapshot came at the end
+    # The last snapshot was added at the end of the run.
+    games = state["payoff"]["games"][:-1, :-1]
     assert (games[~np.eye(len(games), dtype=bool)] > 0).all()
     assert len(state["order"]) == 6
 
 
 @pytest.fixture
 def start(tmp_path):
-    """A snapshot of another league's."""
+    """Train another league; return the path of one of its snapshots."""
     run_world(1, tmp_path / "before", "stop.updates=2", text=RPS)
     return tmp_path / "before" / "pool" / "b-000001.h5"
 
 
 def frozen(start):
-    """b stays what it starts as; a meets b half of the time, itself the rest."""
+    """Return an override of the members: b keeps its start, a trains.
+
+    Half of the opponents of a are b, the others are a itself.
+    """
     return (
         f"league.members={{a: {{matchmaking: {{name: fixed, against: [b], self_share: 0.5}}}}, b: "
         f"{{start: {start}, trains: false}}}}"
@@ -363,7 +374,7 @@ def test_league_with_a_non_training_member_resumes(tmp_path, start):
 
 
 def test_unreadable_sole_fixed_opponent_raises(tmp_path, start):
-    """The league does not turn to self-play without a word."""
+    """Check that the league does not silently turn to self-play."""
     run = tmp_path / "run"
     run_world(1, run, frozen(start), text=RPS)
     (run / "pool" / "b-000000.h5").write_bytes(b"")

@@ -1,4 +1,4 @@
-"""Snapshots carried over to changed observations, and members that begin as them."""
+"""Snapshots transferred to changed observations, and members that start from them."""
 
 import json
 
@@ -12,7 +12,7 @@ from hpcmarl.io.pool import read_snapshot, snapshot_path
 from tests.support.leagues import RPS
 from tests.support.worlds import final_state, run_world
 
-# seven features instead of one
+# Seven features instead of one.
 ROUNDS = RPS.replace('{id: "matrix:rps"}', '{id: "matrix:rps", kwargs: {rounds: 2}}')
 FEATURES = "player=0,new*6"
 
@@ -27,7 +27,7 @@ def league(tmp_path_factory):
 
 
 def invoke(league, *arguments):
-    """Exit code, standard output, the error."""
+    """Return the exit code, the standard output and the error."""
     result = CliRunner().invoke(league_app, ["transfer", str(league / "run"), *map(str, arguments)])
     return result.exit_code, result.stdout, result.exception
 
@@ -53,7 +53,8 @@ def test_carried_snapshot_starts_a_member_of_a_new_league(league, tmp_path):
     )
     run_world(1, tmp_path / "run", *changes, text=ROUNDS)
     assert final_state(tmp_path / "run")["league"]["members"]["a"]["generation"] > 2
-    for term in (0, 1, 2):  # hardly any step is taken: each generation begins there
+    # Step sizes are near zero, so that each generation stays at the snapshot.
+    for term in (0, 1, 2):
         np.testing.assert_allclose(
             read_snapshot(snapshot_path(tmp_path / "run" / "pool", f"a-{term:06d}"))[0], parameters, atol=1e-6
         )

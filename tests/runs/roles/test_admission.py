@@ -1,4 +1,4 @@
-"""Which episodes a round counts: short ones weigh no more than long ones."""
+"""Episodes that a round counts: short ones weigh as much as long ones."""
 
 import itertools
 import logging
@@ -47,8 +47,8 @@ def test_a_longer_way_to_a_higher_reward_is_learned(tmp_path, size, changes):
 def test_expected_direction_is_the_gradient(tmp_path, size, changes, updates):
     found, true = slope(tmp_path, size, *changes, updates=updates)
     assert true == pytest.approx(0.25, abs=0.01)
-    # one episode's estimate deviates by 0.75: that is 0.05 over 250 episodes; episodes counted as they finish
-    # give -0.5
+    # The estimate of one episode has a standard deviation of 0.75, that is 0.05 over 250 episodes. Counting
+    # episodes as they finish gives -0.5.
     assert found == pytest.approx(true, abs=0.2)
 
 
@@ -182,8 +182,10 @@ def test_broken_episodes_are_played_again(tmp_path, changes, restarts):
 
 @pytest.mark.parametrize("changes", [(), ("topology.groups=2",)])
 def test_first_episodes_to_finish_do_not_stop_a_run(tmp_path, changes):
-    """Half of the episodes earn 1 at once, the others 0 after 100 steps: the first hundred to finish earn
-    1."""
+    """Check that the return of the first episodes to finish does not end a run.
+
+    Half of the episodes earn 1 at once, the others 0 after 100 steps. The first hundred to finish earn 1.
+    """
     game = (
         "env.kwargs={steps: 100, reward: 0.0}",
         "topology.environments_per_actor=150",

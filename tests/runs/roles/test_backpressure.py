@@ -1,11 +1,11 @@
-"""rounds.backpressure in whole runs: nothing is dropped, the replay ratio is kept, nobody waits for ever."""
+"""rounds.backpressure in whole runs: no drops, a kept replay ratio, and no endless waits."""
 
 import pytest
 
 from tests.support.worlds import ECHO, SPREAD, run_world, summary
 
 ON = "rounds.backpressure=true"
-# eight actors make three trajectories while their learner makes one gradient of two
+# Eight actors make three trajectories while their learner makes one gradient of two trajectories.
 CROWD = (
     "topology.groups=1",
     "topology.server=dedicated",
@@ -13,7 +13,7 @@ CROWD = (
     "rounds.queue=2",
     "stop.updates=60",
 )
-# 24 of the 64 trajectories that they make meanwhile
+# A batch takes 24 of the 64 trajectories that the actors make in the same time.
 PPO = (
     "algo.name=ppo",
     "algo.epochs=12",
@@ -69,7 +69,8 @@ def test_backpressure_keeps_the_replay_ratio(tmp_path, size, groups):
             source.used / (source.collected - source.config.learning_starts + 1) for source in feeds
         ]
     assert max(found["false"]) < 25
-    assert min(found["true"]) > 35  # what an actor sends in one step may be all that it may send in this run
+    # An actor may send in one step as much as it is allowed to send in the whole run.
+    assert min(found["true"]) > 35
     assert max(found["true"]) <= 64
 
 

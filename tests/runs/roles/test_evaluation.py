@@ -1,4 +1,4 @@
-"""Checkpoints of whole runs, judged."""
+"""Evaluation of checkpoints of whole runs."""
 
 import pytest
 

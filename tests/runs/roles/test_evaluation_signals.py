@@ -1,4 +1,4 @@
-"""Signals and time limits while policies are evaluated."""
+"""Signals and time limits during evaluation."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ LIMIT = 200_000
 def run_until_evaluating(
     directory: Path, job_end: float | None, then: Callable[[list[Rank]], None], *changes: str
 ) -> list[Rank]:
-    """Two ranks, stepped to their end; `then` is called once when an evaluation is under way."""
+    """Step two ranks to their end; call `then` once while an evaluation runs."""
     config = load_config(SPREAD, ["eval.episodes=100000", *changes])
     ranks = [
         make_rank(prepare(transport, config, str(directory), None, job_end))

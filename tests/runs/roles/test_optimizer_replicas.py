@@ -1,4 +1,7 @@
-"""Replicas of the optimizer that sum the recorded gradients of a whole run: the parameters of a server."""
+"""Replicas of the optimizer that sum the recorded gradients of a whole run.
+
+They end at the parameters of the server.
+"""
 
 import itertools
 

@@ -1,4 +1,4 @@
-"""Replay of whole episodes in whole runs: they learn, resume and repeat bit for bit."""
+"""Replay of whole episodes in whole runs: they learn, resume and repeat to the bit."""
 
 import numpy as np
 import pytest
@@ -105,7 +105,7 @@ def test_checkpoints_do_not_change_a_replay_run(tmp_path):
         [path.name for path in list_checkpoints(tmp_path / "b" / place)]
         for place in ("replay/group-0000", "checkpoints")
     ]
-    # of those that wait to be written the newest wins, so that others may differ
+    # Of several states that wait to be written, only the newest is. Older files may differ.
     assert versions[0][0] == versions[1][0]
 
 

@@ -27,8 +27,10 @@ class OnItsWay(SendHandle):
     [(SPREAD, ("algo.unroll=4",), 8), (ECHO, ("topology.environments_per_actor=40",), 64)],
 )
 def test_actor_pauses_when_its_outbox_is_full(monkeypatch, tmp_path, text, extra, room):
-    """A learner that is busy says nothing; how much of what was sent has not arrived is known to the actor
-    alone."""
+    """Fill the outbox of an actor.
+
+    A busy learner sends no reports. Only the actor knows how many of its messages have not arrived.
+    """
     world = LocalWorld(2)
     ranks = [
         make_rank(prepare(transport, load_config(text, [*extra, ON]), str(tmp_path), None))

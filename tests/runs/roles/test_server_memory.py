@@ -1,5 +1,7 @@
-"""What the server holds on to grows with the groups that it serves, not with rounds, and hardly with the
-ranks of a group."""
+"""Memory of the server: it grows with the groups and not with the rounds.
+
+It hardly grows with the ranks of a group.
+"""
 
 import types
 from collections import deque
@@ -38,8 +40,13 @@ ELSEWHERE = (
 
 
 def held(thing, seen=None):
-    """(array sizes, other things) that can be reached from an object, without what belongs to the whole
-    rank."""
+    """Return the memory that can be reached from an object.
+
+    Objects that belong to the whole rank are left out.
+
+    Returns:
+        Sizes of the arrays in bytes, and the number of other objects.
+    """
     seen = set() if seen is None else seen
     if thing is None or id(thing) in seen or isinstance(thing, ELSEWHERE):
         return [], 0
@@ -66,7 +73,7 @@ def server_of(tmp_path, size, *overrides):
         size, tmp_path / f"{size}-{'-'.join(overrides)}".replace("/", "_")[:150], *overrides, text=TINY
     )[0].roles["server"]
     server.checkpoints.final = (
-        None  # every rank's last state: there for the last checkpoint, when the rounds are over
+        None  # last states of all ranks, kept for the final checkpoint after the rounds
     )
     return server
 
@@ -89,8 +96,8 @@ def test_server_memory_does_not_grow_with_rounds(tmp_path, rule):
     )
     assert many.engine.version >= 240
     (arrays, others), (more_arrays, more) = held(few), held(many)
-    # what may just be there or not: unanswered points, reports, a sum of a round that has begun; one object a
-    # round would be 200
+    # Allow for objects that may exist at this moment: unanswered points, reports, a sum of a round that has
+    # begun. One object a round would be 200.
     spread = 100
     assert sum(more_arrays) <= sum(arrays) + 4 * many.engine.optimizer.parameters.nbytes
     assert more <= others + spread
@@ -104,11 +111,11 @@ def test_server_vectors_do_not_grow_with_actors(tmp_path):
     (arrays, others), (more_arrays, more) = held(alone), held(crowded)
     vector = alone.engine.optimizer.parameters.nbytes
     large, more_large = (len([size for size in sizes if size >= vector]) for sizes in (arrays, more_arrays))
-    # in a round that has begun there may be up to two sums, and a point on its way to each group
+    # A round that has begun may have up to two sums, and a point on its way to each group.
     assert more_large <= large + 4
     actors = len(crowded.context.topology.actors) - len(alone.context.topology.actors)
     assert actors == 6
-    assert more - others <= 40 * actors  # an actor's newest counters
+    assert more - others <= 40 * actors  # the newest counters of each actor
     assert (
         sum(size for size in more_arrays if size < vector)
         <= sum(size for size in arrays if size < vector) + 64 * actors

@@ -1,9 +1,11 @@
-"""Every algorithm with every kind of environment, network, topology, round rule, reduction and optimizer: it
-trains and resumes, or is refused.
+"""Every algorithm with every environment, network, topology, rule, reduction and optimizer.
 
-The default lane trains few combinations that have every pair of settings (tests/support/pairs.py); `--all`
-adds every algorithm with every environment and topology. The algorithms are those of the registry: a new one
-is tried here without being named. Every refusal stands in REFUSED, so that none comes unnoticed.
+Each combination trains and resumes, or is refused.
+
+The default lane trains few combinations that together have every pair of settings (tests/support/pairs.py).
+`--all` adds every algorithm with every environment and topology. The algorithms are those of the registry, so
+that a new one is tested without a change here. REFUSED lists every refusal, so that a new refusal fails a
+test.
 """
 
 import itertools
@@ -60,7 +62,7 @@ VALUES = ["iql", "vdn", "qmix", "wqmix", "res"]
 MIXED = VALUES[1:]
 REFUSED = {("turns and masks", name): "take turns" for name in ("coma", *MIXED)}
 REFUSED |= {("continuous", name): "needs discrete actions" for name in ("coma", *VALUES)}
-SERVER_ONLY = "afedpg"  # each of its gradients is a step: nothing to sum
+SERVER_ONLY = "afedpg"  # each of its gradients is a step, so that sums are not possible
 
 
 def allowed(row):
@@ -74,8 +76,11 @@ CHOSEN = choose(FACTORS, allowed)
 
 
 def train_and_resume(directory, algorithm, size, *changes):
-    """Make two updates, then one more from the checkpoint; returns the summary, and the parameters at the
-    stop and at the end."""
+    """Make two updates, then a third from the checkpoint.
+
+    Returns:
+        The summary, the parameters after two updates, and the parameters at the end.
+    """
     own = [f"algo.name={algorithm}"]
     if algorithm in ("ma_trace", "ppo", "coma"):
         own += ["algo.unroll=5"]
@@ -90,14 +95,13 @@ def train_and_resume(directory, algorithm, size, *changes):
 
 
 def learned_and_resumed(told, first, last):
-    """Return whether the run made all updates, and the last of them changed parameters that are all
-    finite."""
+    """Return whether the run made all updates and the last one left changed, finite parameters."""
     done = (told["status"], told["updates"]) == ("finished", 3) and np.isfinite(told["eval_return_mean"])
     return done and np.isfinite(last).all() and not np.array_equal(first, last)
 
 
 def changes_of(row):
-    """The number of ranks and the overrides of a combination."""
+    """Return the number of ranks and the overrides of a combination."""
     size, *topology = TOPOLOGIES[row["topology"]]
     rounds = (f"rounds.rule={row['rule']}", f"rounds.reduce={row['reduce']}", f"rounds.late={row['late']}")
     return (

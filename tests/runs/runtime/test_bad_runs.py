@@ -1,5 +1,7 @@
-"""What a run refuses before it starts, each in one line that names the place; nothing already written is
-harmed."""
+"""Runs that are refused before they start.
+
+Each error is one line that names the place. Files that were already written are not damaged.
+"""
 
 import h5py
 import pytest

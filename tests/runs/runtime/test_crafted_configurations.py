@@ -1,4 +1,4 @@
-"""Crafted factories and checkpoints: a run refuses them before anything of theirs is executed."""
+"""Crafted factories and checkpoints: a run refuses them before it executes any of their code."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""What the doctor estimates for a job, beside what a run has written."""
+"""The doctor's estimates for a job, compared with the files of a run."""
 
 import h5py
 import pytest

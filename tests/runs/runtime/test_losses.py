@@ -1,4 +1,4 @@
-"""Ranks that die, on virtual ranks: who goes on, who is replaced, what ends the run."""
+"""Deaths of virtual ranks: continuation, replacement, and the end of a run."""
 
 import numpy as np
 import pytest
@@ -17,7 +17,7 @@ def lost_ranks(directory):
 
 
 @pytest.mark.parametrize("rule", ["sync", "rennala", "afedpg"])
-@pytest.mark.parametrize("victim", [3, 4])  # an actor of two, and a learner
+@pytest.mark.parametrize("victim", [3, 4])  # one of two actors, and a learner
 def test_run_continues_without_a_dead_actor_or_learner(rule, victim, tmp_path):
     changes = (
         f"rounds.rule={rule}",
@@ -48,8 +48,8 @@ def test_dead_actor_is_replaced_by_a_new_process(ranks, groups, tmp_path):
     assert [(row["rank"], row["replaced"]) for row in told["lost_ranks"]] == [(last, True)]
     place = str(world[0].context.topology.actor_index(last))
     state = final_state(tmp_path)["roles"]["actor"][place]
-    assert state["version"] >= 10  # it was given weights to the end
-    assert min(state["environment"]["episode"]) >= EPISODES_AHEAD  # and plays what nobody has played
+    assert state["version"] >= 10  # it received weights to the end
+    assert min(state["environment"]["episode"]) >= EPISODES_AHEAD  # and plays new episodes
 
 
 def test_actor_replacements_are_limited(tmp_path, monkeypatch):
@@ -143,8 +143,10 @@ def test_deterministic_run_stops_after_a_loss(tmp_path):
 
 
 def test_loss_of_the_awaited_group_ends_its_round(tmp_path):
-    """Its learner dies when the other group has delivered: the round ends there and then, not with another
-    gradient."""
+    """Let a learner die after the other group has delivered its gradients.
+
+    The round ends at once, without another gradient.
+    """
     changes = (
         "topology.groups=[{}, {delay: {trajectory: 0.05}}]",
         "topology.actors_per_learner=0",

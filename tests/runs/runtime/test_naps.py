@@ -1,4 +1,4 @@
-"""How long a rank without messages sleeps: not past the moment at which one of its roles has work."""
+"""Sleep of a rank without messages: it ends when one of the rank's roles has work."""
 
 import math
 
@@ -14,7 +14,7 @@ from tests.support.worlds import SPREAD
 
 @pytest.fixture
 def naps(monkeypatch):
-    """The naps so far; the clock moves by them alone."""
+    """Return the list of naps; the clock advances by the naps alone."""
     taken = []
     monkeypatch.setattr(transport.time, "sleep", taken.append)
     monkeypatch.setattr(transport.time, "monotonic", lambda: sum(taken))
@@ -63,7 +63,7 @@ def test_learners_report_nothing_before_they_are_started(tmp_path, monkeypatch):
     monkeypatch.setattr(learner.report, "due", lambda: True)
     told = []
     monkeypatch.setattr(learner, "send", lambda rank, kind, *_, **__: told.append(kind))
-    learner.waited = 100.0  # while the server built its roles
+    learner.waited = 100.0  # the time in which the server built its roles
     learner.work()
     assert told == []
     for rank in ranks:

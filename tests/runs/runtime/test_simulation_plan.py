@@ -1,4 +1,4 @@
-"""`hpcmarl simulate --from-run` of a run's own times."""
+"""`hpcmarl simulate --from-run` with the times of a run."""
 
 import json
 
@@ -6,8 +6,11 @@ from tests.support.worlds import run_world
 
 
 def test_a_run_is_predicted_by_its_own_times(run, tmp_path):
-    """Virtual ranks share one thread, so that sleeping actors keep nobody from working and times are those of
-    the delays."""
+    """Compare a run with its simulation.
+
+    Virtual ranks share one thread. Sleeping actors do not block the other ranks, so that all times are those
+    of the delays.
+    """
     delays = "topology.groups=[{delay: {trajectory: 0.05}}, {delay: {trajectory: 0.1}}]"
     changes = (
         "algo.name=reinforce",

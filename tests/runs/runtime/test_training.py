@@ -1,5 +1,7 @@
-"""Whole runs on virtual ranks: every topology, rule and optimizer; repeatable, resumable, counting what is
-lost."""
+"""Whole runs on virtual ranks with every topology, rule and optimizer.
+
+Tests of repeatability, resumption and counters of lost work.
+"""
 
 import numpy as np
 import pytest
@@ -96,7 +98,7 @@ def test_afedpg_uses_one_whole_episode_per_update(tmp_path, late):
     )
     ranks = run_world(5, tmp_path, *changes, order=3)
     told = summary(tmp_path)
-    assert told["updates"] == told["used_gradients"] == 30  # a gradient is an episode
+    assert told["updates"] == told["used_gradients"] == 30  # a gradient uses one episode
     assert sum(rank.roles["learner"].version > 0 for rank in ranks if "learner" in rank.roles) == 2
 
 
@@ -173,7 +175,7 @@ def test_checkpoints_do_not_change_a_run(tmp_path):
         4, tmp_path / "b", "deterministic=true", "stop.updates=9", "checkpoint.every_updates=2", order=5
     )
     np.testing.assert_array_equal(final_parameters(tmp_path / "a"), final_parameters(tmp_path / "b"))
-    # one that is due while the last is being written is left out; three are kept
+    # A checkpoint that is due while the last one is being written is left out; three are kept.
     assert 2 <= len(list((tmp_path / "b" / "checkpoints").glob("*.h5"))) <= 3
 
 
