@@ -1,4 +1,4 @@
-"""`mpiexec` as hpcmarl starts it: one world, its leftovers, signals handed on to real ranks."""
+"""`mpiexec` as started by hpcmarl: one world, leftover files, and signals passed on to real ranks."""
 
 import os
 import signal
@@ -34,8 +34,11 @@ class TestRealMpiexec:
         assert done.returncode == 0, done.stdout + done.stderr
 
     def test_leftover_files_of_a_killed_launcher_are_harmless(self, tmp_path, monkeypatch):
-        """Open MPI 5's launcher keeps its files in $TMPDIR/ompi.PROCESS; one that finds them there does not
-        start (openpmix issue 4022)."""
+        """The launcher starts although its directory has leftover files.
+
+        Open MPI 5's launcher keeps its files in $TMPDIR/ompi.PROCESS. It does not start if files are already
+        there (openpmix issue 4022).
+        """
         program = find_mpiexec(os.environ)
         left = tmp_path / "mpiexec"
         left.write_text(
