@@ -34,10 +34,10 @@ class TestRealMpiexec:
         assert done.returncode == 0, done.stdout + done.stderr
 
     def test_leftover_files_of_a_killed_launcher_are_harmless(self, tmp_path, monkeypatch):
-        """The launcher starts although its directory has leftover files.
+        """`run_ranks` succeeds although a killed launcher has left files in $TMPDIR.
 
-        Open MPI 5's launcher keeps its files in $TMPDIR/ompi.PROCESS. It does not start if files are already
-        there (openpmix issue 4022).
+        Open MPI 5's launcher keeps its files in $TMPDIR/ompi.PROCESS. A launcher that finds files at this
+        path does not start (openpmix issue 4022).
         """
         program = find_mpiexec(os.environ)
         left = tmp_path / "mpiexec"

@@ -43,7 +43,8 @@ def limited(cluster):
     comes within signal_seconds + 30 s, and whether a limit has passed.
 
     The first two runs end after a number of updates, not seconds, so that a stopped run always has updates
-    left. Two actors wait 0.2 s in each of the six steps of an update, so 110 updates take at least 66 seconds.
+    left. Two actors wait 0.2 s in each of the six steps of an update. 110 updates take them at least 66
+    seconds.
 
     The third run gets only a signal without meaning. The clock stops it (stop.seconds_before_limit).
     """

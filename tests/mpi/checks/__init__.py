@@ -1,4 +1,4 @@
-"""Checks on real ranks that are shared by several checks.
+"""Checks on real ranks; several checks share the ranks.
 
 A check is a function that is called with `Ranks` on every rank of a part of the world. It raises an error if
 it fails. tests/mpi/serve_checks.py runs the checks; tests/mpi/test_shared_ranks.py reports the results.
