@@ -182,7 +182,8 @@ def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
 def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> Iterator[None]:
     """Stop watching before session fixtures end.
 
-    They end with the last test, of whatever folder, and a Slurm cluster is stopped by a program.
+    Session fixtures end with the last test, in any folder. One of them starts a program that stops a Slurm
+    cluster.
     """
     if nextitem is None:
         _guarded.clear()

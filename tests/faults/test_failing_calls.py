@@ -1,4 +1,7 @@
-"""System calls that fail on one rank alone, in real processes: the others go on, and what is lost is said."""
+"""System calls that fail on one rank, in real processes.
+
+The other ranks continue, and the run reports the lost data.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +36,7 @@ KEPT = (
 
 @pytest.fixture(scope="module")
 def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The interposed calls, compiled."""
+    """Compile the library that interposes the system calls."""
     path = tmp_path_factory.mktemp("interposed") / "failing_calls.so"
     subprocess.run(["cc", "-shared", "-fPIC", "-O1", "-o", str(path), str(SOURCE), "-ldl"], check=True)
     return path

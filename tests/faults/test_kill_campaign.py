@@ -1,5 +1,7 @@
-"""`hpcmarl bench faults`: a few kills of the whole job, every one of them recovered from, and nothing left
-running."""
+"""`hpcmarl bench faults` with a few kills of the whole job.
+
+The job recovers from every kill, and no process is left running.
+"""
 
 import json
 import os
@@ -30,12 +32,12 @@ logging: {progress: false, every_seconds: 0.001}
 
 @pytest.fixture
 def campaign_environment(tmp_path):
-    """Environment variables of a campaign's process, which all of its jobs inherit."""
+    """Return environment variables for a campaign; all of its jobs inherit them."""
     return {**os.environ, TEST_MARK: str(tmp_path)}
 
 
 def processes_of(environment):
-    """The living processes that have inherited the environment of a campaign."""
+    """Return the ids of living processes that have inherited the environment of a campaign."""
     wanted, found = f"{TEST_MARK}={environment[TEST_MARK]}".encode(), []
     for entry in Path("/proc").glob("[0-9]*/environ"):
         try:
@@ -135,7 +137,7 @@ def test_terminated_campaign_leaves_no_processes(tmp_path, campaign_environment)
 
 
 def test_corrupt_files_are_counted(tmp_path):
-    """The judge itself: a file under a final name that does not verify is counted, once."""
+    """The campaign counts a file once if it has a final name but does not verify."""
     import numpy as np
 
     from hpcmarl.bench.faults.campaign import Campaign

@@ -1,5 +1,7 @@
-"""Jobs in which every rank, or the server and another rank, are killed: somebody says so, and the exit code
-tells."""
+"""Jobs in which all ranks are killed, or the server and another rank.
+
+An error line reports the deaths, and the exit code shows whether the run can be resumed.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,11 @@ pytestmark = [pytest.mark.mpi, ranks_take_seconds]
 
 
 class KillRanks:
-    """Kills these ranks at once when `ready` says so; all that there are where none are named."""
+    """Kill ranks at the same moment.
+
+    Without `ranks`, all ranks are killed. The kill waits until `count` ranks run and, with `checkpoint`,
+    until a checkpoint exists.
+    """
 
     def __init__(self, directory: Path, ranks: tuple[int, ...] = (), *, count: int, checkpoint: bool) -> None:
         self.directory, self.ranks, self.count, self.checkpoint = directory, ranks, count, checkpoint

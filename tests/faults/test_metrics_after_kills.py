@@ -1,5 +1,7 @@
-"""Rows of metrics of real ranks that are killed: no version twice, figures of groups no older than the
-rows."""
+"""Rows of metrics after real ranks are killed.
+
+No version occurs twice, and the figures of groups are no older than the rows.
+"""
 
 import csv
 
@@ -36,7 +38,7 @@ def test_no_version_is_twice_after_real_kills(tmp_path):
     ]
 
     def killed_at(rows, *changes):
-        """The versions that a start leaves which is killed when it has added so many."""
+        """Kill a start once it has reached version `rows`; return the versions in metrics.csv."""
         job = Job([*train, LONG, *changes], tmp_path / "out")
         try:
             assert wait_until(lambda: Progress(run).version >= rows, 60), job.closing_lines()
@@ -48,7 +50,7 @@ def test_no_version_is_twice_after_real_kills(tmp_path):
         assert groups.version.tolist() == versions[: len(groups.version)]
         return versions
 
-    first = killed_at(20)  # before its first checkpoint
+    first = killed_at(20)  # before the first checkpoint
     assert first == [*range(1, len(first) + 1)]
     job = Job([*train, "stop.updates=8", "--resume", "auto"], tmp_path / "out")
     try:

@@ -1,4 +1,4 @@
-"""Two jobs and one run directory, and a job that is killed before its first checkpoint."""
+"""Two jobs in one run directory, and a job that is killed before its first checkpoint."""
 
 from __future__ import annotations
 

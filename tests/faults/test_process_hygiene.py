@@ -1,5 +1,7 @@
-"""What a run leaves on the machine: no listening sockets, files with the modes that the user asked for, no
-secrets."""
+"""Traces of a run on the machine: listening sockets, modes of files, and secrets.
+
+A run opens no listening sockets and writes no secrets. The modes of its files follow the user's umask.
+"""
 
 import os
 import socket
@@ -28,7 +30,10 @@ LISTENING = "0A"
 
 
 def listening_sockets(process):
-    """Sockets of a process that wait for connections: (family, address) of TCP, UDP and named local ones."""
+    """Return the sockets of a process that wait for connections.
+
+    Each is (family, address), for TCP, UDP and named local sockets.
+    """
     own = set()
     for entry in Path(f"/proc/{process}/fd").iterdir():
         try:
@@ -59,7 +64,7 @@ def test_listening_socket_is_detected():
 
 
 def test_running_rank_has_no_listening_sockets(tmp_path):
-    """One rank, so that every socket is ours: those of an MPI library between ranks are its own."""
+    """With one rank, all sockets belong to hpcmarl; between ranks an MPI library opens its own."""
     (tmp_path / "c.yaml").write_text(CONFIG)
     job = Job(["train", str(tmp_path / "c.yaml"), "--run-dir", str(tmp_path / "run")], tmp_path / "out")
     try:
@@ -105,7 +110,7 @@ def test_modes_follow_the_umask(tmp_path, mask, file_mode, directory_mode):
 
 
 def leave_partial_files(run):
-    """A temporary file as a killed writer leaves it, and a log."""
+    """Write a temporary file, as a killed writer leaves it, and a log."""
     import logging
 
     from hpcmarl.io.hdf5.fault_tolerant_file import FaultTolerantFile

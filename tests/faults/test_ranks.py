@@ -1,4 +1,7 @@
-"""Real ranks that are killed or frozen while they train: who goes on, who stops, what is left on disk."""
+"""Real ranks that are killed or frozen while they train.
+
+The tests check which ranks continue, which stop, and which files are left.
+"""
 
 import os
 import signal
@@ -10,7 +13,7 @@ from tests.support.launch import LIBRARIES, needs_horovod, rank_processes, ranks
 from tests.support.worlds import SPREAD, final_state, summary
 
 pytestmark = [pytest.mark.mpi, ranks_take_seconds]
-MORE = 100  # updates: enough that the victim dies in the middle
+MORE = 100  # updates; enough that the victim dies before the run ends
 THREE_LEARNERS = ("topology.groups=3", "topology.actors_per_learner=0", "topology.server=dedicated")
 ENDLESS = 1_000_000
 OTHER_RULES = pytest.mark.long("other rules lose ranks on virtual ranks in tests/runs/runtime/test_losses.py")
@@ -24,10 +27,13 @@ def config(tmp_path):
 
 
 class Hit:
-    """Sends a signal to one rank once the run has written a checkpoint; `after` is when, by the monotonic
-    clock.
+    """Send a signal to one rank once the run has written a checkpoint.
 
-    `until`: when the server's log has these words, the run is asked to stop."""
+    With `until`, also ask the run to stop when the server's log contains this text.
+
+    Attributes:
+        after: Time of the signal on the monotonic clock, in seconds; None: not sent yet.
+    """
 
     def __init__(self, directory, rank, number=signal.SIGKILL, until=None):
         self.directory, self.rank, self.number, self.until = directory, rank, number, until
@@ -45,7 +51,7 @@ class Hit:
 
 
 class HitBoth(Hit):
-    """Freezes one rank and kills another at the same moment."""
+    """Freeze one rank and kill another at the same moment."""
 
     def __init__(self, directory, frozen, killed):
         super().__init__(directory, killed)
@@ -58,7 +64,10 @@ class HitBoth(Hit):
 
 
 def updates_of(directory):
-    """Steps of the newest checkpoint's optimizer; loading it compares them with its version."""
+    """Return the number of optimizer steps in the newest checkpoint.
+
+    Loading the checkpoint compares this number with the version.
+    """
     return final_state(directory)["engine"]["optimizer"]["updates"]
 
 
@@ -145,7 +154,7 @@ def test_a_killed_actor_is_replaced(config, tmp_path):
     ("ranks", "victim", "changes"), [(4, 2, ()), (5, 3, ("topology.groups=2", "rounds.reduce=mpi"))]
 )
 def test_frozen_rank_is_detected_and_removed(ranks, victim, changes, config, tmp_path):
-    """The second one is a learner that the other waits for in a collective sum."""
+    """In the second case a learner is frozen, and the other learner waits for it in a collective sum."""
     told = "was not heard for 3 s (topology.heartbeat_timeout_seconds)"
     job, _ = train_and_hit(
         "openmpi",
@@ -187,7 +196,7 @@ def test_lost_server_ends_the_run_which_can_be_resumed(number, limit, told, conf
 
 
 class SignalInWriting:
-    """Asks the run to stop while a checkpoint is being written."""
+    """Ask the run to stop while a checkpoint is being written."""
 
     def __init__(self, directory, reached):
         self.directory, self.reached, self.done = directory, reached, False

@@ -1,4 +1,7 @@
-"""Ranks that die while the ranks start: one line names the missing one, and the job ends."""
+"""Ranks that die while the ranks start.
+
+One line names the missing rank, and the job ends.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,7 @@ pytestmark = [pytest.mark.mpi, ranks_take_seconds]
 
 
 class KillAtStart:
-    """Kills one rank so many seconds after its process is first seen."""
+    """Kill one rank `after` seconds after its process is first seen."""
 
     def __init__(self, marker: str, rank: int, after: float) -> None:
         self.marker, self.rank, self.after = marker, rank, after
@@ -95,8 +98,10 @@ def test_death_at_start_ends_a_bare_mpiexec(library: str, tmp_path: Path) -> Non
 
 
 def test_a_slow_rank_says_that_it_is_alone(tmp_path: Path) -> None:
-    """As under srun --mpi=none: the ranks do not meet, and the end of a quick one is no reason to end a slow
-    one."""
+    """The end of a quick rank does not end a slow one if the ranks do not meet.
+
+    Ranks do not meet under srun --mpi=none, for example.
+    """
     program = tmp_path / "rank.py"
     program.write_text(
         "import os, sys, time\n"
@@ -123,7 +128,7 @@ def test_a_slow_rank_says_that_it_is_alone(tmp_path: Path) -> None:
 
 
 def test_ranks_that_wait_too_long_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A rank that never comes, as on another host: here one that sleeps instead of joining."""
+    """A rank never joins, as may happen on another host; in this test it sleeps."""
     monkeypatch.setenv("HPCMARL_OUTCOME", str(tmp_path / "code"))
     program = tmp_path / "sleeping.py"
     program.write_text(

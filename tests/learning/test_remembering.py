@@ -1,5 +1,7 @@
-"""Recurrent policies learn what cannot be done without memory: a number that is seen in an episode's first
-step, to be named in all of them."""
+"""Recurrent policies learn a task that needs memory.
+
+A number is shown in the first step of an episode and must be named in all steps.
+"""
 
 import pytest
 
@@ -50,8 +52,10 @@ def test_recurrent_policy_gradient_agents_solve_memory_task(tmp_path, name):
 
 @OTHERS
 def test_coma_with_memoryless_critic_fails_the_memory_task(tmp_path):
-    """Its critic has no memory, and all of its agents' credit comes from there: observations of nothing name
-    no action better than another."""
+    """The critic has no memory, and all credit of the agents comes from it.
+
+    It cannot prefer one action to another when the observations are zeros.
+    """
     assert earned(tmp_path, SPREAD, *POLICIES, "algo.name=coma", "algo.critic=joint_observation") < 0.7
 
 

@@ -1,4 +1,4 @@
-"""Options of value-based algorithms on small problems with known solutions that need them."""
+"""Options of value-based algorithms on small problems that need them and have known solutions."""
 
 import pytest
 
@@ -15,8 +15,11 @@ SWITCHING = (
 
 @pytest.mark.parametrize("name", ["iql", "qmix"])
 def test_agents_that_see_their_last_action_switch_every_step(tmp_path, name):
-    """The best return is 1. Feed-forward agents that see the same in each step repeat one action for ever
-    when they act greedily: 1/8."""
+    """Agents reach the best return, 1, only if they see their last action.
+
+    Other feed-forward agents get the same input in each step. Greedy ones then repeat one action forever,
+    with a return of 1/8.
+    """
     for sees, wanted in ((True, 1.0), (False, 0.125)):
         run = tmp_path / str(sees)
         run_world(
@@ -42,8 +45,10 @@ DELAYED = (
 
 @pytest.mark.parametrize("name", ["iql", "qmix"])
 def test_n_steps_reach_a_delayed_reward_without_the_target(tmp_path, name):
-    """The long way earns 2, after ten more steps, the short one 1 at once. A target network that is never
-    copied knows of no reward."""
+    """The long way earns 2 after ten more steps; the short way earns 1 at once.
+
+    The target network is never copied, so it knows no reward.
+    """
     for n, wanted in ((11, 2.0), (1, 1.0)):
         run_world(
             3,

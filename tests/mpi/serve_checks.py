@@ -2,8 +2,8 @@
 
 serve_checks.py DIRECTORY CHECK…
 
-Every rank writes a file `RANK.failed` with its traceback into the check's folder where it fails; the world
-ends with it, since the other ranks would wait for ever. Rank 0 writes `passed` when all ranks are through.
+A rank that fails writes its traceback to a file `RANK.failed` in the folder of the check. The world then
+ends, because the other ranks would wait forever. Rank 0 writes `passed` when all ranks have finished a check.
 """
 
 import faulthandler
@@ -21,7 +21,7 @@ NAP_SECONDS = 2e-3
 
 
 def meet(comm: MPI.Comm) -> None:
-    """Wait for all ranks without burning a core."""
+    """Wait for all ranks without using a whole core."""
     request = comm.Ibarrier()
     while not request.Test():
         time.sleep(NAP_SECONDS)
@@ -44,7 +44,8 @@ def run_check(check: Check, directory: Path) -> None:
         (directory / f"{rank}.writing").rename(directory / f"{rank}.failed")
         sys.stdout.flush()
         world.Abort(1)
-        os._exit(1)  # with fault tolerance Open MPI's Abort lets a rank live
+        # With fault tolerance, a rank can survive Open MPI's Abort.
+        os._exit(1)
     faulthandler.cancel_dump_traceback_later()
     if rank == 0:
         (directory / "passed").touch()

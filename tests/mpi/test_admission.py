@@ -1,5 +1,7 @@
-"""Rounds that count all episodes that had begun, on real ranks: the word that a round has enough may overtake
-its parameters."""
+"""Rounds that count all episodes that had begun, on real ranks.
+
+The message that a round has enough episodes may arrive before the parameters of that round.
+"""
 
 import pytest
 

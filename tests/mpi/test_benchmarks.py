@@ -1,5 +1,7 @@
-"""Benchmarks that start ranks of their own, from the command line; short ones on shared ranks are in
-tests/mpi/checks/benchmarks.py."""
+"""Benchmarks that start their own ranks from the command line.
+
+Short benchmarks on shared ranks are in tests/mpi/checks/benchmarks.py.
+"""
 
 import json
 import sys

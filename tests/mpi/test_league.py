@@ -1,4 +1,4 @@
-"""Leagues on real ranks: both MPI libraries, a killed leader, a killed job that goes on with other ranks."""
+"""Leagues on real ranks: both MPI libraries, a killed leader, and a killed job resumed with other ranks."""
 
 import json
 import os
@@ -34,7 +34,10 @@ def config(tmp_path):
 
 @pytest.mark.parametrize("library", LIBRARIES)
 def test_exploiter_is_trained_and_evaluated_on_three_ranks(library, config, tmp_path):
-    """Rank 0 chooses and judges; the others learn of it and wait."""
+    """Rank 0 selects the target and plays the final match.
+
+    It sends the target to the other ranks, which wait during the match.
+    """
     assert train(load_config(config, ["stop.updates=2"]), str(tmp_path / "run"), None) == 0
     arguments = ["league", "exploit", str(tmp_path / "run"), "a", "stop.updates=4", "--episodes", "20"]
     command, environment = mpi_command(library, 3, [python_of(library), "-m", "hpcmarl", *arguments])
@@ -51,7 +54,7 @@ def test_exploiter_is_trained_and_evaluated_on_three_ranks(library, config, tmp_
 
 
 class Kill:
-    """Kills ranks (all: the whole job) once so many snapshots are in the pool."""
+    """Kill ranks once the pool has a number of snapshots; without ranks, kill the whole job."""
 
     def __init__(self, directory, snapshots, *ranks):
         self.directory, self.snapshots, self.ranks, self.done = directory, snapshots, ranks, False

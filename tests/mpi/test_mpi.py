@@ -1,5 +1,4 @@
-"""Real ranks under both MPI libraries: messages, training, exact resume, traces, failures, worlds that are
-not what was asked for."""
+"""Real ranks under both MPI libraries: training, signals and resumption, failures, and rejected worlds."""
 
 import json
 import signal
@@ -154,7 +153,7 @@ def test_image_observations_are_warned_about_once(config, tmp_path):
 @needs_mpich
 def test_singleton_worlds_are_rejected_with_a_hint(config, tmp_path):
     ranks = [sys.executable, "-m", "hpcmarl", "train", str(config), "--run-dir", str(tmp_path / "run")]
-    command, environment = mpi_command("mpich", 3, ranks)  # another library's launcher
+    command, environment = mpi_command("mpich", 3, ranks)  # the launcher of another MPI library
     job = run(command, environment)
     assert job.code == 2, job.text
     assert "separate worlds of one rank" in job.text
@@ -212,7 +211,7 @@ def test_mpiexec_ranks_train_and_their_files_verify(library, ranks, config, tmp_
 
 
 def test_learners_alone_load_torch(tmp_path):
-    """Also when the evaluator has played and checkpoints were written."""
+    """Other ranks do not load torch even after evaluation and writing of checkpoints."""
     job = run_program("openmpi", 3, "acts_with_little.py", str(tmp_path), limit=120)
     assert job.code == 0, job.text
     told = [line.split() for line in job.text.splitlines() if "learner=" in line]
@@ -221,5 +220,5 @@ def test_learners_alone_load_torch(tmp_path):
         assert len(ranks) == 3
         for roles, loaded in (rank.split("=") for rank in ranks):
             assert ("torch" in loaded) == ("learner" in roles), job.text
-            # it asks what the environment is like, and tells the others
+            # The server makes an environment and sends its specification to the other ranks.
             assert ("mpe2" in loaded) == ("server" in roles), job.text

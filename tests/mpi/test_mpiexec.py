@@ -1,4 +1,4 @@
-"""`mpiexec` as hpcmarl starts it: one world, its leftovers, signals handed on to real ranks."""
+"""`mpiexec` as started by hpcmarl: one world, leftover files, and signals passed on to real ranks."""
 
 import os
 import signal
@@ -34,8 +34,11 @@ class TestRealMpiexec:
         assert done.returncode == 0, done.stdout + done.stderr
 
     def test_leftover_files_of_a_killed_launcher_are_harmless(self, tmp_path, monkeypatch):
-        """Open MPI 5's launcher keeps its files in $TMPDIR/ompi.PROCESS; one that finds them there does not
-        start (openpmix issue 4022)."""
+        """`run_ranks` succeeds although a killed launcher has left files in $TMPDIR.
+
+        Open MPI 5's launcher keeps its files in $TMPDIR/ompi.PROCESS. A launcher that finds files at this
+        path does not start (openpmix issue 4022).
+        """
         program = find_mpiexec(os.environ)
         left = tmp_path / "mpiexec"
         left.write_text(

@@ -1,4 +1,4 @@
-"""A reduction whose backend is missing, on the command line."""
+"""A reduction on the command line when its backend is missing."""
 
 import pytest
 

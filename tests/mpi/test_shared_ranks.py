@@ -1,4 +1,4 @@
-"""The checks of tests/mpi/checks on real ranks, a world for each MPI library."""
+"""The checks of tests/mpi/checks on real ranks; each MPI library has one world."""
 
 import pytest
 
@@ -11,7 +11,7 @@ CHECKS = load_checks()
 
 
 def cases() -> list:
-    """A test for each library and check; a world's tests stay together, in order."""
+    """Return one test for each library and check; tests of a world stay together and in order."""
     found = []
     for library in LIBRARIES:
         name, marks = (library, ()) if isinstance(library, str) else (library.values[0], library.marks)
@@ -24,7 +24,7 @@ def cases() -> list:
 
 @pytest.fixture(scope="session")
 def worlds(request, tmp_path_factory):
-    """Library -> its world, which runs the checks that were chosen, and no others."""
+    """Start a world for each library, which runs only the selected checks."""
     chosen: dict[str, list[str]] = {}
     for item in request.session.items:
         if item.function is test_shared_ranks_pass and not any(

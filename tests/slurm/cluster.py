@@ -1,4 +1,4 @@
-"""The cluster that the tests of this directory share, and what they ask of it; every wait has a limit."""
+"""The cluster shared by the tests of this directory, and its commands; every wait has a limit."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 TOOL = ROOT / "tools" / "slurm-cluster"
-# Idle most of the time: the tests are about signals and time limits, and several jobs share two cores.
+# The ranks are idle most of the time, because several jobs share two cores. The tests are about signals and
+# time limits.
 CONFIG = """
 name: tiny
 env: {id: mpe2.simple_spread_v3, kwargs: {max_cycles: 5}}
@@ -33,14 +34,19 @@ checkpoint: {every_seconds: null}
 
 @dataclass
 class Cluster:
-    """A running cluster: `environ` is what its users have."""
+    """A running cluster.
+
+    Attributes:
+        directory: Folder of the cluster, of its configurations and of the runs.
+        environ: Environment variables of the cluster's users.
+    """
 
     directory: Path
     environ: dict[str, str]
     jobs: list[str] = field(default_factory=list)
 
     def run(self, *command: str | Path, limit: float = 60.0) -> subprocess.CompletedProcess[str]:
-        """A command of a user on the login node, with its output."""
+        """Run a user's command on the login node and return it with its output."""
         return subprocess.run(
             [str(word) for word in command],
             env=self.environ,
@@ -52,13 +58,13 @@ class Cluster:
         )
 
     def ask(self, *command: str | Path) -> str:
-        """The output of a command that must work."""
+        """Return the output of a command that must succeed."""
         done = self.run(*command)
         assert done.returncode == 0, f"{command}: {done.stdout}{done.stderr}"
         return done.stdout.strip()
 
     def submit(self, name: str, *arguments: str, config: str = "tiny.yaml") -> Run:
-        """`hpcmarl submit` of a configuration into the run directory `name`."""
+        """Submit a configuration with `hpcmarl submit`, into the run directory `name`."""
         directory = self.directory / "runs" / name
         done = self.run(
             sys.executable, "-m", "hpcmarl", "submit", config, "--time=5", "--run-dir", directory, *arguments
@@ -68,7 +74,7 @@ class Cluster:
         return Run(self, numbers[0], directory, numbers[1:])
 
     def by_hand(self, name: str, *options: str, changes: tuple[str, ...]) -> tuple[str, Path]:
-        """slurm/train.sbatch as it stands; returns the job and the run directory."""
+        """Submit slurm/train.sbatch without changes; return the job and the run directory."""
         directory = self.directory / "runs" / name
         directory.mkdir(parents=True)
         script = ROOT / "slurm" / "train.sbatch"
@@ -81,13 +87,15 @@ class Cluster:
         return self.ask("sbatch", "--parsable", *arguments)
 
     def show(self, job: str, key: str) -> str:
-        """A field of `scontrol show job`."""
+        """Return a field of `scontrol show job`."""
         text = self.ask("scontrol", "--oneliner", "show", "job", job)
         return next(word.removeprefix(f"{key}=") for word in text.split() if word.startswith(f"{key}="))
 
     def wait(self, job: str, *states: str, limit: float = 90.0, on_failure: Callable[[], str] = str) -> str:
-        """Until the job is in one of these states; a job that ends otherwise, or the limit, fails the
-        test."""
+        """Wait until the job is in one of these states, and return the state.
+
+        The test fails if the job ends in another state or the limit passes.
+        """
         ended = {"COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "PREEMPTED"}
         self.until(
             lambda: self.show(job, "JobState") in {*states, *ended},
@@ -127,20 +135,22 @@ class Run:
 
     @property
     def output(self) -> str:
-        """What all its jobs have printed, in the order of time; the tasks of an array print beside their run
-        directories."""
+        """Output of all jobs of the run, in the order of time.
+
+        Tasks of an array write their output beside their run directories.
+        """
         files = [*self.directory.glob("*.out"), *self.directory.parent.glob(f"slurm-{self.job}.out")]
         return "\n".join(
             path.read_text(errors="replace") for path in sorted(files, key=lambda path: path.stat().st_mtime)
         )
 
     def rows(self) -> int:
-        """Rows of metrics so far: how far the training is."""
+        """Return the number of rows of metrics so far, which shows the progress of training."""
         path = self.directory / "metrics.csv"
         return len(path.read_text().splitlines()) - 1 if path.exists() else 0
 
     def hosts(self) -> dict[int, str]:
-        """Where each rank was, by its log."""
+        """Return the host of each rank, from the logs."""
         logs = "".join(path.read_text() for path in (self.directory / "logs").iterdir())
         return {
             int(rank): host
@@ -154,20 +164,22 @@ class Run:
         )
 
     def finish(self, limit: float = 120.0) -> dict[str, Any]:
-        """Wait for the job's good end; returns its summary."""
+        """Wait until the job completes without failure; return the summary."""
         self.cluster.wait(self.job, "COMPLETED", limit=limit, on_failure=lambda: self.output)
         assert self.summary["status"] == "finished"
         return self.summary
 
     def stops(self) -> list[int]:
-        """The update at which each start was stopped by a signal, in order."""
+        """Return the update at which each start was stopped by a signal, in order."""
         found = re.findall(r"^interrupted after .*: ([\d,]+) updates", self.output, re.MULTILINE)
         return [int(updates.replace(",", "")) for updates in found]
 
 
 def check_nothing_lost(run: Run, restarts: int | None = None) -> None:
-    """A finished run that was stopped at least once: every start began where the one before had ended, and
-    the run went on."""
+    """Check a finished run that was stopped at least once.
+
+    Every start began where the one before had ended, and the run continued.
+    """
     stops, summary = run.stops(), run.summary
     assert stops, run.output
     assert stops == sorted(stops)
@@ -178,7 +190,7 @@ def check_nothing_lost(run: Run, restarts: int | None = None) -> None:
 
 
 def missing_programs() -> str:
-    """Why the tests cannot run here; empty where they can."""
+    """Return the reason why the tests cannot run here; empty if they can."""
     if os.geteuid() != 0:
         return "needs root: only then do the nodes of tools/slurm-cluster have host names of their own"
     done = subprocess.run([TOOL, "check"], capture_output=True, text=True, check=False)

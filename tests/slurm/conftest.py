@@ -1,5 +1,7 @@
-"""One cluster for all tests of this directory, stopped at the end whatever happens, also should pytest be
-killed."""
+"""One cluster for all tests of this directory.
+
+The cluster is always stopped at the end, even if pytest is killed.
+"""
 
 import os
 import subprocess

@@ -1,5 +1,8 @@
-"""Ranks killed inside a job over two nodes, with Open MPI's fault tolerance: it goes on, or is requeued and
-goes on."""
+"""Ranks that are killed in jobs of one or two nodes.
+
+With Open MPI's fault tolerance, a job replaces a dead actor and continues. After other deaths, it is requeued
+and resumes.
+"""
 
 import os
 import signal

@@ -1,7 +1,6 @@
-"""Whole jobs as a user of a cluster sees them: submitted, stopped, requeued, preempted, cancelled, verified.
+"""Whole jobs as users of a cluster see them: submitted, stopped, requeued, preempted, cancelled, verified.
 
-The order matters for the time all this takes: what has to wait for a time limit is submitted first and looked
-at last.
+The order saves time: jobs that wait for a time limit are submitted first and checked last.
 """
 
 import subprocess
@@ -19,30 +18,35 @@ pytestmark = [
     pytest.mark.mpi,
     pytest.mark.slow("jobs wait for Slurm: scheduling, requeueing and time limits take seconds"),
 ]
-# mpirun binds ranks to cores by itself, of which this machine has fewer than the cluster claims
+# By default mpirun binds ranks to cores. This machine has fewer cores than the cluster claims.
 LAUNCHERS = {
     "srun": ["slurm.launcher=srun"],
     "mpirun": ["slurm.launcher=mpirun", "slurm.launcher_options=[--bind-to, none]"],
 }
 TWO_NODES = ("--nodes=2", "--ntasks-per-node=2")
-# where the job is what is tested: starting ranks takes most of the time
+# For tests of the job: few ranks, because starting ranks takes most of the time.
 A_RANK_A_NODE = (
     "--nodes=2",
     "--ntasks-per-node=1",
 )
-MANY = "stop.updates=30"  # three seconds and more: there is time to send a signal
-LONG = "stop.updates=150"  # fifteen seconds and more: there is time to ask for a job, then to cancel it
+# at least three seconds: long enough to send a signal
+MANY = "stop.updates=30"
+# at least fifteen seconds: long enough to request another job and then to cancel this one
+LONG = "stop.updates=150"
 
 
 @pytest.fixture(scope="module")
 def limited(cluster):
-    """Runs that need more than one job of a minute: the signal to stop comes from Slurm, 29 to 59 seconds
-    after the start.
+    """Submit runs that need more than one job of a minute.
 
-    It looks every 30 s whether a limit comes within signal_seconds + 30 s, and whether one has passed. These
-    runs end with an update, not with a second, so that one that was stopped always has something left to do:
-    110 take two actors, which wait 0.2 s in each of the six steps of an update, 66 seconds at least. The
-    third run gets no signal that means anything: the clock stops it (stop.seconds_before_limit).
+    Slurm sends the signal to stop 29 to 59 seconds after the start. It checks every 30 s whether a limit
+    comes within signal_seconds + 30 s, and whether a limit has passed.
+
+    The first two runs end after a number of updates, not seconds, so that a stopped run always has updates
+    left. Two actors wait 0.2 s in each of the six steps of an update. 110 updates take them at least 66
+    seconds.
+
+    The third run gets only a signal without meaning. The clock stops it (stop.seconds_before_limit).
     """
     size = ("--nodes=2", "--ntasks-per-node=1", "--time=1")
     slow = ("stop.updates=110", "topology.groups.0.delay.step=0.2")
@@ -58,7 +62,7 @@ def limited(cluster):
 
 @pytest.fixture(scope="module", autouse=True)
 def submitted_first(limited):
-    """Time limits take their time: other tests run meanwhile."""
+    """Submit the runs with time limits first, so that other tests run meanwhile."""
 
 
 def test_two_node_jobs_train_and_dependent_jobs_verify(cluster):
@@ -84,7 +88,7 @@ def test_failed_run_cancels_its_dependent_job(cluster):
 
 def test_shipped_slurm_script_accepts_config_and_overrides(cluster):
     options = ("--nodes=2", "--ntasks-per-node=1", "--time=5")
-    # one word, although it has a blank: names have none
+    # The override stays one argument despite its blank. It is refused because names have no blanks.
     job, _ = cluster.by_hand("refused", *options, changes=("name=a b",))
     cluster.wait(job, "FAILED")
     assert cluster.show(job, "ExitCode") == "2:0"
@@ -95,7 +99,7 @@ def test_shipped_slurm_script_accepts_config_and_overrides(cluster):
 @needs_mpich
 def test_mpich_trains_by_pmi2(cluster):
     environment = Path(MPICH_PYTHON).parents[1]
-    # without it MPICH fails now and then: docs/cluster.md, Troubleshooting
+    # Without this option MPICH sometimes fails: docs/cluster.md, Troubleshooting.
     options = "slurm.options=['--export=ALL,MPIR_CVAR_CH4_NETMOD=ofi']"
     run = cluster.submit("mpich", *TWO_NODES, f"slurm.environment={environment}", "slurm.mpi=pmi2", options)
     assert run.finish()["ranks"] == 4
@@ -137,7 +141,7 @@ def test_scancel_signal_checkpoints_and_requeues_the_job(cluster):
         run.finish()
         check_nothing_lost(run, restarts=1)
         assert "SIGUSR1: asking the ranks for a checkpoint" in run.output
-        # the job was requeued, not failed: what depends on it has waited
+        # The job was requeued and did not fail, so the dependent job has waited.
         cluster.wait(run.later[0], "COMPLETED", limit=30)
 
 
@@ -166,7 +170,7 @@ def test_cancelled_job_checkpoints_and_is_not_requeued(cluster):
     assert run.summary["status"] == "interrupted"
     assert cluster.show(run.job, "JobState") == "CANCELLED"
     assert cluster.show(run.job, "Restarts") == "0"
-    # by these words submit knows that a job is gone
+    # `hpcmarl submit` recognises by this text that a job no longer exists.
     assert "Invalid job id" in cluster.run("squeue", "--jobs=999999").stderr
     (run.directory / "submissions" / "0001.job").unlink()
     (run.directory / "submissions" / "0001.job").write_text("999999\n")
@@ -214,7 +218,7 @@ def test_array_tasks_have_own_directories_and_requeue_alone(cluster):
         seed: Run(cluster, f"{array.job}_{seed}", array.directory / f"seed-{seed}", []) for seed in (7, 8)
     }
     seeds[8].wait_for_training()
-    # the last task: its own number is the array's
+    # The last task has the job number of the array.
     cluster.ask("scancel", "--batch", "--signal=USR1", seeds[8].job)
     for seed, run in seeds.items():
         run.finish()
@@ -224,7 +228,7 @@ def test_array_tasks_have_own_directories_and_requeue_alone(cluster):
 
 
 def test_a_heterogeneous_job_is_one_world(cluster):
-    # Slurm 22.05 and PMIx: names of the first component's nodes must come first
+    # With Slurm 22.05 and PMIx, the names of the first component's nodes must come first.
     size = (
         "--ntasks-per-node=3",
         "--cpus-per-task=2",
@@ -250,7 +254,7 @@ def test_environment_is_staged_on_every_node_and_removed(cluster):
         f"import site; site.addsitedir({sysconfig.get_path('purelib')!r})\n{note}\n"
     )
     local = cluster.directory / "cluster" / "local"
-    # each node has a directory of its own there; the library stays where it is
+    # Each node has its own directory there. The MPI library is not staged.
     cluster.environ |= {"TMPDIR": str(local), "MPI4PY_LIBMPI": str(Path(sys.prefix) / "lib" / "libmpi.so.40")}
     try:
         run = cluster.submit(
@@ -277,6 +281,6 @@ def test_time_limited_job_resumes_until_the_run_is_done(cluster, limited, launch
     check_nothing_lost(run)
     told = "the Slurm job ends soon" if launcher == "clock" else "SIGUSR1: asking the ranks for a checkpoint"
     asked = run.output.count(told)
-    # the last may come when the run has just ended by itself
+    # The last request to stop may come when the run has just ended.
     assert len(run.stops()) <= asked <= len(run.stops()) + 1
     assert "TIME LIMIT" not in run.output

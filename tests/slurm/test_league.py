@@ -1,5 +1,7 @@
-"""A league as a job over two nodes: stopped by a signal, requeued, and gone on with what was in the pool and
-known of it."""
+"""A league as a job over two nodes that is stopped by a signal, requeued and resumed.
+
+The pool and the results of its games are kept.
+"""
 
 import pytest
 
@@ -10,7 +12,8 @@ pytestmark = [
     pytest.mark.mpi,
     pytest.mark.slow("jobs wait for Slurm: scheduling, requeueing and time limits take seconds"),
 ]
-# one team on each node; two members with four terms each. A step sleeps: there is time for a signal
+# One team runs on each node. Two members have four terms each. Each step sleeps, so that there is time to
+# send a signal.
 LEAGUE = """
 name: league
 env: {id: "matrix:rps"}
@@ -34,7 +37,7 @@ def test_two_node_league_is_requeued_and_resumes_its_pool(cluster):
     (cluster.directory / "league.yaml").write_text(LEAGUE)
     run = cluster.submit("league", "--nodes=2", "--ntasks-per-node=2", config="league.yaml")
     pool = run.directory / "pool"
-    # two beginnings and two terms at least
+    # at least the two initial snapshots and two terms
     cluster.until(lambda: pool.is_dir() and len(list_snapshots(pool)) >= 4, 60, lambda: run.output)
     cluster.ask("scancel", "--batch", "--signal=USR1", run.job)
     cluster.until(lambda: run.summary, 30, lambda: run.output)

@@ -1,8 +1,7 @@
-"""What is checked on real ranks that several checks share (tests/mpi/serve_checks.py runs them,
-tests/mpi/test_shared_ranks.py reports).
+"""Checks on real ranks; several checks share the ranks.
 
-A check is a function that every rank of a part of the world calls with its `Ranks`; it raises where something
-is wrong.
+A check is a function that is called with `Ranks` on every rank of a part of the world. It raises an error if
+it fails. tests/mpi/serve_checks.py runs the checks; tests/mpi/test_shared_ranks.py reports the results.
 """
 
 from __future__ import annotations
@@ -19,7 +18,8 @@ from hpcmarl.roles.base import Context
 from hpcmarl.runtime.rank import Rank, serve
 from hpcmarl.train import make_rank, prepare
 
-if TYPE_CHECKING:  # importing it starts MPI, which the tests' own process must not
+# The import starts MPI, and the process of the tests must not start it.
+if TYPE_CHECKING:
     from hpcmarl.comm.mpi.mpi_transport import MpiTransport
 
 LIMIT_SECONDS = 100.0  # for one check, on busy cores
@@ -27,11 +27,11 @@ LIMIT_SECONDS = 100.0  # for one check, on busy cores
 
 @dataclass
 class Ranks:
-    """The ranks that a check has for itself.
+    """The ranks that are reserved for a check.
 
     Attributes:
-        comm: Communicator of these ranks alone.
-        directory: An empty folder of the check, the same on every rank.
+        comm: Communicator of only these ranks.
+        directory: Empty folder of the check, the same on every rank.
     """
 
     comm: Any
@@ -43,7 +43,10 @@ class Ranks:
         self.rank, self.size = self.comm.Get_rank(), self.comm.Get_size()
 
     def transport(self, **keys: Any) -> MpiTransport:
-        """Return a transport between these ranks. Collective; close it."""
+        """Return a transport between these ranks.
+
+        The call is collective. The caller must close the transport.
+        """
         from hpcmarl.comm.mpi.mpi_transport import MpiTransport
 
         return MpiTransport(world=self.comm, **keys)
@@ -56,8 +59,14 @@ class Ranks:
         resume: str | None = None,
         before: Callable[[Rank, Context], None] = lambda rank, context: None,
     ) -> Rank:
-        """Train a configuration until it ends, in the folder `name`; `before` is called between building and
-        serving.
+        """Train a configuration until it ends.
+
+        Args:
+            text: Configuration.
+            overrides: Changes of the configuration, `key=value`.
+            name: Name of the run directory in the folder of the check.
+            resume: As for --resume; None: start a new run.
+            before: Called after the rank is built and before it serves.
 
         Returns:
             This rank, closed.
@@ -74,7 +83,7 @@ class Ranks:
 
 @dataclass(frozen=True)
 class Check:
-    """One check: a function, how many ranks it is called on, and with which keyword arguments."""
+    """One check: a function, its number of ranks and its keyword arguments."""
 
     name: str
     function: Callable[..., None]
@@ -94,8 +103,10 @@ CHECKS: dict[str, Check] = {}
 def on_ranks(
     *sizes: int, libraries: Sequence[str] = ("openmpi", "mpich"), **several: Sequence[Any]
 ) -> Callable[..., Any]:
-    """Register a function as checks: one for each number of ranks and each combination of the keyword
-    arguments' values."""
+    """Register a function as several checks.
+
+    There is one check for each number of ranks and each combination of the keyword arguments' values.
+    """
 
     def register(function: Callable[..., None]) -> Callable[..., None]:
         for size, *values in itertools.product(sizes, *several.values()):
@@ -113,9 +124,11 @@ def on_ranks(
 
 
 def load_checks() -> dict[str, Check]:
-    """Return all checks, in the order in which they run: the reductions first, while no rank has loaded a
-    backend."""
-    from tests.mpi.checks import reductions  # noqa: F401, I001  the first
+    """Return all checks in the order in which they run.
+
+    The reductions come first, while no rank has loaded a backend.
+    """
+    from tests.mpi.checks import reductions  # noqa: F401, I001  must be first
     from tests.mpi.checks import benchmarks, broken, leagues, messages, training  # noqa: F401
 
     return CHECKS

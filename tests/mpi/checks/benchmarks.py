@@ -1,4 +1,4 @@
-"""Benchmarks on shared ranks, for as short a time as gives figures."""
+"""Benchmarks on shared ranks, as short as useful figures allow."""
 
 import contextlib
 import importlib
@@ -16,7 +16,10 @@ from tests.support.worlds import SPREAD
 
 @contextlib.contextmanager
 def benchmark(ranks: Ranks, name: str) -> Iterator[ModuleType]:
-    """A module of hpcmarl.bench whose world are these ranks; its logs are closed afterwards."""
+    """Yield a module of hpcmarl.bench that uses these ranks as its world.
+
+    Its logs are closed afterwards.
+    """
     module = importlib.import_module(f"hpcmarl.bench.{name}")
     try:
         with mock.patch.object(module, "join_world", ranks.transport):

@@ -1,4 +1,4 @@
-"""Checks that fail, to see that shared ranks report it: no tests of their own."""
+"""Checks that test the reports of shared ranks: one fails, the other passes."""
 
 from tests.mpi.checks import Ranks, on_ranks
 

@@ -1,4 +1,4 @@
-"""Messages of all sizes from everyone to everyone; chunks; broadcast and gathering; sums; idle ranks."""
+"""Messages of all sizes between all ranks, chunks, broadcast and gathering, sums, and idle ranks."""
 
 import time
 
@@ -51,7 +51,7 @@ def messages_arrive_whole_and_in_order(ranks: Ranks) -> None:
 
 @on_ranks(1)
 def a_message_waits_for_an_earlier_incomplete_one(ranks: Ranks) -> None:
-    """The chunks of rank 1's first message are on their way: its second one waits, rank 2's does not."""
+    """Rank 1's second message waits while chunks of its first are missing; rank 2's does not wait."""
     from hpcmarl.comm.mpi.messages import Incoming
 
     transport = ranks.transport()

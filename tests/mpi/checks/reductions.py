@@ -1,5 +1,7 @@
-"""Sums among real learners by each backend: the numbers of a server, and runs that go on by another
-backend."""
+"""Sums among real learners by each backend.
+
+They equal the sums of a server, and a run can resume with another backend.
+"""
 
 import os
 import sys
@@ -27,8 +29,10 @@ def loaded_backends() -> list[str]:
 @on_ranks(4, libraries=("openmpi",), backend=("horovod",))
 @on_ranks(4, backend=("mpi", "gloo"))
 def ranks_sum_what_a_server_sums(ranks: Ranks, backend: str) -> None:
-    """The last rank stands by: it must load no backend. The others play recorded gradients and compare with a
-    server."""
+    """The ranks play recorded gradients, and the results are compared with a server's.
+
+    The last rank stands by and must load no backend.
+    """
     from hpcmarl.comm.mpi.group import MpiGroup  # starts MPI
 
     standing_by = ranks.rank == ranks.size - 1
@@ -37,7 +41,7 @@ def ranks_sum_what_a_server_sums(ranks: Ranks, backend: str) -> None:
     transport = ranks.transport()
     hosts = transport.gather_hosts()
     for number, (rule, groups, batch) in enumerate(TRACES):
-        # the same on every rank
+        # The trace is the same on every rank.
         trace = record(ranks.directory / f"{number}-{ranks.rank}", rule, groups, batch, updates=4)
         group = MpiGroup(transport.comm, list(range(groups)), hosts, backend)
         for dtype in (np.float64, np.float32) if ranks.rank < groups else ():
@@ -45,8 +49,8 @@ def ranks_sum_what_a_server_sums(ranks: Ranks, backend: str) -> None:
             for _ in play(trace, replica):
                 time.sleep(1e-4)
             exact = dtype is np.float64 and (rule != "malenia" or groups < 3)
-            # the sums of float32 gradients are exact in float64, whatever the order; with malenia three
-            # scaled ones are not
+            # Sums of float32 gradients are exact in float64, in any order. Sums of three gradients that
+            # malenia has scaled are not.
             rounding = (
                 {"rtol": 0.0}
                 if exact
@@ -96,6 +100,6 @@ def a_missing_backend_is_rejected_on_every_rank(ranks: Ranks, case: tuple[str, s
     ):
         prepare(transport, load_config(SPREAD, changes), str(ranks.directory / "run"), None)
     assert caught.value.exit_code == 2
-    assert caught.value.everywhere  # each rank ends by itself
+    assert caught.value.everywhere  # each rank ends without the others
     transport.close()
     assert not (ranks.directory / "run").exists()

@@ -1,5 +1,8 @@
-"""Whole runs on real ranks: every size, resumed, deterministic, sparse, with replay, and their traces played
-again."""
+"""Whole runs on real ranks.
+
+The runs have several sizes; some are resumed, deterministic, sparse or use replay. Traces of gradients are
+played again.
+"""
 
 from dataclasses import replace
 from unittest import mock
@@ -40,7 +43,7 @@ def three_groups_train_on_eight_ranks(ranks: Ranks) -> None:
 
 @on_ranks(3, libraries=("openmpi",), reduce=("server", "mpi", "gloo", "horovod"))
 def sparse_messages_train_as_whole_ones_do(ranks: Ranks, reduce: str) -> None:
-    """Whole messages: on virtual ranks, in rank 0's process."""
+    """Real ranks send sparse messages; virtual ranks, in the process of rank 0, send whole ones."""
     changes = (*SPARSE, f"rounds.reduce={reduce}", "deterministic=true", "stop.updates=8")
     ranks.train(ECHO, *changes)
     if ranks.rank == 0:
@@ -90,8 +93,9 @@ def actors_wait_for_a_slow_learner(ranks: Ranks) -> None:
     ranks.train(ECHO, "rounds.backpressure=true", "algo.replay.samples_per_insert=64", "stop.updates=300")
     if ranks.rank == 0:
         held = load_checkpoint(list_checkpoints(ranks.directory / "run" / "replay" / "group-0000")[0])[0]
-        counted = held["collected"] - 15  # the sixteenth is the first that allows 64 draws
-        # without waiting 1 or 2; what a starved learner has not yet stopped is on its way when the run ends
+        counted = held["collected"] - 15  # the 16th trajectory is the first that allows 64 draws
+        # Without waiting, the ratio is 1 or 2. Trajectories that a learner has not yet held back are still
+        # on their way when the run ends.
         assert 8 < held["used"] / counted <= 64
 
 
@@ -113,7 +117,7 @@ OTHERS = (
 @on_ranks(5, libraries=("openmpi",), rule=OTHERS)
 @on_ranks(5, rule=(RENNALA,))
 def a_trace_replays_to_the_same_bits(ranks: Ranks, rule: tuple[str, ...]) -> None:
-    """Keep what reaches the server's rule, and give it to an engine of its own afterwards."""
+    """Record the gradients that reach the server's rule, then pass them to a second engine."""
     trace, engines, contexts = [], [], []
 
     def keep(rank, context):

@@ -1,5 +1,7 @@
-"""Trains with every algorithm in one world of a server, a learner and an actor; prints for each which of
-torch and mpe2 each rank has loaded."""
+"""Train with every algorithm in one world of a server, a learner and an actor.
+
+Prints for each algorithm which of torch and mpe2 each rank has loaded.
+"""
 
 import sys
 from pathlib import Path

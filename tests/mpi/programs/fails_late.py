@@ -1,4 +1,4 @@
-"""Rank 0 fails when the others have done their part and wait for it to leave."""
+"""Rank 0 fails after the others have finished, while they wait for it to leave."""
 
 import time
 

@@ -1,4 +1,4 @@
-"""Rank 1 is gone before rank 0 begins to leave, which rank 0 only then can notice."""
+"""Rank 1 exits before rank 0 begins to leave; rank 0 can notice this only then."""
 
 import os
 import time

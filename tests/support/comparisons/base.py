@@ -51,7 +51,7 @@ class Comparison:
         unit: Unit of the cases.
         each: Cases per seed.
         runs: Whether it trains on virtual ranks, which unit tests do not.
-        needs: Package without which it is impossible; empty: none besides those of hpcmarl.
+        needs: Package that it needs besides those of hpcmarl; empty: none.
     """
 
     kind: str

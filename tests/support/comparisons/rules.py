@@ -175,7 +175,10 @@ def malenia_time(seed: int) -> Pair:
 
 
 def _excess(time: float, bound: float) -> Pair:
-    """Return the relative excess of a time over its bound plus 1, and 1; without excess both are 1."""
+    """Return a pair to compare: 1 plus the relative excess of a time over its bound, and 1.
+
+    Without excess both are 1.
+    """
     return [1.0 + max(0.0, time / bound - 1.0)], [1.0]
 
 
