@@ -1,5 +1,7 @@
-"""Acting and learning are one policy: rollouts made by `act` have importance ratios of one when `gradient`
-evaluates them."""
+"""Acting and learning use the same policy.
+
+Rollouts made by `act` have importance ratios of one when `gradient` evaluates them.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,7 @@ def make(
     spec: EnvironmentSpec, recurrent: bool, activation: str = "tanh", *, agent_id: bool = False
 ) -> Algorithm:
     network = NetworkConfig(hidden=(16, 16), activation=activation, recurrent=recurrent, memory=8)
-    # Wide clips: the mean ratio is then told as it is.
+    # Wide clips: the reported mean ratio is not clipped.
     algorithm = make_algorithm(
         spec, MATraceConfig(network=network, rho_max=100.0, ratios="agent", agent_id=agent_id), 0
     )
@@ -45,7 +47,7 @@ def frame_of(rollout: Rollout, step: int) -> Frame:
 
 
 def act_out(algorithm: Algorithm, rollout: Rollout, seed: int, greedy: bool = False) -> None:
-    """Replace a random rollout's actions, logp and memory by the algorithm's own."""
+    """Replace a random rollout's actions, logp and memory by those of the algorithm."""
     generator = np.random.default_rng(seed)
     memory = algorithm.initial_memory(rollout.count)
     for name in memory:

@@ -1,4 +1,4 @@
-"""Advantages and targets that are made once, when a batch of PPO begins (algo.advantages: once)."""
+"""Advantages and targets that PPO computes once per batch (algo.advantages: once)."""
 
 import numpy as np
 import pytest
@@ -62,8 +62,10 @@ def test_first_gradient_equals_that_of_fresh_advantages():
 
 
 def test_minibatches_are_normalised_as_one_batch():
-    """Two unrolls of one step with rewards 0 and 2, one a minibatch: by itself each would have an advantage
-    of 0."""
+    """Two unrolls of one step, one per minibatch, have rewards 0 and 2.
+
+    Normalised per minibatch, each would have an advantage of 0.
+    """
     spec = make_spec(agents=1)
     ends = np.ones((1, 1), np.int64)
     rollouts = [

@@ -1,5 +1,7 @@
-"""V-trace, generalised advantages, TD(lambda) targets and the mixers against torchrl's own implementations
-(tests only, extra `dev`), to 1e-5."""
+"""V-trace, advantages, TD(lambda) targets and mixers against torchrl, to 1e-5.
+
+The advantages are generalised advantage estimates. torchrl is needed by tests only (extra `dev`).
+"""
 
 from __future__ import annotations
 
@@ -57,7 +59,7 @@ def test_v_trace_equals_torchrl(seed, steps, discount, rho_max, c_max, acting):
 @given(seeds, lengths, discounts, unit, actings)
 @settings(max_examples=60, deadline=None)
 def test_generalised_advantages_equal_torchrl(seed, steps, discount, trace_lambda, acting):
-    """What PPO's critic learns and what weighs its policy, before normalisation."""
+    """Targets of PPO's critic and advantages of its policy, before normalisation."""
     data, _ = random_columns(seed, steps, 3, acting)
     ppo = make_algorithm(make_spec(), PPOConfig(discount=discount, trace_lambda=trace_lambda), 0)
     found = ppo._trace(ppo.spec.policies[0], data, None, {})
@@ -69,8 +71,10 @@ def test_generalised_advantages_equal_torchrl(seed, steps, discount, trace_lambd
 @given(seeds, st.lists(st.integers(1, 15), min_size=1, max_size=4), discounts, unit)
 @settings(max_examples=40, deadline=None)
 def test_team_td_lambda_targets_equal_torchrl(seed, steps, discount, trace_lambda):
-    """VDN's targets R of whole episodes of unlike lengths: V of the row after, that of the last observation
-    where the episode was truncated."""
+    """VDN's targets R of whole episodes of different lengths.
+
+    They use V of the next row. Where the episode was truncated, they use V of the last observation.
+    """
     algorithm = make_algorithm(
         make_spec(),
         VDNConfig(discount=discount, trace_lambda=trace_lambda, network=AgentNetworkConfig(recurrent=False)),
@@ -101,7 +105,10 @@ def test_team_td_lambda_targets_equal_torchrl(seed, steps, discount, trace_lambd
 @given(seeds, st.integers(2, 15), discounts, unit)
 @settings(max_examples=40, deadline=None)
 def test_td_lambda_targets_of_dying_agents_equal_torchrl(seed, steps, discount, trace_lambda):
-    """IQL's targets of each agent: until its own end, which is a termination where it died in mid-episode."""
+    """IQL's targets of each agent, until the agent's own end.
+
+    A death in mid-episode counts as a termination.
+    """
     algorithm = make_algorithm(
         make_spec(),
         IQLConfig(discount=discount, trace_lambda=trace_lambda, network=AgentNetworkConfig(recurrent=False)),

@@ -1,5 +1,7 @@
-"""Central critics that also see one agent's own observation (algo.critic_input: agent): literal references,
-bare loops, closed forms."""
+"""Central critics that also see one agent's own observation (algo.critic_input: agent).
+
+They are compared with literal references, bare loops and closed forms.
+"""
 
 import numpy as np
 import pytest
@@ -79,8 +81,10 @@ def test_recorded_estimates_are_of_each_agent():
 
 
 def test_dying_agents_value_still_holds_the_teams_return():
-    """Agent 1 dies in the first of three steps, each of which earns both 1: its last decision is worth 1 +
-    0.5 + 0.25, as the other's."""
+    """Agent 1 dies in the first of three steps; each step earns both agents 1.
+
+    The last decision of agent 1 is worth 1 + 0.5 + 0.25, as is the other agent's.
+    """
     spec = make_spec(agents=2)
     alive = np.array([[1, 1], [1, 0], [1, 0], [1, 0]])[:, None]
     rollout = written_rollout(
@@ -93,7 +97,10 @@ def test_dying_agents_value_still_holds_the_teams_return():
 
 @pytest.mark.parametrize("critic", ["joint_observation", "state"])
 def test_changed_observations_begin_such_critics_anew(critic):
-    """They are joined of what surgery cannot tell apart; policies are carried over."""
+    """The critic's first layer restarts from initial weights; policies are carried over.
+
+    Surgery cannot separate the observations that are joined in a critic's input.
+    """
     spec = make_spec(PolicySpec("agent", ("a", "b"), (3,), DISCRETE))
     old, new = make(spec, PPOConfig, critic=critic), make(spec, PPOConfig, critic=critic)
     carried = transfer_parameters(old, new, {"agent": [2, 0, 1]})

@@ -1,4 +1,4 @@
-"""COMA against a literal implementation, and what its advantage means."""
+"""COMA against a literal implementation, and properties of its advantage."""
 
 import numpy as np
 import pytest
@@ -16,7 +16,7 @@ from tests.support.worlds import SPREAD
 
 
 def make(spec, **keys):
-    """Random parameters of the networks and of their twins."""
+    """Return COMA with random parameters of the networks and of the target networks."""
     keys = {
         "network": NetworkConfig(hidden=(5,)),
         "discount": 0.9,
@@ -60,7 +60,8 @@ def test_turn_based_players_keep_their_own_transitions():
 def test_normalised_values_equal_the_literal_implementation_too():
     spec = make_spec(has_mask=True)
     algorithm, rollouts = make(spec, normalise_values=True), rollouts_of(spec)
-    for version in (200, 400):  # the twins know other moments than the networks
+    # The target networks hold other moments than the networks.
+    for version in (200, 400):
         vector = algorithm.parameters.copy()
         vector[algorithm.averages] = [4.0, 2.0, 5.0 * version]
         algorithm.load_parameters(vector)
@@ -75,8 +76,10 @@ def test_normalised_values_equal_the_literal_implementation_too():
 
 
 def test_advantage_is_zero_when_own_actions_are_equivalent():
-    """Where the critic does not depend on an agent's action, nothing is to be learned for it, however good
-    the team's value."""
+    """The gradient is zero if the critic does not depend on an agent's action.
+
+    This holds however good the team's value is.
+    """
     spec = make_spec(agents=2)
     algorithm = make(spec, entropy_cost=0.0, value_cost=0.0, network=NetworkConfig(hidden=()))
     rollout = random_rollout(spec, 6, 3, np.random.default_rng(0))
@@ -111,7 +114,8 @@ def test_target_critic_follows_at_the_given_rate():
     target = Target(networks.layout, 1, rate=0.5)
     for version, level in enumerate((8.0, 0.0, 4.0)):
         target.on_version(version, np.full(networks.size, level, np.float32))
-    assert (target.parameters == 4.0).all()  # 8, then half way to 0, then half way to 4
+    # The target is 8, moves half way to 0, then half way to 4.
+    assert (target.parameters == 4.0).all()
 
 
 def test_coma_rejects_incompatible_settings():

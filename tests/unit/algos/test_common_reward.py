@@ -1,5 +1,8 @@
-"""Teams that learn from a mean reward which is always the same: refused where that is known, warned about
-where it is found out."""
+"""Teams that learn from a mean reward that never changes.
+
+The configuration is refused if the fact is known in advance. If it is found during a run, a warning is
+logged.
+"""
 
 from __future__ import annotations
 
@@ -128,7 +131,7 @@ def test_opponents_with_policies_of_their_own_are_no_team() -> None:
     spec = spec_of("matrix:matching_pennies", EACH)
     for algo in (MATraceConfig(critic="joint_observation"), COMAConfig(), ReinforceConfig()):
         make_algorithm(spec, algo, 0)
-    # whatever the policies
+    # VDN is refused with any policies.
     with pytest.raises(ConfigError, match=r"algo\.name: vdn learns from the mean reward of all players"):
         make_algorithm(spec, VDNConfig(), 0)
 
@@ -176,7 +179,7 @@ def _configs() -> list[type[AlgoConfig]]:
 
 
 def seen(algo: AlgoConfig, rewards: str, episodes: int, policies: tuple[PolicySpec, ...] = TWO) -> list[str]:
-    """Warnings after episodes of three steps, in two slots, with rewards of one kind."""
+    """Return the warnings after episodes of three steps, in two slots, with one kind of reward."""
     spec, generator = make_spec(*policies), np.random.default_rng(0)
     watch = CancellingRewards(spec, algo)
     for _ in range(episodes // 2):
@@ -247,7 +250,10 @@ COOPERATIVE = ("league.cooperative=true", "league.score=return", "league.return_
 
 
 def league_problem(*changes: str) -> str:
-    """What is wrong with a league, where only the environment tells that one policy plays all seats."""
+    """Return the error of a league's configuration, or an empty text.
+
+    The league's own text names no policies: only the environment shows that one policy plays all seats.
+    """
     config = load_config(LEAGUE, changes)
     try:
         check_league(config, describe(config.env, config.policies))
@@ -277,7 +283,8 @@ def test_opponents_in_self_play_have_no_common_reward(env: str, changes: tuple[s
     assert text.startswith("algo.critic: joint_observation learns from the mean reward of all seats")
     assert f"({key})" in text
     assert text.endswith("use algo.critic: independent")
-    with pytest.raises(ConfigError) as raised:  # known before the environment is made
+    # The error is raised before the environment is made.
+    with pytest.raises(ConfigError) as raised:
         load_config(LEAGUE, (SHARED, *changes))
     assert f"({key})" in str(raised.value)
     assert league_problem(f"env.id={env}", SHARED, "algo.critic=independent", *changes) == ""
@@ -302,13 +309,14 @@ def test_other_team_learners_are_refused_in_self_play(algo: str) -> None:
             ),
         ),
         (
+            # No member uses the first matchmaking.
             "league.matchmaking={name: latest}",
             "league.members.a.matchmaking={name: uniform}",
-        ),  # nobody uses the first
+        ),
     ],
 )
 def test_central_critics_may_meet_others_alone(changes: tuple[str, ...]) -> None:
-    """Against others the mean is over the member's own seats, and not 0."""
+    """Against other members the mean covers only the member's own seats, and is not 0."""
     assert league_problem(*changes) == ""
     load_config(LEAGUE, (SHARED, *changes))
 

@@ -1,5 +1,7 @@
-"""The last action as an input: what acting feeds and what learning reads are the same, and an episode begins
-without one."""
+"""The last action as an input of the networks.
+
+Acting and learning use the same inputs, and an episode begins without a last action.
+"""
 
 from dataclasses import replace
 
@@ -37,10 +39,17 @@ def frame_of(rollout, step):
 
 
 def act_through(algorithm, rollout, memory, forget=False):
-    """Write the greedy actions into a rollout of whole episodes, step by step as an actor does. Returns the
-    memory before each step.
+    """Write the greedy actions into a rollout of whole episodes, step by step as an actor does.
 
-    forget: acting loses the last actions after each step."""
+    Args:
+        algorithm: The algorithm that acts.
+        rollout: Rollout of whole episodes; its actions are overwritten.
+        memory: Memory by policy before the first step.
+        forget: Acting loses the last actions after each step.
+
+    Returns:
+        The memory before each step.
+    """
     before = []
     for step in range(rollout.steps):
         before.append(memory["agent"].copy())
@@ -71,11 +80,11 @@ def test_last_actions_equal_a_walk_through_the_rows():
 @pytest.mark.parametrize(("name", "turn_based"), [("vdn", False), ("qmix", False), ("iql", True)])
 @pytest.mark.parametrize("agent_id", [True, False])
 def test_learning_reads_the_last_actions_that_acting_fed(name, turn_based, recurrent, agent_id):
-    """Then none of the actions that were played greedily differs from what is best in learning."""
+    """No action that was greedy in acting differs from the best action in learning."""
     spec = make_spec(has_mask=True, turn_based=turn_based)
     algorithm = make(name, spec, recurrent, agent_id=agent_id)
     rollout = random_rollout(spec, 9, 40, np.random.default_rng(2), deaths=True, whole_episode=True)
-    # of the episodes before
+    # Memory of the episodes before.
     stale = {name: np.ones_like(array) for name, array in algorithm.initial_memory(40).items()}
     before = act_through(algorithm, rollout, stale)
     acted = np.logical_or.accumulate(rollout.policies["agent"].alive[:8])

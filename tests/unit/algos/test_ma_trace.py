@@ -1,5 +1,7 @@
-"""MA-Trace against a literal implementation, agent by agent and row by row, and the properties that its users
-rely on."""
+"""MA-Trace against a literal implementation, and its properties.
+
+The literal implementation goes agent by agent and row by row.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,7 @@ from tests.support.worlds import SPREAD
 
 
 def make(spec: EnvironmentSpec, *, recurrent: bool = False, seed: int = 1, **keys: Any) -> MATrace:
-    """Random parameters, and ratios and costs that make every term count."""
+    """Return MA-Trace with random parameters; its ratios and costs make every term count."""
     network = NetworkConfig(hidden=(5,), recurrent=recurrent, memory=4)
     config = MATraceConfig(
         **{
@@ -111,7 +113,7 @@ def test_disabling_importance_sampling_sets_ratios_to_one() -> None:
 @settings(max_examples=12, deadline=None)
 @given(st.sampled_from(VARIANTS), st.booleans(), st.integers(0, 1000))
 def test_gradient_is_additive_over_rollouts(keys: dict[str, Any], recurrent: bool, seed: int) -> None:
-    """Over any split of the rollouts, of differing length too."""
+    """The gradient is a sum over rollouts, also if their lengths differ."""
     algorithm = make(TEAM_AND_PREY, recurrent=recurrent, **keys)
     memory = 4 if recurrent else None
     rollouts = rollouts_of(TEAM_AND_PREY, seed=seed, memory=memory)
@@ -123,8 +125,10 @@ def test_gradient_is_additive_over_rollouts(keys: dict[str, Any], recurrent: boo
 
 @pytest.mark.parametrize("keys", VARIANTS, ids=["joint_observation", "state", "obs_agent", "independent"])
 def test_dead_agents_contribute_zero(keys: dict[str, Any]) -> None:
-    """Whatever stands in their actions, log-probabilities and masks. (Their observations are zero by
-    contract: central critics read them.)"""
+    """The actions, log-probabilities and masks of dead agents do not matter.
+
+    Their observations are zero by contract: central critics read them.
+    """
     algorithm, rollouts = make(TEAM_AND_PREY, **keys), rollouts_of(TEAM_AND_PREY)
     before, _ = algorithm.gradient(rollouts)
     changed = copy.deepcopy(rollouts)
@@ -140,7 +144,7 @@ def test_dead_agents_contribute_zero(keys: dict[str, Any]) -> None:
 
 
 def on_policy_logp(algorithm: MATrace, rollouts: list[Rollout]) -> None:
-    """Make the behaviour log-probabilities those of the present policy."""
+    """Replace the behaviour log-probabilities by those of the present policy."""
     for rollout in rollouts:
         for policy in algorithm.spec.policies:
             part = rollout.policies[policy.name]
@@ -161,8 +165,10 @@ def test_on_policy_ratio_settings_give_equal_gradients() -> None:
 
 
 def test_termination_cuts_and_truncation_bootstraps() -> None:
-    """Changing what follows an end changes nothing; changing the last observation matters for truncations
-    only."""
+    """Changes after an episode's end change nothing.
+
+    A change of the last observation matters for truncations only.
+    """
     spec = make_spec()
     algorithm = make(spec, critic="state")
     rollout = random_rollout(spec, 4, 1, np.random.default_rng(2), end_rate=0.0)
@@ -188,8 +194,10 @@ def test_termination_cuts_and_truncation_bootstraps() -> None:
 
 
 def test_critic_gradient_equals_finite_differences() -> None:
-    """With advantages frozen out (values play no part in the targets at lambda 1, ratio 1, terminated), the
-    slope is the regression's."""
+    """With constant advantages the slope is that of the regression.
+
+    With lambda 1, ratio 1 and a termination, values play no part in the targets.
+    """
     spec = make_spec(agents=1)
     algorithm = make(
         spec,
@@ -228,7 +236,8 @@ def test_recurrent_gradient_uses_memory_and_episode_starts() -> None:
     before, _ = algorithm.gradient([rollout])
     changed = copy.deepcopy(rollout)
     assert changed.policies["agent"].memory is not None
-    changed.policies["agent"].memory[rollout.episode_start[0]] += 3.0  # zeroed at an episode's start
+    # The memory is set to zero at an episode's start.
+    changed.policies["agent"].memory[rollout.episode_start[0]] += 3.0
     np.testing.assert_array_equal(algorithm.gradient([changed])[0], before)
     changed.policies["agent"].memory[~rollout.episode_start[0]] += 3.0
     assert not np.allclose(algorithm.gradient([changed])[0], before)
@@ -278,8 +287,7 @@ def test_entropy_cost_decays_with_environment_steps() -> None:
 
 
 def test_normalised_advantages_have_mean_zero() -> None:
-    """Where all actions are as likely, what the policy gains is the sum of its advantages times one
-    logarithm."""
+    """With equally likely actions, the policy loss is a sum of advantages times one logarithm."""
     spec, rollouts = make_spec(), rollouts_of(make_spec())
     plain, normalised = make(spec), make(spec, normalise_advantages=True)
     for algorithm in (plain, normalised):
@@ -340,14 +348,16 @@ def test_segments_split_the_gradient_by_policy() -> None:
     by_part = {
         name: max(np.abs(found).max() for found in slopes) for name, slopes in _by_part(algorithm).items()
     }
-    assert by_part.pop("prey.actor") == 0.0  # who does not act gains nothing
+    # An actor that never acts has no gradient.
+    assert by_part.pop("prey.actor") == 0.0
     assert len(by_part) == 3
-    assert min(by_part.values()) > 1e-3  # its critic learns what the game is worth all the same
+    # The critic of such a policy still learns the value of the game.
+    assert min(by_part.values()) > 1e-3
     assert {"entropy", "entropy_team", "entropy_prey"} <= statistics.keys()
 
 
 def _by_part(algorithm: MATrace) -> dict[str, list[np.ndarray]]:
-    """The parameters of each policy's network (0) and critic (1)."""
+    """Return the parameters by part: the actor and the critic of each policy."""
     found: dict[str, list[np.ndarray]] = {}
     for name, array in algorithm.named_parameters().items():
         found.setdefault(".".join(name.split(".")[:2]), []).append(array)

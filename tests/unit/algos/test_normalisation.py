@@ -1,4 +1,4 @@
-"""Running moments: of features, in networks, in the optimizer's averages."""
+"""Running moments of features, in networks and in the optimizer's averages."""
 
 import numpy as np
 import pytest
@@ -29,7 +29,7 @@ from tests.support.rollouts import make_spec, random_rollout
 
 
 def of(rows):
-    """The averages whose mean and deviation are those of the rows [n, D]."""
+    """Return the averages that stand for the mean and deviation of the rows [n, D]."""
     return np.concatenate([[len(rows)], rows.sum(0), np.square(rows).sum(0)]).astype(np.float32)
 
 
@@ -43,7 +43,8 @@ def test_features_are_normalised_by_mean_and_deviation():
     rows = (generator.standard_normal((200, 3)) * [1.0, 5.0, 0.2] + [0.0, -7.0, 3.0]).astype(np.float32)
     moments, flat = bound(3)
     seen = torch.from_numpy(rows[:5])
-    np.testing.assert_array_equal(moments(seen), np.clip(rows[:5], -10, 10))  # nothing is known yet
+    # No moments are known yet.
+    np.testing.assert_array_equal(moments(seen), np.clip(rows[:5], -10, 10))
     flat.load(of(rows))
     wanted = (rows[:5] - rows.mean(0)) / rows.std(0)
     np.testing.assert_allclose(moments(seen), wanted, rtol=1e-3)
@@ -100,7 +101,7 @@ def test_averages_follow_directions_without_moving_parameters(config):
 
 
 def pair(cls, **keys):
-    """An algorithm that normalises and one that doesn't, with the same trained parameters."""
+    """Return two algorithms with the same trained parameters; only the first one normalises."""
     spec = make_spec()
     common = {
         "network": NetworkConfig(hidden=(5,)),
@@ -122,7 +123,7 @@ def test_normalised_observations_equal_prescaled_inputs(cls):
     part = next(iter(rollout.policies.values()))
     size = part.obs.shape[-1]
     known = (np.random.default_rng(3).standard_normal((100, size)) * 2 + 1).astype(np.float32)
-    # the policy's moments, the critic's
+    # Moments of the policy, then of the critic.
     made.load_parameters(np.concatenate([trained, of(known), of(known)]))
     found = made.gradient([rollout])[0]
     seen, active = part.obs[:6].reshape(6, 4, -1, size), part.alive[:6]
@@ -205,8 +206,10 @@ def test_value_based_normalisation_equals_prescaled_inputs(cls, keys, recurrent)
 
 
 def test_target_network_uses_moments_from_the_first_update():
-    """Until the first update nothing is known of what is seen; a copy of that would value raw inputs for
-    `target_every` versions."""
+    """Before the first update no moments are known.
+
+    A copy of them would value raw inputs for `target_every` versions.
+    """
     algorithm = make_algorithm(make_spec(), QMIXConfig(normalise_observations=True, target_every=100), 0)
     targets = []
     for version in range(4):

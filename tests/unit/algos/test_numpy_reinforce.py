@@ -1,5 +1,7 @@
-"""REINFORCE's gradient in numpy beside torch's, on episodes of every kind of action; policies at several
-points at once."""
+"""REINFORCE's gradient in numpy against torch's, and policies at several points at once.
+
+The episodes have every kind of action.
+"""
 
 from __future__ import annotations
 

@@ -1,5 +1,7 @@
-"""Which slices of the parameter vector are optimised apart, and that neither critics nor learned entropy
-costs take a step away from actors."""
+"""Slices of the parameter vector that are optimised separately.
+
+Neither critics nor learned entropy costs reduce the step of actors.
+"""
 
 from __future__ import annotations
 
@@ -44,8 +46,10 @@ CLIPPED: list[ClippingConfig] = [
 def step_of(
     optimizer_config: ClippingConfig | NigtConfig, algorithm: Algorithm, seed: int = 0
 ) -> tuple[dict[str, Array], dict[str, Array]]:
-    """Gradient and change of each kind of part after one step on a random rollout of 16 slots; both [size of
-    the part]."""
+    """Return gradient and change of each kind of part after one step, both [size of the part].
+
+    The step uses a random rollout of 16 slots.
+    """
     rollout = random_rollout(algorithm.spec, 25, 16, np.random.default_rng(seed))
     direction = algorithm.gradient([rollout])[0] / rollout.count
     optimizer = make_optimizer(optimizer_config, algorithm.parameters, algorithm.parts)
@@ -111,8 +115,10 @@ def test_learned_entropy_cost_takes_no_share_of_the_clip(optimizer: ClippingConf
     learned = make_algorithm(spec, MATraceConfig(target_entropy=0.3, normalise_advantages=True), 0)
     fixed = make_algorithm(spec, MATraceConfig(normalise_advantages=True), 0)
     gradient, moved = step_of(optimizer, learned)
-    assert abs(gradient["cost"][0]) > 2 * np.linalg.norm(gradient["actor"])  # it would fill a common norm
-    assert np.linalg.norm(gradient["actor"]) > 2 * CLIP  # the actor's own gradient is clipped as well
+    # The cost's gradient would dominate a common norm.
+    assert abs(gradient["cost"][0]) > 2 * np.linalg.norm(gradient["actor"])
+    # The actor's own gradient is clipped as well.
+    assert np.linalg.norm(gradient["actor"]) > 2 * CLIP
     np.testing.assert_array_equal(moved["actor"], step_of(optimizer, fixed)[1]["actor"])
     if isinstance(optimizer, SgdConfig):
         assert np.linalg.norm(moved["actor"]) == pytest.approx(CLIP, rel=1e-5)
@@ -128,10 +134,13 @@ def test_learned_entropy_cost_takes_no_share_of_the_clip(optimizer: ClippingConf
 def test_reward_scale_leaves_the_actor_its_step(
     optimizer: ClippingConfig | NigtConfig, config: type[MATraceConfig | PPOConfig]
 ) -> None:
-    """Normalised advantages of a critic that says 0 do not depend on the scale of rewards, its own gradient
-    does."""
+    """Normalised advantages do not depend on the scale of rewards if the critic's output is 0.
+
+    The critic's own gradient does depend on it.
+    """
     found = []
-    for scale in (1.0, 128.0):  # a power of two: nothing is rounded in another way
+    # A power of two does not change the rounding.
+    for scale in (1.0, 128.0):
         algorithm = make_algorithm(
             make_spec(), config(reward_scale=scale, normalise_advantages=True, critic="joint_observation"), 0
         )

@@ -1,4 +1,4 @@
-"""PPO against a literal implementation; parts of rollouts; batches gone through several times."""
+"""PPO against a literal implementation, parts of rollouts, and batches with several passes."""
 
 from types import SimpleNamespace
 
@@ -22,7 +22,7 @@ from tests.support.worlds import SPREAD
 
 
 def make(spec, *, algorithm=PPOConfig, **keys):
-    """Random parameters and logp: ratios on both sides of both clips."""
+    """Return PPO with random parameters; the ratios lie on both sides of both clips."""
     config = algorithm(
         **{
             "network": NetworkConfig(hidden=(5,)),
@@ -100,7 +100,7 @@ def test_slot_subset_gradients_sum_to_the_whole(recurrent):
 
 
 class FakeMessage:
-    """Stands for a message."""
+    """Stand-in for a message."""
 
     def __init__(self, source):
         self.source, self.released = source, False
@@ -169,8 +169,11 @@ def test_next_batch_takes_newest_of_two_iterations():
 
 
 def uses_when_a_round_closes_early(seed):
-    """How often each of four trajectories counts, gone through twice in halves, where the other group ends
-    the round under the second half."""
+    """Return how often each of four trajectories counts.
+
+    The batch is passed twice, in halves. The other group ends the round during the second half of
+    the first pass.
+    """
     rule = make_rule("rennala", 2, 4)
     source = source_of(4, 2, 2, f"seed={seed}", rule=rule)
     for rank in (1, 2):
@@ -187,13 +190,16 @@ def uses_when_a_round_closes_early(seed):
                     uses[rollout.actor, slot] += 1
         source.on_version(rule.round)
     assert begun == 8
-    assert source.take(rule.round, 0) is None  # the part that came too late is not gone through again
+    # The part that came too late is not used again.
+    assert source.take(rule.round, 0) is None
     return list(uses.values())
 
 
 def test_parts_dropped_by_a_closing_round_are_drawn_evenly():
-    """They make fewer passes of a batch (6 of 8 uses here), and favour no trajectory: which part is late has
-    nothing to do with what is in it."""
+    """Dropped parts leave fewer passes of a batch (6 of 8 uses here) and favour no trajectory.
+
+    The content of a part does not decide whether it is late.
+    """
     seeds = 400
     uses = np.array([uses_when_a_round_closes_early(seed) for seed in range(seeds)])
     assert (uses.sum(1) == 6).all()
@@ -218,7 +224,7 @@ def test_batch_ends_above_the_kl_target(target, ends):
 
 
 def test_group_whose_batch_ended_starts_its_next_one():
-    """Under sync its round waits for that; the other group's batch goes on."""
+    """Under sync the round waits for the group's next batch; the other group's batch continues."""
     rule = make_rule("sync", 2, 4)
     feeds = [source_of(4, 3, 2, "algo.kl_target=0.1", rule=rule) for _ in range(2)]
     for source in feeds:
@@ -248,7 +254,8 @@ def test_in_flight_unrolls_are_used_under_backpressure():
     source = source_of(4, 1, 1, "rounds.backpressure=true")
     messages = [arrive(source, 0, rank) for rank in (1, 2)]
     assert source.is_behind(0)
-    messages.append(arrive(source, 0, 1))  # on its way when they were told to wait
+    # This message was in flight when the actors were asked to wait.
+    messages.append(arrive(source, 0, 1))
     used = []
     for version in range(4):
         used.append([rollout.version for rollout in source.take(version, 0).rollouts])

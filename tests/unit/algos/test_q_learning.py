@@ -1,5 +1,7 @@
-"""IQL, VDN, QMIX, WQMIX and RES against literal twins; acting, exploration, target networks, mixed spaces,
-matrix games that they should solve."""
+"""IQL, VDN, QMIX, WQMIX and RES against literal twins.
+
+Also acting, exploration, target networks, mixed spaces, and matrix games that the algorithms should solve.
+"""
 
 import itertools
 
@@ -35,8 +37,10 @@ def test_equals_the_literal_implementation(name, keys):
 
 @pytest.mark.parametrize("name", CONFIGS)
 def test_weighed_gradients_and_errors_equal_the_literal_ones(name):
-    """Weights in the order of the rollouts and of their slots; an episode's errors are those of all its rows
-    (and agents)."""
+    """Weights have the order of the rollouts and of their slots.
+
+    The errors of an episode are those of all its rows (and agents).
+    """
     algorithm = make(name, **({"central_width": 5} if name == "wqmix" else {}))
     rollouts = [
         *episodes(algorithm.spec, lengths=(3, 6, 1)),
@@ -57,7 +61,10 @@ def test_weighed_gradients_and_errors_equal_the_literal_ones(name):
 
 @pytest.mark.parametrize("name", CONFIGS)
 def test_value_limit_is_largest_reward_over_one_minus_gamma(name):
-    """The largest reward so far, of the team or of an agent, over 1 - gamma; nothing without discounting."""
+    """The limit is the largest reward so far, of the team or of an agent, over 1 - gamma.
+
+    Without discounting there is no limit.
+    """
     algorithm = make(name, discount=0.9, reward_scale=0.5)
     first, second = (
         [random_rollout(algorithm.spec, 4, 1, np.random.default_rng(seed), whole_episode=True, memory=4)]
@@ -83,7 +90,8 @@ def test_gradient_ignores_order_and_padding_of_episodes(name):
     rollouts = episodes(algorithm.spec)
     backwards = algorithm.gradient(rollouts[::-1])[0]
     np.testing.assert_allclose(backwards, algorithm.gradient(rollouts)[0], atol=1e-4, rtol=1e-4)
-    if name == "iql":  # acting agents differ in number between episodes
+    # The number of acting agents differs between episodes.
+    if name == "iql":
         return
     pair = [
         random_rollout(algorithm.spec, 4, slots, np.random.default_rng(slots), whole_episode=True, memory=4)
@@ -113,8 +121,10 @@ def test_turn_based_games_are_for_independent_learners_only():
 
 
 def test_turn_based_n_steps_are_own_decisions():
-    """Two agents take turns: two steps of the first are its decisions in rows 0 and 2, with what it earns in
-    row 1 and 3."""
+    """Two steps of the first of two agents are its decisions in rows 0 and 2.
+
+    The agents take turns. The target includes the first agent's rewards in rows 1 and 3.
+    """
     spec = make_spec(agents=2, turn_based=True, state_size=None)
     algorithm = make("iql", spec, n_step=2)
     rollout = random_rollout(
@@ -262,12 +272,14 @@ def test_distance_is_the_share_of_changed_greedy_actions(name, keys):
 
 
 def test_target_network_is_copied_every_target_every():
-    algorithm = make("vdn", target_every=3)  # has seen versions 0 and 1; version 0 was copied
+    # The algorithm has seen versions 0 and 1; version 0 was copied.
+    algorithm = make("vdn", target_every=3)
     vectors = {}
     for version in range(2, 8):
         algorithm.load_parameters(np.full(algorithm.size, version, np.float32))
         algorithm.on_version(version)
-        algorithm.on_version(version)  # a resumed run tells it again
+        # A resumed run reports the same version again.
+        algorithm.on_version(version)
         vectors[version] = algorithm.state_dict()["target"][0]
     assert [vectors[version] for version in range(3, 8)] == [3, 3, 3, 6, 6]
 
@@ -303,8 +315,11 @@ def test_trace_lambda_applies_after_trace_from_steps():
 
 
 def game(payoffs, steps=1):
-    """All joint trajectories of two agents in a game, as one rollout: one step, or the two-step game of QMIX
-    (section 6), in which the first agent's first action chooses the second step's payoffs."""
+    """Return all joint trajectories of two agents in a game, as one rollout.
+
+    The game has one step, or it is the two-step game of QMIX (section 6). There the first agent's first
+    action chooses the payoffs of the second step.
+    """
     size = len(payoffs[0])
     choices = list(itertools.product(range(size), repeat=2 * steps))
     slots = len(choices)
@@ -345,8 +360,10 @@ def game(payoffs, steps=1):
 
 
 def solve(name, payoffs, steps=1, updates=400, **keys):
-    """What the greedy joint actions earn after so many updates on all joint trajectories alike (as with
-    epsilon 1)."""
+    """Return the payoff of the greedy joint actions after `updates` updates.
+
+    Each update uses all joint trajectories with equal weight (as with epsilon 1).
+    """
     spec, rollout = game(payoffs, steps)
     config = CONFIGS[name](
         network=AgentNetworkConfig(hidden=(32,), recurrent=False), target_every=20, discount=1.0, **keys
@@ -385,8 +402,10 @@ def test_two_step_game_is_solved_by_mixers_but_not_vdn(name, earned):
 
 @pytest.mark.parametrize(("beta", "earned"), [(5.0, 8), (RESConfig().softmax_beta, 7)])
 def test_res_needs_a_beta_that_suits_the_returns(beta, earned):
-    """At 0.05 the state worth 8, 1 and 1 to the joint actions near the greedy one is valued at 3.9, below the
-    other state's 7."""
+    """At beta 0.05 one state is valued at 3.9, below the other state's 7.
+
+    The joint actions near the greedy one are worth 8, 1 and 1 in that state.
+    """
     assert solve("res", TWO_STEPS, steps=2, softmax_beta=beta) == earned
 
 
@@ -472,8 +491,10 @@ def test_pick_and_spread_restore_rows_among_zeros(share):
 
 @pytest.mark.parametrize(("every", "more"), [(200, 0.024), (20, 0.24), (1, 4.75)])
 def test_growth_by_gradient_adds_dense_weight_gradients(every, more):
-    """At 95 % sparsity in all layers one gradient of `every` costs 0.95 of a dense pass more than the four
-    passes over a twentieth."""
+    """At 95 % sparsity in all layers a dense gradient costs 0.95 of a dense pass more.
+
+    One gradient of `every` is dense. A sparse one makes four passes, each a twentieth of a dense pass.
+    """
     algorithm = make("qmix")
     layers = len(algorithm.layers)
     sparse, dense = algorithm.operations([0.05] * layers), algorithm.operations([1.0] * layers)

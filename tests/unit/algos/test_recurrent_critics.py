@@ -1,5 +1,7 @@
-"""Critics with a memory: against the literal references and torch's own GRU, carried over unrolls' borders,
-learning what others cannot."""
+"""Critics with a memory, against literal references and torch's own GRU.
+
+The memory is carried over the borders of unrolls. Such critics learn values that others cannot.
+"""
 
 from dataclasses import replace
 
@@ -35,7 +37,7 @@ def make(spec, algorithm=MATraceConfig, **keys):
 
 
 def remembering(algorithm, rollouts):
-    """Rollouts whose critics remember something at the start."""
+    """Give the critics a random memory at the start of the rollouts, and return the rollouts."""
     generator = np.random.default_rng(3)
     for rollout in rollouts:
         for name, memory in algorithm.critic_memory(rollout).items():
@@ -67,7 +69,8 @@ def test_gradient_equals_the_literal_implementation(spec, critic, algorithm, lit
     np.testing.assert_allclose(found, literal.literal_gradient(made, rollouts), atol=3e-4, rtol=3e-4)
     part = rollouts[0].policies[spec.policies[0].name]
     part.critic_memory = np.zeros_like(part.critic_memory)
-    assert np.abs(found - made.gradient(rollouts)[0]).max() > 1e-3  # what it remembers matters
+    # The memory changes the gradient.
+    assert np.abs(found - made.gradient(rollouts)[0]).max() > 1e-3
 
 
 @pytest.mark.parametrize(
@@ -96,7 +99,7 @@ def test_gradient_equals_the_bare_torch_loop(algo):
 
 
 def pieces(rollout, length):
-    """One long unroll as an actor sends it in several."""
+    """Split one long unroll into several, as an actor sends them."""
     for start in range(0, rollout.steps, length):
         rows, finals = (
             slice(start, start + length + 1),
@@ -130,7 +133,7 @@ def pieces(rollout, length):
 
 @pytest.mark.parametrize("critic", ["state", "independent"])
 def test_memory_is_carried_from_unroll_to_unroll(critic):
-    """Three unrolls of four rows have the values of one of twelve."""
+    """Three unrolls of four rows have the same values as one unroll of twelve rows."""
     algorithm, spec = make(TEAM_AND_PREY, critic=critic), TEAM_AND_PREY
     whole = rollouts_of(spec, steps=12, count=1)[0]
     carrier, found = CriticMemory(algorithm), []
@@ -150,7 +153,8 @@ def test_memory_is_forgotten_where_an_unroll_is_missing():
     carrier = CriticMemory(algorithm)
     carrier.attach(7, first)
     assert not first.policies["agent"].critic_memory.any()
-    carrier.attach(8, second)  # another actor's
+    # This unroll is from another actor.
+    carrier.attach(8, second)
     assert not second.policies["agent"].critic_memory.any()
     carrier.attach(7, third)
     assert not third.policies["agent"].critic_memory.any()
@@ -182,8 +186,10 @@ def test_slots_keep_their_memory_in_parts_of_rollouts():
 
 
 def recalled(seed, border):
-    """Sixteen slots see +1 or -1 in the first of four steps and nothing later; the last step is rewarded with
-    that number."""
+    """Return episodes of four steps that reward a memory of the first step.
+
+    Sixteen slots see +1 or -1 in the first step and zeros later. The reward of the last step is that number.
+    """
     generator = np.random.default_rng(seed)
     whole = random_rollout(make_spec(agents=1, state_size=None), 4, 16, generator, end_rate=0.0)
     part, number = whole.policies["agent"], generator.choice([-1.0, 1.0], 16).astype(np.float32)
@@ -201,8 +207,10 @@ def recalled(seed, border):
 
 @pytest.mark.parametrize("remembers", [True, False])
 def test_values_of_what_was_seen_before_the_border_are_learned(remembers):
-    """The second unroll of each episode shows nothing: only a memory that is carried over the border tells +1
-    from -1."""
+    """The second unroll of each episode shows nothing.
+
+    Only a memory that is carried over the border separates +1 from -1.
+    """
     network = NetworkConfig(hidden=(8,), recurrent=remembers, memory=8)
     plain = {"discount": 1.0, "entropy_cost": 0.0, "value_cost": 0.5, "importance_sampling": False}
     config = MATraceConfig(**plain, network=NetworkConfig(hidden=(4,)), critic_network=network)

@@ -1,4 +1,4 @@
-"""A recurrent policy's unroll begins with the memory of its sampling, however often and late it is used."""
+"""A recurrent policy's unroll begins with its memory at sampling, however late it is used."""
 
 from dataclasses import replace
 
@@ -25,7 +25,7 @@ def make():
 
 
 def play(algorithm, observations):
-    """The decisions of an episode's first steps, and the memory after them."""
+    """Return the decisions of an episode's first steps, and the memory after them."""
     memory, decisions = algorithm.initial_memory(SLOTS)["agent"], []
     for step, obs in enumerate(observations):
         frame = Frame(
@@ -37,7 +37,7 @@ def play(algorithm, observations):
 
 
 def second_unroll(algorithm, observations):
-    """Steps T to 2 T of episodes with these observations [2 T + 1, ...], as an actor sends them."""
+    """Return steps T to 2 T of episodes with these observations [2 T + 1, ...], as an actor sends them."""
     memory = play(algorithm, observations[:STEPS])[1]
     decisions = play(algorithm, observations[:-1])[0][STEPS:]
     action, logp = (
@@ -72,8 +72,11 @@ def log_probabilities(algorithm, rollout):
 
 
 def test_memory_of_a_reused_unroll_ages_with_the_parameters():
-    """There is no burn-in. Log-probabilities, and so importance ratios, are off by what the first memory has
-    moved since the sampling: by nothing at first, then in proportion to the change of the parameters."""
+    """The error of a reused memory is proportional to the change of the parameters.
+
+    There is no burn-in. The error of log-probabilities, and so of importance ratios, comes from the change of
+    the first memory since sampling. It is zero at first.
+    """
     algorithm, vector = make()
     observations = (
         np.random.default_rng(2).standard_normal((2 * STEPS + 1, SLOTS, AGENTS, SIZE)).astype(np.float32)

@@ -1,4 +1,4 @@
-"""The trajectory gradient against a brute-force double loop, and what the rest of the house relies on."""
+"""The trajectory gradient against a brute-force double loop, and its other properties."""
 
 from __future__ import annotations
 
@@ -21,7 +21,10 @@ TWO_POLICIES = (
 
 
 def make(spec: EnvironmentSpec, *, recurrent: bool = False, discount: float = 0.9) -> Algorithm:
-    """An algorithm with random parameters: the initial policy is uniform, which would hide mistakes."""
+    """Return an algorithm with random parameters.
+
+    The initial policy is uniform, which would hide mistakes.
+    """
     network = NetworkConfig(hidden=(5,), recurrent=recurrent, memory=4)
     algorithm = make_algorithm(spec, ReinforceConfig(discount=discount, network=network), 0)
     algorithm.load_parameters(
@@ -75,8 +78,7 @@ def test_gradient_ignores_padding_and_is_additive(recurrent: bool) -> None:
 
 @pytest.mark.parametrize("recurrent", [False, True])
 def test_policy_gradient_equals_finite_differences(recurrent: bool) -> None:
-    """The gradient of the surrogate sum_t weight_t log pi_t, along random directions; log pi through acting's
-    own numpy path."""
+    """The gradient of the surrogate sum_t weight_t log pi_t, along random directions."""
     spec = make_spec(agents=2)
     algorithm, rollouts = (
         make(spec, recurrent=recurrent),
@@ -97,7 +99,7 @@ def test_policy_gradient_equals_finite_differences(recurrent: bool) -> None:
 
 
 def test_dead_rows_do_not_affect_the_gradient() -> None:
-    """What stands in rows where an agent is not alive cannot move the gradient."""
+    """The content of rows in which an agent is not alive does not change the gradient."""
     spec = make_spec(has_mask=True)
     algorithm, rollouts = make(spec), episodes(spec, [7, 4])
     before, _ = algorithm.gradient(rollouts)
@@ -124,8 +126,10 @@ def test_never_acting_policy_has_zero_gradient() -> None:
 
 
 def test_a_bandit_is_solved() -> None:
-    """One step, reward 1 for action 3: following the gradient makes it certain. Fails when the sign is
-    wrong."""
+    """Following the gradient makes action 3 certain: one step, with reward 1 for that action.
+
+    The test fails if the sign of the gradient is wrong.
+    """
     spec = make_spec(PolicySpec("p", ("a",), (1,), ActionSpace("discrete", (5,))), state_size=None)
     algorithm = make_algorithm(spec, ReinforceConfig(network=NetworkConfig(hidden=(8,))), 0)
     generator = np.random.default_rng(0)

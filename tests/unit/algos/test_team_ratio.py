@@ -1,8 +1,7 @@
-"""MA-Trace's ratios of teams of several policies, against exact enumeration of all that can be played in a
-game of one step or two.
+"""MA-Trace's ratios of teams of several policies, against exact enumeration.
 
-Every joint sequence of actions is one rollout; weighed by how likely the policies of an age play it, the
-gradients add up to an expectation.
+The games have one step or two. Every joint sequence of actions is one rollout. Its gradient is weighed by the
+probability with which the policies of an age play it. The sum is an expectation.
 """
 
 from __future__ import annotations
@@ -32,7 +31,10 @@ ALONE: Any = (("left",), ("right",))
 
 
 def spec_of(steps: int, *teams: tuple[str, ...]) -> EnvironmentSpec:
-    """One agent a policy; observations and states are the row's number."""
+    """Return a specification with one agent per policy.
+
+    Observations and states are the row's number.
+    """
     policies = [
         PolicySpec(name, (name,), (steps + 1,), ActionSpace("discrete", (ACTIONS,))) for name in NAMES
     ]
@@ -40,7 +42,7 @@ def spec_of(steps: int, *teams: tuple[str, ...]) -> EnvironmentSpec:
 
 
 def make(spec: EnvironmentSpec, **keys: Any) -> MATrace:
-    """Random weights, ratios that no clip changes."""
+    """Return MA-Trace with random weights, and with clips that change no ratio."""
     settings = {
         "critic": "state",
         "network": NetworkConfig(hidden=()),
@@ -72,7 +74,14 @@ def former_chances(steps: int) -> Chances:
 
 
 def expectation(algorithm: MATrace, steps: int, played_by: Chances, rewards: np.ndarray) -> FloatArray:
-    """The mean gradient where these chances sample. rewards [T, A, A]: what both earn."""
+    """Return the mean gradient if `played_by` samples the actions.
+
+    Args:
+        algorithm: The algorithm whose gradient is averaged.
+        steps: Number of steps T of the game.
+        played_by: Chances of the actions, policy -> [T, A].
+        rewards: Rewards of both policies by joint action [T, A, A].
+    """
     total = np.zeros(algorithm.size)
     for left, right in itertools.product(itertools.product(range(ACTIONS), repeat=steps), repeat=2):
         done = {"left": np.array(left), "right": np.array(right)}
@@ -125,8 +134,10 @@ def test_team_ratios_correct_for_all_that_has_changed(steps: int, known: Any, te
     ("known", "teams"), [((), "auto"), ((NAMES,), ALONE)], ids=["unknown_rewards", "configured"]
 )
 def test_policies_alone_are_corrected_for_their_own_age(known: Any, teams: Any) -> None:
-    """What `left` learns is then its gradient beside the former `right`; beside the present one it is
-    another."""
+    """The gradient of `left` is then the one beside the former `right`.
+
+    It differs from the gradient beside the present `right`.
+    """
     algorithm = make(spec_of(1, *known), teams=teams)
     now, former = present_chances(algorithm, 1), former_chances(1)
     own = algorithm.segments["left"]
@@ -137,8 +148,10 @@ def test_policies_alone_are_corrected_for_their_own_age(known: Any, teams: Any) 
 
 
 def test_ratios_never_cover_opponents() -> None:
-    """Two play together against a third, whose log-probabilities change nothing for them, nor theirs for
-    it."""
+    """Two policies play together against a third.
+
+    The log-probabilities of either side change nothing for the other side.
+    """
     policies = [
         PolicySpec(name, (name,), (2,), ActionSpace("discrete", (ACTIONS,)))
         for name in ("left", "right", "other")

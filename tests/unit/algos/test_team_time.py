@@ -1,8 +1,9 @@
-"""Central critics keep the team's time: discounted every step, learned in every row of the game, whoever has
-died. Returns known in closed form.
+"""Central critics count the team's time, with returns known in closed form.
 
-Networks are linear in the row's number and zero, so that the gradient of a weight shows the target, or the
-advantage, of its row.
+They discount every step and learn in every row of the game, whichever agents have died.
+
+Networks are linear in the row's number, and their weights are zero. So the gradient of a weight shows the
+target, or the advantage, of its row.
 """
 
 import numpy as np
@@ -26,7 +27,7 @@ OUTPUTS, CRITIC = "actor.outputs.layers.0.weight", "critic.layers.layers.0.weigh
 
 
 def returns(steps, reward=1.0, last=0.0):
-    """The discounted sum of the rewards from each row on, and of `last` after them."""
+    """Return the discounted sum of the rewards from each row on, and of `last` after them."""
     found = [last]
     for _ in range(steps):
         found.append(reward + DISCOUNT * found[-1])
@@ -34,7 +35,7 @@ def returns(steps, reward=1.0, last=0.0):
 
 
 def spec_of(steps, *teams):
-    """One policy for each of the given numbers of agents."""
+    """Return a specification with one policy for each of the given numbers of agents."""
     action = ActionSpace("discrete", (ACTIONS,))
     names = [f"policy{number}" for number in range(len(teams))]
     policies = [
@@ -45,8 +46,10 @@ def spec_of(steps, *teams):
 
 
 def linear(spec, config, **keys):
-    """An algorithm without hidden layers, all of whose weights are zero; value_cost 0.5 makes slopes of the
-    critic plain sums of targets."""
+    """Return an algorithm without hidden layers; all its weights are zero.
+
+    value_cost 0.5 makes the critic's slopes plain sums of targets.
+    """
     network = NetworkConfig(hidden=())
     plain = {
         "network": network,
@@ -63,7 +66,10 @@ def linear(spec, config, **keys):
 
 
 def slopes(algorithm, rollout):
-    """The ascent direction by parameter, times the number of rows: the sum over rows, not their mean."""
+    """Return the ascent direction by parameter, as a sum over rows.
+
+    The gradient is a mean over rows; it is multiplied by their number.
+    """
     vector = algorithm.gradient([rollout])[0] * rollout.steps
     algorithm.load_parameters(vector)
     found = {name: array.copy() for name, array in algorithm.named_parameters().items()}
@@ -72,7 +78,10 @@ def slopes(algorithm, rollout):
 
 
 def lone_game(steps, deaths, end=1, reward=1.0):
-    """Policies of one agent each, which act up to their row of death; everybody is rewarded in every row."""
+    """Return a game of policies with one agent each; each acts up to its row of death.
+
+    All agents are rewarded in every row.
+    """
     spec = spec_of(steps, *[1] * len(deaths))
     alive = {
         policy.name: (np.arange(steps + 1) <= death)[:, None, None]
@@ -91,9 +100,9 @@ def test_rewards_after_a_policys_death_are_discounted(config, critic):
     wanted = returns(steps)
     assert wanted[0] == pytest.approx(8.784, abs=1e-3)
     advantage = found[f"policy0.{OUTPUTS}"][0] / (1 - 1 / ACTIONS)
-    # the actor learns where it acts alone
+    # The actor learns only where it acts.
     np.testing.assert_allclose(advantage, [wanted[0], *[0.0] * steps], atol=1e-4)
-    # the state, or the other agent's observation
+    # Weights of the state, or of the other agent's observation.
     seen_by_other = found[f"policy0.{CRITIC}"][0, -(steps + 1) :]
     np.testing.assert_allclose(seen_by_other[:steps], wanted, rtol=1e-5)
 
@@ -101,14 +110,17 @@ def test_rewards_after_a_policys_death_are_discounted(config, critic):
 @pytest.mark.parametrize(("config", "critic"), CENTRAL)
 @pytest.mark.parametrize("end", [0, 2])
 def test_value_after_a_policys_death_is_bootstrapped(config, critic, end):
-    """At the unroll's border and at the last observation of an episode that is cut off: from a critic that
-    learns in such rows."""
+    """The value is bootstrapped at the unroll's border and at a truncation.
+
+    It comes from a critic that learns in such rows. At a truncation it uses the last observation.
+    """
     steps = 6
     spec, rollout = lone_game(steps, deaths=[1, steps], end=end)
     algorithm = linear(spec, config, critic=critic)
     weights = algorithm.parameters.copy()
     algorithm.load_parameters(weights)
-    algorithm.named_parameters()[f"policy0.{CRITIC}"][0, -1] = 5.0  # of what follows the last row
+    # This is the value after the last row.
+    algorithm.named_parameters()[f"policy0.{CRITIC}"][0, -1] = 5.0
     vector = algorithm.gradient([rollout])[0] * steps
     algorithm.load_parameters(vector)
     found = algorithm.named_parameters()[f"policy0.{CRITIC}"][0, -(steps + 1) :]
@@ -117,8 +129,10 @@ def test_value_after_a_policys_death_is_bootstrapped(config, critic, end):
 
 @pytest.mark.parametrize("ratios", ["joint", "agent"])
 def test_agents_of_one_policy_share_the_teams_time(ratios):
-    """With ratios of each agent, too: a row in which nobody of the policy acts has the mean of its agents'
-    targets."""
+    """A row in which no agent of the policy acts has the mean of its agents' targets.
+
+    This holds with ratios of each agent, too.
+    """
     steps = 5
     spec = spec_of(steps, 2, 1)
     alive = {
@@ -136,8 +150,10 @@ def test_agents_of_one_policy_share_the_teams_time(ratios):
 
 
 def test_a_turn_based_game_counts_time_in_own_decisions():
-    """The rewards of others' turns are gathered, not discounted: a player's horizon does not depend on the
-    number of players."""
+    """The rewards of others' turns are added, not discounted.
+
+    A player's horizon does not depend on the number of players.
+    """
     steps = 4
     spec = make_spec(*spec_of(steps, 1, 1).policies, state_size=steps + 1, turn_based=True)
     turns = np.arange(steps + 1)[:, None, None] % 2
@@ -146,16 +162,21 @@ def test_a_turn_based_game_counts_time_in_own_decisions():
     reward = {name: np.ones((steps, 1, 1)) for name in ("policy0", "policy1")}
     rollout = written_rollout(spec, {"policy0": turns == 0, "policy1": turns == 1}, reward, end)
     found = slopes(linear(spec, MATraceConfig, critic="state"), rollout)
-    second = 1 + DISCOUNT  # acts in row 2, is paid in rows 2 and 3
+    # The agent acts in row 2 and is rewarded in rows 2 and 3.
+    second = 1 + DISCOUNT
     np.testing.assert_allclose(
         found[f"policy0.{CRITIC}"][0, :steps], [1 + DISCOUNT * (1 + second), 0, second, 0], rtol=1e-5
     )
 
 
 def test_game_rows_are_the_steps_of_episodes_that_are_played():
-    """Four slots of five steps, as a league's side sees them: all its agents die in mid-episode; one lives on
-    beside it; none is there until an episode ends; one rests. The first and the third end cut off, with
-    nobody left and with somebody there."""
+    """Four slots of five steps, as one side of a league sees them.
+
+    Slot 0: all agents of the side die in mid-episode, and the episode is truncated with no agent left.
+    Slot 1: one agent dies, and the other one lives on.
+    Slot 2: no agent is present until an episode ends; the next one is truncated with an agent present.
+    Slot 3: no agent ever plays.
+    """
     steps, slots = 5, 4
     spec = spec_of(steps, 1, 1)
     first, second = np.zeros((2, steps + 1, slots, 1))
@@ -173,8 +194,18 @@ def test_game_rows_are_the_steps_of_episodes_that_are_played():
 
 
 def coma_targets(steps, deaths, end, last=0.0, teams=(2,), **keys):
-    """Agents that do as their number says: what each learns, [agents, T], and what stands for the dead [T];
-    last: the target network's value of an agent that does nothing."""
+    """Return COMA's targets [agents, T] and the targets of the dead [T].
+
+    Each agent's action is its own number.
+
+    Args:
+        steps: Number of steps T.
+        deaths: Row of death of each agent, by policy.
+        end: Kind of the episode's end in the last row.
+        last: The target network's value of an agent that does nothing.
+        teams: Number of agents of each policy.
+        **keys: Settings of COMA.
+    """
     spec = spec_of(steps, *teams)
     alive, action = {}, {}
     for policy in spec.policies:
@@ -205,12 +236,14 @@ def test_coma_discounts_what_follows_an_agents_death():
 
 @pytest.mark.parametrize("end", [0, 2])
 def test_coma_learns_a_death_that_the_episode_outlives(end):
-    """Over the unroll's border, or an episode's that is cut off, the team's row says what follows: there the
-    dead have a value, too."""
+    """Over an unroll's border or a truncation, the team's row gives the later value.
+
+    In that row the dead have a value, too.
+    """
     steps = 6
     found, dead = coma_targets(steps, {"policy0": [1, steps]}, end=end, last=5.0)
-    # the border's row closes the column and is not learned from; a row at which an episode is cut off stands
-    # for what follows it
+    # The border's row closes the column and is not learned.
+    # The row of a truncation stands for all later rows.
     wanted = returns(steps - 1, last=5.0) if end == 0 else returns(steps, last=5.0)
     np.testing.assert_allclose(found[0], [*wanted[:2], 0, 0, 0, 0], rtol=1e-5)
     np.testing.assert_allclose(dead[2 : len(wanted)], wanted[2:], rtol=1e-5)
@@ -226,7 +259,7 @@ def test_coma_critic_learns_where_its_whole_policy_is_dead():
 
 @pytest.mark.parametrize("trace_lambda", [0.0, 0.5])
 def test_coma_mixes_the_target_networks_values(trace_lambda):
-    """TD(lambda) with a death on the way, from the recursion written out."""
+    """TD(lambda) with a death before the end, from the recursion written out."""
     steps, last = 4, 2.0
     found, _ = coma_targets(steps, {"policy0": [1, steps]}, end=1, last=last, trace_lambda=trace_lambda)
     value = [0.0, 0.0, last, last]
@@ -237,12 +270,14 @@ def test_coma_mixes_the_target_networks_values(trace_lambda):
     np.testing.assert_allclose(found[0][:2], wanted[:2], rtol=1e-5)
 
 
-# --- what is learned of it
+# --- learning to stay
 
 
 def parting(steps, loss):
-    """All games in which a leaver goes in some row, or never, and each later row earns the team `loss` less:
-    a rollout for each row of leaving."""
+    """Return a rollout for each row in which a leaver may leave, and one in which it never leaves.
+
+    Each row after the departure earns the team `loss` less.
+    """
     policies = [
         PolicySpec(name, (name,), (steps + 1,), ActionSpace("discrete", (actions,)))
         for name, actions in (("leaver", 2), ("other", 1))
@@ -264,8 +299,10 @@ def parting(steps, loss):
 
 
 def learned_chances(config, steps, updates, **keys):
-    """How likely the leaver goes in each row after so many steps along the exact expectation of the gradient:
-    nothing is sampled."""
+    """Return the leaver's chance to leave in each row, after `updates` steps.
+
+    The steps follow the exact expectation of the gradient: nothing is sampled.
+    """
     spec, rollouts = parting(steps, loss=0.2)
     algorithm, seen = (
         linear(spec, config, critic="state", value_cost=1.0, **keys),
@@ -291,6 +328,9 @@ def learned_chances(config, steps, updates, **keys):
     [(COMAConfig, {"target_every": 1, "trace_lambda": 0.8}), (MATraceConfig, {}), (PPOConfig, {})],
 )
 def test_who_would_cost_the_team_by_leaving_learns_to_stay(config, keys):
-    """With later rewards undiscounted leaving had looked good: COMA's leaver still went with chances of 0.4
-    to 0.6 in every row."""
+    """The leaver learns to stay.
+
+    Without discounting of later rewards, leaving looked good. COMA's leaver still left with chances of 0.4 to
+    0.6 in every row.
+    """
     assert learned_chances(config, steps=6, updates=150, **keys).max() < 0.2

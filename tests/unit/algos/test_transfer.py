@@ -1,4 +1,4 @@
-"""Networks carried over to changed observations: outputs that stay what they were, what is refused."""
+"""Networks carried over to changed observations: equal outputs, and refused changes."""
 
 from dataclasses import replace
 
@@ -32,7 +32,8 @@ def make(where, *changes, seed=0, hidden="[8, 6]"):
     generator = np.random.default_rng(seed)
     vector[:] = generator.standard_normal(vector.size).astype(np.float32) * 0.5
     for name, array in algorithm.named_parameters().items():
-        if name.endswith("moments"):  # counts and squares are no arbitrary numbers
+        # Counts and sums of squares cannot be arbitrary numbers.
+        if name.endswith("moments"):
             size = (len(array) - 1) // 2
             array[:] = np.concatenate(
                 [[4.0], generator.standard_normal(size), 4.0 + generator.random(size) * 9]
@@ -48,8 +49,13 @@ def make(where, *changes, seed=0, hidden="[8, 6]"):
 
 
 def act(algorithm, observations, steps=4):
-    """Log-probabilities of what is drawn with one and the same generator, step by step; observations: policy
-    -> [steps, 3, 2, D]."""
+    """Return actions plus log-probabilities, step by step, drawn with one fixed generator.
+
+    Args:
+        algorithm: The algorithm that acts.
+        observations: Policy -> [steps, 3, 2, D].
+        steps: Number of steps.
+    """
     generator, memory, told = np.random.default_rng(5), algorithm.initial_memory(3), []
     for step in range(steps):
         frame = new_frame(algorithm.spec, 3)

@@ -1,4 +1,4 @@
-"""What no return can exceed, and that every learner of a critic tells it beside its values."""
+"""The limit of all returns, which every learner with a critic reports beside its values."""
 
 import numpy as np
 import pytest

@@ -1,5 +1,7 @@
-"""The critics' losses in closed form, against the literal PPO and the bare torch loops; what a batch's
-beginning records."""
+"""The critics' losses, and the records made when a batch begins.
+
+Losses are compared with closed forms, the literal PPO and the bare torch loops.
+"""
 
 from types import SimpleNamespace
 
@@ -36,7 +38,11 @@ def make(spec, **keys):
 
 
 def recorded(algorithm, rollouts):
-    """A batch that began at these parameters, and its rollouts' gradients' parameters a step away."""
+    """Begin a batch at the present parameters, then move the parameters a step away.
+
+    Returns:
+        The rollouts of the batch.
+    """
     begun = algorithm.begin_batch(rollouts)
     algorithm.load_parameters(algorithm.parameters + vector_of(algorithm, 2, 0.1))
     return begun
@@ -57,10 +63,11 @@ def test_losses_and_slopes_in_closed_form():
 @pytest.mark.parametrize(
     ("output", "target", "loss", "slope"),
     [
-        (0.1, 1.0, 0.81, -1.8),  # has hardly moved
-        (0.5, 1.0, 0.64, 0.0),  # has moved towards its target: cut off
-        (-0.5, 1.0, 2.25, -3.0),  # has moved away: whole
-        (3.0, 1.0, 4.0, 4.0),  # beyond its target, further off than where it was cut off
+        (0.1, 1.0, 0.81, -1.8),  # hardly moved
+        (0.5, 1.0, 0.64, 0.0),  # moved towards its target: clipped
+        (-0.5, 1.0, 2.25, -3.0),  # moved away: not clipped
+        # The output is beyond its target, and further from it than the clipped value is.
+        (3.0, 1.0, 4.0, 4.0),
     ],
 )
 def test_clipped_losses_in_closed_form(output, target, loss, slope):
@@ -110,8 +117,10 @@ def test_records_follow_their_slots_into_minibatches():
 
 
 def test_a_batch_keeps_the_values_of_its_beginning():
-    """However far the parameters have moved by the last of its gradients; the next batch has values of its
-    own."""
+    """A batch keeps its values, however far the parameters move until its last gradient.
+
+    The next batch has its own values.
+    """
     spec = make_spec()
     algorithm = make(spec, value_clip=0.2, epochs=2, minibatches=1)
     source = MinibatchSampler(

@@ -1,4 +1,4 @@
-"""Finite numbers of a vector, also where their squares are not."""
+"""Detection of non-finite numbers in a vector, also if squares overflow."""
 
 import numpy as np
 import pytest

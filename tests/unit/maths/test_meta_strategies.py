@@ -1,4 +1,4 @@
-"""Meta-strategies: games whose solutions are known, slow twins, properties, and OpenSpiel's alpha-rank."""
+"""Meta-strategies against known solutions, slow twins, properties and OpenSpiel's alpha-rank."""
 
 import itertools
 import sys
@@ -41,7 +41,10 @@ def literal_exploitability(payoff, row, column):
 
 
 def by_support(payoff):
-    """An equilibrium by going through all supports of equal size (of a game in which one exists there)."""
+    """Return an equilibrium found by enumeration of all supports of equal size.
+
+    The game must have an equilibrium with such supports.
+    """
     rows, columns = payoff.shape
     for size in range(1, min(rows, columns) + 1):
         for own, theirs in itertools.product(
@@ -93,12 +96,13 @@ def test_nash_equals_support_enumeration(seed, rows, columns):
 def test_replicator_exploitability_stays_within_its_bound(payoff, time):
     spread = np.ptp(payoff)
     gained = meta.exploitability_of_mixture(payoff, *meta.replicator(payoff, time))
-    rounding = 1e-14 * np.abs(payoff).max()  # what a game of equal payoffs seems to leave to gain
+    # Rounding leaves an apparent gain in a game of equal payoffs.
+    rounding = 1e-14 * np.abs(payoff).max()
     assert gained <= spread * (np.log(payoff.size) / (2 * time) * 1.001 + 1e-9) + rounding
 
 
 def literal_replicator(payoff, time, step):
-    """Euler's method in the equation as it is written, with the running mean."""
+    """Return the running mean of Euler's method, with the equation as it is written."""
     x, y = meta.uniform(payoff)
     means = [np.zeros_like(x), np.zeros_like(y)]
     for _ in range(round(time / step)):
@@ -185,8 +189,15 @@ def test_the_order_of_snapshots_does_not_matter(seed, rows, columns, symmetric):
 
 
 def literal_alpha_rank(payoffs, alpha, population):
-    """Rates by the sum over the number of mutants, the stationary distribution by least squares; payoffs:
-    one, or one for each side."""
+    """Return alpha-rank from literal rates and a least-squares stationary distribution.
+
+    The rates use the sum over the number of mutants.
+
+    Args:
+        payoffs: One matrix, or one for each side.
+        alpha: Intensity of selection.
+        population: Size of the population.
+    """
     shape = payoffs[0].shape if len(payoffs) == 2 else payoffs[0].shape[:1]
     states = list(itertools.product(*map(range, shape)))
     chain = np.zeros((len(states), len(states)))
@@ -245,8 +256,10 @@ def test_alpha_rank_equals_openspiel(alpha):
 
 @pytest.mark.parametrize("alpha", [1e3, 1e6, 1e12])
 def test_alpha_rank_is_stable_for_large_alpha(alpha):
-    """Unequal stakes in a circle: whatever wins takes over, so the circle is even; a weak fourth has
-    nothing."""
+    """Three strategies in a cycle get equal mass; a weak fourth one gets none.
+
+    The stakes in the cycle are unequal, but any winner takes over.
+    """
     payoff = np.array([[0, -1, 2, 3], [1, 0, -5, 3], [-2, 5, 0, 3], [-3, -3, -3, 0.0]])
     for mixture in meta.alpha_rank(payoff, alpha, 50, symmetric=True):
         np.testing.assert_allclose(mixture, [1 / 3, 1 / 3, 1 / 3, 0], atol=1e-9)
@@ -260,7 +273,8 @@ def test_alpha_rank_is_stable_for_large_alpha(alpha):
 def test_meta_strategies_are_invariant_to_shift_and_scale(payoff):
     assume(np.ptp(payoff) > 1e-3)
     for (name, mixtures), (_, moved) in zip(all_of(payoff), all_of(payoff + 7.0), strict=True):
-        if name == "nash":  # of several equilibria it may find another one
+        # Nash may find another one of several equilibria.
+        if name == "nash":
             assert meta.exploitability_of_mixture(payoff, *moved) <= 1e-6
         elif name != "alpha_rank" or payoff.shape[0] != payoff.shape[1]:
             for one, other in zip(mixtures, moved, strict=True):

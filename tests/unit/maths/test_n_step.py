@@ -1,4 +1,7 @@
-"""n-step targets against a walk along each column, TD(lambda) as their mixture, and closed forms."""
+"""n-step targets against a walk along each column, TD(lambda) and closed forms.
+
+TD(lambda) targets are a mixture of n-step targets.
+"""
 
 import numpy as np
 import pytest
@@ -12,7 +15,7 @@ GAMMA = 0.9
 
 
 def random_columns(seed, steps, acting=0.7, ends=0.2):
-    """value, bootstrap, reward, acts, terminated, truncated, final value of three columns."""
+    """Return value, bootstrap, reward, acts, terminated, truncated and final value of three columns."""
     generator = np.random.default_rng(seed)
     shape = (steps, 3)
 
@@ -24,8 +27,10 @@ def random_columns(seed, steps, acting=0.7, ends=0.2):
 
 
 def walk(data, column, start, n):
-    """From a decision: rewards of n decisions and of the rows between them, then the value of the next
-    decision."""
+    """Return the n-step target of a decision.
+
+    It adds the rewards of n decisions and of the rows between them, then the value of the next decision.
+    """
     value, bootstrap, reward, active, terminated, truncated, final = (array[..., column] for array in data)
     total, weight, taken = 0.0, 1.0, 0
     for t in range(start, len(value)):
@@ -55,7 +60,10 @@ def test_n_step_targets_equal_a_walk_along_the_column(seed, steps, n, acting):
 @settings(max_examples=40, deadline=None)
 @given(st.integers(0, 2**31), st.integers(1, 9), st.sampled_from([0.0, 0.3, 0.8, 1.0]))
 def test_td_lambda_targets_are_a_mixture_of_n_step_targets(seed, steps, trace_lambda):
-    """(1 - lambda) sum_n lambda^(n-1) R^(n), where no n beyond the number of rows makes a difference."""
+    """The mixture is (1 - lambda) sum_n lambda^(n-1) R^(n).
+
+    An n beyond the number of rows makes no difference.
+    """
     data = random_columns(seed, steps)
     wanted = vtrace(
         np.zeros((steps, 3), np.float32), *data, discount=GAMMA, trace_lambda=trace_lambda
@@ -68,8 +76,10 @@ def test_td_lambda_targets_are_a_mixture_of_n_step_targets(seed, steps, trace_la
 
 
 def test_n_step_targets_of_a_constant_reward_are_geometric_sums():
-    """Reward 1, values of 5, ten rows, then a termination: (1 - g^n)/(1 - g) + 5 g^n, without the last term
-    in the last n rows."""
+    """Reward 1, values of 5, ten rows, then a termination.
+
+    The targets are (1 - g^n)/(1 - g) + 5 g^n, without the last term in the last n rows.
+    """
     ones, no = np.ones((10, 1), np.float32), np.zeros((10, 1), bool)
     ended = no.copy()
     ended[-1] = True

@@ -1,4 +1,4 @@
-"""Operators, joint actions and weights of value-based learning, against obvious twins."""
+"""Operators, joint actions and weights of value-based learning, against simple twins."""
 
 import itertools
 import math
@@ -119,8 +119,10 @@ def test_softmax_value_ignores_joint_actions_that_do_not_exist():
 @pytest.mark.parametrize("correlation", [0.0, 0.5, 0.9])
 @pytest.mark.parametrize("beta", [RESConfig().softmax_beta, 5.0])
 def test_softmax_value_overestimates_less_than_double_q(beta, correlation):
-    """Every joint action is worth 0; both networks see that with noise of deviation 1 per agent and action,
-    the target's partly the same."""
+    """Every joint action is worth 0, and both networks see noise.
+
+    The noise has deviation 1 per agent and action. The target's noise is partly the same.
+    """
     rows, agents, actions = 20_000, 3, 5
     generator = torch.Generator().manual_seed(0)
     noise = torch.randn((2, rows, agents, actions), generator=generator, dtype=torch.float64)
@@ -132,8 +134,10 @@ def test_softmax_value_overestimates_less_than_double_q(beta, correlation):
     )
     scores, values = scores.sum(-1), values.sum(-1)
     tempered, single = (softmax_value(weighing, values, exists, beta).mean() for weighing in (scores, values))
-    assert tempered < double_q + 0.01  # the standard error of their difference is below 0.005
-    assert tempered < single - 0.005  # values that weigh themselves favour their own noise
+    # The standard error of their difference is below 0.005.
+    assert tempered < double_q + 0.01
+    # Values that weigh themselves favour their own noise.
+    assert tempered < single - 0.005
     if beta == 5.0:
         assert single > double_q + 0.2
         assert tempered < double_q - 0.02 or correlation == 0.0

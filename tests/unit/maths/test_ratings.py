@@ -1,5 +1,8 @@
-"""Ratings against a general optimiser and closed forms, intervals against their definition and against
-draws."""
+"""Ratings and their intervals.
+
+Ratings are compared with a general optimiser and closed forms, intervals with their definition and with
+draws.
+"""
 
 import numpy as np
 import pytest
@@ -26,7 +29,7 @@ def table(seed, players, pairs=8, most=6, halves=True):
 
 
 def literal_posterior(rating, games, score, tau):
-    """The logarithm, from the formula with powers of ten."""
+    """Return the logarithm of the posterior, from the formula with powers of ten."""
     total = -sum(r**2 for r in rating) / (2 * tau**2)
     for i in range(len(rating)):
         for j in range(i + 1, len(rating)):
@@ -36,7 +39,7 @@ def literal_posterior(rating, games, score, tau):
 
 
 def literal_errors(rating, games, score, tau):
-    """From second differences of the posterior."""
+    """Return standard errors from second differences of the log-posterior."""
     count, step = len(rating), 0.5
     hessian = np.zeros((count, count))
     for i in range(count):

@@ -11,7 +11,7 @@ from hpcmarl.maths.returns import rewards_to_go
 
 
 def slow_rewards_to_go(reward: np.ndarray, discount: float, length: int, first: int) -> list[float]:
-    """One column, written as the paper does."""
+    """Return one column, written as in the paper."""
     return [
         sum(discount ** (first + h) * float(reward[h]) for h in range(t, length)) for t in range(len(reward))
     ]

@@ -84,7 +84,10 @@ def test_afedpg_rate_equals_the_simulator():
 
 
 def test_rates_match_the_published_table():
-    """papers: n = 10, d = 30,498; gradients per time of sync, afedpg and rennala with M = 20, 30, 50."""
+    """Gradients per time of sync, afedpg and rennala with M = 20, 30, 50.
+
+    Source: the papers' table with n = 10 and d = 30,498.
+    """
     root = np.sqrt(np.arange(1, 11))
     rows = {
         (1, 0): (10, 10, 10, 10, 10),

@@ -1,4 +1,4 @@
-"""Numbers that change in the course of a run."""
+"""Numbers that change during a run."""
 
 import pytest
 

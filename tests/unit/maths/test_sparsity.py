@@ -38,7 +38,8 @@ def test_layer_densities_match_the_total_sparsity(shapes, sparsity):
 
 def test_layer_densities_of_known_networks_are_exact():
     assert erdos_renyi([(10, 10), (10, 10)], 0.9) == pytest.approx([0.1, 0.1])
-    assert erdos_renyi([(2, 2), (100, 100)], 0.9)[0] == 1.0  # would be denser than full
+    # The density of the first layer would exceed 1.
+    assert erdos_renyi([(2, 2), (100, 100)], 0.9)[0] == 1.0
 
 
 def test_changing_share_decays_as_a_cosine():
@@ -79,14 +80,17 @@ def test_drop_and_grow_swaps_smallest_weights_for_gradients():
 
 
 def test_dense_flops_equal_the_counted_operations():
-    assert dense_flops(3, 4) == sum(3 + 2 for _ in range(4))  # three products and two sums an output
+    # Each output needs three products and two sums.
+    assert dense_flops(3, 4) == sum(3 + 2 for _ in range(4))
     assert dense_flops(3, 4, 0.5) == 10
 
 
 @pytest.mark.parametrize("between", [1, 19, 199])
 def test_growing_flops_average_to_the_formula_of_rigl(between):
-    """arXiv 1911.11134: three passes a step, `between` steps with a sparse gradient, then one with a dense
-    one."""
+    """`between` steps with a sparse gradient, then one with a dense gradient.
+
+    A step has three passes. Source: arXiv 1911.11134.
+    """
     sparse, dense = 5.0, 100.0
     mean = (between * 3 * sparse + growing_flops(sparse, dense, 3)) / (between + 1)
     assert mean == pytest.approx((3 * sparse * between + 2 * sparse + dense) / (between + 1))

@@ -96,8 +96,10 @@ def test_vtrace_cuts_at_termination_and_bootstraps_truncation() -> None:
 
 
 def test_a_gap_adds_its_reward_without_a_discount() -> None:
-    """Acting in rows 0 and 3 only, terminated at 3: the target of row 0 is r0 + gamma (r1 + r2 + r3)... with
-    r1, r2 as they come."""
+    """The agent acts in rows 0 and 3 only; row 3 terminates.
+
+    The target of row 0 is r0 + gamma (r1 + r2 + r3): r1 and r2 get no discount of their own.
+    """
     data = random_columns(5, 4, 1, acting=1.1, ends=0.0, ratio=0.0)
     data.active[1:3], data.terminated[3] = False, True
     r = data.reward[:, 0]
@@ -141,9 +143,9 @@ def test_normalised_advantages_are_standardised_for_any_offset(seed: int, rows: 
     assert result.mean() == pytest.approx(0.0, abs=1e-5)
     baseline = sum(map(float, weighed)) / sum(map(float, rho))
     slow = [float(x) - float(r) * baseline for r, x in zip(rho, weighed, strict=True)]
-    # 1e-8: against division by zero
+    # 1e-8 avoids a division by zero.
     np.testing.assert_allclose(result, np.array(slow) / (np.std(slow) + 1e-8), atol=1e-5)
-    # of `weighed` and of its shifted twin, in units of the result
+    # Rounding of `weighed` and of its shifted twin, in units of the result.
     rounding = 2e-7 * (1 + abs(off)) / np.std(slow)
     np.testing.assert_allclose(
         normalised_advantages(rho * (found + np.float32(off)), rho), result, atol=1e-5 + 10 * rounding

@@ -1,5 +1,7 @@
-"""Policies as tables of chances, against what they sample and the log-probabilities that come with it;
-parameters by name, stage by stage."""
+"""Policies as tables of chances, and parameters by name, stage by stage.
+
+The chances are compared with sampled actions and their log-probabilities.
+"""
 
 import numpy as np
 import pytest
@@ -44,7 +46,7 @@ def make(algo, spec=SPEC):
 
 
 def frame_of(policy, obs, mask):
-    """Every row in a slot of its own, each agent of the policy seeing the same."""
+    """Return a frame with one slot per row; all agents of the policy see the same."""
     agents = len(policy.agents)
     alive = np.ones((len(obs), agents), np.bool_)
     masks = None if mask is None else np.repeat(mask[:, None], agents, 1)
@@ -112,7 +114,10 @@ def logistic(values):
 
 
 def played(stages, named, obs, memory):
-    """Raw outputs by what docs/league.md says of the stages: the twin of nets/policy.py."""
+    """Return raw outputs computed from docs/league.md's description of the stages.
+
+    This is the twin of nets/policy.py.
+    """
     hidden = obs.reshape(len(obs), -1).astype(np.float64)
     for stage in stages:
         if stage["kind"] == "normalise":

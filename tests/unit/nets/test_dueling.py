@@ -1,5 +1,7 @@
-"""Dueling heads against their formula; what masked actions do to them; acting, learning and sparse layers
-agree."""
+"""Dueling heads against their formula, and with masked actions.
+
+Acting, learning and sparse layers agree.
+"""
 
 import numpy as np
 import pytest
@@ -29,7 +31,7 @@ def make(network, name="vdn", spec=None, **keys):
 
 
 def values_of(algorithm, rollout):
-    """Action values [T+1, B, N, A] in learning, and what belongs to them."""
+    """Return action values [T+1, B, N, A] as in learning, and the part of the episodes they belong to."""
     episodes = algorithm._episodes([rollout])
     return algorithm._values(algorithm._online, episodes)[0].detach().numpy(), episodes.parts[0]
 
@@ -52,13 +54,17 @@ def test_values_equal_the_formula_row_by_row():
             mean = counted.mean() if len(counted) else 0.0
             np.testing.assert_allclose(found[row], value[row] + advantage[row] - mean, atol=1e-6)
     found = numpy_dueling_values(advantage, value, mask)
-    for row in np.flatnonzero(mask.any(1)):  # the value is the mean of what can be done
+    # The state value is the mean over the allowed actions.
+    for row in np.flatnonzero(mask.any(1)):
         assert found[row, mask[row]].mean() == pytest.approx(value[row, 0], abs=1e-5)
 
 
 @pytest.mark.parametrize("network", NETWORKS.values(), ids=NETWORKS)
 def test_masked_advantages_change_no_allowed_value(network):
-    """Nor does the loss change them: they have no gradient where the action is never allowed."""
+    """The loss does not change masked advantages either.
+
+    They have no gradient if the action is never allowed.
+    """
     algorithm = make(network)
     rollout = random_rollout(algorithm.spec, 5, 4, np.random.default_rng(2), deaths=True, whole_episode=True)
     part = rollout.policies["agent"]
@@ -103,7 +109,7 @@ def test_acting_and_learning_compute_the_same_values(name, network):
 
 @pytest.mark.parametrize(("dueling", "least", "most"), [(True, 9.5, 10.5), (False, -0.5, 0.5)])
 def test_a_newly_allowed_action_begins_at_the_state_value(dueling, least, most):
-    """Three actions earn 10 in the only state there is, a fourth is masked until it is asked for."""
+    """Three actions earn 10 in the only state; a fourth one is masked during training."""
     spec = make_spec(agents=1, has_mask=True)
     network = AgentNetworkConfig(hidden=(), recurrent=False, dueling=dueling)
     algorithm = make_algorithm(spec, VDNConfig(network=network, agent_id=False), 0)
@@ -152,5 +158,5 @@ def test_the_value_layer_stays_dense_in_sparse_training():
     assert shares[192, 64] < 0.2
     costs = algorithm.operations([1.0] * len(algorithm.layers))
     plain = make_algorithm(make_spec(), VDNConfig(), 0)
-    # of three agents: products and sums
+    # Products and sums of three agents.
     assert costs.acting - plain.operations([1.0] * len(plain.layers)).acting == 3 * (64 + 63)

@@ -1,5 +1,4 @@
-"""The distributions over actions: drawing (numpy) and evaluating (torch) agree with each other and with the
-theory."""
+"""Distributions over actions: drawing (numpy), evaluation (torch) and theory agree."""
 
 from __future__ import annotations
 
@@ -31,7 +30,7 @@ def random_rows(
 def choose(
     chooser: Chooser, raw: np.ndarray, mask: np.ndarray | None, generator: np.random.Generator | None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Actions and log-probabilities; the most probable actions without a generator."""
+    """Return actions and log-probabilities; without a generator, of the most probable actions."""
     action, logp = chooser.choose(raw, mask, None if generator is None else chooser.draw(len(raw), generator))
     assert logp is not None
     return action, logp
@@ -74,7 +73,7 @@ def test_actions_do_not_depend_on_wanting_logp(
 @settings(max_examples=40, deadline=None)
 @given(st.sampled_from([DISCRETE, MULTI_DISCRETE]), st.integers(0, 2**31), st.booleans())
 def test_unavailable_actions_are_never_taken(space: ActionSpace, seed: int, greedy: bool) -> None:
-    """Even where the logits of the available ones are far below all others."""
+    """This holds even if the logits of the available actions are far below all others."""
     chooser = make_chooser(space)
     raw, mask = random_rows(space, seed, 60, True)
     assert mask is not None
@@ -90,7 +89,7 @@ def test_unavailable_actions_are_never_taken(space: ActionSpace, seed: int, gree
 
 
 class ZeroNoise:
-    """A generator whose exponential noise is zero: the worst draw that can happen."""
+    """A generator with zero exponential noise: the worst possible draw."""
 
     def standard_exponential(self, shape: tuple[int, ...], dtype: type) -> np.ndarray:
         return np.zeros(shape, dtype)
@@ -171,8 +170,10 @@ def test_saturated_continuous_policies_stay_finite() -> None:
 
 
 def test_continuous_entropy_gradient_equals_finite_differences() -> None:
-    """The pathwise slope of the estimate, averaged over draws, against finite differences of the averaged
-    estimate itself."""
+    """The pathwise slope of the estimate, averaged over draws.
+
+    It is compared with finite differences of the averaged estimate.
+    """
     head, chooser = (
         make_head(ActionSpace("continuous", (1,), (-1.0,), (1.0,))),
         make_chooser(ActionSpace("continuous", (1,), (-1.0,), (1.0,))),

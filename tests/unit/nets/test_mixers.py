@@ -1,5 +1,7 @@
-"""Mixers against the equations, written with loops; and that no agent's utility can lower a monotonic mixer's
-value."""
+"""Mixers against the equations, written with loops.
+
+No agent's utility can lower the value of a monotonic mixer.
+"""
 
 import numpy as np
 import torch

@@ -56,7 +56,8 @@ def test_initial_values_depend_on_the_seed_alone() -> None:
         assert vector.ctypes.data % 64 == 0
     np.testing.assert_array_equal(drawn[0], drawn[1])
     assert not np.array_equal(drawn[0], drawn[2])
-    first = layout.named(drawn[0])["left.layers.0.weight"]  # [4, 3]: orthogonal columns of the gain's length
+    # [4, 3]: the columns are orthogonal, and their length is the gain.
+    first = layout.named(drawn[0])["left.layers.0.weight"]
     np.testing.assert_allclose(first.T @ first, (5 / 3) ** 2 * np.eye(3), atol=1e-5)
 
 
@@ -154,7 +155,8 @@ def test_recurrent_unroll_equals_acting_step_by_step(hidden: tuple[int, ...]) ->
     for step in range(steps):
         kept = memory.copy()
         decision = actor.act(PolicyFrame(obs[step], alive[step]), starts[step], memory, generator, False)
-        np.testing.assert_array_equal(memory, kept)  # what was passed in is not changed
+        # Acting does not change the memory that is passed in.
+        np.testing.assert_array_equal(memory, kept)
         assert decision.memory is not None
         silent = ~alive[step] & ~starts[step][:, None]
         np.testing.assert_array_equal(decision.memory[silent], memory[silent])

@@ -1,5 +1,7 @@
-"""The packed GRU against torch's own cell, one row after the other: values, gradients, gaps, beginnings of
-episodes."""
+"""The packed GRU against torch's own cell, row by row.
+
+Values, gradients, gaps and beginnings of episodes are compared.
+"""
 
 import numpy as np
 import pytest
@@ -14,7 +16,10 @@ INPUTS, WIDTH = 3, 5
 
 
 def in_a_loop(cell, inputs, memory, active, starts):
-    """inputs [T, C, I] -> the memory after each row [T, C, H], kept where a column does not act."""
+    """Return the memory after each row [T, C, H], from inputs [T, C, I].
+
+    A column that does not act keeps its memory.
+    """
     hidden, rows = memory, []
     for row in range(len(active)):
         hidden = hidden * (~starts[row, :, None])
@@ -24,7 +29,7 @@ def in_a_loop(cell, inputs, memory, active, starts):
 
 
 def compare(active, starts, seed=0):
-    """Fails where values or gradients differ from the loop's; the number of rows that were compared."""
+    """Compare values and gradients with those of the loop, and return the number of rows compared."""
     generator = torch.Generator().manual_seed(seed)
     cell = nn.GRUCell(INPUTS, WIDTH)
     for parameter in cell.parameters():

@@ -1,5 +1,7 @@
-"""Products with the non-zeros of sparse layers: equal to dense ones, dense where that is asked for or
-quicker."""
+"""Products with the non-zeros of sparse layers.
+
+They equal dense products. The dense form is used where it is requested or faster.
+"""
 
 from __future__ import annotations
 
@@ -78,7 +80,8 @@ def test_faster_form_is_remeasured_only_for_new_shapes(product_timing):
         weights.product(np.ones((2, 40), np.float32))
     assert (weights.form, product_timing["calls"]) == ("csr", 1)
     assert weights.bytes < 0.5 * weight.nbytes
-    product_timing["csr"] = 0.95  # not worth it
+    # The gain in time is too small for the sparse form.
+    product_timing["csr"] = 0.95
     weights.product(np.ones((3, 40), np.float32))
     assert (weights.form, product_timing["calls"]) == ("dense", 2)
     assert weights.bytes == weight.nbytes
@@ -87,7 +90,8 @@ def test_faster_form_is_remeasured_only_for_new_shapes(product_timing):
     weights.refresh()
     weights.product(np.ones((3, 40), np.float32))
     assert (weights.form, product_timing["calls"]) == ("csr", 3)
-    weight[:] = 1.0  # as dense as can be: nothing to time
+    # A fully dense weight needs no timing.
+    weight[:] = 1.0
     weights.refresh()
     np.testing.assert_array_equal(weights.product(np.ones((3, 40), np.float32)), np.full((3, 40), 40.0))
     assert (weights.form, product_timing["calls"]) == ("dense", 3)

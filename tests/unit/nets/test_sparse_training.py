@@ -1,4 +1,4 @@
-"""Gradients of the active weights alone: the dense gradient there, nothing elsewhere."""
+"""Gradients of the active weights alone: equal to the dense gradient, zero elsewhere."""
 
 import numpy as np
 import pytest
@@ -20,7 +20,8 @@ SPARSE = (NETWORK, "algo.sparse.sparsity=0.8", "algo.sparse.every=3", "algo.repl
 @pytest.mark.parametrize("rows", [1, 5, 13])
 @pytest.mark.parametrize("density", [0.0, 0.3, 1.0])
 def test_sparse_products_and_gradients_equal_dense_ones(rows, density, monkeypatch):
-    monkeypatch.setattr(sparse_learning, "ROWS", 5)  # so that 13 rows are three parts
+    # With 5 rows a part, 13 rows make three parts.
+    monkeypatch.setattr(sparse_learning, "ROWS", 5)
     generator = torch.Generator().manual_seed(0)
     mask = np.random.default_rng(1).random((7, 4)) < density
     weight = (torch.randn(7, 4, generator=generator) * torch.from_numpy(mask)).requires_grad_()
@@ -63,9 +64,11 @@ def test_sparse_unroll_equals_the_dense_unroll():
     assert results[0][1][~mask].any()
     patterns = policy.patterns
     policy.unroll_where(masks)
-    assert policy.patterns[0] is patterns[0]  # not made anew
+    # The pattern is reused.
+    assert policy.patterns[0] is patterns[0]
     policy.unroll_where((~masks[0], masks[1]))
-    assert policy.patterns is None  # most of the first are there
+    # Most weights of the first matrix are active.
+    assert policy.patterns is None
 
 
 @pytest.mark.parametrize("name", ["iql", "vdn", "qmix", "wqmix", "res"])
@@ -78,7 +81,8 @@ def test_masked_gradients_equal_the_dense_gradients(name):
     for layer in algorithm.layers:
         mask[layer.place] = generator.random(layer.place.stop - layer.place.start) < 0.25
     rollouts = [random_rollout(spec, 6, 1, generator) for _ in range(3)]
-    for version in (0, 1):  # the target network keeps the weights of version 0
+    # The target network keeps the weights of version 0.
+    for version in (0, 1):
         algorithm.load_parameters(
             np.where(mask, generator.standard_normal(algorithm.size) * 0.3, 0.0).astype(np.float32)
         )

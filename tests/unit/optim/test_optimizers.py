@@ -34,7 +34,7 @@ def test_nigt_equals_the_published_loop(seed, eta, alpha):
 
 
 def actors(*sizes):
-    """Policies of so many parameters, one after the other."""
+    """Return actors with the given numbers of parameters, one after the other."""
     ends = np.cumsum(sizes).tolist()
     return [
         Part(f"policy_{number}", "actor", slice(end - size, end))
@@ -118,7 +118,7 @@ NAMES = ["nigt", "nigt-policy", "adam", "sgd", "rmsprop"]
 
 
 def course(config, gradients, start=0.0):
-    """The parameters after each step."""
+    """Return the parameters after each step."""
     optimizer = make_optimizer(config, np.full(8, start), PARTS)
     found = []
     for gradient in gradients:

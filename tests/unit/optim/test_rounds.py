@@ -1,4 +1,4 @@
-"""The round rules by traces, and the engine against sums written out."""
+"""The round rules against traces, and the engine against sums written out."""
 
 from fractions import Fraction
 

@@ -13,7 +13,7 @@ from hpcmarl.optim.sparse import SparseTopology
 from hpcmarl.types import Layer
 from tests.support.worlds import ECHO
 
-# biases in between
+# Biases lie between the layers.
 LAYERS = (
     Layer(slice(0, 40), (4, 10)),
     Layer(slice(44, 64), (5, 4)),
@@ -98,7 +98,7 @@ def test_grown_weights_start_at_zero_at_largest_gradients():
     assert new[place].any()
     assert not optimizer.parameters[new].any()
     kept = after & before
-    kept[72:] = False  # averages
+    kept[72:] = False  # the averages
     np.testing.assert_allclose(optimizer.parameters[kept], moved[kept])
 
 
@@ -110,13 +110,16 @@ def test_grown_weights_start_at_zero_at_largest_gradients():
     ],
 )
 def test_first_step_of_a_grown_weight_is_several_step_sizes(config, first):
-    """Its moments are zero where those of the others have settled: (1 - beta1) / sqrt(1 - beta2) of a step
-    size, beta1 0 with RMSprop."""
+    """A grown weight's moments start at zero; the others' moments have settled.
+
+    Its first step is (1 - beta1) / sqrt(1 - beta2) step sizes. With RMSprop beta1 is 0.
+    """
     optimizer = make_optimizer(config, np.random.default_rng(1).standard_normal(SIZE))
     optimizer.become_sparse(topology(every=6000, last=100_000))
     before = optimizer.topology.mask.copy()
     for _ in range(6000):
-        optimizer.step(np.where(before, 1.0, 2.0))  # what is not there helps more
+        # Inactive weights have larger gradients.
+        optimizer.step(np.where(before, 1.0, 2.0))
     new = optimizer.topology.mask & ~before
     old = optimizer.topology.mask & before
     assert new.sum() >= 5
