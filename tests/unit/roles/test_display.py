@@ -109,7 +109,7 @@ def test_returns_are_drawn_while_a_run_goes_on_and_at_its_end(monkeypatch):
     shown.seek(0)
     text = shown.read()
     assert "(seconds)" in text
-    # The first of the two values is NaN.
+    # The first return is NaN and is not drawn; -23.0 is the next one.
     assert "-23.0" in text
     # The panel is drawn repeatedly, and its last state stays in the terminal.
     assert text.rstrip().count("(return)") >= 4

@@ -34,7 +34,7 @@ def test_episodes_are_drawn_in_proportion_to_their_priorities(alpha):
 
 
 def test_stratified_draws_stay_close_to_their_mean():
-    """Each of 30 equal parts of the summed priorities gives one draw, so that each count is off by less than 2."""
+    """Each of 30 equal parts of the summed priorities gives one draw: each count is off by less than 2."""
     priorities, generator = make(alpha=1.0), np.random.default_rng(1)
     mean = 30 * chances(ERRORS, 1.0)
     for _ in range(200):
