@@ -74,7 +74,7 @@ def test_figures_are_means_over_repetitions_after_the_warm_up():
 
 
 def test_steps_of_one_gradient_are_counted_in_whole_turns():
-    """A count over whole turns includes no group twice.
+    """Steps of one gradient are counted over whole turns of all groups.
 
     Four groups finish together every 0.5 s. A count from the first of four steps to the last of four would be
     three too high.
