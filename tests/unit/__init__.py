@@ -1,1 +1,1 @@
-"""Tests of single rooms: no process, no run."""
+"""Tests of single modules, without processes and without runs."""

@@ -1,4 +1,4 @@
-"""The pages of the documentation: what they link to is there."""
+"""Links in the documentation: each has an existing target."""
 
 import re
 from pathlib import Path
@@ -17,7 +17,7 @@ LINK = re.compile(r"\]\(([^)#\s]*)(?:#([^)\s]*))?\)")
 
 
 def anchors(page: Path) -> set[str]:
-    """What the page's headings are called in links, as GitHub makes them of their words."""
+    """Return the names of the page's headings in links, as GitHub derives them."""
     headings = re.findall(r"(?m)^#+ (.*)$", page.read_text())
     return {re.sub(r"[^\w\- ]", "", heading.strip().lower()).replace(" ", "-") for heading in headings}
 

@@ -17,7 +17,7 @@ def each_file(test):
 
 
 def imported(tree):
-    """The modules that a file imports."""
+    """Return the modules that a file imports."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -62,7 +62,7 @@ def test_test_names_are_short_and_unique_in_their_scope(path):
             assert not [name for name in names if len(name) > LONGEST_NAME]
 
 
-# what starts processes, or plays a whole run on virtual ranks
+# Modules and functions that start processes or play a whole run on virtual ranks.
 FORBIDDEN_IN_UNITS = {
     "subprocess",
     "multiprocessing",

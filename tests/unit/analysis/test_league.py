@@ -1,5 +1,7 @@
-"""A league's pictures and files, from made-up leagues of any size: what is drawn where, what is left out,
-that nothing is drawn outside."""
+"""Pictures and files of a league, from invented leagues of any size.
+
+The tests check the places of all marks, omitted marks, and that nothing lies outside the picture.
+"""
 
 import csv
 import json
@@ -16,7 +18,7 @@ plt = pytest.importorskip("matplotlib.pyplot", reason="matplotlib is not install
 
 
 def made_up(members, terms, sides=("player",), played=0.8, resets=False):
-    """The plain values of a league in which later snapshots are better."""
+    """Return the plain values of a league in which later snapshots are better."""
     generator = np.random.default_rng(members * 100 + terms)
     names, snapshots, skill = [f"league_exploiter-{number + 1}" for number in range(members)], [], []
     for term in range(terms):
@@ -80,7 +82,7 @@ def _no_figures_left():
 
 
 def inside(figure, artists):
-    """Whether all of them lie within the picture, and no two of them overlap."""
+    """Check that all artists lie within the picture, and return the pairs that overlap."""
     figure.canvas.draw()
     boxes = [artist.get_window_extent() for artist in artists]
     width, height = figure.canvas.get_width_height()
@@ -128,7 +130,8 @@ def test_rating_curves_break_where_a_member_was_reset():
     told = SIZES["sixty"]
     axis = pictures.ratings_picture(told).axes[0]
     curves = [line for line in axis.lines if line.get_marker() == "o"]
-    assert len(curves) == 1 + 5 * 4  # ten terms in generations of three, but the first member's
+    # The first member has one curve. The others have ten terms in generations of three.
+    assert len(curves) == 1 + 5 * 4
     first = curves[0]
     own = [number for number, each in enumerate(told["snapshots"]) if each["member"] == "league_exploiter-1"]
     assert first.get_xdata().tolist() == [told["snapshots"][number]["env_steps"] for number in own]

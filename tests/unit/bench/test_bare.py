@@ -1,4 +1,4 @@
-"""`hpcmarl bench bare`: which environments it measures, and what it says of those with one form only."""
+"""`hpcmarl bench bare`: the environments that it measures, and its rows for those with one form only."""
 
 import pytest
 

@@ -1,4 +1,7 @@
-"""Every comparison of docs/correctness.md with a few cases; nothing in the registries is without one."""
+"""Every comparison of docs/correctness.md with a few cases.
+
+Every entry of the registries must have a comparison.
+"""
 
 import re
 from pathlib import Path
@@ -22,7 +25,8 @@ def test_difference_is_within_its_bound(comparison: Comparison) -> None:
         pytest.skip(f"needs {comparison.needs}")
     result = comparison.measure(comparison.few)
     assert result.difference <= result.bound
-    assert result.largest > 100 * result.bound or result.largest > 0.3  # not a comparison of zeros
+    # The compared values must not all be near zero.
+    assert result.largest > 100 * result.bound or result.largest > 0.3
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""`hpcmarl bench league`: the command itself on a small pool, and what its rows must say."""
+"""`hpcmarl bench league`: the command on a small pool, and the values in its rows."""
 
 import json
 

@@ -1,5 +1,7 @@
-"""The benchmark of a league's server: its simulated teams do what real ones do, and the figures are of the
-server alone."""
+"""The benchmark of a league's server.
+
+Its simulated teams train, freeze and play as real ones do. Its figures cover the server alone.
+"""
 
 import json
 

@@ -1,5 +1,7 @@
-"""`hpcmarl bench learning`: the bare loops learn from the same trajectories by the same gradient, whatever
-the algorithm; figures are there."""
+"""`hpcmarl bench learning`: its bare loops and its figures.
+
+A bare loop must learn from the same trajectories by the same gradient as the algorithm that it stands for.
+"""
 
 import json
 
@@ -21,7 +23,7 @@ CRITICS = ("rounds.batch=4", "algo.unroll=7", "optimizer={name: adam, max_gradie
 
 @pytest.fixture
 def short(monkeypatch):
-    """Windows of a few updates; torch's number of threads as it was."""
+    """Yield the module with a window of a few updates; restore torch's number of threads."""
     from hpcmarl.bench import learning
 
     monkeypatch.setattr(learning, "WINDOW", 0.03)
@@ -97,7 +99,7 @@ def test_bare_loop_gradient_equals_the_algorithm_gradient(short, text, changes):
     ids=["qmix", "critic_step_size", "critic_clip"],
 )
 def test_bare_loop_parameters_match_after_several_updates(short, changes):
-    """Clipping, the optimizer's step and the target network's copies agree, too."""
+    """Clipping, the optimizer's step and the copies of the target network agree as well."""
     from hpcmarl.algos import make_algorithm
     from hpcmarl.envs import describe
 

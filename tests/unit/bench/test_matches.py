@@ -1,4 +1,4 @@
-"""`hpcmarl bench matches`: what it counts, what it refuses."""
+"""`hpcmarl bench matches`: its counts and the configurations that it refuses."""
 
 import pytest
 
@@ -22,7 +22,7 @@ def test_matches_are_played_and_counted(text, slots, episodes, length, monkeypat
         < told["ratio"]
         == pytest.approx(told["match_env_steps_per_second"] / told["bare_env_steps_per_second"])
     )
-    # all episodes are equally long: but for the match that was cut off at the end every step counts
+    # All episodes have the same length. Every step counts, except those of the match cut off at the end.
     whole = told["matches_per_second"] * episodes * length / told["match_env_steps_per_second"]
     assert told["counted_share_of_steps"] == pytest.approx(whole, rel=0.2)
 

@@ -1,4 +1,4 @@
-"""`hpcmarl bench sampling`: what it counts, what it refuses."""
+"""`hpcmarl bench sampling`: its counts and the configurations that it refuses."""
 
 import pytest
 

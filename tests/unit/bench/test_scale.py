@@ -1,4 +1,4 @@
-"""The arithmetic of `hpcmarl bench scale`, the configurations that it runs, and what it refuses."""
+"""`hpcmarl bench scale`: its arithmetic, its configurations and the arguments that it refuses."""
 
 import json
 import math
@@ -55,7 +55,7 @@ def test_rounds_have_one_trajectory_of_each_group(rule, reduce):
 
 
 def test_figures_are_means_over_repetitions_after_the_warm_up():
-    # 4 groups, 0.5 s a trajectory: 8 a second at best; the first two seconds do not count
+    # 4 groups at 0.5 s a trajectory make at most 8 a second. The first two seconds do not count.
     quick = [
         Moment(1.0, 4, 0, 9.0),
         Moment(2.0, 10, 0, 10.0),
@@ -66,7 +66,7 @@ def test_figures_are_means_over_repetitions_after_the_warm_up():
     told = figures([quick, slow], 0.5, 4)
     assert told["efficiency_mean"] == pytest.approx(0.75)
     assert told["efficiency_std"] == pytest.approx(0.5 / math.sqrt(2), abs=1e-4)
-    assert told["round_overhead_ms"] == pytest.approx(250.0)  # 0 and 500
+    assert told["round_overhead_ms"] == pytest.approx(250.0)  # the mean of 0 and 500
     assert told["server_core_share"] == pytest.approx(0.2)
     assert figures([quick], 0.5, 4)["efficiency_std"] is None
     with pytest.raises(HpcmarlError, match="1 rounds ended after the first 2 s"):
@@ -74,8 +74,11 @@ def test_figures_are_means_over_repetitions_after_the_warm_up():
 
 
 def test_steps_of_one_gradient_are_counted_in_whole_turns():
-    """Four groups finish together every 0.5 s: from the first of four steps to the last of four would be
-    three too many."""
+    """Steps of one gradient are counted over whole turns of all groups.
+
+    Four groups finish together every 0.5 s. A count from the first of four steps to the last of four would be
+    three too high.
+    """
     moments = [
         Moment(2.0 + 0.5 * turn + 0.001 * group, 4 * turn + group, 0, 9.0)
         for turn in range(5)
@@ -86,8 +89,8 @@ def test_steps_of_one_gradient_are_counted_in_whole_turns():
 
 
 def test_prediction_is_of_the_same_ideal_as_the_measurement():
-    # a trajectory was measured to take 0.6 s where the environment sleeps 0.5: sync with a round trip of
-    # 0.025 s
+    # The environment sleeps for 0.5 s, but a trajectory was measured to take 0.6 s.
+    # The rule is sync with a round trip of 0.025 s.
     group = GroupTime(1, 0.6, 0.0, 0.001, 0.025)
     measured = Measured(
         (group,) * 4, 0.0, "sync", 1.0, "cancel", "first_finished", True, False, math.nan, math.nan

@@ -1,4 +1,4 @@
-"""`hpcmarl bench sparse`: the command itself on small networks, and what its rows must say."""
+"""`hpcmarl bench sparse`: the command on small networks, and the values in its rows."""
 
 import json
 
@@ -12,7 +12,7 @@ from hpcmarl.nets import sparse as forms
 def test_bench_sparse_has_a_row_per_width_and_sparsity(run, monkeypatch):
     monkeypatch.setattr(sparse, "WIDTHS", (8, 40))
     monkeypatch.setattr(sparse, "SPARSITIES", (0.0, 0.9))
-    # the form does not hang on a busy machine
+    # Fixed times, so that the choice of the form does not depend on the load of the machine.
     monkeypatch.setattr(forms, "_best_seconds", lambda calls: [1.0, 0.1])
     code, out, _ = run("bench", "sparse", "--seconds", "0.2", "--json")
     rows = json.loads(out)["rows"]
@@ -21,7 +21,7 @@ def test_bench_sparse_has_a_row_per_width_and_sparsity(run, monkeypatch):
     for row in rows:
         width = row["width"]
         weights = 128 * width + 6 * width * width + 16 * width
-        size = weights + width + 6 * width + 16  # and biases
+        size = weights + width + 6 * width + 16  # with biases
         assert all(
             row[f"{kind}_us"] > 0
             for kind in (

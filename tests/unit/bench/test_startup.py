@@ -1,4 +1,4 @@
-"""The figures of a start, and what they are read from."""
+"""Figures of a start, and the sources that they are read from."""
 
 import os
 

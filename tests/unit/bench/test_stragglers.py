@@ -1,5 +1,4 @@
-"""The arithmetic of `hpcmarl bench stragglers` and of the moments it reads; the configurations that it
-runs."""
+"""`hpcmarl bench stragglers`: its arithmetic, its configurations and the moments that it reads."""
 
 import json
 import math
@@ -25,9 +24,10 @@ def test_expected_sync_efficiency_follows_the_slowest_group(compute):
 
 
 def test_expected_rennala_efficiency_counts_abandoned_work():
-    # eight a round and group: two equal groups deliver 8 each, of 16, and lose nothing
+    # A round of eight for each group: two equal groups deliver 8 each of 16 and lose nothing.
     assert expected([0.5, 0.5])["rennala_reinforce_efficiency_expected"] == pytest.approx(1.0)
-    # 16 trajectories: 15 of the first group and one of the other, which has half of its second one abandoned
+    # 16 trajectories: 15 of the first group and one of the second. Half of the second group's next trajectory
+    # is abandoned.
     assert expected([1.0, 10.0])["rennala_reinforce_efficiency_expected"] == pytest.approx(16 / 15 / 1.1)
 
 

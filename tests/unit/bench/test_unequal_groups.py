@@ -1,5 +1,7 @@
-"""The arithmetic and the configurations of `bench heterogeneous`, `bench costs` and `bench stragglers
---until-return`."""
+"""Benchmarks with unequal groups: their arithmetic and configurations.
+
+They are `bench heterogeneous`, `bench costs` and `bench stragglers --until-return`.
+"""
 
 import math
 import mmap
@@ -36,7 +38,8 @@ def test_heterogeneous_case_sets_delays_batch_and_offsets(rule):
     assert tuple(group.delay.trajectory for group in config.topology.group_list) == delays
     assert config.rounds.batch == (8 if rule == "afedpg" else 32)
     offsets = [group_environment(config, group).kwargs["offset"][0] for group in range(4)]
-    assert offsets == [1.0, 1.0, -1.0, -1.0]  # what the fast groups want is not what the slow ones do
+    # The fast groups have another objective than the slow ones.
+    assert offsets == [1.0, 1.0, -1.0, -1.0]
     assert all(group_environment(config, group).kwargs["bonus"] == 1.0 for group in range(4))
 
 
@@ -73,8 +76,11 @@ def test_median_time_counts_missing_runs_as_slowest():
 
 @pytest.mark.parametrize("rule", returns.RULES)
 def test_predicted_workers_deliver_what_groups_do(rule):
-    """Each episode of a wave is a worker's, or each wave a worker's where it makes a gradient: as many
-    episodes a second either way."""
+    """Predicted workers deliver as many episodes a second as the groups.
+
+    One predicted worker makes each episode of a wave. Where a wave makes one gradient, one worker makes each
+    wave.
+    """
     config = returns.case(rule, 3, 0.2, [0.1, 0.1, 1.0], 30.0, 8.0)
     simulated = predicted_returns.simulation(
         config, predicted_returns.Seconds([0.1, 0.1, 1.0], [0.01, 0.02, 0.03])
@@ -95,16 +101,15 @@ def test_predicted_workers_deliver_what_groups_do(rule):
 def test_first_time_is_when_the_newest_episodes_are_good_enough():
     course = {"time": np.array([0.0, 1.0, 2.0, 3.0, 4.0]), "used": np.array([0.0, 4.0, 6.0, 10.0, 12.0])}
     course["objective"] = np.array([np.nan, 0.0, 3.0, 3.0, -9.0])
-    # the mean of two episodes of round 2 and the four of round 3
+    # the mean of two episodes of round 2 and all four of round 3
     assert predicted_returns.first_time(course, 3.0, 6) == 3.0
     assert predicted_returns.first_time(course, 1.0, 6) == 2.0
     assert predicted_returns.first_time(course, 1.81, 10) is None
-    assert predicted_returns.first_time(course, -9.0, 20) is None  # there are not so many
+    assert predicted_returns.first_time(course, -9.0, 20) is None  # fewer than 20 episodes
 
 
 def test_rule_costs_are_computed_from_moments():
-    # a round of four trajectories of two groups every 0.5 s, of which 0.4 s are the two trajectories that
-    # each makes
+    # Two groups complete a round of four trajectories every 0.5 s. Each group makes two of them, in 0.4 s.
     moments = [Moment(0.5 * number, 4 * number, 0, 0.01 * number) for number in range(1, 11)]
     learners = np.array([[5.0, 0.5, 10], [5.0, 1.0, 20]])
     told = costs.figures(moments, learners, 0.2)
@@ -129,8 +134,8 @@ def test_virtual_worker_costs_cover_every_rule_and_size(monkeypatch):
             row["gradients"] >= 84 and row["rounds"] >= 1 and row["microseconds_per_gradient"] > 0
             for row in rows
         )
-    # all arrive in turn: sync's rounds are of one trajectory of everybody, rennala's and malenia's of four,
-    # afedpg's of one of anybody
+    # All workers deliver in turn. A round of sync takes one trajectory of each worker, a round of rennala or
+    # malenia four of each, and a round of afedpg one of any worker.
     assert [row["rounds"] for row in told["engine"]] == [
         {"sync": 84 // n, "afedpg": 84}.get(rule, 84 // (4 * n)) for rule in RULES for n in (2, 7)
     ]
@@ -138,14 +143,15 @@ def test_virtual_worker_costs_cover_every_rule_and_size(monkeypatch):
 
 def test_resident_memory_grows_with_an_allocation():
     taken = costs.resident_megabytes()
-    with mmap.mmap(-1, 64_000_000) as block:  # not from the heap, which may have so much to spare
+    # mmap, because the heap may have enough free memory for the block
+    with mmap.mmap(-1, 64_000_000) as block:
         for page in range(0, len(block), mmap.PAGESIZE):
             block[page] = 1
         assert costs.resident_megabytes() > taken + 40
 
 
 class FakeStage:
-    """Scores a run by its step size alone: best at 0.06."""
+    """A stage that scores a run by its step size alone; the best one is 0.06."""
 
     def __init__(self):
         self.transport = LocalWorld(1).transports[0]
@@ -180,6 +186,6 @@ def test_run_that_misses_the_return_has_no_time():
     stage.play = lambda config: [Moment(2.5, 8, 0), Moment(4.0, 16, 0)]
     config = returns.case("sync", 0, 0.1, [0.1, 1.0], 30.0, -6.0)
     for ended, expected in ((4.5, 4.5), (30.0, None), (30.2, None)):
-        # late reports may have lowered the mean again
+        # Late reports may have lowered the mean after the run reached the return.
         stage.recorder = SimpleNamespace(recent=[-6.5] * 100, seconds=ended)
         assert returns._play(stage, config)["seconds"] == expected

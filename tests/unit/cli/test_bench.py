@@ -1,5 +1,7 @@
-"""Benchmarks on ranks, from the command line: outside a world they start one with their own arguments, inside
-they measure."""
+"""Benchmarks on ranks, from the command line.
+
+Outside an MPI world a benchmark starts one with its own arguments. Inside a world it measures.
+"""
 
 import json
 import sys
@@ -13,7 +15,7 @@ from hpcmarl.cli import bench_ranks as cli_bench_ranks
 
 @pytest.fixture
 def started(monkeypatch):
-    """Ranks that are started, as (number, arguments); nothing is."""
+    """Record starts of ranks as (number, arguments), without starting any."""
     calls = []
 
     def start(ranks, arguments):
@@ -57,7 +59,7 @@ def test_benchmark_starts_ranks_with_its_own_arguments(run, started, arguments, 
 
 @pytest.fixture
 def joined(monkeypatch):
-    """A world that mpiexec has made."""
+    """Pretend that mpiexec has started this process."""
     monkeypatch.setattr("hpcmarl.launch.world.under_launcher", lambda environ: True)
 
 

@@ -1,5 +1,7 @@
-"""The commands: exit codes, one-line errors, what is started with -n, JSON on standard output. Work behind
-them is replaced."""
+"""The commands: exit codes, one-line errors, starts with -n, and JSON on standard output.
+
+The functions that do the work are replaced.
+"""
 
 import json
 import re
@@ -233,7 +235,7 @@ class TestOutput:
             "seconds": 2.0,
         }
         assert json.loads(run("bench", "throughput", "name=other", "--json")[1])["name"] == "other"
-        assert run("bench", "comm", "--json")[:2] == (0, "")  # a rank that has nothing to tell
+        assert run("bench", "comm", "--json")[:2] == (0, "")  # a rank without a result
         assert len(started) == 2
 
     def test_bench_sparse_prints_rows_as_table_and_json(self, run, monkeypatch):

@@ -1,4 +1,4 @@
-"""`hpcmarl data`: what it prints, its JSON, its exit codes; exports against the shards."""
+"""`hpcmarl data`: output, JSON and exit codes; exports against the shards."""
 
 import csv
 import json
@@ -28,7 +28,7 @@ SPEC = make_spec(
 
 
 def call(*arguments, code=0):
-    """Standard output of a command; its exit code is checked."""
+    """Return the standard output of a command after a check of its exit code."""
     result = CliRunner().invoke(data_app, [str(argument) for argument in arguments])
     assert result.exit_code == code, (result.output, result.exception)
     return result.stdout
@@ -110,7 +110,8 @@ def test_salvage_command_recovers_killed_shards(run):
     assert "no shard is open or cut short" in call("salvage", run)
     whole = list_shards(run)[0]
     partial = whole.with_name("shard-000005.h5.partial")
-    whole.rename(partial)  # killed between closing and renaming
+    # as if the run was killed between closing and renaming the shard
+    whole.rename(partial)
     assert call_json("salvage", run, "--remove")["recovered_steps"] == 36
     assert not partial.exists()
     assert whole.with_name("shard-000005.h5") in list_shards(run)
@@ -119,7 +120,10 @@ def test_salvage_command_recovers_killed_shards(run):
 
 
 def test_verify_names_the_command_that_recovers_a_bad_shard(run):
-    """Bad bytes inside a chunk: salvage of a whole run looks at the structure alone, and says so."""
+    """Bad bytes inside a chunk are found by `verify` alone.
+
+    Salvage of a whole run checks only the structure of the shards, and its output says so.
+    """
     shard = list_shards(run)[0]
     with ShardReader(shard) as reader:
         chunk = reader.file["steps/walkers/reward"].id.get_chunk_info(0)
@@ -130,7 +134,7 @@ def test_verify_names_the_command_that_recovers_a_bad_shard(run):
     assert bad["reason"].endswith(f"; `hpcmarl data salvage {shard}` recovers the undamaged segments")
     assert "no shard is open or cut short" in call("salvage", run)
     assert "`hpcmarl data verify` reads all bytes" in call("salvage", run)
-    assert call_json("salvage", shard, code=1)["files"][0]["status"] == "failed"  # its one chunk is bad
+    assert call_json("salvage", shard, code=1)["files"][0]["status"] == "failed"  # its only chunk is bad
 
 
 def test_merge_command_writes_one_file_and_rejects_existing(run, tmp_path):

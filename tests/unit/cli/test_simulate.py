@@ -1,5 +1,7 @@
-"""`hpcmarl simulate` from the command line to its files: figures against closed forms, results that read
-back, mistakes."""
+"""`hpcmarl simulate` from the command line to its files.
+
+The tests compare figures with closed forms, read results back, and cause mistakes.
+"""
 
 import json
 from pathlib import Path
@@ -62,7 +64,7 @@ def test_throughput_table_matches_the_published_rates(run, tmp_path):
 
 
 def test_throughput_overrides_match_closed_forms(run, tmp_path):
-    """n, M, h and kappa changed on the command line, against closed forms."""
+    """Values of n, M, h and kappa from the command line give the times of the closed forms."""
     compute, kappa = [0.5, 1.0, 3.0], [2.0, 0.25, 1.0]
     changes = (
         "sim.workers=3",
@@ -211,7 +213,8 @@ def test_interrupted_simulation_resumes_where_it_stopped(run, small, tmp_path, m
     assert run("simulate", small, "--out", out, "--resume", "seed=3")[0] == 2
     first, limit = len(done), 10_000
     assert run("simulate", small, "--out", out, "--resume")[0] == 0
-    assert len(done) == 6 * 2 + 6 * 2  # trials and results, none twice
+    # trials and results, each run once
+    assert len(done) == 6 * 2 + 6 * 2
     assert first == 5
     assert not (out / "parts").exists()
     assert run("simulate", small, "--out", tmp_path / "whole")[0] == 0

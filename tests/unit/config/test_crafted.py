@@ -1,4 +1,4 @@
-"""Crafted configurations: they run no code and read no other file."""
+"""Crafted configurations do not run code or read other files."""
 
 import h5py
 import pytest

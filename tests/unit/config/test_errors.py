@@ -1,4 +1,4 @@
-"""Every mistake in a configuration is one line that names the place, the value and the remedy."""
+"""One-line messages about mistakes in a configuration: place, value and remedy."""
 
 import pytest
 from hypothesis import given, settings

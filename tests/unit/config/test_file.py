@@ -1,4 +1,4 @@
-"""Reading and writing configurations: what is accepted, what overrides do, that dumping loses nothing."""
+"""Reading and writing of configurations: accepted values, overrides, and dumps without loss."""
 
 from pathlib import Path
 

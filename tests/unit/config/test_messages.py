@@ -1,4 +1,7 @@
-"""Messages of the configuration: each is one line with place, value and remedy, and each has a case here."""
+"""Messages of the configuration.
+
+Each message is one line with place, value and remedy, and each has a case here.
+"""
 
 import ast
 import copy
@@ -28,13 +31,13 @@ REMEDY = re.compile(
     r"\b(allowed(?: here[^:]*)?: |use |set |write |remove |raise |lower |did you mean |needs? |must be |"
     r"not valid YAML: )"
 )
-# former idiom of the messages
+# Expressions that messages must not use.
 BANNED = re.compile(
     r"\b(anew|of its own|of their own|by itself|does not go with|told|tells?|what is there|is there|nobody|"
     r"whoever|whom|a word|gives? up|goes on|go on)\b"
 )
 LONGEST = 700
-# messages that no file gives
+# Messages that no configuration file can cause.
 OF_THE_MODEL = "preset: mappo is filled in by hpcmarl.config.file.load_config, not by Config; use load_config"
 OF_THE_GAME = "between opponents (a constant-sum game)"
 
@@ -348,7 +351,7 @@ ROOTS: dict[str, tuple[type[BaseModel], dict[str, Any], Callable[..., Any]]] = {
     "run": (Config, {"env": {"id": "a.b"}, "stop": {"updates": 3}}, load_config),
     "simulation": (SimulationConfig, {"sim": {"stop": {"time": 3}}}, load_simulation),
 }
-# values of required keys beside the key with the mistake
+# Values of the other required keys of the section with the mistake.
 REQUIRED = {"id": "a.b", "agents": ["x"], "seeds": [7], "grid": {"seed": [1]}, "env": {"id": "a.b"}}
 WRONG_TYPES = ({"x": 1}, 3, "nonsense", [[]])
 
@@ -363,7 +366,10 @@ def dotted(place: Place) -> str:
 
 
 def with_value(kind: str, place: Place, value: Any, only: tuple[str, ...] = ()) -> dict[str, Any]:
-    """A valid configuration but for the value at a place; sections on the way get fitting names."""
+    """Return a configuration that is valid except for the value at a place.
+
+    Sections on the way to the place get names that have the next key.
+    """
     root, base, _ = ROOTS[kind]
     data = copy.deepcopy(base)
     node: Any = data
@@ -388,7 +394,7 @@ def with_value(kind: str, place: Place, value: Any, only: tuple[str, ...] = ()) 
 
 
 def refusal(kind: str, data: dict[str, Any]) -> str:
-    """The message about a configuration; empty if it is valid."""
+    """Return the message about a configuration; empty if it is valid."""
     text = "".join(f"{key}: {inline(value)}\n" for key, value in data.items())
     try:
         ROOTS[kind][2](text + "\n")
@@ -398,7 +404,7 @@ def refusal(kind: str, data: dict[str, Any]) -> str:
 
 
 def bad_values(allowed: str) -> Iterator[Any]:
-    """Values just outside the bounds that a row of the schema states."""
+    """Yield values just outside the bounds that a row of the schema states."""
     for sign, bound in re.findall(r"(>=|<=|>|<) (-?[0-9.]+)", allowed):
         number = float(bound) if "." in bound else int(bound)
         value = number + {">=": -1, ">": 0, "<=": 1, "<": 0}[sign]
@@ -489,7 +495,10 @@ class TestEveryKey:
 
 
 def test_every_field_has_a_description() -> None:
-    """`name` of a choice needs none: the schema shows the first lines of its members instead."""
+    """The `name` of a choice needs no description.
+
+    The schema shows the first lines of the choice's members instead.
+    """
 
     def models(model: type[BaseModel]) -> Iterator[type[BaseModel]]:
         for each in model.__subclasses__():

@@ -1,4 +1,4 @@
-"""A configuration as rank 0 tells it."""
+"""Configurations as rank 0 sends them to the other ranks."""
 
 from pathlib import Path
 

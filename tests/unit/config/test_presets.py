@@ -1,5 +1,8 @@
-"""Presets: the lowest layer of a configuration. What file and command line say outranks them, and nothing of
-them is left to a later version."""
+"""Presets, the lowest layer of a configuration.
+
+Values of the file and of the command line override a preset. A dump holds all values of the preset, so that
+later versions cannot change them.
+"""
 
 import json
 import re
@@ -30,7 +33,7 @@ def message(text, *overrides, load=load_config):
 
 
 def value_of(config, key):
-    """The value of a dotted key in a configuration."""
+    """Return the value of a dotted key in a configuration."""
     for part in key.split("."):
         config = getattr(config, part)
     return list(config) if isinstance(config, tuple) else config
@@ -69,7 +72,7 @@ class TestData:
             assert words
             used.add(path)
         assert used == set(preset.files)
-        # the page names files by their last part
+        # The page names files by the last part of their path.
         assert len({path.rpartition("/")[2] for path in used}) == len(used)
         assert all(len(commit) == 40 and int(commit, 16) for commit in preset.files.values())
 
@@ -79,7 +82,7 @@ class TestData:
         ids=str,
     )
     def test_gaps_are_still_refused(self, name, change):
-        """If this fails, a key has come: make the gap a setting."""
+        """If this test fails, the key exists now: turn the gap into a setting."""
         key = change.partition("=")[0].rpartition(".")[2]
         assert key in message(BASE + f"preset: {name}\n", change)
 
@@ -327,7 +330,7 @@ def test_independent_critics_load_in_a_league():
 
 
 class TestCommands:
-    """The commands; work behind them is replaced, so that no run begins."""
+    """Commands with presets; the functions that do the work are replaced, so that no run begins."""
 
     ALONE = ("preset=mappo", "env.id=a.b", "stop.updates=3")
 

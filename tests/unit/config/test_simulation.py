@@ -1,4 +1,4 @@
-"""Configurations of simulations: what is accepted, how sweeps unfold, and that every mistake is one line."""
+"""Configurations of simulations: accepted values, expansion of sweeps, and one-line messages."""
 
 import pytest
 

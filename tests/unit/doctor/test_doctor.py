@@ -16,8 +16,16 @@ from hpcmarl.doctor.ping import AllPairs
 
 
 def exchange(size, lose=lambda source, destination: False, dead=()):
-    """Virtual ranks that ping each other under a clock that is stepped; messages for which `lose` holds
-    vanish."""
+    """Let virtual ranks ping each other under a simulated clock.
+
+    Args:
+        size: Number of ranks.
+        lose: Whether a message from one rank to another is lost.
+        dead: Ranks that do not take part.
+
+    Returns:
+        The pings of rank 0, and the seconds until all ranks were done.
+    """
     local, now = LocalWorld(size), [0.0]
     ranks = {}
     for rank in (rank for rank in range(size) if rank not in dead):
@@ -64,7 +72,7 @@ class TestPing:
 
 
 def reports_of(places, problem=()):
-    """Reports of ranks: rank -> (host, cores)."""
+    """Return reports of ranks that are given as rank -> (host, cores)."""
     return {
         rank: {
             "facts": {

@@ -1,4 +1,4 @@
-"""What the doctor and submit estimate for a job."""
+"""Estimates of the doctor and of submit for a job."""
 
 import pytest
 
@@ -12,7 +12,10 @@ SPREAD = "env: {id: mpe2.simple_spread_v3}\nstop: {updates: 1}\n"
 
 
 def findings_of(ranks, *changes, known=False, hosts=None, **more):
-    """Findings by name for a run of simple_spread; without its environment unless it is `known`."""
+    """Return the findings for a run of simple_spread, by name.
+
+    The estimate sees the specification of the environment only if it is `known`.
+    """
     config = load_config(SPREAD, changes)
     topology = assign_roles(ranks, hosts or ["h"] * ranks, config.topology)
     spec = describe(config.env, config.policies) if known else None

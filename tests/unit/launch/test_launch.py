@@ -1,4 +1,4 @@
-"""What launchers' variables mean, and the flags of mpiexec."""
+"""Variables of launchers, and the flags of mpiexec."""
 
 import os
 from pathlib import Path
@@ -42,7 +42,8 @@ class TestWorld:
             (HYDRA, "mpiexec of MPICH or Intel MPI", 4, 3),
             ({"PMI_SIZE": "2", "PMI_RANK": "0"}, "a PMI launcher", 2, 0),
             ({**STEP, "PMI_SIZE": "4", "PMI_RANK": "2"}, "srun", 4, 2),
-            # mpirun inside a batch job starts its helpers with srun: its ranks see a step of one task a node
+            # mpirun inside a batch job starts its helpers with srun, so that its ranks see the variables of a
+            # step of one task a node.
             ({**STEP, "SLURM_STEP_NUM_TASKS": "2", **MPIRUN}, "mpirun of Open MPI", 4, 1),
             ({**STEP, "SLURM_STEP_NUM_TASKS": "2", **HYDRA}, "mpiexec of MPICH or Intel MPI", 4, 3),
         ],

@@ -1,4 +1,4 @@
-"""`hpcmarl submit`: what is refused before it waits in a queue, and what sbatch is given."""
+"""`hpcmarl submit`: jobs that it refuses before they are queued, and the script for sbatch."""
 
 import re
 

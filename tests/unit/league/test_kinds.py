@@ -1,5 +1,7 @@
-"""AlphaStar's kinds of members against its pseudocode, branch by branch, and their rules of freezing and
-starting anew."""
+"""AlphaStar's kinds of members, compared with its pseudocode branch by branch.
+
+The rules for freezing a member and for its reset to initial weights are tested, too.
+"""
 
 import numpy as np
 import pytest
@@ -35,15 +37,17 @@ def view(live, owners, member=0, self_play=True, kinds=ROLES):
 
 
 def spread(weights, share, into):
-    """Add `share` to the chances of those with weights {number: weight}, in proportion; alike where they
-    vanish."""
+    """Add `share` to the chances in `into`, in proportion to weights {number: weight}.
+
+    If all weights vanish, each number gets the same part of `share`.
+    """
     total = sum(weights.values())
     for number, weight in weights.items():
         into[number] = into.get(number, 0.0) + share * (weight / total if total > 1e-10 else 1 / len(weights))
 
 
 def literal_main(live, owners, member, self_play):
-    """{snapshot's number or SELF: chance}, following get_match and its branches."""
+    """Return {snapshot's number or SELF: chance} by the branches of get_match."""
     score = {3 * place: x for place, x in enumerate(live)}
     owner = {3 * place: who for place, who in enumerate(owners)}
     found = {}
@@ -111,12 +115,12 @@ def test_main_splits_evenly_between_self_play_and_pfsp():
 
 def test_main_exploiter_plays_newest_or_past_mains():
     kind = make_kind(section(name="main_exploiter"))
-    # members 0 and 3 are mains: the newest of 0 is beaten often enough, that of 3 is not
+    # Members 0 and 3 are mains. Only the newest snapshot of member 0 is beaten often enough.
     found = probabilities(kind.mixture(view([0.9, 0.5, 0.2, 0.1, 0.9, 0.0], [0, 3, 0, 3, 2, 1], member=1)))
     past = {3: 0.5 * 0.25 / 0.34, 9: 0.5 * 0.09 / 0.34}
     assert found == pytest.approx({SELF: 0.0, 0: 0.0, 6: 0.5, 12: 0.0, 15: 0.0} | past)
     assert probabilities(kind.mixture(view([0.0, 0.0], [0, 0], member=1))) == {SELF: 0.0, 0: 0.5, 3: 0.5}
-    # no main yet
+    # No main has a snapshot yet.
     assert probabilities(kind.mixture(view([0.3, 0.9], [2, 2], member=1))) == {
         SELF: 0.0,
         0: 0.5,
@@ -162,7 +166,7 @@ def test_reset_probability_depends_on_the_member_kind():
 
 
 def test_asymmetric_main_plays_mains_of_the_other_side():
-    """Members 0 and 1 are mains of two sides: all candidates are the other one's."""
+    """Members 0 and 1 are mains of two sides: all candidates belong to member 1."""
     seen = view([0.9, 0.5], [1, 1], member=0, self_play=False, kinds=("main", "main"))
     assert probabilities(make_kind(section(name="main")).mixture(seen)) == pytest.approx(
         {SELF: 0.0, 0: 0.5 * 0.01 / 0.26, 3: 0.5 * 0.25 / 0.26 + 0.5}

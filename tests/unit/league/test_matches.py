@@ -10,7 +10,7 @@ from tests.support.leagues import RPS
 
 @pytest.fixture
 def playing(tmp_path):
-    """Two snapshots in a pool, and the matches between them."""
+    """Yield two snapshots in a pool, and the matches between them."""
     playing = Playing(load_config(RPS), tmp_path / "pool")
     yield playing
     playing.matches.close()
@@ -40,4 +40,4 @@ def test_match_after_a_damaged_one_is_played(tmp_path, playing):
     path.write_bytes(good)
     result = result_of(playing)
     assert result.bad is None
-    assert int(result.played[0]) == 8  # league.evaluation.episodes
+    assert int(result.played[0]) == 8  # the value of league.evaluation.episodes

@@ -1,4 +1,4 @@
-"""Matchmakers against their formulas written out, and draws against their distribution."""
+"""Matchmakers compared with their formulas, and draws compared with their distribution."""
 
 from dataclasses import replace
 
@@ -16,8 +16,8 @@ from hpcmarl.packing import pack, unpack
 from tests.support.matchmaking import probabilities, section
 
 scores = st.lists(st.floats(0, 1), min_size=1, max_size=9)
-# Of up to a million games: nearer to 0 and 1, 1 - (1 - x) is another number than x, and weights that vanish
-# for the one way of writing a formula are there for the other.
+# Scores of up to a million games. Nearer to 0 and 1, rounding makes 1 - (1 - x) differ from x. Weights that
+# are zero in one form of a formula would then be positive in another.
 scores_of_games = st.lists(st.integers(0, 10**6).map(lambda points: points / 10**6), min_size=1, max_size=9)
 
 
@@ -147,7 +147,7 @@ def test_self_share_goes_to_the_newest_without_self_play():
 
 
 def quality_twin(q, wins, rate):
-    """q_i <- q_i - eta / (N p_i), but by 1 at most, a victory at a time."""
+    """Apply q_i <- q_i - eta / (N p_i) for one victory after another; a step is at most 1."""
     q = dict(q)
     for i in wins:
         p = np.exp(q[i]) / sum(np.exp(value) for value in q.values())
@@ -155,7 +155,8 @@ def quality_twin(q, wins, rate):
     return q
 
 
-@example(5, [(0, 1, 3)] * 8)  # so many victories that the score would fall by more than 1
+# enough victories that the score would fall by more than 1
+@example(5, [(0, 1, 3)] * 8)
 @settings(max_examples=50, deadline=None)
 @given(
     st.integers(1, 6),
@@ -214,7 +215,7 @@ def test_draws_follow_the_distribution():
 
 
 class Fixed:
-    """A generator that gives one number."""
+    """A generator that always returns the same number."""
 
     def __init__(self, value):
         self.value = value

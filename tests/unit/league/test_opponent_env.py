@@ -1,5 +1,7 @@
-"""A game seen from one side: what is hidden, what is paid, who replies; against the bare game stepped with
-the same actions."""
+"""A game seen from one side: masks, rewards and opponents' actions.
+
+The bare game, stepped with the same actions, is the reference.
+"""
 
 import numpy as np
 import pytest
@@ -36,7 +38,7 @@ def win(own, other):
 
 
 class Listening:
-    """An environment that keeps the actions it is stepped with."""
+    """An environment that records the actions that it is stepped with."""
 
     def __init__(self, environment):
         self.environment, self.heard = environment, []
@@ -61,7 +63,7 @@ def make(
     names=("other-000001", "other-000002"),
     algo=None,
 ):
-    """The game, the member's policy and what the others are."""
+    """Return the game, the member's policy and the opponents."""
     spec = describe(config, policies)
     settings = algo or MATraceConfig(critic=critic, network=NetworkConfig(hidden=(8,), recurrent=recurrent))
     theirs = side_of(spec, sides.other)
@@ -82,7 +84,7 @@ def make(
 
 
 def play(versus, own, steps):
-    """Frames (copied), outcomes and who had which seats, step by step."""
+    """Return copied frames, decisions, outcomes, own seats and opponents of each step."""
     frames = [new_frame(versus.spec, versus.slots), new_frame(versus.spec, versus.slots)]
     memory, generator, told = own.initial_memory(versus.slots), np.random.default_rng(2), []
     versus.reset(frames[0])
@@ -127,7 +129,7 @@ def test_versus_environment_masks_but_preserves_the_game(tmp_path, config, polic
             obs, alive = seen[name]
             np.testing.assert_array_equal(obs, frames[0].policies[name].obs)
             np.testing.assert_array_equal(alive, frames[0].policies[name].alive & seats[name])
-            # what was decided is what is played
+            # The game receives the decided actions.
             np.testing.assert_array_equal(heard[name][alive], decisions[name].action[alive])
         twin.step(heard, bare, frames[1])
         for name in sides.own:
@@ -145,8 +147,10 @@ def test_versus_environment_masks_but_preserves_the_game(tmp_path, config, polic
 @pytest.mark.parametrize("own_seats", [1, 2])
 @pytest.mark.parametrize("own_share", [0.0, 0.5, 1.0])
 def test_team_reward_is_the_mean_over_own_seats(tmp_path, own_seats, own_share):
-    """Agents see rewards of their own here, so that the mean over all seats is another number than that over
-    some."""
+    """The team reward does not contain rewards of other seats.
+
+    Agents get individual rewards here, so that the mean over all seats differs from the mean over some.
+    """
     config = SPREAD.model_copy(update={"kwargs": {"max_cycles": 5, "local_ratio": 0.9}})
     versus, own, _ = make(
         tmp_path, config, {}, Sides(("agent",), ("agent",), own_seats=own_seats), own_share=own_share
@@ -171,7 +175,8 @@ def test_team_reward_is_the_mean_over_own_seats(tmp_path, own_seats, own_share):
     assert len(found) == 32
 
 
-# whatever is played: both players get 1 a round, or the row player 1 and the column player 3
+# Rewards that do not depend on the actions. ONES: both players get 1 a round. UNEQUAL: the row player gets 1,
+# the column player 3.
 ONES = EnvConfig(
     id="matrix:own", kwargs={"payoff": [[1, 1], [1, 1]], "column_payoff": [[1, 1], [1, 1]], "rounds": 3}
 )
@@ -189,7 +194,7 @@ AGENTS = [MATraceConfig(critic="independent"), PPOConfig(critic="independent"), 
 
 
 def episode_rollout(versus, own, steps=3):
-    """The first episode of each slot as a learner sees it: all terminate after `steps` steps."""
+    """Return the first episode of each slot as a learner sees it: all terminate after `steps` steps."""
     told = play(versus, own, steps)
     policies = {}
     for policy in versus.spec.policies:
@@ -234,7 +239,7 @@ def learner(algo, versus):
 @pytest.mark.parametrize("algo", TEAMS, ids=lambda algo: algo.name)
 @pytest.mark.parametrize("own_share", [0.0, 1.0])
 def test_team_learners_see_the_same_reward_whoever_is_met(tmp_path, algo, own_share):
-    """A learner's value limit is the largest reward that it learns from, over 1 - discount."""
+    """A learner's value limit is the largest reward that it learns from, divided by 1 - discount."""
     versus, own, _ = make(tmp_path, ONES, {}, Sides(("player",), ("player",)), own_share=own_share)
     assert learner(algo, versus).gradient([episode_rollout(versus, own)])[1]["value_limit"] == pytest.approx(
         2.0
@@ -244,7 +249,7 @@ def test_team_learners_see_the_same_reward_whoever_is_met(tmp_path, algo, own_sh
 @pytest.mark.parametrize("algo", AGENTS, ids=lambda algo: algo.name)
 @pytest.mark.parametrize(("own_share", "largest"), [(0.0, 1.0), (1.0, 3.0)])
 def test_independent_learners_see_their_rewards_unscaled(tmp_path, algo, own_share, largest):
-    """The one slot's first seat is the row player's."""
+    """The first seat of the only slot belongs to the row player."""
     versus, own, _ = make(
         tmp_path, UNEQUAL, {}, Sides(("player",), ("player",)), slots=1, own_share=own_share
     )
@@ -264,7 +269,7 @@ def test_reinforce_sees_the_same_reward_whoever_is_met(tmp_path, own_share):
             algorithm.action_probs("player", part.obs[:3].reshape(6, -1), None), part.action.reshape(6, 1), 1
         )
     )
-    to_go = np.array([1.75, 0.75, 0.25])  # rewards of 1, discounted by a half
+    to_go = np.array([1.75, 0.75, 0.25])  # rewards of 1 at a discount of 0.5
     wanted = (logp.reshape(3, 2) * part.alive[:3, 0] * to_go[:, None]).sum()
     assert part.alive[:3].sum() == (6 if own_share else 3)
     assert algorithm.gradient([rollout])[1]["policy_loss"] == pytest.approx(-wanted, rel=1e-5)
@@ -281,7 +286,7 @@ def test_episode_records_own_return_and_opponent(tmp_path):
             assert own_seat.sum() == 1
             result = earned[episode.slot][own_seat][0]
             assert episode.return_mean == result
-            # the game is zero-sum
+            # The game is zero-sum.
             assert episode.outcome == {
                 "win": win(result, -result),
                 "other_return": -result,
@@ -354,7 +359,7 @@ def test_opponent_memory_resets_each_episode(tmp_path, algo):
 
 
 class Numbered:
-    """A policy of one parameter."""
+    """A policy with one parameter, its number."""
 
     size = 1
 

@@ -1,4 +1,4 @@
-"""Payoffs and live records against lists of games."""
+"""Payoffs and live records, compared with lists of games."""
 
 import numpy as np
 import pytest
@@ -41,7 +41,7 @@ def recorded(matches, size=SIZE, **options):
 
 
 def seen_by(matches, one, other, shared):
-    """(score, return) of every game of `one` against `other`, seat by seat."""
+    """Return (score, return) of every game of `one` against `other`, once for each seat."""
     found = []
     for row, column, games in matches:
         for score, mine, theirs in games:

@@ -1,4 +1,7 @@
-"""PSRO's matchmaker in games whose solution is known, and a whole double oracle on rock-paper-scissors."""
+"""PSRO's matchmaker in games with a known solution.
+
+A whole double oracle plays rock-paper-scissors.
+"""
 
 import numpy as np
 import pytest
@@ -17,7 +20,7 @@ SOLVERS = ["uniform", "nash", "replicator", "alpha_rank"]
 
 
 def played(score, games=1000):
-    """A payoff in which row i had score[i, j] against column j in every game; NaN: never played."""
+    """Return a payoff in which row i had score[i, j] against column j in every game; NaN: never played."""
     payoff = Payoff()
     payoff.grow(len(score))
     for i, j in np.argwhere(~np.isnan(score)):
@@ -41,7 +44,7 @@ def view(payoff, own=None, candidates=None, self_play=True):
     )
 
 
-# rock, paper, scissors, and one that loses to all three
+# Rock, paper, scissors, and a fourth strategy that loses to all three.
 GAME = np.array([[0.5, 0, 1, 1], [1, 0.5, 0, 1], [0, 1, 0.5, 1], [0, 0, 0, 0.5]])
 
 
@@ -57,7 +60,7 @@ def test_psro_weights_equal_the_meta_strategy(solver):
 
 @pytest.mark.parametrize("solver", SOLVERS[1:])
 def test_asymmetric_psro_uses_the_mixture_of_the_other_side(solver):
-    """Rows (3, 1) have no answer to column 4; column 0 loses to both, column 2 to one."""
+    """Rows 3 and 1 have no answer to column 4; column 0 loses to both rows, column 2 to one."""
     score = np.full((5, 5), np.nan)
     for row, column, value in [(1, 0, 1.0), (3, 0, 1.0), (1, 2, 1.0), (3, 2, 0.5), (1, 4, 0.0), (3, 4, 0.0)]:
         score[min(row, column), max(row, column)] = value if row < column else 1 - value
@@ -133,11 +136,13 @@ def test_psro_without_own_snapshots_is_uniform():
 
 @pytest.mark.parametrize(("solver", "more"), [("nash", 6), ("replicator", 6), ("alpha_rank", 2)])
 def test_psro_best_responses_reach_the_rps_equilibrium(solver, more):
-    """Snapshots are pure strategies, each the exact best response to what was drawn from before; naive
-    self-play would go round for ever.
+    """Best responses reach the equilibrium, where naive self-play would cycle for ever.
 
-    alpha-rank counts a strategy that is in the pool twice as two, so for it the pool ends when it has each
-    once."""
+    Snapshots are pure strategies. Each is the exact best response to the mixture of the snapshots before it.
+
+    alpha-rank counts a strategy twice if two snapshots have it. For alpha-rank the pool therefore ends when
+    each strategy is in it once.
+    """
     game = GAME[:3, :3]
     pool, payoff = [0], Payoff()
     payoff.grow(1)

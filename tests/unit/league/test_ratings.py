@@ -1,4 +1,4 @@
-"""Skill ratings that follow the games, against openskill itself and against players whose skill is known."""
+"""Skill ratings of games, compared with openskill and with players of known skill."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""Evaluation strategies against slow twins that look at every pair anew."""
+"""Evaluation strategies compared with slow versions that examine every pair each time."""
 
 import numpy as np
 import pytest
@@ -29,7 +29,14 @@ def strategy(payoff, sides=("",), cooperative=False, **keys):
 
 
 def literal_pairs(keys, sides_of, sides, cooperative):
-    """Every pair that the strategy should play; sides_of: number -> side, in order of age."""
+    """Return every pair that the strategy should play.
+
+    Args:
+        keys: Settings of the strategy.
+        sides_of: Snapshot number -> side, in order of age.
+        sides: Sides of the game.
+        cooperative: Whether the game is cooperative.
+    """
     found = set()
     for new, side in sides_of.items():
         older = [old for old in sides_of if old < new and (sides_of[old] != side if len(sides) > 1 else True)]
@@ -46,7 +53,7 @@ def literal_pairs(keys, sides_of, sides, cooperative):
 
 
 def literal_best(keys, pairs, payoff, playing):
-    """The most urgent pairs, from the definition."""
+    """Return the most urgent pairs, computed from the definition."""
     urgency = {}
     for pair in pairs:
         games, out = int(payoff.games()[pair]), playing.get(pair, 0)
@@ -71,7 +78,8 @@ def test_next_pair_equals_a_full_search(keys, game, seed):
     rule = strategy(payoff, sides, game == "cooperative", **keys)
     for step in range(40):
         if step % 5 == 0:
-            number = payoff.size + int(rng.integers(2))  # a gap: a snapshot that was never good
+            # A gap in the numbers is a snapshot that was never valid.
+            number = payoff.size + int(rng.integers(2))
             payoff.grow(number + 1)
             sides_of[number] = sides[int(rng.integers(len(sides)))]
             rule.add(number, sides_of[number])
@@ -85,7 +93,8 @@ def test_next_pair_equals_a_full_search(keys, game, seed):
             out[pair] = out.get(pair, 0) + 2
         if out and rng.random() < 0.6:
             done = list(out)[int(rng.integers(len(out)))]
-            if rng.random() < 0.7:  # else the rank was lost
+            # Otherwise the rank that played the match was lost.
+            if rng.random() < 0.7:
                 payoff.record(*done, 2, float(rng.integers(5)) / 2, 0.0, 0.0, 0.0, 0.0)
             out[done] -= 2
             if not out[done]:

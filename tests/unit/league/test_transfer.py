@@ -1,4 +1,4 @@
-"""`hpcmarl league transfer`: its arguments."""
+"""Arguments of `hpcmarl league transfer`."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""The queues of a learner that is behind, and when they hold back their actors."""
+"""Queues of a learner that is behind, and the moments when it holds back its actors."""
 
 import time
 from types import SimpleNamespace

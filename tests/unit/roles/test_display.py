@@ -1,4 +1,4 @@
-"""What a run shows of itself while it goes on: a panel in a terminal, a line now and then elsewhere."""
+"""The display of a running run: a panel in a terminal, and occasional lines elsewhere."""
 
 import io
 import logging
@@ -109,8 +109,10 @@ def test_returns_are_drawn_while_a_run_goes_on_and_at_its_end(monkeypatch):
     shown.seek(0)
     text = shown.read()
     assert "(seconds)" in text
-    assert "-23.0" in text  # the first value, of two, is no number
-    assert text.rstrip().count("(return)") >= 4  # drawn anew, and left there
+    # The first return is NaN and is not drawn; -23.0 is the next one.
+    assert "-23.0" in text
+    # The panel is drawn repeatedly, and its last state stays in the terminal.
+    assert text.rstrip().count("(return)") >= 4
     narrow = display_of(monkeypatch=monkeypatch, width="30")
     narrow.curve = display.curve
     assert not narrow._curve()

@@ -1,4 +1,4 @@
-"""How well a run uses its cores, and what its last lines advise."""
+"""How well a run uses its cores, and the advice of its last lines."""
 
 from dataclasses import replace
 
@@ -26,7 +26,7 @@ SUMMARY = {
 
 @pytest.fixture
 def usage(monkeypatch):
-    """Figures of two groups with an actor each and a server, on two hosts of two cores."""
+    """Return the figures of two groups of one actor each and a server, on two hosts of two cores."""
     monkeypatch.setattr(efficiency, "cores_of_host", lambda ranks: 2)
     groups = TopologyConfig(groups=2, actors_per_learner=1, server="dedicated")
     return Efficiency(load_config(SPREAD), assign_roles(5, ["a", "a", "a", "b", "b"], groups))

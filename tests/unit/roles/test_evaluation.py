@@ -1,4 +1,4 @@
-"""Evaluation: random opponents, returns of each agent, unbiased shares of episodes."""
+"""Evaluation: random opponents, returns of each agent, and unbiased shares of episodes."""
 
 import numpy as np
 import pytest
@@ -23,7 +23,8 @@ def test_greedy_policies_repeat_and_random_opponents_vary():
         match.close()
         return match.agent_returns["player_1"]
 
-    assert returns([], 1) == returns([], 2)  # greedy policies in a game without chance
+    # The policies are greedy, and the game is deterministic.
+    assert returns([], 1) == returns([], 2)
     assert len(set(map(tuple, (returns(["player_1", "player_2"], seed) for seed in range(4))))) > 1
 
 
@@ -38,8 +39,11 @@ def test_every_slot_plays_its_share():
 
 
 def test_environments_of_one_evaluation_have_unlike_episodes():
-    """Equal seeds correlate their returns (0.97 in two lengths of simple_spread); the error of their mean is
-    that of independent ones."""
+    """Each environment of an evaluation has its own seed.
+
+    Equal seeds correlate the returns (0.97 in two lengths of simple_spread). The error of the mean assumes
+    independent returns.
+    """
     spread = EnvConfig(id="mpe2.simple_spread_v3", kwargs={"max_cycles": 3})
     algorithm = make_algorithm(describe(spread, {}), MATraceConfig(critic="independent"), 0)
 
@@ -72,8 +76,11 @@ def test_groups_are_weighted_independently_of_episode_count():
 
 
 def test_all_evaluation_figures_weigh_groups_alike():
-    """Three groups play the first environment and one the second; two and four episodes of them were
-    played."""
+    """All figures weigh groups equally, whatever the number of episodes.
+
+    Three groups train in the first environment and one in the second. Evaluation played two episodes of the
+    first environment and four of the second.
+    """
     found = summarise(
         [played([0.0, 2.0], 15, [1, 0]), played([3.0, 5.0, 3.0, 5.0], 100, [1, 1, 1, 0])], [3, 1]
     )
@@ -101,8 +108,10 @@ def test_win_rate_is_of_the_environments_that_tell_it():
 
 
 def test_standard_error_is_the_spread_of_repeated_evaluations():
-    """Environments of means 0 and 10: what lies between them is no error of the mean, which has the same
-    share of each."""
+    """The standard error excludes the difference between environments, here of means 0 and 10.
+
+    Each evaluation has the same share of each environment, so that the difference adds no error to the mean.
+    """
     generator = np.random.default_rng(0)
     repeats = [
         summarise([played(generator.normal(0, 1, 40)), played(generator.normal(10, 3, 10))], [1, 1])

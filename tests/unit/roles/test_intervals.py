@@ -1,4 +1,4 @@
-"""What is done now and then: an interval, and one that grows with what is done in it."""
+"""Periodic actions: a fixed interval, and an interval that grows with the cost of the action."""
 
 import pytest
 

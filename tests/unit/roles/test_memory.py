@@ -1,4 +1,4 @@
-"""Whether ranks fit into the memory of their hosts."""
+"""Whether the ranks of each host fit into its memory."""
 
 from __future__ import annotations
 

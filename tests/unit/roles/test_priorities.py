@@ -1,5 +1,7 @@
-"""Prioritised draws and importance weights against closed forms and a literal walk; how they work in a
-replay."""
+"""Prioritised draws and importance weights, compared with closed forms.
+
+Draws are also compared with a literal walk through the sums. Other tests use priorities in a replay.
+"""
 
 import numpy as np
 import pytest
@@ -32,7 +34,7 @@ def test_episodes_are_drawn_in_proportion_to_their_priorities(alpha):
 
 
 def test_stratified_draws_stay_close_to_their_mean():
-    """Each of 30 equal parts of the summed priorities gives one draw, so that no count is off by 2."""
+    """Each of 30 equal parts of the summed priorities gives one draw: each count is off by less than 2."""
     priorities, generator = make(alpha=1.0), np.random.default_rng(1)
     mean = 30 * chances(ERRORS, 1.0)
     for _ in range(200):
@@ -66,8 +68,10 @@ def test_importance_weights_have_their_closed_form(env_steps, beta):
 
 
 def test_full_correction_makes_draws_count_as_if_all_were_alike():
-    """At beta 1 an episode's mean weight in a gradient, how often it is drawn times its weight, is the same
-    for all."""
+    """At beta 1 all episodes have the same mean weight in a gradient.
+
+    The mean weight is the chance of a draw times the importance weight.
+    """
     priorities = make([0.5, 2.0, 0.3, 1.0], alpha=0.6, beta=1.0)
     every = np.arange(4)
     np.testing.assert_allclose(

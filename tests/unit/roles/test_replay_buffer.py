@@ -1,4 +1,4 @@
-"""Replay of whole episodes: what is kept, drawn and allowed; its files."""
+"""Replay of whole episodes: storage, draws, the limit on draws, and files."""
 
 from collections import deque
 from types import SimpleNamespace
@@ -26,7 +26,7 @@ CODEC = RolloutCodec(SPEC, with_state=False)
 
 
 class FakeMessage(Message):
-    """An episode's message that remembers whether it was given back."""
+    """An episode's message that records its release."""
 
     released = False
 
@@ -71,7 +71,8 @@ def test_replay_waits_for_starts_and_keeps_its_ratio(tmp_path):
     fill(replay, [2])
     work = replay.take(0, 0)
     assert work.count == 2
-    assert replay.take(1, 0) is None  # two for the third episode
+    # The third episode allows two draws, and both are used.
+    assert replay.take(1, 0) is None
     fill(replay, [3, 4])
     assert [replay.take(version, 0) is None for version in range(1, 4)] == [False, False, True]
     assert replay.statistics()["replay_ratio"] == 6 / 5
@@ -108,11 +109,12 @@ def test_draws_are_uniform_without_repetition_and_repeatable(tmp_path):
         draws.append(drawn(replay.take(version, 0)))
     assert all(len(set(draw)) == 4 for draw in draws)
     counts = np.bincount(np.concatenate(draws), minlength=10)
-    assert abs(counts - 200).max() < 60  # 5 deviations
+    assert abs(counts - 200).max() < 60  # 5 standard deviations
     replay.on_version(7)
     again, other = (drawn(replay.take(7, 0)) for _ in range(2))
     assert draws[7] == again != other
-    assert len(drawn(replay.take(0, 3))) == 1  # what is left of the share
+    # One trajectory of the group's share is left.
+    assert len(drawn(replay.take(0, 3))) == 1
 
 
 def test_recent_share_is_drawn_from_newest_episodes(tmp_path):
@@ -120,7 +122,7 @@ def test_recent_share_is_drawn_from_newest_episodes(tmp_path):
     fill(replay, range(100))
     shares = np.array([np.array(drawn(replay.take(version, 0))) >= 92 for version in range(50)])
     assert shares.shape == (50, 32)
-    # eight of the newest exist: at most so many without repetition; the other 24 are drawn from all
+    # Only eight newest episodes exist, and draws do not repeat. The other 24 are drawn from all episodes.
     assert shares.sum(1).min() >= 8
     assert shares.sum(1).mean() == pytest.approx(8 + 24 * 0.08, abs=0.7)
 
@@ -135,7 +137,7 @@ def test_dynamic_replay_evicts_distant_old_episodes(tmp_path):
     replay = replay_of(tmp_path, dynamic={"every": 20, "oldest": 3, "distance": 0.5, "least": 30})
     replay.algorithm = SimpleNamespace(distance=distance)
     fill(replay, range(100))
-    # after 40, 60, 80 and 100: not while the least number is there
+    # The check runs after 40, 60, 80 and 100 episodes, but not before the least number is exceeded.
     assert looked == [
         [0, 1, 2],
         [4, 5, 6],
@@ -166,7 +168,8 @@ def test_deterministic_replay_waits_for_all_actors(tmp_path):
     fill(replay, [2], source=1)
     assert replay.take(0, 0) is None
     fill(replay, [3], source=1, flags=Flags.MORE)
-    assert replay.take(0, 0) is None  # another one that ended in that step is on its way
+    # Another episode that ended in the same step is on its way.
+    assert replay.take(0, 0) is None
     fill(replay, [4], source=1)
     assert replay.take(0, 0).count == 4
     assert [int(CODEC.read(episode.buffer, 0).episode[0]) for episode in replay.episodes] == [2, 3, 4, 0, 1]
@@ -203,8 +206,10 @@ def test_replay_file_round_trips_and_bad_files_are_logged(tmp_path, caplog):
 
 
 class Weighing:
-    """An algorithm that finds errors, known by the episode's index, and remembers the weights that episodes
-    had."""
+    """An algorithm with a given error for each episode index.
+
+    It records the weights that it receives with the episodes.
+    """
 
     env_steps = 0
 
@@ -226,7 +231,7 @@ def learn(replay, version):
 
 
 def test_errors_and_weights_reach_their_episodes(tmp_path):
-    """Episodes of unlike lengths, drawn several times at once, while the oldest leave."""
+    """Episodes have different lengths and are drawn repeatedly while the oldest ones leave."""
     algorithm = Weighing(lambda index: float(index % 7))
     replay = replay_of(
         tmp_path,
@@ -256,7 +261,10 @@ def test_errors_and_weights_reach_their_episodes(tmp_path):
 
 
 def test_rare_errors_are_drawn_often(tmp_path):
-    """One episode in fifty has an error of 1, the others of 0.01; P = 1/(1 + 49 0.01^0.6) of a draw."""
+    """One episode in fifty has an error of 1, the others of 0.01.
+
+    The chance of the one in a draw is P = 1/(1 + 49 0.01^0.6).
+    """
     replay = replay_of(tmp_path, batch=4, samples_per_insert=1e6, priority={"alpha": 0.6})
     replay.algorithm = Weighing(lambda index: 1.0 if index == 17 else 0.01)
     fill(replay, range(50))
@@ -267,8 +275,11 @@ def test_rare_errors_are_drawn_often(tmp_path):
 
 
 def updates_until_rare_is_known(tmp_path, **keys):
-    """Gradients after which the value of what 3 of 600 episodes did is within 0.2 of their reward, 1; the
-    others did another thing, for 0."""
+    """Return the number of gradients until the value of a rare action is known.
+
+    Three of 600 episodes have the rare action and a reward of 1. All others have another action and a reward
+    of 0. The value is known when it is within 0.2 of 1.
+    """
     spec = make_spec(agents=1)
     config = VDNConfig(network=AgentNetworkConfig(hidden=(), recurrent=False), agent_id=False, discount=0.5)
     algorithm = make_algorithm(spec, config, 0)
@@ -301,8 +312,10 @@ def test_prioritised_replay_learns_rare_episodes_sooner(tmp_path):
 
 
 def test_newest_episodes_count_as_if_all_were_drawn_alike(tmp_path):
-    """Weights before normalisation are 1 for the newest, whatever their errors; for what priorities drew (N
-    P)^-beta."""
+    """Weights before normalisation are 1 for the newest episodes, whatever their errors.
+
+    Episodes drawn by priority have weights of (N P)^-beta.
+    """
     replay = replay_of(
         tmp_path,
         batch=8,
@@ -317,9 +330,11 @@ def test_newest_episodes_count_as_if_all_were_drawn_alike(tmp_path):
     for _ in range(40):
         replay.priorities.errors.popleft()
     found = learn(replay, 0)
-    assert sum(index >= 36 for index in found) == 4  # by priorities none of them
+    # Priorities alone would draw none of the newest.
+    assert sum(index >= 36 for index in found) == 4
     assert sum(index < 20 for index in found) == 4
-    for index in found:  # 1 / (40/20 * 1/2) is half the 1 of the newest
+    # Drawn by priority: (N P)^-beta = 1 / (40 * 1/20) = 0.5. The newest have 1.
+    for index in found:
         assert replay.algorithm.weights[index] == pytest.approx(1.0 if index >= 36 else 0.5)
 
 
@@ -337,7 +352,8 @@ def test_dynamic_replay_keeps_errors_with_their_episodes(tmp_path):
         learn(replay, version)
     assert list(replay.priorities.errors) == list(range(39))
     fill(replay, [39])
-    assert list(replay.priorities.errors) == [*range(4, 39), 38.0]  # a tenth has left
+    # A tenth of the episodes was evicted.
+    assert list(replay.priorities.errors) == [*range(4, 39), 38.0]
     assert len(replay.episodes) == 36
 
 

@@ -1,5 +1,7 @@
-"""What waits at a learner: what a deterministic run takes together, and what becomes of gradients that come
-too late."""
+"""Rollouts that wait at a learner.
+
+The tests cover the batches of a deterministic run, and rollouts of gradients that arrive too late.
+"""
 
 from types import SimpleNamespace
 
@@ -35,7 +37,7 @@ def test_episodes_that_ended_in_the_same_step_are_taken_together():
 
 
 class Sent:
-    """A rollout's message that notes whether it was released."""
+    """A rollout's message that records its release."""
 
     def __init__(self):
         self.source, self.released = 1, False
@@ -46,7 +48,7 @@ class Sent:
 
 
 def queue(rule="rennala", *overrides, on_policy=False, limit=8):
-    """A queue of one of two groups, and the messages of four rollouts in it, of two trajectories each."""
+    """Return the queue of one of two groups, and messages of four rollouts of two trajectories each."""
     context = make_context(SPREAD, "rounds.batch=4", "rounds.max_staleness=2", *overrides)
     source = RolloutQueue(
         context, Group(0, 0, (1,)), make_rule(rule, 2, 4), SimpleNamespace(on_policy=on_policy)
@@ -64,14 +66,15 @@ def test_rollouts_of_a_late_gradient_make_the_next_one():
     for work in works:
         source.done(work, 0)
     source.on_version(1)
-    source.on_late(0, 1)  # the last two of the round came too late
+    # The last two gradients of the round came too late.
+    source.on_late(0, 1)
     source.on_late(0, 1)
     assert source.repeated == 4
     again = [source.take(1, 0) for _ in range(3)]
     assert [work.entries[0].message for work in again] == messages[1:]
     for work in again:
         source.done(work, 1)
-    source.on_late(2, 1)  # a round that nothing was made for
+    source.on_late(2, 1)  # a round without gradients of this group
     assert source.take(1, 0) is None
     assert not any(message.released for message in messages)
 
@@ -121,8 +124,9 @@ def test_what_is_never_late_is_released_at_once(rule, override, on_policy):
 def test_what_a_slow_learner_leaves_unused_is_counted(on_policy, late_steps):
     source, _ = queue(limit=4, on_policy=on_policy)
     source.add(Sent(), SimpleNamespace(version=0, count=2, steps=6), 0)
-    assert (source.overflow, source.unused_steps) == (2, 12)  # no room for the oldest
+    assert (source.overflow, source.unused_steps) == (2, 12)  # the oldest were discarded
     source.take(0, 0)
     source.take(0, 0)
-    source.on_version(3)  # too old for off-policy corrections; on-policy work ends with every round
+    # The rest is now too old for off-policy corrections. On-policy work ends with every round.
+    source.on_version(3)
     assert (source.late, source.unused_steps) == (4, 12 + late_steps)

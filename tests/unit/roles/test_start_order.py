@@ -1,4 +1,4 @@
-"""Episodes are counted in the order in which they began, whatever the order in which they arrive."""
+"""Episodes are counted in the order of their starts, not in the order of arrival."""
 
 from types import SimpleNamespace
 
@@ -118,7 +118,7 @@ def test_round_end_waits_for_what_actors_say_they_sent():
     end = RoundEnd((1, 2))
     end.begin(4)
     end.closed(1, 4, 1)
-    end.closed(2, 3, 0)  # of an older version
+    end.closed(2, 3, 0)  # for an older version
     assert end.due() is None
     end.closed(2, 4, 0)
     assert end.due() is None

@@ -1,4 +1,4 @@
-"""Means between reports, and what is said once where values diverge."""
+"""Means between reports, and the single warning about diverging values."""
 
 import pytest
 
@@ -19,9 +19,9 @@ def test_means_are_weighted_reset_and_skip_nan():
         ((19.0, 19.9), 20.0, None),
         ((20.1, 20.2, 30.0), 20.0, 20.2),
         ((-21.0, -22.0), 20.0, -22.0),
-        ((1e3, 500.0, 100.0, 2.0, 3.0), 20.0, None),  # untrained at first
+        ((1e3, 500.0, 100.0, 2.0, 3.0), 20.0, None),  # large only before training
         ((30.0, 2.0, 30.0, 2.0), 20.0, None),
-        ((1.0, 1e9, 1e10), None, None),  # no discounting, or no reward yet
+        ((1.0, 1e9, 1e10), None, None),  # no limit: no discounting, or no reward yet
     ],
 )
 def test_diverging_values_are_warned_about_once(values, limit, told, caplog):

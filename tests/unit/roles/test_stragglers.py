@@ -1,4 +1,4 @@
-"""The line that names whom a round waits for."""
+"""The log line about the group that a round waits for."""
 
 import pytest
 
@@ -36,7 +36,8 @@ def test_missing_group_is_logged_with_its_rank(name, batch, clock, caplog):
     assert [record.getMessage() for record in caplog.records] == [
         "round 0 has waited 31 s for group 1 (learner: rank 2 on b); the other groups have delivered"
     ]
-    clock[0] = 61.0  # and again after twice as long
+    # The next warning follows after twice the time.
+    clock[0] = 61.0
     watched.poll()
     assert len(caplog.records) == 2
 

@@ -9,8 +9,10 @@ from hpcmarl.runtime.rank import AbortHook
 
 
 class Watched:
-    """The transport of rank 2 of four, to which MPI reports rank 1's death after so many seconds; the clock
-    moves by naps alone."""
+    """The transport of rank 2 of four, with a simulated clock that only sleep() advances.
+
+    MPI reports the death of rank 1 to it after the given number of seconds.
+    """
 
     rank = 2
 

@@ -1,4 +1,4 @@
-"""Round rules without a group; heartbeats; the end of a Slurm job."""
+"""Round rules after the loss of a group; heartbeats; the end of a Slurm job."""
 
 import time
 
@@ -25,7 +25,8 @@ def test_sync_shares_the_batch_among_those_that_are_left():
     rule = make_rule("sync", 3, 6)
     rule.on_gradient(0, 0, 2)
     rule.on_gradient(1, 0, 2)
-    assert rule.on_lost(2) == []  # two groups owe three each now
+    # Each of the two remaining groups now owes three trajectories.
+    assert rule.on_lost(2) == []
     assert rule.quota() == 3
     rule.on_gradient(0, 0, 1)
     assert [type(command) for command in rule.on_gradient(1, 0, 1)] == [Accept, Step, Publish]
@@ -64,7 +65,7 @@ def test_malenia_weighs_remaining_groups_equally():
         ] == [Accept]
     assert engine.on_lost(2) == []
     engine.on_gradient(Gradient(1, 0, 4, sums[1], 0, 0, 0.0))
-    # the mean over two objectives: (6/3)/2 and (8/4)/2, nothing of the lost one
+    # The mean over two objectives is (6/3)/2 and (8/4)/2, without the gradient of the lost group.
     np.testing.assert_allclose(engine.optimizer.parameters, [1.0, 1.0, 0.0])
 
 
@@ -82,7 +83,7 @@ def test_gradients_of_lost_groups_are_dropped():
     rule = make_rule("rennala", 2, 4)
     rule.on_lost(1)
     assert rule.on_gradient(1, 0, 4) == [Drop(1, 4, 0)]
-    assert rule.quota() == 4  # alone, it waits for the round's end
+    assert rule.quota() == 4  # the only group left delivers the whole batch
     with pytest.raises(ValueError, match="last"):
         rule.on_lost(0)
 
@@ -91,7 +92,7 @@ def test_gradients_of_lost_groups_are_dropped():
 
 
 class Clock:
-    """Stands in for the module `time`."""
+    """A replacement for the module `time`."""
 
     def __init__(self):
         self.now = 100.0
@@ -102,7 +103,7 @@ class Clock:
 
 @pytest.fixture
 def watched(tmp_path, monkeypatch):
-    """The liveness of rank 0 and of rank 1 of two, and their clock."""
+    """Return a clock, the liveness of rank 0 and of rank 1 of two, and their transports."""
     clock = Clock()
     monkeypatch.setattr(liveness, "time", clock)
     monkeypatch.setattr("hpcmarl.roles.base.time", clock)
@@ -120,9 +121,9 @@ def beat_for(clock, other, seconds):
 
 def test_silent_rank_is_detected_only_while_polling(watched):
     clock, server, _, _ = watched
-    assert server.silent() == []  # nobody has begun
+    assert server.silent() == []  # no rank has begun
     server.heard(1)
-    clock.now += 1000.0  # the whole job was suspended
+    clock.now += 1000.0  # as if the whole job was suspended
     assert server.silent() == []
     found = []
     for _ in range(30):
@@ -147,9 +148,8 @@ def test_rank_sends_heartbeats_and_detects_a_silent_server(watched):
 
 
 def test_server_gets_ten_times_the_timeout_before_it_starts(watched):
-    clock, _, other, transports = (
-        watched  # it builds its roles: games are compiled while other ranks have the cores
-    )
+    # The server builds its roles. Games may be compiled while other ranks use the cores.
+    clock, _, other, transports = watched
 
     beat_for(clock, other, 99)
     transports[0].receive().release()
@@ -159,10 +159,8 @@ def test_server_gets_ten_times_the_timeout_before_it_starts(watched):
 
 
 def test_limit_of_silence_counts_from_the_first_message(watched):
-    clock, _, other, _ = (
-        # its START is here, and it has not looked yet at the words that came while it built its roles
-        watched
-    )
+    # The rank received START, but has not yet read the messages that arrived while it built its roles.
+    clock, _, other, _ = watched
 
     beat_for(clock, other, 50)
     other.heard(0)

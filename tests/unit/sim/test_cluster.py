@@ -1,5 +1,8 @@
-"""The cluster in virtual time: against engines that replay its traces one gradient at a time, written-out
-timings, limits of quadratics."""
+"""The cluster in virtual time.
+
+It is compared with engines that replay its traces one gradient at a time, with timings computed by hand, and
+with limits of quadratics.
+"""
 
 import itertools
 from dataclasses import replace
@@ -16,7 +19,7 @@ from hpcmarl.sim.cluster import Cluster
 
 TEXT = "sim: {workers: 5, stop: {rounds: 12}}\n"
 QUADRATICS = "objective={name: quadratics, dimension: 3, optima: [1, -2, 0.5], start: 3}"
-# never due; but with failures to come no arrival is known beforehand
+# A failure that is never due. With a failure still to come, no arrival is known in advance.
 FAR = "sim.failures=[{at: 1e9, workers: [0]}]"
 
 
@@ -34,7 +37,7 @@ def finished(*overrides, seed=0, text=TEXT, events=997):
 
 
 def recorded(*overrides, seed=0):
-    """A finished cluster and all that its engine was handed: (group, version, count)."""
+    """Return a finished cluster and all gradients that its engine received."""
     cluster, trace = cluster_of(*overrides, seed=seed), []
     handle = cluster.engine.on_gradient
 
@@ -77,7 +80,7 @@ def test_replayed_trace_gives_the_same_parameters(rule, optimizer, late):
 
 
 def test_round_time_of_each_rule_matches_hand_results():
-    """h = 1, 2, 3 and kappa = 0.5, 1, 2."""
+    """The times are h = 1, 2, 3 and kappa = 0.5, 1, 2."""
     times = (
         "sim.workers=3",
         "sim.compute_times=linear",
@@ -85,12 +88,15 @@ def test_round_time_of_each_rule_matches_hand_results():
         "sim.stop.rounds=1",
     )
     assert finished(*times, "rounds.rule=sync").published == 3 + 2
-    assert finished(*times, "rounds.rule=sync", "rounds.batch=4").published == 2 * 3 + 2  # two of each
+    # two trajectories of each worker
+    assert finished(*times, "rounds.rule=sync", "rounds.batch=4").published == 2 * 3 + 2
     assert finished(*times, "rounds.rule=afedpg").published == 1.5
-    assert finished(*times, "rounds.rule=rennala", "rounds.batch=4").published == 3 + 2  # at 1, 2, 2, 3
+    # trajectories end at 1, 2, 2 and 3
+    assert finished(*times, "rounds.rule=rennala", "rounds.batch=4").published == 3 + 2
     assert finished(*times, "rounds.rule=malenia", "rounds.batch=3").published == 3 + 2
     second = finished(*times, "rounds.rule=afedpg", "sim.stop.rounds=4")
-    assert second.published == 4.5  # answers at 1.5, 3, 3 (of worker 1), 4.5
+    # Answers come at 1.5, 3, 3 (of worker 1) and 4.5.
+    assert second.published == 4.5
 
 
 def test_late_work_is_cancelled_or_wasted():
@@ -105,7 +111,8 @@ def test_late_work_is_cancelled_or_wasted():
     assert (cancelled.engine.wasted, cancelled.abandoned) == (0, 11)
     assert cancelled.published == pytest.approx(12 * 2.25)
     assert ignored.abandoned == 0
-    # worker 1 finishes at 2.5 what it began for round 0, at 5 what it began at 2.5 for round 1
+    # Worker 1 finishes its trajectory for round 0 at 2.5. It finishes the next one, begun at 2.5 for round 1,
+    # at 5.
     assert ignored.engine.wasted > 0
     assert ignored.published <= cancelled.published
 
@@ -167,7 +174,7 @@ def test_simulator_memory_does_not_grow_with_rounds(rule):
     assert sizes == {True}
     course = cluster.trace.arrays()
     assert 8 <= len(course["round"]) <= 16
-    assert len(set(np.diff(course["round"]))) == 1  # evenly over the rounds
+    assert len(set(np.diff(course["round"]))) == 1  # evenly spaced rounds
 
 
 class TestFailures:
@@ -177,7 +184,7 @@ class TestFailures:
         cluster = finished(
             *self.CHANGES, "rounds.rule=sync", "sim.failures=[{workers: [1], at: 2.5, repair: 4}]"
         )
-        # rounds end at 1, 2, then worker 1 is away from 2.5 to 6.5 and delivers at 7.5
+        # Rounds end at 1 and 2. Then worker 1 is down from 2.5 to 6.5, and it delivers at 7.5.
         assert cluster.trace.arrays()["time"].tolist()[:5] == [0, 1, 2, 7.5, 8.5]
 
     def test_repaired_idle_worker_does_not_deliver_twice(self):
@@ -259,12 +266,16 @@ def test_rounds_of_a_thousand_workers_take_equal_time():
             [cluster.round_time_min, cluster.round_time_max], key=lambda time: round(time, 9)
         )
     ]
-    assert per_round == [2]  # all rounds take the same time
+    # All rounds take the same time.
+    assert per_round == [2]
 
 
 def test_all_that_had_begun_counts_when_the_round_has_enough():
-    """h = 1, 2, 3 and M = 3: the third arrives at 2; one worker began again at 2, one at 0: both arrive at 3,
-    where the round ends."""
+    """Trajectories under way count if they began before the round had enough.
+
+    With h = 1, 2, 3 and M = 3 the third trajectory arrives at 2. One worker began again at 2, and one has
+    been at work since 0. Both deliver at 3, where the round ends.
+    """
     rounds = "rounds={rule: rennala, batch: 3, admission: all_begun}"
     cluster, trace = recorded(
         rounds, "sim.workers=3", "sim.compute_times=linear", "sim.stop={rounds: 10}", QUADRATICS

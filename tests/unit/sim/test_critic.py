@@ -1,5 +1,7 @@
-"""MA-Trace's gradients in the simulator: whole episodes for unrolls, a critic that is optimised beside the
-policy."""
+"""MA-Trace's gradients in the simulator.
+
+Whole episodes replace unrolls, and a critic is optimised together with the policy.
+"""
 
 import numpy as np
 import pytest
@@ -22,8 +24,10 @@ def slices(objective):
 
 
 def test_critics_that_value_nothing_leave_reinforce_per_step():
-    """With V = 0, lambda = 1, no discount and no entropy bonus the actor's gradient of an episode of T steps
-    is REINFORCE's over T."""
+    """With a critic of V = 0, the actor's gradient of an episode of T steps is REINFORCE's divided by T.
+
+    This holds for lambda = 1, no discount and no entropy bonus.
+    """
     objective, plain = (objective_of("objective.algo.discount=1", text=text) for text in (CRITIC, CARTPOLE))
     place = slices(objective)
     point = objective.initial()
@@ -38,8 +42,11 @@ def test_critics_that_value_nothing_leave_reinforce_per_step():
 
 
 def test_episodes_keep_what_ratios_and_bootstrapping_need():
-    """The behaviour's log probabilities are those of the point, and an episode that was cut off ends with its
-    last observation."""
+    """Episodes keep the values for importance ratios and bootstrapping.
+
+    The behaviour's log probabilities belong to the point, and a truncated episode ends with its last
+    observation.
+    """
     objective = objective_of("objective.env.max_steps=7")
     point = objective.initial()
     rollouts = objective._play([0, 1, 2, 0], point, np.random.default_rng(2))

@@ -1,5 +1,7 @@
-"""Local steps of the simulator's workers (FedPG): against federated averaging written out, with formulas and
-with episodes that are played."""
+"""Local steps of the simulator's workers (FedPG), compared with explicit federated averaging.
+
+The objectives are formulas and played episodes.
+"""
 
 import numpy as np
 import pytest
@@ -27,8 +29,10 @@ def finished(text, *changes):
 
 
 def test_rounds_of_local_steps_average_the_workers_points():
-    """Four local steps a round: with sgd's step_size of four local ones the new point is the mean of where
-    the workers got to."""
+    """The new point of a round is the mean of the workers' points after their local steps.
+
+    Each worker takes four local steps a round. The step size of sgd equals four local step sizes.
+    """
     point = np.full(3, 3.0)
     for _ in range(7):
         places = []
@@ -58,8 +62,11 @@ def test_a_worker_at_its_optimum_stays_there():
 
 @pytest.mark.parametrize("network", ["{hidden: [8]}", "{hidden: [8], recurrent: true}"])
 def test_local_steps_follow_episodes_of_each_workers_point(network):
-    """In numpy and in torch; the second time a worker plays, it stands a step further along its own first
-    episode."""
+    """Each worker plays at its own point, in numpy and in torch.
+
+    When a worker plays a second time, its point has moved by one step along the gradient of its first
+    episode.
+    """
     objective = make_objective(
         load_simulation(CARTPOLE.replace("{hidden: [8]}", network)), np.random.default_rng(3)
     )
@@ -79,7 +86,7 @@ def test_local_steps_follow_episodes_of_each_workers_point(network):
     assert all(np.array_equal(place, point) for place in seen[0][1])
     for place, unit in zip(seen[1][1], [units[0][0], units[0][2]], strict=True):
         np.testing.assert_allclose(place - point, 0.5 * unit, atol=1e-12)
-    assert not np.isclose(units[0][0] @ units[0][2], 1.0)  # different episodes
+    assert not np.isclose(units[0][0] @ units[0][2], 1.0)  # from different episodes
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Times, objectives and the trace of the simulator, each against what it says of itself."""
+"""Times, objectives and the trace of the simulator, each compared with its definition."""
 
 import numpy as np
 import pytest
@@ -22,7 +22,7 @@ def test_time_laws_give_the_specified_means():
     assert times_of(law="linear").means.tolist() == [1, 2, 3, 4]
     assert times_of(values=(4, 3, 2, 1)).means.tolist() == [4, 3, 2, 1]
     assert times_of(scale=3, dimension_exponent=0.25).means.tolist() == [6, 6, 6, 6]
-    # 2 · 4 · 16 bytes at 64 a unit of time
+    # Two vectors of 16 parameters of 4 bytes, at a bandwidth of 64 bytes a unit of time.
     assert times_of(scale=0.5, bandwidth=64).means.tolist() == [2.5] * 4
     drawn = times_of(workers=20_000, law="random", scale=2, spread=0.7).means
     assert drawn.mean() == pytest.approx(2, rel=0.02)
@@ -45,7 +45,7 @@ def test_drift_oscillates_around_the_mean_per_worker_phase():
     times = times_of(scale=2, drift=0.5, drift_period=8)
     assert times.draw(0, 0.0) == 2
     assert times.draw(0, 2.0) == pytest.approx(3)
-    assert times.draw(1, 0.0) == pytest.approx(3)  # a quarter of a period ahead
+    assert times.draw(1, 0.0) == pytest.approx(3)  # a quarter period ahead
     np.testing.assert_allclose(times.draw_all(2.0), [times.draw(worker, 2.0) for worker in range(4)])
 
 
@@ -74,7 +74,8 @@ def test_objective_gradients_equal_finite_differences(name, seed):
     np.testing.assert_allclose(
         objective.gradients([2, 0, 2], point, generator), [each[2], each[0], each[2]], atol=1e-12
     )
-    assert set(EXACT) == set(OBJECTIVES) - {"policy"}  # which has no formula: test_sim_sampled.py
+    # The objective "policy" has no formula; test_sampled.py tests it.
+    assert set(EXACT) == set(OBJECTIVES) - {"policy"}
 
 
 @pytest.mark.parametrize("name", sorted(EXACT))
@@ -90,7 +91,10 @@ def test_gradient_noise_has_zero_mean_and_given_deviation(name):
 
 
 def test_nonconvex_objective_changes_curvature():
-    """Curved downwards near the optimum, upwards further away; without heterogeneity its maximum is 0."""
+    """The objective curves downwards near the optimum and upwards further away.
+
+    Without heterogeneity its maximum is 0.
+    """
     objective = objective_of("{name: nonconvex, dimension: 1, noise: 0}")
     curvature = [
         objective.value(np.array([x + 0.1]))

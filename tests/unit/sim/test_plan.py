@@ -1,4 +1,7 @@
-"""`hpcmarl simulate --from-run`: measurements, fits, predictions against closed forms, errors."""
+"""`hpcmarl simulate --from-run`: measurements, fits, predictions and errors.
+
+Predictions are compared with closed forms.
+"""
 
 import json
 import time
@@ -26,7 +29,7 @@ RULES = ("sync", "rennala", "malenia", "afedpg")
 
 
 def row(times, *, slots=1, spread=0.0, exchange=0.5, timed=100.0, server=0.0):
-    """A row of metrics of groups with these seconds a trajectory."""
+    """Return a row of metrics of groups with the given seconds a trajectory."""
     told = {"version": 10.0, "seconds": 20.0, "used_gradients": 40.0, "server/gradient_seconds": server}
     for group, seconds in enumerate(times):
         figures = {
@@ -48,12 +51,12 @@ def columns(*rows):
 
 
 def scalars(each):
-    """What metrics.csv has of a row."""
+    """Return the part of a row that metrics.csv holds."""
     return {name: value for name, value in each.items() if not name.startswith("group_")}
 
 
 def group_figures(each):
-    """What metrics.h5 has of single groups in a row: name -> [G]."""
+    """Return the figures of single groups that metrics.h5 holds for a row: name -> [G]."""
     names = dict.fromkeys(name.partition("/")[2] for name in each if name.startswith("group_"))
     count = 1 + max(
         (int(name.partition("/")[0].removeprefix("group_")) for name in each if name.startswith("group_")),
@@ -110,7 +113,7 @@ def test_used_trajectories_are_limited_to_the_group_share():
 def test_off_policy_work_continues_during_the_exchange():
     changes = ("algo={name: ma_trace}", "topology.environments_per_actor=1")
     found = predict(measured([1.0, 3.0], *changes, exchange=0.25), 4, RULES)
-    # 0.25 passes while the next trajectory is made
+    # The exchange of 0.25 s overlaps with the next trajectory.
     assert found["sync"]["round_seconds"] == pytest.approx(6.0, rel=0.01)
     assert found["sync"]["trajectories_per_second"] == pytest.approx(8 / 6.0, rel=0.01)
     assert found["afedpg"]["efficiency"] == pytest.approx(1.0, rel=0.01)
@@ -119,7 +122,11 @@ def test_off_policy_work_continues_during_the_exchange():
 @pytest.mark.parametrize("rule", ["rennala", "malenia"])
 @pytest.mark.parametrize("spread", [0.0, 0.3])
 def test_off_policy_work_ready_during_the_exchange_counts(rule, spread):
-    """Groups alike finish together: all but the one that ends a round would lose what they have ready."""
+    """Trajectories that are ready during the exchange still count.
+
+    Equal groups finish together. Otherwise all groups except the one that ends a round would lose their ready
+    trajectories.
+    """
     changes = ("algo={name: ma_trace}", "topology.environments_per_actor=1")
     for passing in (0.0, 0.25):
         found = predict(measured([1.0, 1.0], *changes, exchange=passing, spread=spread), 4, (rule,))[rule]
@@ -149,7 +156,7 @@ def test_server_processes_gradients_sequentially():
 def test_slow_option_slows_a_share_of_the_groups():
     run = measured([1.0, 3.0])
     assert seconds_of(run, 4, Slow.parse("0.5:10x")).tolist() == [1.0, 3.0, 10.0, 30.0]
-    # a share above 0 is one group at least
+    # A share above 0 is at least one group.
     assert seconds_of(run, 4, Slow.parse("0.01:2")).tolist() == [
         1.0,
         3.0,
@@ -169,7 +176,7 @@ def test_the_best_rule_depends_on_the_objectives():
         return {rule: {"trajectories_per_second": rate} for rule, rate in rates.items()}
 
     rates = figures(sync=5.0, rennala=9.0, malenia=8.0, afedpg=9.1)
-    assert best_rule(rates, differ=False)[0] == "rennala"  # nearly as fast as afedpg, and plainer
+    assert best_rule(rates, differ=False)[0] == "rennala"  # nearly as fast as afedpg, and simpler
     assert best_rule(rates, differ=True)[0] == "malenia"
     assert best_rule(figures(sync=8.0, rennala=8.1, malenia=8.0, afedpg=8.2), differ=False)[0] == "sync"
     assert "weight them equally" in best_rule(rates, differ=True)[1]
@@ -195,7 +202,7 @@ def test_fit_uses_newest_row_and_fills_missing_exchange():
 
 
 def test_measured_rate_covers_whole_rounds_of_all_groups():
-    # seconds, version, used, of group 1
+    # seconds, version, used gradients, trajectories of group 1
     course = [
         (0.5, 1, 2, 0),
         (5.0, 3, 6, 0),
@@ -271,7 +278,7 @@ def test_from_run_prints_a_table_or_json(run, tmp_path):
     assert (code, told["groups"], told["measured_groups"], set(told["rules"])) == (0, 4, 2, set(RULES))
     assert told["rules"]["sync"]["round_seconds"] == pytest.approx(12.5)
     assert told["best_rule"] in RULES
-    assert told["measured_round_seconds"] is None  # one row only
+    assert told["measured_round_seconds"] is None  # only one row
 
 
 def pair_of_groups():
@@ -284,11 +291,13 @@ def test_timing_sums_survive_resume_and_actor_replacement(monkeypatch):
     times = timing.GroupTimes(pair_of_groups(), 2, on_policy=True, cancels=True)
     times.on_actor(1, [4.0, 8.0, 17.0])
     times.on_actor(1, [6.0, 12.0, 26.0])
-    times.on_actor(1, [2.0, 4.0, 8.0])  # a new process has the actor's place
+    # A new process has replaced the actor.
+    times.on_actor(1, [2.0, 4.0, 8.0])
     times.published(3, (0, 1))
     now[0] += 5.0
-    times.arrived(1, 2, 2)  # late: of an older point
-    times.arrived(1, 3, 4)  # two slots deliver twice
+    times.arrived(1, 2, 2)  # late: computed for an older version
+    # Two slots deliver twice.
+    times.arrived(1, 3, 4)
     times.arrived(1, 3, 4)
     times.served(0.25)
     again = timing.GroupTimes(pair_of_groups(), 2, on_policy=True, cancels=True)

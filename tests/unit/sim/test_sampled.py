@@ -1,5 +1,8 @@
-"""Simulations with really sampled gradients: which episodes count and how, what is charged for them, and that
-a seed repeats them."""
+"""Simulations with gradients of sampled episodes.
+
+The tests check which episodes count, the weights of their gradients, the time charged for them, and that a
+seed repeats them.
+"""
 
 import numpy as np
 import pytest
@@ -25,11 +28,11 @@ def objective_of(text, *changes):
 def test_sampled_episodes_are_whole_first_episodes():
     objective = objective_of(CARTPOLE)
     rollouts = objective._play([0, 1, 2, 0, 1, 2, 0, 1, 2], objective.initial(), np.random.default_rng(0))
-    assert len(rollouts) == 9  # 4 slots twice, then one alone
+    assert len(rollouts) == 9  # 4 slots twice, then one slot
     for rollout in rollouts:
         assert rollout.episode_start[0, 0]
         assert np.flatnonzero(rollout.episode_end[:, 0]).tolist() == [rollout.steps - 1]
-        # CartPole pays 1 a step
+        # The reward of CartPole is 1 a step.
         assert rollout.episodes[0].return_mean == rollout.episodes[0].length == rollout.steps
         assert rollout.policies["agent_0"].alive[:-1].all()
     lengths = [rollout.steps for rollout in rollouts]
@@ -39,7 +42,7 @@ def test_sampled_episodes_are_whole_first_episodes():
 @pytest.mark.parametrize("network", ["{hidden: [8]}", "{hidden: [8], recurrent: true}"])
 @pytest.mark.parametrize("weights", [[1.0, 1.0, 1.0, 1.0], [0.5, 2.0, 0.5, 1.0]])
 def test_direction_is_the_weighted_sum_of_gradients(monkeypatch, weights, network):
-    """In numpy, and in torch where the policy is recurrent."""
+    """Feed-forward policies are computed in numpy, recurrent ones in torch."""
     objective = objective_of(CARTPOLE.replace("{hidden: [8]}", network))
     point = objective.initial()
     played = objective._play([0, 1, 2, 0], point, np.random.default_rng(5))
@@ -54,7 +57,7 @@ def test_direction_is_the_weighted_sum_of_gradients(monkeypatch, weights, networ
     found = objective.weighted([0, 1, 2, 0], np.array(weights), point, np.random.default_rng(5))
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
     assert objective.value(point) == pytest.approx(np.mean([rollout.steps for rollout in played]))
-    assert np.isnan(objective.value(point))  # nothing was played since
+    assert np.isnan(objective.value(point))  # no episode since the last call
 
 
 def test_a_seed_gives_the_same_curve_bit_for_bit():
@@ -63,7 +66,7 @@ def test_a_seed_gives_the_same_curve_bit_for_bit():
     for name, column in first.course.items():
         np.testing.assert_array_equal(column, again.course[name])
     assert not np.array_equal(first.course["objective"][1:], other.course["objective"][1:])
-    assert "gradient_norm" not in first.course  # not known
+    assert "gradient_norm" not in first.course  # unknown
 
 
 def test_sampled_simulation_improves_its_return():
@@ -86,14 +89,17 @@ def test_used_trajectories_are_exactly_those_played(rule):
     )
     while cluster.ended is None:
         cluster.run(10)
-    under_way = 2 if rule == "afedpg" else 0  # played side by side with those that arrived
+    # Workers play side by side, so that two more episodes may be under way.
+    under_way = 2 if rule == "afedpg" else 0
     assert cluster.engine.used <= len(played) <= cluster.engine.used + under_way
     assert cluster.engine.version == 4
 
 
 def test_trajectories_are_played_where_their_workers_stand():
-    """Of afedpg, whose workers stand apart: what is played together gives the gradients that each alone would
-    have."""
+    """Episodes that are played together give the same gradients as episodes played one by one.
+
+    The rule is afedpg, where each worker has its own point.
+    """
     config = load_simulation(CARTPOLE, ["rounds={rule: afedpg}", "sim.stop.rounds=12"])
     cluster = Cluster(config, 0)
     objective, found, points = cluster.objective, [], {}
@@ -115,7 +121,7 @@ def test_trajectories_are_played_where_their_workers_stand():
     while cluster.ended is None:
         cluster.run(10)
     assert len(found) == cluster.engine.used
-    assert not any(found)  # each was used once
+    assert not any(found)  # each trajectory was used once
 
 
 def test_playgrounds_have_few_idle_slots_and_seeds_of_their_own():
@@ -180,8 +186,10 @@ def test_step_charge_makes_time_proportional_to_length():
     ],
 )
 def test_step_charge_uses_trajectories_begun_by_each_worker(rounds):
-    """Each one that counts was begun by its worker at the round's point; what is begun and not used is
-    forgotten."""
+    """Each trajectory that counts was begun by its worker at the point of the round.
+
+    Trajectories that were begun and not used are forgotten.
+    """
     config = load_simulation(CARTPOLE, ["sim.charge=step", f"rounds={{{rounds}}}", "sim.stop.rounds=4"])
     cluster = Cluster(config, 1)
     begun, used = [], []
@@ -213,7 +221,8 @@ def test_short_trajectories_finish_first_when_steps_are_charged():
     ]
     first, begun, whole = (run_one(config, 0).course["objective"][1:] for config in configs)
     assert first.mean() < 0.8 * whole.mean()
-    # the ratio of a sum to a number that depends on it is off by a share of 1 / M; here some 14 of each round
+    # The ratio of a sum to a count that depends on the sum has a relative bias of about 1 / M.
+    # Here M is about 14 trajectories a round.
     assert begun.mean() == pytest.approx(whole.mean(), rel=0.15)
 
 
@@ -223,15 +232,15 @@ def test_workers_may_have_environments_of_their_own():
     rollouts = objective._play([0, 1, 2, 1], objective.initial(), np.random.default_rng(0))
     assert [rollout.steps for rollout in rollouts] == [3, 5, 3, 5]
     objective.weighted([0, 1, 2, 1], np.ones(4), objective.initial(), np.random.default_rng(0))
-    # each worker's J_i weighs the same
+    # J_i has the same weight for each worker.
     assert objective.value(objective.initial()) == pytest.approx((3 + 5 + 3) / 3)
     objective.weighted([0], np.ones(1), objective.initial(), np.random.default_rng(0))
-    # a worker that delivered nothing new still counts
+    # A worker without a new trajectory still counts.
     assert objective.value(objective.initial()) == pytest.approx((3 + 5 + 3) / 3)
     assert np.isnan(objective.value(objective.initial()))
     late = objective_of(CARTPOLE, workers)
     late.weighted([0, 2], np.ones(2), late.initial(), np.random.default_rng(0))
-    assert np.isnan(late.value(late.initial()))  # worker 1's share is not known yet
+    assert np.isnan(late.value(late.initial()))  # the objective of worker 1 is not known yet
     with pytest.raises(
         ConfigError,
         match=r"objective.workers: the environments of the workers have different agents or spaces",
