@@ -116,7 +116,10 @@ def test_own_environment_follows_the_parallel_api(monkeypatch: pytest.MonkeyPatc
     monkeypatch.syspath_prepend(str(ENVIRONMENT.parent))
     from own_environment import Rendezvous
 
-    parallel_api_test(Rendezvous(), num_cycles=100)
+    environment = Rendezvous()
+    parallel_api_test(environment, num_cycles=100)  # asserts
+    observations, _ = environment.reset(seed=0)
+    assert set(observations) == set(environment.possible_agents)
 
 
 @pytest.mark.slow("starts four ranks")

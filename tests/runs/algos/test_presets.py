@@ -85,7 +85,8 @@ def test_replayed_episodes_are_learned_from_as_published(tmp_path):
     ],
 )
 def test_presets_train_without_a_state(tmp_path, name, change):
-    trained(tmp_path, 2, f"preset={name}", "env.id=tests.support.environments:Echo", change)
+    _, config = trained(tmp_path, 2, f"preset={name}", "env.id=tests.support.environments:Echo", change)
+    assert getattr(config.algo, "critic", "") != "state"
 
 
 @pytest.mark.parametrize("name", ["mappo", "coma"])

@@ -124,7 +124,8 @@ def test_shared_policy_of_opponents_needs_its_own_rewards(algo: AlgoConfig, key:
     ids=["ma_trace", "ppo", "iql"],
 )
 def test_independent_learners_may_share_a_policy(algo: AlgoConfig) -> None:
-    make_algorithm(spec_of("matrix:rps"), algo, 0)
+    algorithm = make_algorithm(spec_of("matrix:rps"), algo, 0)
+    assert (algo.common_reward, len(algorithm.segments)) == ("none", 1)
 
 
 def test_opponents_with_policies_of_their_own_are_no_team() -> None:
@@ -137,7 +138,9 @@ def test_opponents_with_policies_of_their_own_are_no_team() -> None:
 
 
 def test_turn_based_reinforce_learns_from_own_rewards() -> None:
-    make_algorithm(spec_of("openspiel:kuhn_poker"), ReinforceConfig(), 0)
+    spec = spec_of("openspiel:kuhn_poker")
+    assert spec.turn_based
+    assert make_algorithm(spec, ReinforceConfig(), 0).on_policy
 
 
 TWO = (PolicySpec("team", ("a", "b"), (4,), DISCRETE), PolicySpec("prey", ("c",), (3,), DISCRETE))

@@ -157,9 +157,11 @@ class Player:
 @given(config=games(), seed=st.integers(0, 1000))
 @settings(max_examples=40, deadline=None)
 def test_batched_games_equal_those_of_the_package(config: EnvConfig, seed: int) -> None:
-    player = Player(pair(config, seed), seed)
+    both = pair(config, seed)
+    player = Player(both, seed)
     for _ in range(14):
-        player.step()
+        player.step()  # compares frames and outcomes
+    np.testing.assert_array_equal(both[0].episode_step, both[1].episode_step)
 
 
 @given(config=games(), seed=st.integers(0, 1000))
@@ -287,8 +289,10 @@ def test_resting_slots_show_nothing_and_begin_again() -> None:
     for _ in range(6):
         player.step()
     for environment, frame in zip(both, player.frames, strict=True):
+        assert not any(policy.alive[1].any() for policy in frame.policies.values())
         environment.rests_next[1] = False
         environment.restart_slots([1], frame)
+        assert frame.episode_start[1]
     for _ in range(6):
         player.step()
 

@@ -77,6 +77,7 @@ def test_unreadable_lock_is_taken_over_when_stale(tmp_path: Path) -> None:
     (tmp_path / NAME).write_text("{")
     make_old(tmp_path, 100_000)
     acquire(tmp_path, OWNER, unknown).release()
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_owner_that_lost_its_lock_may_not_write(tmp_path: Path) -> None:

@@ -136,9 +136,11 @@ def test_curves_name_hours_where_a_run_is_long():
     assert "(hours)" in curve.text(80)
 
 
-def test_nothing_is_shown_without_progress(monkeypatch):
+def test_nothing_is_shown_without_progress(monkeypatch, caplog):
     display = display_of("logging.progress=false", monkeypatch=monkeypatch)
-    display.update(lambda: pytest.fail("figures were asked for"))
+    with caplog.at_level(logging.INFO):
+        display.update(lambda: pytest.fail("figures were requested"))
+    assert not caplog.records
 
 
 @pytest.mark.parametrize(
