@@ -86,8 +86,8 @@ HEADER_DTYPE = np.dtype(
 HEADER_BYTES = HEADER_DTYPE.itemsize
 MEMORY_BYTES = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 MAGIC = 0x324C524D  # "MRL2"
-_ROLES = ("", *ROLE_NAMES)
-_ROLE_NUMBERS = {name: number for number, name in enumerate(_ROLES)}
+_ROLES = dict(enumerate(("", *ROLE_NAMES)))
+_ROLE_NUMBERS = {name: number for number, name in _ROLES.items()}
 
 
 class Flags(IntFlag):
@@ -140,6 +140,9 @@ class Kind(IntEnum):
     RELAYED = 100
 
 
+_KINDS = {int(kind): kind for kind in Kind}
+
+
 class Header(NamedTuple):
     """Decoded header of a message; byte layout: HEADER_DTYPE."""
 
@@ -161,10 +164,18 @@ class Header(NamedTuple):
 
 def read_header(buffer: Buffer) -> Header:
     """Decode the header of a message that has already been checked (see `check_header`)."""
-    fields = buffer[:HEADER_BYTES].view(HEADER_DTYPE)[0].item()
+    return _decode(buffer[:HEADER_BYTES].view(HEADER_DTYPE)[0].item())
+
+
+def _decode(fields: tuple[Any, ...]) -> Header:
+    """Return the header of a decoded record.
+
+    Raises:
+        KeyError: If the kind or a role has an unknown number.
+    """
     _, kind, source, role, addressee = fields[:5]
     return Header._make(
-        (Kind(kind), source, _ROLES[role], _ROLES[addressee], *fields[5:-1], Flags(fields[-1]))
+        (_KINDS[kind], source, _ROLES[role], _ROLES[addressee], *fields[5:-1], Flags(fields[-1]))
     )
 
 
@@ -201,15 +212,18 @@ def check_header(buffer: Buffer, source: int) -> Header:
             f"a message of {buffer.nbytes} bytes from rank {source} is shorter than a header ({HEADER_BYTES} "
             "bytes)"
         )
-    if buffer[:HEADER_BYTES].view(HEADER_DTYPE)["magic"][0] != MAGIC:
+    fields = buffer[:HEADER_BYTES].view(HEADER_DTYPE)[0].item()
+    if fields[0] != MAGIC:
         raise ProtocolError(
             f"a message from rank {source} does not begin with hpcmarl's mark; run the same version of "
             "hpcmarl on all ranks"
         )
     try:
-        return read_header(buffer)
-    except (ValueError, IndexError) as error:
-        raise ProtocolError(f"a message from rank {source} has a damaged header: {error}") from None
+        return _decode(fields)
+    except KeyError as error:
+        raise ProtocolError(
+            f"a message from rank {source} has a damaged header: unknown kind or role {error}"
+        ) from None
 
 
 def announced_bytes(buffer: Buffer, source: int) -> int:

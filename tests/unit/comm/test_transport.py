@@ -195,7 +195,7 @@ def test_foreign_bytes_raise_protocol_error():
         check_header(np.zeros(200, np.uint8), 1)
     for place in (4, 12, 16):  # kind, role, addressee
         damaged = control(Kind.REPORT)
-        damaged[place] = 255
+        damaged[place : place + 4] = 255  # -1
         with pytest.raises(ProtocolError, match="from rank 1 has a damaged header"):
             check_header(damaged, 1)
     assert announced_bytes(control(Kind.CHUNKED, message_bytes=5000), 1) == 5000
