@@ -330,6 +330,8 @@ class Rollout:
         first_step: [E] int64; index, within its episode, of step 0 of each slot.
         episode: [E] int64; index of the episode to which step 0 belongs.
         slots: [E] int64; numbers of the slots on their rank.
+        workers: [E] int32; numbers of the workers, among those of the actor, that stepped the slots; -1: the
+            actor itself.
         version: Version of the parameters.
         actor: Number of the actor.
         state: [T+1, E, S] float32, or None.
@@ -348,6 +350,7 @@ class Rollout:
     first_step: IntArray
     episode: IntArray
     slots: IntArray
+    workers: NDArray[np.int32]
     version: int
     actor: int
     state: FloatArray | None = None

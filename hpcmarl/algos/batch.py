@@ -133,6 +133,7 @@ def select(rollout: Rollout, slots: Array) -> Rollout:
         first_step=rollout.first_step[slots],
         episode=rollout.episode[slots],
         slots=rollout.slots[slots],
+        workers=rollout.workers[slots],
         version=rollout.version,
         actor=rollout.actor,
         state=None if rollout.state is None else rollout.state[:, slots],

@@ -15,17 +15,20 @@ PARAMETERS, server -> learner: vector [P]; version, progress. There is no payloa
 WEIGHTS, learner -> its actors: vector [P]; version, progress; with Flags.ALLOTTED also trajectories, the
     number of episodes that may begin.
 REPORT, learner or actor -> server: packed tree (hpcmarl.packing) of statistics and episodes.
-START, server -> every role: packed tree with the role's state in a resumed run, else an empty tree;
-    addressee, progress.
-CHECKPOINT_REQUEST, server -> learner -> actors: no payload; asks for the state at `version`.
-STATE, learner or actor -> server: packed tree with the state; version.
+START, server -> learners and actors: packed tree with the role's state in a resumed run, else an empty tree;
+    addressee, progress. Actor -> its workers: states of their environments.
+CHECKPOINT_REQUEST, server -> learner -> actors -> workers: no payload; asks for the state at `version`.
+    Workers are asked only in deterministic runs.
+STATE, learner or actor -> server, worker -> actor: packed tree with the state; version.
 CLOSE, server -> learner -> actors: no payload; the round is complete, so actors must not begin further
     episodes of `version` (admission: all_begun).
 CLOSED, actor -> learner -> server: no payload; all episodes of `version` have ended; trajectories is the
     number sent for this version.
 LATE, server -> learner: no payload; a gradient for the round `version` arrived after the end of the round and
     was not used.
-STOP, server -> learner -> actors: no payload; finish and send the last STATE (Flags.FINAL).
+STOP, server -> learner -> actors -> workers: no payload; finish and send the last STATE (Flags.FINAL).
+SHARE, actor -> its workers: packed tree; where the shared memory lies.
+SHARED, worker -> actor: packed tree; the worker has mapped the shared memory.
 EXIT, server -> every rank: no payload; all files are written, leave with exit_code.
 INTERRUPT, any rank -> server: no payload; a signal asked this rank to stop.
 ALIVE, any rank -> server: no payload; the heartbeat (runtime/heartbeat.py).
@@ -63,7 +66,7 @@ from hpcmarl.errors import ProtocolError
 
 Buffer = NDArray[np.uint8]
 
-ROLE_NAMES = ("server", "learner", "actor", "evaluator", "league", "client")
+ROLE_NAMES = ("server", "learner", "actor", "evaluator", "league", "client", "worker")
 HEADER_DTYPE = np.dtype(
     [
         ("magic", "<u4"),
@@ -124,6 +127,8 @@ class Kind(IntEnum):
     CLOSE = 15
     CLOSED = 16
     LATE = 17
+    SHARE = 18
+    SHARED = 19
     FREE = 50
     ASSIGNMENT = 51
     OPPONENTS = 52

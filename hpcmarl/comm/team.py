@@ -70,6 +70,9 @@ class TeamTransport(Transport):
     def shares_memory(self, destination: int) -> bool:
         return self.job.shares_memory(self.ranks[destination])
 
+    def wake(self, rank: int) -> None:
+        self.job.wake(self.ranks[rank])
+
     def receive(self) -> Message | None:
         return self._inbox.popleft() if self._inbox else None
 

@@ -314,6 +314,9 @@ class Transport(ABC):
         time.sleep(seconds)
         return False
 
+    def wake(self, rank: int) -> None:  # noqa: B027  ranks that cannot be woken poll
+        """Wake a rank of this host if it sleeps in `rest`."""
+
     def announce_abort(self) -> None:  # noqa: B027  virtual ranks share the process and need no message
         """Announce to the other ranks that this rank is about to end the job and has printed the reason."""
 

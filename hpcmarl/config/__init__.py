@@ -29,7 +29,7 @@ from hpcmarl.config.rounds import (
 )
 from hpcmarl.config.run import EvalConfig, StopConfig
 from hpcmarl.config.schema import Config, batch_of, contradictions, counts_episodes, inference_form
-from hpcmarl.config.topology import DelayConfig, GroupConfig, TopologyConfig
+from hpcmarl.config.topology import DelayConfig, GroupConfig, TopologyConfig, WorkerConfig
 from hpcmarl.config.value_based import (
     IQLConfig,
     MixingConfig,
@@ -82,6 +82,7 @@ __all__ = [
     "VDNConfig",
     "ValueCriticConfig",
     "WQMIXConfig",
+    "WorkerConfig",
     "batch_of",
     "common_reward_text",
     "contradictions",

@@ -140,7 +140,7 @@ def _run_config(tree: Tree, overrides: Sequence[str]) -> Config:
     if preset is not None:
         fill_preset(tree, preset)
     config = _validated(tree, Config)
-    _check_group_environments(config, tree)
+    _check_changed_environments(config, tree)
     return config
 
 
@@ -173,17 +173,24 @@ def dump_config(config: Config | SimulationConfig) -> str:
     return yaml_text.write(_listed(config.model_dump(mode="python")))
 
 
-def _check_group_environments(config: Config, tree: Tree) -> None:
-    """Check the keys of each `topology.groups.N.env` against the schema of `env`.
+def _check_changed_environments(config: Config, tree: Tree) -> None:
+    """Check the keys of each `topology.groups.N.env` and `topology.workers.N.env` against those of `env`.
 
     Raises:
-        ConfigError: If a group's environment is not valid.
+        ConfigError: If the environment of a group or of a kind of workers is not valid.
     """
-    for index, group in enumerate(config.topology.group_list):
+    topology = config.topology
+    changes: dict[Place, dict[str, Any]] = {
+        ("topology", "groups", index, "env"): group.env for index, group in enumerate(topology.group_list)
+    }
+    changes |= {
+        ("topology", "workers", index, "env"): kind.env for index, kind in enumerate(topology.workers)
+    }
+    for place, changed in changes.items():
         try:
-            EnvConfig.model_validate({**config.env.model_dump(), **group.env})
+            EnvConfig.model_validate({**config.env.model_dump(), **changed})
         except ValidationError as error:
-            raise ConfigError(_explain(error, tree, ("topology", "groups", index, "env"))) from None
+            raise ConfigError(_explain(error, tree, place)) from None
 
 
 def _listed(value: Any) -> Any:
@@ -303,9 +310,11 @@ def _unknown_key(place: Place, tree: Tree) -> str:
 def _schema_place(place: Place) -> Place:
     """Return the place in the schema that describes `place`.
 
-    `topology.groups.N.env` has the keys of `env`, and `objective.workers.N.env` those of `objective.env`.
+    `topology.groups.N.env` and `topology.workers.N.env` have the keys of `env`, and `objective.workers.N.env`
+    those of `objective.env`.
     """
-    if place[3:4] == ("env",) and place[:2] in (("topology", "groups"), ("objective", "workers")):
+    parents = (("topology", "groups"), ("topology", "workers"), ("objective", "workers"))
+    if place[3:4] == ("env",) and place[:2] in parents:
         return (*(("objective",) if place[0] == "objective" else ()), "env", *place[4:])
     return place
 

@@ -40,7 +40,8 @@ from hpcmarl.config.run import (
     TrajectoriesConfig,
 )
 from hpcmarl.config.slurm import SlurmConfig
-from hpcmarl.config.topology import TopologyConfig
+from hpcmarl.config.topology import TopologyConfig, worker_contradictions
+from hpcmarl.config.value_based import QLearningConfig
 
 
 class Config(Section):
@@ -180,6 +181,9 @@ def contradictions(config: Config) -> list[str]:
             "deterministic: true does not work with algo.name: ppo, whose actors continue during the passes "
             "over a batch; use algo.name: ma_trace"
         )
+    found += worker_contradictions(
+        config.topology, explores=isinstance(config.algo, QLearningConfig), deterministic=config.deterministic
+    )
     found += round_contradictions(config.rounds, groups, "groups")
     if config.eval.episodes == 0 and (config.eval.every_updates or config.eval.every_seconds):
         found.append(

@@ -9,6 +9,7 @@ from pydantic import Field
 from hpcmarl.config.base import (
     ActorCount,
     Count,
+    Fraction,
     GroupCount,
     Natural,
     NonNegative,
@@ -36,6 +37,22 @@ class GroupConfig(Section):
     actors: ActorCount | None = Field(
         None, description="number of actors in this group; null: topology.actors_per_learner"
     )
+
+
+class WorkerConfig(Section):
+    """A kind of workers: its environments, its exploration and its delays."""
+
+    env: dict[str, Any] = Field(
+        default={}, description="keys of env that differ for this kind, in addition to those of its group"
+    )
+    epsilon: Fraction | None = Field(
+        None,
+        description=(
+            "share of random actions in this kind's environments; value-based algorithms only; null: as "
+            "algo.epsilon_start to algo.epsilon_final say"
+        ),
+    )
+    delay: DelayConfig = section(DelayConfig, "delays of this kind of workers, for studies")
 
 
 class TopologyConfig(Section):
@@ -71,6 +88,31 @@ class TopologyConfig(Section):
     environments_per_actor: Count = Field(
         16, description="environment slots that each actor steps together, E"
     )
+    workers_per_actor: ActorCount | Literal["auto"] = Field(
+        0,
+        description=(
+            "ranks that only step environments for an actor, which then infers for all of them in one batch; "
+            "0: actors step their environments themselves; auto: the arrangement that is measured to be "
+            "faster"
+        ),
+    )
+    workers: tuple[WorkerConfig, ...] = Field(
+        (), description="kinds of workers; the workers of an actor take them in turn; empty: all are equal"
+    )
+    batch: Count | None = Field(
+        None,
+        description=(
+            "environment slots for which an actor with workers waits before it infers; null: it infers for "
+            "those that are ready"
+        ),
+    )
+    deadline_milliseconds: NonNegative | None = Field(
+        None,
+        description=(
+            "longest time that a slot waits until topology.batch slots are ready; without topology.batch, "
+            "until all are; null: no limit"
+        ),
+    )
     threads: PositiveInt = Field(1, description="torch threads of each rank")
     heartbeat_timeout_seconds: PositiveFloat | None = Field(
         60.0,
@@ -90,3 +132,53 @@ class TopologyConfig(Section):
     def group_list(self) -> tuple[GroupConfig, ...]:
         """One entry for each group, in order."""
         return (GroupConfig(),) * self.groups if isinstance(self.groups, int) else self.groups
+
+
+def worker_contradictions(config: TopologyConfig, *, explores: bool, deterministic: bool) -> list[str]:
+    """Return one line for each key about workers that does not fit the others.
+
+    Args:
+        config: The section.
+        explores: Whether the algorithm has a share of random actions, which `epsilon` replaces.
+        deterministic: Whether the run is deterministic.
+    """
+    found = []
+    workers, slots = config.workers_per_actor, config.environments_per_actor
+    if workers != "auto" and workers > slots:
+        found.append(
+            f"topology.workers_per_actor: {workers} workers have only topology.environments_per_actor: "
+            f"{slots} environments to step; allowed: at most one worker for each environment"
+        )
+    if workers == 0:
+        given = [
+            key for key in ("workers", "batch", "deadline_milliseconds") if key in config.model_fields_set
+        ]
+        if given and getattr(config, given[0]) not in (None, ()):
+            found.append(
+                f"topology.{given[0]} needs workers, and topology.workers_per_actor is 0; set it to a number "
+                "or to auto"
+            )
+    if config.deadline_milliseconds == 0 and config.batch is None:
+        found.append(
+            "topology.deadline_milliseconds: 0 needs topology.batch: without a batch to wait for there is "
+            "nothing to end; set topology.batch, or remove the deadline"
+        )
+    if config.batch is not None and config.batch > slots:
+        found.append(
+            f"topology.batch: {config.batch} exceeds topology.environments_per_actor: {slots}, so the batch "
+            f"would never be complete; allowed: 1 to {slots}"
+        )
+    if deterministic and (config.batch is not None or config.deadline_milliseconds is not None):
+        key = "batch" if config.batch is not None else "deadline_milliseconds"
+        found.append(
+            f"topology.{key} does not work with deterministic: true, where actors infer for all "
+            f"environments at once; remove topology.{key}"
+        )
+    if not explores:
+        named = [index for index, kind in enumerate(config.workers) if kind.epsilon is not None]
+        found += [
+            f"topology.workers.{index}.epsilon needs an algorithm with a share of random actions; allowed "
+            "with algo.name: iql, vdn, qmix, wqmix or res"
+            for index in named[:1]
+        ]
+    return found

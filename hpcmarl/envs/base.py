@@ -135,6 +135,15 @@ class BatchedEnvironment(ABC):
         Their episodes are abandoned. No agent is alive in a resting slot.
         """
 
+    def poll(self) -> bool:
+        """Return whether the last operation is complete, so that its results may be read.
+
+        Environments in this process are always complete. Those that other processes step return from `reset`,
+        `step`, `restart_slots` and `load_state_dict` at once, and write the results later. Until this method
+        returns True, no other operation may begin, and the arrays of the operation must not be read.
+        """
+        return True
+
     @abstractmethod
     def state_dict(self) -> dict[str, Any]:
         """Return the state for `load_state_dict`, as nested dictionaries of arrays and plain values."""

@@ -1,4 +1,4 @@
-"""Roles of ranks (`ROLES`): evaluator, server, learner and actor.
+"""Roles of ranks (`ROLES`): evaluator, server, learner, actor and worker.
 
 `train.train` joins the world; `runtime.rank` builds the roles of a rank and steps them.
 """
@@ -18,6 +18,7 @@ ROLES = {
     "server": "hpcmarl.roles.server.server:Server",
     "learner": "hpcmarl.roles.learner.learner:Learner",
     "actor": "hpcmarl.roles.actor.actor:Actor",
+    "worker": "hpcmarl.roles.worker:Worker",
 }
 
 

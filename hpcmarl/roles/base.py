@@ -305,6 +305,13 @@ class Role(ABC):
             rank: Rank of the actor.
         """
 
+    def may_rest(self) -> bool:
+        """Prepare for the sleep of the rank; return False if there is work after all."""
+        return True
+
+    def on_rested(self) -> None:  # noqa: B027  most roles prepare nothing
+        """Take note that the rank is awake."""
+
     def step(self) -> bool:
         """Call `work`. If the configuration injects a fault for a test, raise it instead.
 

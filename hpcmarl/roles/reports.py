@@ -26,6 +26,17 @@ class ActorReport(Payload):
 
 
 @dataclass(frozen=True)
+class WorkerReport(Payload):
+    """A worker's answer when it shares the memory of its actor.
+
+    Attributes:
+        bare: Environment steps per second of bare stepping; None: not measured.
+    """
+
+    bare: float | None
+
+
+@dataclass(frozen=True)
 class LearnerReport(Payload):
     """Counters and statistics of one learner since its last report.
 

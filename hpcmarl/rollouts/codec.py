@@ -152,7 +152,7 @@ class RolloutCodec:
         return layout.rollout_of(
             message.buffer,
             finals,
-            _read_episodes(episodes, self.spec),
+            read_episodes(episodes, self.spec),
             version,
             message.actor,
             message.number,
@@ -192,7 +192,8 @@ def _combine(messages: list[OpenedMessage]) -> Rollout:
     return layout.side_by_side([message.buffer for message in messages], finals, oldest, messages[0].actor)
 
 
-def _read_episodes(records: Array, spec: EnvironmentSpec) -> list[Episode]:
+def read_episodes(records: Array, spec: EnvironmentSpec) -> list[Episode]:
+    """Return the episodes in records of `RolloutLayout.episode_dtype`."""
     names = [policy.name for policy in spec.policies]
     return [
         Episode(

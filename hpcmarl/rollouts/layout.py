@@ -126,6 +126,7 @@ class RolloutLayout:
         self._place("episode_end", (steps, slots), np.uint8)
         for name in ("first_step", "episode", "slots"):
             self._place(name, (slots,), np.int64)
+        self._place("workers", (slots,), np.int32)
         if self.with_state:
             self._place("state", (steps + 1, slots, self.spec.state_size or 0), np.float32)
         for policy in self.spec.policies:
@@ -258,10 +259,18 @@ class RolloutArena:
         episodes: Episodes that ended in the unroll.
     """
 
-    def __init__(self, layout: RolloutLayout) -> None:
+    def __init__(self, layout: RolloutLayout, buffer: Buffer | None = None) -> None:
+        """Create an arena.
+
+        Args:
+            layout: Layout of the message.
+            buffer: Memory of `layout.capacity` bytes, filled with zeros; None: memory of its own.
+        """
         self.layout = layout
-        self.buffer: Buffer = np.empty(layout.capacity, np.uint8)
-        self.buffer[: layout.fixed_bytes] = 0
+        if buffer is None:
+            buffer = np.empty(layout.capacity, np.uint8)
+            buffer[: layout.fixed_bytes] = 0
+        self.buffer: Buffer = buffer
         self.arrays = layout.arrays(self.buffer)
         self.frames = [self._frame(step) for step in range(layout.steps + 1)]
         self.outcomes = [self._outcome(step) for step in range(layout.steps)]
@@ -342,7 +351,7 @@ class RolloutArena:
                 record["/state"] = final.state
         end += size
         size = len(self.episodes) * layout.episode_dtype.itemsize
-        _write_episodes(self.buffer[end : end + size].view(layout.episode_dtype), self.episodes, layout.spec)
+        write_episodes(self.buffer[end : end + size].view(layout.episode_dtype), self.episodes, layout.spec)
         header = self.buffer[HEADER_BYTES : HEADER_BYTES + ROLLOUT_HEADER.itemsize].view(ROLLOUT_HEADER)
         header[0] = (layout.steps, layout.slots, len(self.finals), len(self.episodes), actor, number)
         return self.buffer[: end + size], layout.rollout_of(
@@ -350,7 +359,8 @@ class RolloutArena:
         )
 
 
-def _write_episodes(records: Array, episodes: list[Episode], spec: EnvironmentSpec) -> None:
+def write_episodes(records: Array, episodes: list[Episode], spec: EnvironmentSpec) -> None:
+    """Write episodes into records of `RolloutLayout.episode_dtype`."""
     for record, episode in zip(records, episodes, strict=True):
         returns = [episode.returns.get(policy.name, 0.0) for policy in spec.policies]
         win = episode.outcome.get("win", np.nan)

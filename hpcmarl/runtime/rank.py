@@ -42,11 +42,15 @@ MESSAGES_A_STEP = 256
 
 FOR_THE_RANK = (Kind.EXIT, Kind.LOST, Kind.ALIVE, Kind.REPLACED)
 TO_SERVER = (Kind.GRADIENT, Kind.REPORT, Kind.STATE, Kind.INTERRUPT)
+# role of the sender -> role of the receiver, for requests that pass from the server down
+DOWN = {"server": "learner", "learner": "actor", "actor": "worker"}
 RECEIVERS = {
     Kind.ROLLOUT: "learner",
     Kind.PARAMETERS: "learner",
     Kind.LATE: "learner",
     Kind.WEIGHTS: "actor",
+    Kind.SHARE: "worker",
+    Kind.SHARED: "actor",
     **dict.fromkeys(TO_SERVER, "server"),
 }
 
@@ -112,11 +116,15 @@ class Rank:
 
     def rest(self, backoff: Backoff) -> None:
         """Sleep after an idle step, at most until a role has work; add the time to each role's `waited`."""
+        roles = self.roles.values()
+        if not all(role.may_rest() for role in roles):
+            return
         began = time.perf_counter()
         backoff.wait(self.wake_at)
         slept = time.perf_counter() - began
-        for role in self.roles.values():
+        for role in roles:
             role.waited += slept
+            role.on_rested()
 
     @property
     def wake_at(self) -> float:
@@ -291,7 +299,9 @@ def receiver(message: Message) -> str:
     if message.kind is Kind.CLOSED:
         return "server" if message.header.role == "learner" else "learner"
     if message.kind in (Kind.CHECKPOINT_REQUEST, Kind.STOP, Kind.CLOSE):
-        return "learner" if message.header.role == "server" else "actor"
+        return DOWN[message.header.role]
+    if message.kind is Kind.STATE and message.header.role == "worker":
+        return "actor"
     return RECEIVERS[message.kind]
 
 

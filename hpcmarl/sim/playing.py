@@ -180,6 +180,7 @@ def _rollout(
         first_step=np.zeros(1, np.int64),
         episode=np.array([episode.index], np.int64),
         slots=np.array([episode.slot], np.int64),
+        workers=np.full(1, -1, np.int32),
         version=0,
         actor=0,
         episodes=[episode],

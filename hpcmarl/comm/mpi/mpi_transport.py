@@ -339,6 +339,10 @@ class MpiTransport(Transport):
             return super().rest(seconds)
         return self._doorbell.wait(seconds)
 
+    def wake(self, rank: int) -> None:
+        if self._doorbell is not None:
+            self._doorbell.ring(rank)
+
     def reduction_group(self, ranks: Sequence[int], hosts: Sequence[str], backend: str) -> None:
         if self._reducing is not None:
             self._reducing.close()

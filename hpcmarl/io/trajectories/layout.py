@@ -85,6 +85,7 @@ def _column(
 
 INDEX_COLUMNS = {
     "slot": _column("i4", "environment slot in its rank", "index"),
+    "worker": _column("i4", "worker of the actor that stepped the slot; -1: the actor itself", "index"),
     "episode": _column("i8", "episode of the slot", "index"),
     "first_step": _column("i8", "step of the episode at the segment's first row", "index"),
     "start": _column("i8", "first row in the groups under /steps", "index"),

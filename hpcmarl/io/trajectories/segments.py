@@ -96,6 +96,7 @@ def cut_segments(rollout: Rollout) -> Segments:
                     returns[name][segment] = value
     index = {
         "slot": rollout.slots[slot],
+        "worker": rollout.workers[slot],
         "episode": number_of,
         "first_step": np.where(first_of_slot, rollout.first_step[slot], 0),
         "start": start,

@@ -72,6 +72,7 @@ def copy_rollout(rollout: Rollout) -> Rollout:
         rollout.first_step.copy(),
         rollout.episode.copy(),
         rollout.slots.copy(),
+        rollout.workers.copy(),
         rollout.version,
         rollout.actor,
         None if rollout.state is None else rollout.state.copy(),

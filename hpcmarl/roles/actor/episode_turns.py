@@ -20,26 +20,89 @@ from hpcmarl.types import UNNUMBERED, BoolArray, FloatArray, Frame, Rollout
 UNLIMITED = 2**62
 
 
-class EpisodeTurns:
-    """Begin, end and rest the episodes of one actor's slots.
+class EpisodeNumbers:
+    """Numbers of the episodes that an actor may begin under a version, and their slots.
 
     Slot s of E plays the episodes numbered s, s + E, s + 2E and so on. Every slot plays its k-th episode
-    before any slot plays its k+1-th. The numbers of a quarantined slot go to slots without further episodes.
-    If the allotment is UNLIMITED, episodes have no numbers.
+    before any slot plays its k+1-th. The numbers of a quarantined or lost slot go to slots without further
+    episodes. If the allotment is UNLIMITED, episodes have no numbers.
+
+    Attributes:
+        slots: Number of slots, E.
+        allotment: Number of episodes that may begin.
+        left: Slots that play no more, whose numbers others take.
+    """
+
+    def __init__(self, slots: int) -> None:
+        self.slots = slots
+        self.allotment = UNLIMITED
+        self.left: set[int] = set()
+        self._next = np.arange(slots)
+
+    def begin(self, allotment: int) -> None:
+        """Begin to count for a new version with this allotment."""
+        self.allotment = allotment
+        self._next = np.arange(self.slots)
+
+    def take(self, slot: int) -> int | None:
+        """Return the number of the slot's next episode, or of one left by a slot that plays no more.
+
+        Returns:
+            The number; UNNUMBERED for an unlimited allotment; None if no episode is left.
+        """
+        if self.allotment == UNLIMITED:
+            return UNNUMBERED
+        for owner in (slot, *sorted(self.left)):
+            number = int(self._next[owner])
+            if number < self.allotment:
+                self._next[owner] += self.slots
+                return number
+        return None
+
+    def leave(self, slot: int, unfinished: int) -> None:
+        """Note that a slot plays no more.
+
+        Args:
+            slot: The slot.
+            unfinished: Number of the episode that it has not finished; UNNUMBERED: none.
+        """
+        if unfinished != UNNUMBERED:
+            self._next[slot] = unfinished
+        self.left.add(slot)
+
+    def exhausted(self, first: int, end: int) -> BoolArray:
+        """Return for the slots from `first` to `end` whether no episode is left for them, shape [n]."""
+        if any(self._next[slot] < self.allotment for slot in self.left):
+            return np.zeros(end - first, np.bool_)
+        return self._next[first:end] >= self.allotment
+
+
+class EpisodeTurns:
+    """Begin, end and rest the episodes of slots that step together.
+
+    The environment may carry out restarts later (BatchedEnvironment.poll). Then call `settle` when they are
+    complete.
 
     Args:
-        environment: The actor's slots.
+        environment: The slots.
         assembler: Cuts finished episodes out of the arenas; holds the numbers of the episodes under way.
-        memory: Recurrent memory by policy, [E, N, H]; set to zero where an episode begins.
+        memory: Recurrent memory by policy, [n, N, H]; set to zero where an episode begins.
+        numbers: Numbers of the actor's episodes.
+        first: Number of the first of these slots among the actor's.
     """
 
     def __init__(
-        self, environment: BatchedEnvironment, assembler: EpisodeAssembler, memory: dict[str, FloatArray]
+        self,
+        environment: BatchedEnvironment,
+        assembler: EpisodeAssembler,
+        memory: dict[str, FloatArray],
+        numbers: EpisodeNumbers,
+        first: int = 0,
     ) -> None:
         self.environment, self.assembler, self.memory = environment, assembler, memory
+        self.numbers, self.first = numbers, first
         self.slots = environment.slots
-        self.allotment = UNLIMITED
-        self._next = np.arange(self.slots)
+        self._seen_allotment = UNLIMITED
         self._retired: set[int] = set()
 
     @property
@@ -62,12 +125,11 @@ class EpisodeTurns:
         self.assembler.restart(range(self.slots), 0, version)
         self.assembler.resting[:] = between
 
-    def open(self, version: int, allotment: int, frame: Frame, row: int, *, abandon: bool) -> int:
-        """Begin to count the episodes of a new version.
+    def open(self, version: int, frame: Frame, row: int, *, abandon: bool) -> int:
+        """Begin to count the episodes of a new version, to which `numbers` belongs already.
 
         Args:
             version: Version of the parameters.
-            allotment: Number of episodes that may begin under them.
             frame: Observations before the coming step; written for slots that begin an episode.
             row: Row of the coming step in the arena.
             abandon: Whether episodes under way are abandoned. Otherwise they are finished but do not count.
@@ -75,8 +137,7 @@ class EpisodeTurns:
         Returns:
             Steps of the abandoned episodes.
         """
-        self.allotment = allotment
-        self._next = np.arange(self.slots)
+        self._seen_allotment = self.numbers.allotment
         self.assembler.numbers[:] = UNNUMBERED
         fresh = frame.episode_start | self.assembler.resting
         free = np.array(
@@ -86,22 +147,25 @@ class EpisodeTurns:
         self._assign(free.tolist(), version, frame, row, begun=frame.episode_start & ~self.assembler.resting)
         return lost
 
-    def allot(self, version: int, allotment: int, frame: Frame, row: int) -> list[int]:
-        """Change the allotment of the present version. Episodes under way continue.
+    def allot(self, version: int, frame: Frame, row: int) -> list[int]:
+        """Follow a changed allotment of the present version. Episodes under way continue.
 
         Args:
             version: Version of the parameters.
-            allotment: Number of episodes that may begin under them.
             frame: Observations before the coming step; written for slots that begin an episode.
             row: Row of the coming step in the arena.
 
         Returns:
             The slots that rested until now and begin an episode.
         """
-        idle = self._idle()
-        if allotment == self.allotment:
+        if self.numbers.allotment == self._seen_allotment:
             return []
-        self.allotment = allotment
+        self._seen_allotment = self.numbers.allotment
+        return self.take_up(version, frame, row)
+
+    def take_up(self, version: int, frame: Frame, row: int) -> list[int]:
+        """Give resting slots the episodes that are left; arguments and result as of `allot`."""
+        idle = self._idle()
         self._assign(idle, version, frame, row)
         return [slot for slot in idle if not self.assembler.resting[slot]]
 
@@ -111,18 +175,21 @@ class EpisodeTurns:
         Args:
             frame: Observations before the coming step; the agents of these slots are marked as not alive.
         """
-        self.allotment = 0
+        self.numbers.allotment = self._seen_allotment = 0
         waiting = np.flatnonzero(frame.episode_start & ~self.assembler.resting)
         self._rest(waiting.tolist(), frame)
         self._mark()
 
-    def after_step(self, arena: RolloutArena, row: int, version: int) -> list[tuple[Buffer, Rollout]]:
+    def after_step(
+        self, arena: RolloutArena, row: int, version: int, *, behind: bool = False
+    ) -> list[tuple[Buffer, Rollout]]:
         """Collect the episodes that ended in a row, and assign new ones to their slots.
 
         Args:
             arena: The arena that was written.
             row: Row of the step.
             version: Version of the parameters.
+            behind: Whether `open` follows at once, because the version has changed during the step.
 
         Returns:
             The finished episodes, each as a message and a Rollout of one slot.
@@ -131,6 +198,9 @@ class EpisodeTurns:
         complete = {episode.slot for episode in arena.episodes}
         finished = self.assembler.after_step(arena, row, version)
         if not ended:
+            return finished
+        if behind:
+            self.assembler.resting[ended] = self.environment.rests_next[ended]
             return finished
         frame, coming = arena.frames[row + 1], (row + 1) % arena.layout.steps
         # An environment that raised has reported no episode, so the same number is played again.
@@ -146,6 +216,22 @@ class EpisodeTurns:
         )
         return finished
 
+    def settle(self, version: int, frame: Frame, row: int) -> bool:
+        """Follow the quarantine of slots, after the environment has carried out restarts.
+
+        Args:
+            version: Version of the parameters.
+            frame: Observations before the coming step; written for slots that begin an episode.
+            row: Row of the coming step in the arena.
+
+        Returns:
+            Whether slots were quarantined, whose episodes are left to others.
+        """
+        if not self._retire():
+            return False
+        self._assign(self._idle(), version, frame, row)
+        return True
+
     def _assign(
         self, slots: Sequence[int], version: int, frame: Frame, row: int, begun: BoolArray | None = None
     ) -> None:
@@ -156,11 +242,11 @@ class EpisodeTurns:
             version: Version of the parameters.
             frame: Observations before the coming step.
             row: Row of the coming step in the arena.
-            begun: Slots whose environments already show the first step of an episode, [E]; None: none do.
+            begun: Slots whose environments already show the first step of an episode, [n]; None: none do.
         """
         begin, rest = [], []
         for slot in slots:
-            number = self._take(slot)
+            number = self.numbers.take(self.first + slot)
             if number is None:
                 rest.append(slot)
                 continue
@@ -174,38 +260,30 @@ class EpisodeTurns:
             for memory in self.memory.values():
                 memory[begin] = 0.0
         self._rest(rest, frame)
-        if self._retire():
-            self._assign(self._idle(), version, frame, row)
         self._mark()
 
     def _retire(self) -> bool:
-        """Take back the numbers of newly quarantined slots; return whether there are any."""
+        """Leave the numbers of newly quarantined slots to others; return whether there are any."""
         new = set(self.environment.retired) - self._retired
         for slot in new:
-            if not self.assembler.resting[slot] and self.assembler.numbers[slot] != UNNUMBERED:
-                self._next[slot] = self.assembler.numbers[slot]
-            self.assembler.resting[slot] = True
+            self._leave(slot)
         self._retired |= new
         return bool(new)
+
+    def leave_all(self) -> None:
+        """Leave the numbers of all slots to others, because their environments are lost."""
+        for slot in set(range(self.slots)) - self._retired:
+            self._leave(slot)
+        self._retired = set(range(self.slots))
+
+    def _leave(self, slot: int) -> None:
+        unfinished = UNNUMBERED if self.assembler.resting[slot] else int(self.assembler.numbers[slot])
+        self.numbers.leave(self.first + slot, unfinished)
+        self.assembler.resting[slot] = True
 
     def _idle(self) -> list[int]:
         """Return the slots that rest but can play."""
         return [slot for slot in np.flatnonzero(self.assembler.resting).tolist() if slot not in self._retired]
-
-    def _take(self, slot: int) -> int | None:
-        """Return the number of the slot's next episode, or of one left by a quarantined slot.
-
-        Returns:
-            The number; UNNUMBERED for an unlimited allotment; None if no episode is left.
-        """
-        if self.allotment == UNLIMITED:
-            return UNNUMBERED
-        for owner in (slot, *sorted(self._retired)):
-            number = int(self._next[owner])
-            if number < self.allotment:
-                self._next[owner] += self.slots
-                return number
-        return None
 
     def _rest(self, slots: Sequence[int], frame: Frame) -> None:
         if not slots:
@@ -217,5 +295,4 @@ class EpisodeTurns:
 
     def _mark(self) -> None:
         """Mark for the environment the slots that rest after their present episode."""
-        spare = any(self._next[slot] < self.allotment for slot in self._retired)
-        self.environment.rests_next[:] = (self._next >= self.allotment) & (not spare)
+        self.environment.rests_next[:] = self.numbers.exhausted(self.first, self.first + self.slots)

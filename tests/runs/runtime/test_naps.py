@@ -49,7 +49,7 @@ def test_sleeping_environments_tell_when_they_go_on(tmp_path):
             rank.step()
     acting = [rank for rank in ranks if "actor" in rank.roles]
     assert acting
-    assert [rank.wake_at for rank in acting] == [rank.roles["actor"].ready_at for rank in acting]
+    assert [rank.wake_at for rank in acting] == [rank.roles["actor"].lanes[0].ready_at for rank in acting]
     assert all(rank.wake_at == math.inf for rank in ranks if rank not in acting)
     for rank in ranks:
         rank.close()

@@ -356,7 +356,8 @@ def game(payoffs, steps=1):
     spec = EnvironmentSpec(
         "tests.game", (PolicySpec("agent", ("a", "b"), (3,), ActionSpace("discrete", (size,))),), None, False
     )
-    return spec, Rollout({"agent": part}, start, end, np.zeros((0, 2), np.int32), zeros, zeros, zeros, 0, 0)
+    none, by_itself = np.zeros((0, 2), np.int32), np.full(slots, -1, np.int32)
+    return spec, Rollout({"agent": part}, start, end, none, zeros, zeros, zeros, by_itself, 0, 0)
 
 
 def solve(name, payoffs, steps=1, updates=400, **keys):

@@ -57,6 +57,7 @@ def second_unroll(algorithm, observations):
         slots,
         slots,
         slots,
+        np.full(SLOTS, -1, np.int32),
         0,
         0,
     )

@@ -70,7 +70,11 @@ CASES = {
         (),
         ["unknown key rounds.bach", "did you mean rounds.batch?"],
     ),
-    "same name elsewhere": (BASE + "batch: 1\n", (), ["unknown key batch", "did you mean rounds.batch?"]),
+    "same name elsewhere": (
+        BASE + "batch: 1\n",
+        (),
+        ["unknown key batch", "did you mean rounds.batch or topology.batch?"],
+    ),
     "dotted key in a file": (BASE + "env.id: x\n", (), ["unknown key env.id", "env: {id: ...}"]),
     "several": (
         BASE + "seed: -1\nrounds: {batch: 0, rul: 3}\n",

@@ -114,6 +114,28 @@ CASES = {
     "all begun and ppo": run(
         "rounds={rule: rennala, admission: all_begun}", key="rounds.admission", value="all_begun"
     ),
+    # topology.py
+    "workers without environments": run(
+        "topology={workers_per_actor: 20, environments_per_actor: 8}",
+        key="topology.workers_per_actor",
+        value="20",
+    ),
+    "kinds without workers": run("topology.workers=[{epsilon: 0.5}]", key="topology.workers"),
+    "deadline of nothing": run(
+        "topology={workers_per_actor: 2, deadline_milliseconds: 0}",
+        key="topology.deadline_milliseconds",
+        value="0",
+    ),
+    "batch beyond the environments": run(
+        "topology={workers_per_actor: 2, batch: 17}", key="topology.batch", value="17"
+    ),
+    "batch in a deterministic run": run(
+        "deterministic=true", "topology={workers_per_actor: 2, batch: 4}", key="topology.batch"
+    ),
+    "exploration without random actions": run(
+        "topology={workers_per_actor: 2, workers: [{epsilon: 0.5}]}",
+        key="topology.workers.0.epsilon",
+    ),
     # rounds.py
     "critics of reinforce": run(
         "algo.name=reinforce", "optimizer.critic_step_size=0.1", key="optimizer.critic_step_size", value="0.1"

@@ -224,6 +224,7 @@ def episode_rollout(versus, own, steps=3):
         np.zeros_like(slots),
         np.zeros_like(slots),
         slots,
+        np.full(len(slots), -1, np.int32),
         0,
         0,
     )

@@ -1,0 +1,165 @@
+"""Environments that the workers of an actor step, as the actor sees them.
+
+Operations return at once and are complete when `poll` returns True. Restarts are collected and given to the
+workers together at the next `poll`.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from hpcmarl.envs import BatchedEnvironment
+from hpcmarl.envs.slot_states import merge_slot_states, split_slot_state
+from hpcmarl.rollouts.exchange import ARENA, COMMAND, COUNTS, ROW, Command, Exchange, HalfMemory, Turn
+from hpcmarl.types import Array, Frame, Outcome
+
+
+class RemoteEnvironment(BatchedEnvironment):
+    """Slots of a lane, which consists of one or more halves.
+
+    Args:
+        exchange: Shared memory of the actor and its workers.
+        lane: Number of the lane.
+
+    Attributes:
+        lost: Whether a worker of these slots is gone, so that no operation completes any more.
+    """
+
+    def __init__(self, exchange: Exchange, lane: int) -> None:
+        self._exchange = exchange
+        self._halves = [half for half in exchange.halves if half.plan.lane == lane]
+        self.spec = exchange.plan.whole
+        self.slots = sum(half.plan.slots for half in self._halves)
+        self.counts = Counter(dict.fromkeys(COUNTS, 0))
+        self.rests_next = np.zeros(self.slots, np.bool_)
+        self._restart, self._rest = (np.zeros(self.slots, np.bool_) for _ in range(2))
+        alone = len(self._halves) == 1  # then the worker's arrays are read in place
+        self.episode_index = self._halves[0].episode_index if alone else np.full(self.slots, -1, np.int64)
+        self.episode_step = self._halves[0].episode_step if alone else np.zeros(self.slots, np.int64)
+        self._retired: tuple[int, ...] = ()
+        self._arena = self._row = 0
+        self._at_work: list[HalfMemory] = []
+        self._outcome: Outcome | None = None
+        self._states: dict[int, Any] = {}
+        self.lost = False
+
+    @property
+    def halves(self) -> Sequence[HalfMemory]:
+        """Memory of the halves."""
+        return self._halves
+
+    @property
+    def seconds(self) -> float:
+        """Time that the workers have spent in these environments."""
+        return sum(float(half.seconds[0]) for half in self._halves)
+
+    @property
+    def retired(self) -> Collection[int]:
+        return self._retired
+
+    def aim(self, arena: int, row: int) -> None:
+        """Choose the row of the next operation.
+
+        Args:
+            arena: Number of the lane's arena.
+            row: Row whose outcome a step writes; the observations go to the next row. Restarts write the
+                observations of this row.
+        """
+        self._arena, self._row = arena, row
+
+    def reset(self, frame: Frame) -> None:
+        """Have the workers begin an episode in every slot; the caller sends them empty parts (`part_for`)."""
+        self._states = {half.number: {} for half in self._halves}
+        self._give(Command.LOAD, self._halves)
+
+    def restart_slots(self, slots: Sequence[int], frame: Frame) -> None:
+        self._restart[list(slots)] = True
+        self._rest[list(slots)] = False
+
+    def rest_slots(self, slots: Sequence[int]) -> None:
+        self._rest[list(slots)] = True
+
+    def step(self, actions: Mapping[str, Array], outcome: Outcome, frame: Frame) -> None:
+        outcome.finals.clear()
+        outcome.episodes.clear()
+        self._outcome = outcome
+        for half in self._halves:
+            own = half.columns
+            for name, place in half.actions.items():
+                place[...] = actions[name][own]
+        self._give(Command.STEP, self._halves)
+
+    def _give(self, command: Command, halves: Sequence[HalfMemory]) -> None:
+        """Give a command to the workers of some halves."""
+        for half in halves:
+            own, numbers = half.columns, half.numbers
+            half.rests_next[:] = self.rests_next[own]
+            half.rest[:] = self._rest[own]
+            half.restart[:] = self._restart[own]
+            numbers[COMMAND], numbers[ARENA], numbers[ROW] = command, self._arena, self._row
+            self._rest[own] = self._restart[own] = False
+            self._exchange.pass_to_worker(half.number, half.plan.worker)
+        self._at_work = list(halves)
+
+    def poll(self) -> bool:
+        if self.lost:
+            return False
+        if self._at_work:
+            for half in self._at_work:
+                if self._exchange.turn(half.number) != Turn.ACTOR:
+                    return False
+            self._collect()
+        if self._restart.any():
+            self._give(Command.RESTART, [half for half in self._halves if self._restart[half.columns].any()])
+            return False
+        return True
+
+    def _collect(self) -> None:
+        """Read the results of the halves that were at work."""
+        outcome, self._outcome = self._outcome, None
+        for half in self._at_work:
+            if outcome is not None:
+                half.read_ends(outcome, half.columns.start)
+        if len(self._halves) > 1:
+            for half in self._at_work:
+                self.episode_index[half.columns] = half.episode_index
+                self.episode_step[half.columns] = half.episode_step
+        self._at_work = []
+        counts = [half.counts() for half in self._halves]
+        self.counts = Counter(dict(zip(COUNTS, map(sum, zip(*counts, strict=True)), strict=True)))
+        if self.counts["quarantined"]:
+            retired = np.concatenate([half.retired for half in self._halves])
+            self._retired = tuple(np.flatnonzero(retired).tolist())
+
+    # ---- states
+
+    def load_state_dict(self, state: Mapping[str, Any], frame: Frame) -> None:
+        """Have the workers load a state; the caller sends them their parts (`part_for`)."""
+        sizes = [half.plan.slots for half in self._halves]
+        numbers = [half.number for half in self._halves]
+        self._states = dict(zip(numbers, split_slot_state(state, sizes), strict=True))
+        self._give(Command.LOAD, self._halves)
+
+    def part_for(self, worker: int) -> dict[str, Any]:
+        """Return the states that a worker has to load, by number of the half."""
+        return {
+            str(half.number): self._states[half.number]
+            for half in self._halves
+            if half.plan.worker == worker and half.number in self._states
+        }
+
+    def merge(self, states: Mapping[int, Any]) -> dict[str, Any]:
+        """Return the state of all slots from the states of the halves, by number of the half."""
+        parts = [states[half.number] for half in self._halves]
+        return merge_slot_states(parts, [half.plan.slots for half in self._halves])
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state of environments that are not recorded: restarts and episodes."""
+        return {"restarts": self.counts["restarts"], "episode": self.episode_index.copy()}
+
+    def close(self) -> None:
+        """Do nothing: the workers close their environments."""

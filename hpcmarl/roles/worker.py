@@ -1,0 +1,190 @@
+"""The worker: step the environments of an actor on the same host, in memory that both share.
+
+    SHARE (where the memory lies) ──► map it ──► START (states) ──► begin episodes
+        ──► step the half whose actions are there, then the other; sleep if neither is
+
+It neither has networks nor sends rollouts.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from hpcmarl.comm.protocol import Kind
+from hpcmarl.comm.shared_memory import SegmentAddress, SharedSegment
+from hpcmarl.comm.transport import Message
+from hpcmarl.config import WorkerConfig
+from hpcmarl.envs import BatchedEnvironment, Seeds, make_environment
+from hpcmarl.packing import unpack
+from hpcmarl.roles.base import Context, Role
+from hpcmarl.roles.efficiency import measure_bare
+from hpcmarl.roles.reports import WorkerReport
+from hpcmarl.roles.worker_plan import exchange_plan
+from hpcmarl.rollouts.exchange import (
+    ARENA,
+    COMMAND,
+    COUNTERS,
+    COUNTS,
+    ROW,
+    Command,
+    Exchange,
+    HalfMemory,
+    Turn,
+)
+
+logger = logging.getLogger(__name__)
+# Longest time without a look at messages, while there is work and while there is none.
+WORKING_SECONDS = 5e-3
+SLEEPING_SECONDS = 20e-3
+EXIT_OF_A_CRASH = 70
+
+
+class Worker(Role):
+    """One worker: two halves of environment slots.
+
+    Attributes:
+        actor: Rank of its actor.
+        number: Number of the worker among those of its actor.
+        kind: Its kind (topology.workers).
+        environments: Environments of each half, by number of the half.
+        exchange: The shared memory; None before the actor's SHARE.
+    """
+
+    name = "worker"
+
+    def __init__(self, context: Context, neighbours: Mapping[str, Role]) -> None:
+        super().__init__(context, neighbours)
+        config, topology = context.config, context.topology
+        self.actor = topology.actor_of(context.rank)
+        group, index = topology.group_of(context.rank), topology.actor_index(self.actor)
+        self.number = topology.workers_of(self.actor).index(context.rank)
+        kinds = config.topology.workers
+        self.kind = kinds[self.number % len(kinds)] if kinds else WorkerConfig()
+        self._delay = config.topology.group_list[group.index].delay.step + self.kind.delay.step
+        self._plan = exchange_plan(context, self.actor)
+        self._own = [
+            (number, half) for number, half in enumerate(self._plan.halves) if half.worker == self.number
+        ]
+        first_of_all = self.number == 0
+        self._bare = measure_bare(context, index, group.index) if first_of_all else None
+        self.environments: dict[int, BatchedEnvironment] = {
+            number: make_environment(
+                context.group_env(group.index).changed(self.kind.env),
+                config.policies,
+                half.slots,
+                Seeds(config.seed, index * self._plan.slots + half.first),
+                spec=context.environment_spec,
+                record=config.deterministic,
+                with_state=self._plan.codec.with_state,
+                skip_bad_numbers=config.faults.on_nan == "skip",
+            )
+            for number, half in self._own
+        }
+        self.exchange: Exchange | None = None
+        self._segment: SharedSegment | None = None
+        self._halves: list[HalfMemory] = []
+        self._states: dict[int, Any] | None = None
+
+    def on_message(self, message: Message) -> None:
+        if message.kind is Kind.SHARE:
+            self._share(SegmentAddress.unpack(message.payload))
+        elif message.kind is Kind.START:
+            halves = unpack(message.payload)["halves"]
+            self._states = {int(number): state for number, state in halves.items()}
+            self.waited = 0.0
+        elif message.kind is Kind.CHECKPOINT_REQUEST:
+            states = {str(number): own.state_dict() for number, own in self.environments.items()}
+            self.send(self.actor, Kind.STATE, {"halves": states})
+        elif message.kind is Kind.STOP:
+            self.stopping = True
+        message.release()
+
+    def on_lost(self, rank: int, groups: Any) -> None:
+        """Stop if the worker's actor is lost."""
+        self.stopping = self.stopping or rank == self.actor
+
+    def _share(self, address: SegmentAddress) -> None:
+        """Map the memory of the actor."""
+        self._segment = SharedSegment.attach(address)
+        self.exchange = Exchange(self._plan, self._segment.buffer)
+        self._halves = [self.exchange.halves[number] for number, _ in self._own]
+        self.send(self.actor, Kind.SHARED, WorkerReport(self._bare))
+
+    def work(self) -> bool:
+        """Carry out the commands of the actor; sleep briefly if there is none."""
+        exchange = self.exchange
+        if self.stopping:
+            self.finished = True
+            return False
+        if exchange is None or self._states is None:
+            return False
+        end = time.perf_counter() + WORKING_SECONDS
+        while True:
+            heard = exchange.bell(self.number)
+            served = False
+            for half in self._halves:
+                if exchange.turn(half.number) == Turn.WORKER:
+                    self._serve(half)
+                    served = True
+            if not served:
+                break
+            if time.perf_counter() > end:
+                return True
+        if self.transport.shares_memory(self.actor):
+            return False  # a virtual rank of the same process
+        began = time.perf_counter()
+        exchange.sleep(self.number, heard, SLEEPING_SECONDS)
+        self.waited += time.perf_counter() - began
+        return True
+
+    def _serve(self, half: HalfMemory) -> None:
+        """Carry out the command for a half, and give the half back."""
+        assert self.exchange is not None
+        try:
+            self._carry_out(half)
+        except SystemExit as error:
+            # An environment that calls exit() ends the worker, not the run.
+            logger.error("an environment has called exit(%s); this worker ends", error.code)
+            logging.shutdown()
+            os._exit(EXIT_OF_A_CRASH)
+        if self.exchange.pass_to_actor(half.number):
+            self.transport.wake(self.actor)
+
+    def _carry_out(self, half: HalfMemory) -> None:
+        environment, numbers = self.environments[half.number], half.numbers
+        command, arena, row = numbers[COMMAND], numbers[ARENA], numbers[ROW]
+        environment.rests_next[:] = half.rests_next
+        if half.rest.any():
+            environment.rest_slots(half.rest.nonzero()[0].tolist())
+        began = time.perf_counter()
+        if command == Command.STEP:
+            outcome = half.outcome(arena, row)
+            environment.step(half.actions, outcome, half.frame(arena, row + 1))
+            half.write_ends(outcome)
+            if self._delay:
+                time.sleep(self._delay)
+        elif command == Command.RESTART:
+            environment.restart_slots(half.restart.nonzero()[0].tolist(), half.frame(arena, row))
+        elif command == Command.LOAD:
+            state = (self._states or {}).get(half.number)
+            if state:
+                environment.load_state_dict(state, half.frame(arena, row))
+            else:
+                environment.reset(half.frame(arena, row))
+        half.seconds[0] += time.perf_counter() - began
+        half.episode_index[:] = environment.episode_index
+        half.episode_step[:] = environment.episode_step
+        for place, name in enumerate(COUNTS, COUNTERS):
+            numbers[place] = environment.counts[name]
+        if environment.counts["quarantined"]:
+            half.retired[list(environment.retired)] = True
+
+    def close(self) -> None:
+        for environment in self.environments.values():
+            environment.close()
+        if self._segment is not None:
+            self._segment.close()
