@@ -179,13 +179,11 @@ class Actor(Role):
                     self.follower.settle(lane)
 
     def _closed(self) -> bool:
-        """Report to the learner, once, that no episode of the closing version is under way.
+        """Report to the learner that no episode of the closing version is under way.
 
         Returns:
             Whether the report was sent.
         """
-        if self.closing < 0 or self.closing <= self.closed:
-            return False
         if self.version == self.closing and not all(
             lane.stage is Stage.LOST or (lane.stage is Stage.READY and not lane.may_act)
             for lane in self.lanes
@@ -224,8 +222,8 @@ class Actor(Role):
         """Take note of what the environments have done, and choose actions for lanes that wait for them."""
         if self.stopping:
             return self._stop()
-        worked = self._collect()
-        if self._closed():
+        worked = self.environments.remote and self._collect()
+        if self.closing > self.closed and self._closed():
             return True
         self.wake_at = math.inf
         if self.requested_states and not self._send_states():
@@ -247,12 +245,12 @@ class Actor(Role):
         ready = [lane for lane in self.lanes if lane.may_act]
         if len(self.lanes) > 1 and self.backpressure:
             ready = [lane for lane in ready if self.sender.has_room(lane.ring, lane.row)]
-        if any(lane.ready_at for lane in ready):
+        if self.environments.delayed:
             now = time.monotonic()
             delayed = [lane.ready_at for lane in ready if lane.ready_at > now]
             self.wake_at = min(delayed, default=math.inf)
             ready = [lane for lane in ready if lane.ready_at <= now]
-        if ready and (due := self.decider.due_at(ready)) > 0.0:
+        if self.decider.waits and ready and (due := self.decider.due_at(ready)) > 0.0:
             self.wake_at = min(self.wake_at, due)
             return []
         return ready

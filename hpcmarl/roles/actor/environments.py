@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping, Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -29,6 +30,7 @@ class Environments(ABC):
     Attributes:
         lanes: Slots that step together.
         bare: Environment steps per second of bare stepping; None: not measured.
+        remote: Whether other processes step the environments.
         step_delay: Seconds that the actor adds to every step.
         trajectory_delay: Seconds that the actor adds to every trajectory.
         asks_for_states: Whether the state of the environments has to be requested from other processes.
@@ -37,6 +39,7 @@ class Environments(ABC):
 
     lanes: Sequence[Lane]
     bare: float | None = None
+    remote = False
     step_delay = 0.0
     trajectory_delay = 0.0
     asks_for_states = False
@@ -45,6 +48,11 @@ class Environments(ABC):
         self._actor, self._context = actor, actor.context
         delay = actor.context.config.topology.group_list[actor.group.index].delay
         self.trajectory_delay = delay.trajectory
+
+    @cached_property
+    def delayed(self) -> bool:
+        """Whether the actor adds delays."""
+        return self.step_delay > 0.0 or self.trajectory_delay > 0.0
 
     def _lane(
         self,

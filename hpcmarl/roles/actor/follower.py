@@ -44,7 +44,9 @@ class VersionFollower:
         if turns is None and actor.has_weights and lane.version < 0:
             lane.version = actor.version
             lane.timer.begin()  # do not count the time before the first weights
-        lane.stage, lane.ready_since = Stage.READY, time.monotonic()
+        lane.stage = Stage.READY
+        if actor.decider.waits:
+            lane.ready_since = time.monotonic()
 
     def _catch_up(self, lane: Lane) -> bool:
         """Follow a new version or allotment, or the end of a version.

@@ -18,12 +18,15 @@ class BatchDecider:
 
     Args:
         actor: The actor.
+
+    Attributes:
+        waits: Whether incomplete batches wait.
     """
 
     def __init__(self, actor: Actor) -> None:
         topology = actor.context.config.topology
         self._actor = actor
-        self._waits = topology.batch is not None or topology.deadline_milliseconds is not None
+        self.waits = topology.batch is not None or topology.deadline_milliseconds is not None
         self._target = topology.batch or actor.slots
         self._deadline = (
             None if topology.deadline_milliseconds is None else topology.deadline_milliseconds * 1e-3
@@ -38,7 +41,7 @@ class BatchDecider:
         Returns:
             0.0: now. Infinity: when more lanes are ready.
         """
-        if not self._waits or not any(lane.in_flight for lane in self._actor.lanes):
+        if not any(lane.in_flight for lane in self._actor.lanes):
             return 0.0
         if sum(lane.active for lane in ready) >= self._target:
             return 0.0

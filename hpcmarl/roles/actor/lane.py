@@ -114,15 +114,13 @@ class Lane:
         """Take the decisions of the policies, and begin to step the environments."""
         arena, row = self.ring.present, self.row
         arena.decide(row, decisions, self.memory)
-        self._outcome = arena.outcomes[row]
+        self._outcome = outcome = arena.outcomes[row]
         actions = {policy: decision.action for policy, decision in decisions.items()}
         self.stage = Stage.STEPPING
         if self.remote is not None:
             self.remote.aim(self.ring.number, row)
-            self.environment.step(actions, self._outcome, arena.frames[row + 1])
-            return
         began = time.perf_counter()
-        self.environment.step(actions, self._outcome, arena.frames[row + 1])
+        self.environment.step(actions, outcome, arena.frames[row + 1])
         self._own_seconds += time.perf_counter() - began
 
     def end_step(self) -> int:
@@ -135,7 +133,8 @@ class Lane:
         row = self.row
         self.ring.present.keep(row, self._outcome)
         self.row = row + 1
-        self.aim()
+        if self.remote is not None:
+            self.aim()
         return row
 
     def aim(self) -> None:

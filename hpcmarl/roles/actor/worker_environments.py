@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 class WorkerEnvironments(Environments):
     """Environments that workers step: a lane for each half of each worker, or one for all halves."""
 
+    remote = True
+
     def __init__(self, actor: Actor) -> None:
         super().__init__(actor)
         context = actor.context
