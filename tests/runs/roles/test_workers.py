@@ -32,7 +32,7 @@ def workers(number):
 
 
 @pytest.mark.parametrize("game", GAMES)
-def test_deterministic_run_with_workers_equals_the_one_without(tmp_path, game):
+def test_deterministic_runs_with_and_without_workers_agree(tmp_path, game):
     changes = (*ONE_ACTOR, "deterministic=true", *GAMES[game])
     run_world(2, tmp_path / "fused", *changes)
     run_world(5, tmp_path / "workers", *changes, workers(3), order=4)
@@ -54,7 +54,7 @@ def test_every_kind_of_game_trains_with_workers(tmp_path, game, order):
 
 @pytest.mark.parametrize("game", ["recurrent", "episodes", "state", "deaths and masks", "turns"])
 @pytest.mark.parametrize("then", [0, 2, 5])
-def test_deterministic_run_resumes_with_another_number_of_workers(tmp_path, game, then):
+def test_deterministic_run_resumes_with_other_workers(tmp_path, game, then):
     changes = (*ONE_ACTOR, "deterministic=true", *GAMES[game])
     run_world(5, tmp_path / "whole", *changes, workers(3), "stop.updates=10")
     run_world(5, tmp_path / "half", *changes, workers(3), "stop.updates=5", order=7)
