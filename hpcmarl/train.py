@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hpcmarl.comm.local import LocalWorld
+from hpcmarl.comm.shared_memory import free_shared_bytes
 from hpcmarl.comm.topology import Topology, assign_roles
 from hpcmarl.comm.transport import Transport
 from hpcmarl.config import Config
@@ -31,8 +32,10 @@ from hpcmarl.launch.processes import started_at
 from hpcmarl.launch.signals import StopSignals
 from hpcmarl.launch.timelimit import job_end
 from hpcmarl.roles.base import Context, group_environment
+from hpcmarl.roles.worker_number import with_number_of_workers
+from hpcmarl.roles.worker_plan import check_shared_memory
 from hpcmarl.runtime.entry import enter_world
-from hpcmarl.runtime.host_memory import UNKNOWN, MemoryFacts, crowded_hosts
+from hpcmarl.runtime.host_memory import UNKNOWN, MemoryFacts, crowded_hosts, free_shared_memory
 from hpcmarl.runtime.log_files import LogFile
 from hpcmarl.runtime.rank import AbortHook, Rank, serve
 from hpcmarl.runtime.root_broadcast import run_on_root_and_broadcast
@@ -212,6 +215,7 @@ def prepare(
         HpcmarlError: The error of rank 0, raised on every rank.
     """
     hosts = transport.gather_hosts()
+    config, choice = with_number_of_workers(transport, config, hosts)
     try:
         topology = assign_roles(transport.size, hosts, config.topology)
     except HpcmarlError as error:
@@ -225,6 +229,8 @@ def prepare(
         if problem:
             raise UsageError(problem)
         spec = check_environments(config)
+        if not transport.shares_memory(transport.size - 1):
+            check_shared_memory(config, topology, spec, free_shared_memory(topology, memory))
         # Only the rank that reads checkpoints loads HDF5.
         from hpcmarl.opening import Request, open_run
 
@@ -251,10 +257,9 @@ def prepare(
             context, processes={topology.server: tuple(found["server"])} if found["server"] else {}
         )
     context = replace(context, processes=processes)
+    remarks = (*((choice,) if choice else ()), *opened[0].remarks)
     crowded = crowded_hosts(topology, context.model(drawn=False).size if config.league is None else 0, memory)
-    return replace(
-        context, resume=opened[0].state, lock=opened[0].lock, remarks=opened[0].remarks, warnings=crowded
-    )
+    return replace(context, resume=opened[0].state, lock=opened[0].lock, remarks=remarks, warnings=crowded)
 
 
 def form_reduction_group(transport: Transport, config: Config, topology: Topology) -> str:
@@ -291,6 +296,7 @@ def _processes(transport: Transport) -> tuple[dict[int, tuple[int, int]], list[M
             started_at(os.getpid()),
             resident_memory(),
             UNKNOWN if available is None else available,
+            UNKNOWN if (shared := free_shared_bytes()) is None else shared,
         ],
         np.int64,
     )
@@ -299,24 +305,31 @@ def _processes(transport: Transport) -> tuple[dict[int, tuple[int, int]], list[M
     if virtual:
         return {}, [MemoryFacts(0.0, UNKNOWN)] * transport.size
     return {rank: (pid, start) for rank, (pid, start, *_) in enumerate(everyone)}, [
-        MemoryFacts(resident, free) for *_, resident, free in everyone
+        MemoryFacts(*facts) for _, _, *facts in everyone
     ]
 
 
 def check_environments(config: Config) -> EnvironmentSpec:
-    """Check that the environments of all groups suit the algorithm and each other.
+    """Check that the environments of all groups and kinds of workers suit the algorithm and each other.
 
     Returns:
         Specification of the environments.
 
     Raises:
-        ConfigError: A group's spaces differ from the others', or the environment does not suit the algorithm.
+        ConfigError: The spaces of a group or kind differ from the others', or the environment does not suit
+            the algorithm.
     """
     from hpcmarl.algos.design import make_design
 
     spec = describe(config.env, config.policies)
-    for group in range(len(config.topology.group_list)):
-        own = group_environment(config, group)
+    groups = range(len(config.topology.group_list))
+    variants = {f"topology.groups.{group}.env": group_environment(config, group) for group in groups}
+    variants |= {
+        f"topology.workers.{kind}.env": group_environment(config, group).changed(settings.env)
+        for kind, settings in enumerate(config.topology.workers)
+        for group in groups
+    }
+    for key, own in variants.items():
         if own != config.env:
             other = describe(own, config.policies)
             if (other.policies, other.state_size, other.turn_based) != (
@@ -325,9 +338,8 @@ def check_environments(config: Config) -> EnvironmentSpec:
                 spec.turn_based,
             ):
                 raise ConfigError(
-                    f"topology.groups.{group}.env changes the observation, action or state spaces of "
-                    f"{spec.id}; groups may differ in rewards and dynamics only, because they train the same "
-                    "policies"
+                    f"{key} changes the observation, action or state spaces of {spec.id}; allowed: other "
+                    "rewards and dynamics only, because all train the same policies"
                 )
     if config.league is not None:
         from hpcmarl.league.runtime.startup import check_league

@@ -146,6 +146,7 @@ class Model:
         generator: np.random.Generator,
         greedy: bool = False,
         with_logp: bool = True,
+        random_shares: FloatArray | None = None,
     ) -> dict[str, Decision]:
         """Choose actions with one batched forward pass per policy.
 
@@ -157,13 +158,17 @@ class Model:
             generator: Source of the random numbers.
             greedy: Whether to choose the most probable actions.
             with_logp: Whether to compute log-probabilities; acting without learning does not need them.
+            random_shares: Share of random actions in each slot, shape [E], for value-based algorithms; NaN:
+                the schedule's. None: the schedule's in all slots.
 
         Returns:
             A decision for each policy, with the memory after this step.
         """
         starts = frame.episode_start
         return {
-            name: self._actors[name].act(seen, starts, memory.get(name), generator, greedy, with_logp)
+            name: self._actors[name].act(
+                seen, starts, memory.get(name), generator, greedy, with_logp, random_shares
+            )
             for name, seen in frame.policies.items()
         }
 

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from hpcmarl.launch.submissions import Submission
 
 DIFFERENCES_SHOWN = 10
+# roles of the ranks of a heterogeneous job's second component
+OF_SECOND_COMPONENT = (("actor",), ("worker",), ("evaluator",))
 Extra = Annotated[
     list[str] | None,
     typer.Option(
@@ -251,7 +253,7 @@ def _check_roles(settings: Config, job: Job) -> Topology:
     misplaced = [
         rank
         for rank in range(len(hosts))
-        if (topology.roles_of(rank) in (("actor",), ("evaluator",))) != (rank >= first)
+        if (topology.roles_of(rank) in OF_SECOND_COMPONENT) != (rank >= first)
     ]
     if misplaced:
         needed = len(topology.groups) + (

@@ -134,11 +134,12 @@ class SharedSegment:
 
 
 def too_small(size: int, free: int | None) -> str:
-    """Return the line about a segment of `size` bytes that does not fit into `free` bytes of /dev/shm."""
-    there = "unknown" if free is None else f"{free / 1e6:.1f} MB free"
+    """Return the line about memory of `size` bytes that does not fit into `free` bytes of /dev/shm."""
+    there = "which does not exist" if free is None else f"{free / 1e6:.1f} MB are free"
     return (
-        f"workers need {size / 1e6:.1f} MB of {SHARED_DIRECTORY} on one host ({there}); enlarge it (mount -o "
-        "remount,size=..., or --shm-size of a container), or lower topology.environments_per_actor"
+        f"workers need {size / 1e6:.1f} MB of {SHARED_DIRECTORY} ({there}); enlarge it (mount -o "
+        "remount,size=..., or --shm-size of a container), lower topology.environments_per_actor, or set "
+        "topology.workers_per_actor: 0"
     )
 
 

@@ -133,6 +133,14 @@ class TopologyConfig(Section):
         """One entry for each group, in order."""
         return (GroupConfig(),) * self.groups if isinstance(self.groups, int) else self.groups
 
+    def kind_of_worker(self, number: int) -> int:
+        """Return the kind of an actor's worker: its place in `workers`, 0 if there are none.
+
+        Args:
+            number: Number of the worker among those of its actor.
+        """
+        return number % max(1, len(self.workers))
+
 
 def worker_contradictions(config: TopologyConfig, *, explores: bool, deterministic: bool) -> list[str]:
     """Return one line for each key about workers that does not fit the others.

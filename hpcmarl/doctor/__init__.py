@@ -32,7 +32,7 @@ def examine(config: Config | None, run_directory: Path, json: bool) -> int:
     from hpcmarl.comm.local import LocalWorld
     from hpcmarl.comm.transport import PeerFailure, Transport
     from hpcmarl.doctor import checks, world
-    from hpcmarl.doctor.estimate import estimate
+    from hpcmarl.doctor.estimate import estimate, judge_shared_memory
 
     findings, library, size = world.check_library(os.environ)
     transport: Transport = LocalWorld(1).transports[0]
@@ -57,6 +57,8 @@ def examine(config: Config | None, run_directory: Path, json: bool) -> int:
         about_job.append(environment)
         if (topology := world.roles_of(hosts, config)) is not None:
             about_job += estimate(config, topology, spec, world.memory_by_host(exchange.reports))
+            shared = world.shared_memory_by_host(exchange.reports)
+            about_job += judge_shared_memory(config, topology, spec, shared)
     findings = [
         *checks.check_software(),
         *findings,

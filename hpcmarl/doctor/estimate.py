@@ -11,12 +11,14 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from hpcmarl.comm.shared_memory import too_small
 from hpcmarl.comm.topology import Topology
 from hpcmarl.config import Config, QLearningConfig
 from hpcmarl.doctor.findings import Finding, Status
 from hpcmarl.errors import HpcmarlError
 from hpcmarl.io.trajectories.layout import layout_of_spec
 from hpcmarl.io.trajectories.writer import QUEUE_BYTES, files_a_day, shard_seconds
+from hpcmarl.roles.worker_plan import shared_bytes
 from hpcmarl.runtime.host_memory import least_bytes
 from hpcmarl.types import EnvironmentSpec
 
@@ -190,6 +192,32 @@ def judge_memory(
                     "start fewer ranks on this host, or ask for more memory: --sbatch=--mem=...",
                 )
             )
+    return findings
+
+
+def judge_shared_memory(
+    config: Config, topology: Topology, spec: EnvironmentSpec | None, free: Mapping[str, int | None]
+) -> list[Finding]:
+    """Compare the memory that actors share with their workers on each host with /dev/shm there.
+
+    Args:
+        config: Configuration of the run.
+        topology: Ranks and hosts of the job.
+        spec: Specification of the environment, if known.
+        free: Host -> free bytes of /dev/shm; None: there is none. Hosts may be missing.
+
+    Returns:
+        One finding for each host with workers.
+    """
+    findings = []
+    for host, size in (shared_bytes(config, topology, spec) if spec is not None else {}).items():
+        there = free.get(host)
+        of = f" of {there / 1e6:.1f} MB that are free in /dev/shm" if there is not None else ""
+        value = f"{host}: actors and workers share {size / 1e6:.1f} MB{of}"
+        if host in free and size > (there or 0):
+            findings.append(Finding("BAD", "shared memory", value, too_small(size, there)))
+        else:
+            findings.append(Finding("OK", "shared memory", value))
     return findings
 
 

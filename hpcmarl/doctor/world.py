@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from hpcmarl.comm.shared_memory import free_shared_bytes
 from hpcmarl.comm.topology import Topology, assign_roles
 from hpcmarl.comm.transport import Backoff, PeerFailure, Transport
 from hpcmarl.config import Config, TopologyConfig
@@ -88,13 +89,17 @@ def _dead_ranks(survived: bool, size: int, library: str) -> Finding:
 
 
 def local_facts(run_directory: Path) -> dict[str, Any]:
-    """Return facts about this rank for rank 0: host, cores, memory in bytes, and write problem."""
+    """Return facts about this rank for rank 0.
+
+    They are host, cores, memory and free shared memory in bytes, and write problem.
+    """
     has_affinity = hasattr(os, "sched_getaffinity")
     cores = sorted(os.sched_getaffinity(0)) if has_affinity else list(range(os.cpu_count() or 1))
     return {
         "host": platform.node(),
         "cores": cores,
         "memory": available_memory(),
+        "shared_memory": free_shared_bytes(),
         "write_problem": write_problem(run_directory),
     }
 
@@ -217,6 +222,11 @@ def memory_by_host(reports: Mapping[int, Mapping[str, Any]]) -> dict[str, float]
         if memory is not None:
             found[host] = min(memory, found.get(host, memory))
     return found
+
+
+def shared_memory_by_host(reports: Mapping[int, Mapping[str, Any]]) -> dict[str, int | None]:
+    """Return host -> free bytes of /dev/shm; None: there is none."""
+    return {report["facts"]["host"]: report["facts"]["shared_memory"] for report in reports.values()}
 
 
 def judge_roles(hosts: Sequence[str], config: Config | None) -> list[Finding]:

@@ -89,6 +89,12 @@ COLUMNS: dict[str, Metric] = {
     "return/POLICY": Metric(
         "reward", "recent", "Mean return of the agents of one policy.", condition="several policies"
     ),
+    "return_worker_kind/KIND": Metric(
+        "reward",
+        "recent",
+        "Mean return in the environments of one kind of workers, by its place in `topology.workers`.",
+        condition="`topology.workers`",
+    ),
     "win_rate": Metric(
         "1", "recent", "Share of episodes that were won.", condition="environments that report an outcome"
     ),
@@ -333,6 +339,9 @@ SUMMARY: dict[str, Entry] = {
         "reward", "Largest `return_mean` so far, counted once 100 episodes and every slot have finished."
     ),
     "returns": Entry("section", "Mean return of each policy over the newest 100 episodes."),
+    "returns_by_worker_kind": Entry(
+        "list", "Mean return of each kind of workers over its newest 100 episodes; null: none has ended."
+    ),
     "win_rate": Entry("1", "As the column.", "environments that report an outcome"),
     "eval_win_rate": Entry("1", "`win_rate` of `evaluation`.", "a final evaluation"),
     "eval_return_mean": Entry("reward", "`return_mean` of `evaluation`.", "a final evaluation"),

@@ -71,6 +71,15 @@ class Chooser(ABC):
             Actions, shape [n, *action.shape], and their log-probabilities, shape [n] float32, or None.
         """
 
+    def with_shares(self, noise: Noise, shares: FloatArray) -> Noise:
+        """Return random numbers for `choose` that replace the share of random actions, where there is one.
+
+        Args:
+            noise: Random numbers from `draw`.
+            shares: Share of random actions of each row, shape [n]; NaN: the chooser's own.
+        """
+        return noise
+
     def on_progress(self, env_steps: int) -> None:  # noqa: B027  most choosers have no schedule
         """Update schedules to the number of environment steps that the run has made."""
 
@@ -138,19 +147,23 @@ class EpsilonGreedy(Chooser):
     def draw(self, rows: int, generator: np.random.Generator) -> Noise:
         return generator.random(rows), generator.random((rows, self.raw_size))
 
+    def with_shares(self, noise: Noise, shares: FloatArray) -> Noise:
+        return (*noise, np.where(np.isnan(shares), self.epsilon, shares))
+
     def choose(
         self, raw: FloatArray, mask: BoolArray | None, noise: Noise | None, with_logp: bool = True
     ) -> tuple[Array, FloatArray | None]:
         best = self._best(raw, mask)
         if noise is None:
             return best, np.zeros(len(raw), np.float32) if with_logp else None
-        explores, preference = noise
+        explores, preference, *own = noise
+        epsilon = own[0] if own else self.epsilon
         random_action = (preference if mask is None else np.where(mask, preference, -1.0)).argmax(1)
-        action = np.where(explores < self.epsilon, random_action, best)
+        action = np.where(explores < epsilon, random_action, best)
         if not with_logp:
             return action, None
-        share = self.epsilon / (raw.shape[1] if mask is None else np.maximum(mask.sum(1), 1))
-        return action, np.log(share + (1.0 - self.epsilon) * (action == best)).astype(np.float32)
+        share = epsilon / (raw.shape[1] if mask is None else np.maximum(mask.sum(1), 1))
+        return action, np.log(share + (1.0 - epsilon) * (action == best)).astype(np.float32)
 
     def _best(self, raw: FloatArray, mask: BoolArray | None) -> Array:
         """Return the allowed actions of the largest values, shape [n]."""

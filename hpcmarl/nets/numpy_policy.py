@@ -84,6 +84,7 @@ class NumpyPolicy:
         generator: np.random.Generator,
         greedy: bool,
         with_logp: bool = True,
+        random_shares: FloatArray | None = None,
     ) -> Decision:
         """Choose actions for E slots of N agents in one batch, without changing the arguments.
 
@@ -98,6 +99,8 @@ class NumpyPolicy:
             generator: Source of the random numbers.
             greedy: Whether to choose the most probable actions.
             with_logp: Whether to compute log-probabilities.
+            random_shares: Share of random actions in each slot, shape [E], for epsilon-greedy policies; NaN:
+                the schedule's. None: the schedule's in all slots.
 
         Returns:
             Actions, log-probabilities and the memory after this step (types.Decision).
@@ -105,6 +108,8 @@ class NumpyPolicy:
         slots, agents = frame.alive.shape
         rows = slots * agents
         noise = None if greedy else self.chooser.draw(rows, generator)
+        if noise is not None and random_shares is not None:
+            noise = self.chooser.with_shares(noise, np.repeat(random_shares, agents))
         before, last = self._remembered(memory, starts)
         seen = self._inputs(frame.obs, last)
         mask = None if frame.action_mask is None else frame.action_mask.reshape(rows, -1)

@@ -33,6 +33,7 @@ from hpcmarl.optim.rounds import RoundRule, make_rule
 from hpcmarl.optim.sparse import SparseTopology
 from hpcmarl.packing import pack
 from hpcmarl.rollouts.codec import RolloutCodec
+from hpcmarl.rollouts.exchange import plan_lanes
 from hpcmarl.types import EnvironmentSpec, FloatArray
 
 if TYPE_CHECKING:
@@ -211,26 +212,43 @@ class Context:
     def queue_limit(self, group: Group) -> int:
         """Return the number of rollout messages that a learner keeps.
 
-        It is rounds.queue for each actor, or EPISODES_A_MESSAGE times that if messages hold single episodes.
-        With several passes over a batch (PPO), it is at least the present batch and the next.
+        It is rounds.queue times the messages of one unroll of all slots. If messages hold single episodes, it
+        is EPISODES_A_MESSAGE times rounds.queue for each actor. With several passes over a batch (PPO), it is
+        at least the present batch and the next.
 
         Args:
             group: Group of the learner.
         """
-        config = self.config
-        queue = config.rounds.queue * len(group.actors) * (EPISODES_A_MESSAGE if self.whole_episodes else 1)
+        config, slots = self.config, self.config.topology.environments_per_actor
+        unrolls = sum(max(1, len(self.lanes_of(actor))) for actor in group.actors)
+        messages = len(group.actors) * EPISODES_A_MESSAGE if self.whole_episodes else unrolls
         passes = config.algo.minibatch_passes
         batch = 0 if passes is None else self.batch * passes.minibatches
-        return max(queue, 2 * -(-batch // config.topology.environments_per_actor))
+        least = min((size for actor in group.actors for _, size in self.lanes_of(actor)), default=slots)
+        return max(config.rounds.queue * messages, 2 * -(-batch // least))
+
+    def lanes_of(self, actor: int) -> list[tuple[int, int]]:
+        """Return first slot and number of slots of each lane of an actor with workers; else an empty list.
+
+        Args:
+            actor: Rank of the actor.
+        """
+        slots, workers = self.config.topology.environments_per_actor, len(self.topology.workers_of(actor))
+        return plan_lanes(slots, workers, together=self.config.deterministic)
 
     @property
     def arena_steps(self) -> int:
-        """Rows of an actor's arena: one unroll, or ARENA_STEPS."""
-        return self.config.algo.unroll_steps or ARENA_STEPS
+        """Rows of an actor's arena."""
+        return arena_steps(self.config)
 
     def group_env(self, group: int) -> EnvConfig:
         """Return the environment of a group: `env`, changed by the group's own keys."""
         return group_environment(self.config, group)
+
+
+def arena_steps(config: Config) -> int:
+    """Return the rows of an actor's arena: one unroll, or ARENA_STEPS."""
+    return config.algo.unroll_steps or ARENA_STEPS
 
 
 def group_environment(config: Config, group: int) -> EnvConfig:

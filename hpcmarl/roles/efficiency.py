@@ -99,7 +99,8 @@ class Efficiency:
         self.bare: float | None = None
         ranks = Counter(topology.hosts)[topology.hosts[topology.server]]
         self.processes = bare_processes(topology.hosts, cores_of_host(ranks))
-        self.actors = sum(len(group.actors) for group in topology.groups)
+        self.actors = len(topology.actors)
+        self.workers = sum(len(topology.workers_of(actor)) for actor in topology.actors)
         self.learners = len(topology.groups)
 
     @property
@@ -122,11 +123,12 @@ class Efficiency:
             Role -> activity -> share of the role's time.
         """
         of_actors, of_learners = max(1e-9, self.actors * seconds), max(1e-9, self.learners * seconds)
+        of_workers = max(1e-9, self.workers * seconds)
+        kinds = ("acting", "waiting") if self.workers else ("acting", "environment", "waiting")
+        stepping = actors.get("environment_seconds", 0.0)
         return {
-            "actors": {
-                kind: actors.get(f"{kind}_seconds", 0.0) / of_actors
-                for kind in ("acting", "environment", "waiting")
-            },
+            "actors": {kind: actors.get(f"{kind}_seconds", 0.0) / of_actors for kind in kinds},
+            **({"workers": {"environment": stepping / of_workers}} if self.workers else {}),
             "learners": {kind: learners[f"{kind}_seconds"] / of_learners for kind in ("learning", "waiting")},
             "server": {"serving": serving / max(1e-9, seconds)},
         }

@@ -62,8 +62,8 @@ class Worker(Role):
         self.actor = topology.actor_of(context.rank)
         group, index = topology.group_of(context.rank), topology.actor_index(self.actor)
         self.number = topology.workers_of(self.actor).index(context.rank)
-        kinds = config.topology.workers
-        self.kind = kinds[self.number % len(kinds)] if kinds else WorkerConfig()
+        kinds = config.topology.workers or (WorkerConfig(),)
+        self.kind = kinds[config.topology.kind_of_worker(self.number)]
         self._delay = config.topology.group_list[group.index].delay.step + self.kind.delay.step
         self._plan = exchange_plan(context, self.actor)
         self._own = [

@@ -26,6 +26,7 @@ class EpisodeAssembler:
         slots: Number of slots, E.
         actor: Number of the actor.
         slot_numbers: Numbers of the slots on their rank, shape [E].
+        workers: Number of the worker of each slot, shape [E]; None: the actor itself steps them.
 
     Attributes:
         begin: First row of each slot's unfinished episode in the present arena, shape [E].
@@ -35,10 +36,18 @@ class EpisodeAssembler:
         pieces: For each slot, copied rows of the unfinished episode from earlier unrolls, by array.
     """
 
-    def __init__(self, codec: RolloutCodec, slots: int, actor: int, slot_numbers: IntArray) -> None:
+    def __init__(
+        self,
+        codec: RolloutCodec,
+        slots: int,
+        actor: int,
+        slot_numbers: IntArray,
+        workers: Array | None = None,
+    ) -> None:
         self.codec = codec
         self.actor = actor
         self.slot_numbers = slot_numbers
+        self.workers = np.full(slots, -1) if workers is None else workers
         self.begin = np.zeros(slots, np.int64)
         self.versions = np.zeros(slots, np.int64)
         self.numbers = np.full(slots, UNNUMBERED)
@@ -146,6 +155,7 @@ class EpisodeAssembler:
             whole.arrays[name][length, 0] = arena.arrays[name][row + 1, slot]
         episode = next(episode for episode in arena.episodes if episode.slot == slot)
         whole.arrays["slots"][0] = self.slot_numbers[slot]
+        whole.arrays["workers"][0] = self.workers[slot]
         whole.arrays["episode"][0] = episode.index
         for step, final in arena.finals:
             if step == row and final.slot == slot:

@@ -99,6 +99,13 @@ def plan_halves(slots: int, workers: int, *, together: bool) -> list[HalfPlan]:
     return plans
 
 
+def plan_lanes(slots: int, workers: int, *, together: bool) -> list[tuple[int, int]]:
+    """Return first slot and number of slots of each lane; arguments as of `plan_halves`."""
+    if together and workers:
+        return [(0, slots)]
+    return [(half.first, half.slots) for half in plan_halves(slots, workers, together=together)]
+
+
 def worker_of_slots(slots: int, workers: int) -> Array:
     """Return the number of the worker of each slot of an actor, [E]; -1 without workers."""
     numbers = np.full(slots, -1, np.int32)
@@ -137,9 +144,7 @@ class ExchangePlan:
     @property
     def lanes(self) -> list[tuple[int, int]]:
         """First slot and number of slots of each lane."""
-        if self.together:
-            return [(0, self.slots)]
-        return [(half.first, half.slots) for half in self.halves]
+        return plan_lanes(self.slots, self.workers, together=self.together)
 
     def size(self) -> int:
         """Return the number of bytes that the shared memory needs."""

@@ -24,10 +24,12 @@ class MemoryFacts(NamedTuple):
         resident: Memory that the rank uses at present.
         available: Memory that its host or cgroup still has for the job; UNKNOWN if the system does not report
             it.
+        shared: Free bytes of /dev/shm; UNKNOWN if there is none.
     """
 
     resident: float
     available: float
+    shared: float = UNKNOWN
 
 
 def least_bytes(topology: Topology, rank: int, parameters: int) -> float:
@@ -71,3 +73,16 @@ def crowded_hosts(topology: Topology, parameters: int, facts: Sequence[MemoryFac
                 "are available; start fewer ranks on this host, or ask for more memory (--sbatch=--mem=...)"
             )
     return tuple(found)
+
+
+def free_shared_memory(topology: Topology, facts: Sequence[MemoryFacts]) -> dict[str, int | None]:
+    """Return host -> free bytes of /dev/shm; None: there is none.
+
+    Args:
+        topology: Hosts of all ranks.
+        facts: Memory of each rank and of its host.
+    """
+    return {
+        host: None if own.shared == UNKNOWN else int(own.shared)
+        for host, own in zip(topology.hosts, facts, strict=True)
+    }

@@ -19,6 +19,7 @@ from hpcmarl.roles.efficiency import measure_bare
 from hpcmarl.rollouts.assembler import EpisodeAssembler
 from hpcmarl.rollouts.exchange import worker_of_slots
 from hpcmarl.rollouts.layout import RolloutArena
+from hpcmarl.types import Array, FloatArray
 
 if TYPE_CHECKING:
     from hpcmarl.roles.actor.actor import Actor
@@ -73,14 +74,26 @@ class Environments(ABC):
         begin = actor.index * actor.slots + first
         numbers = np.arange(begin, begin + slots, dtype=np.int64)
         memory = actor.algorithm.initial_memory(slots)
-        turns = None
-        if self._context.whole_episodes:
-            assembler = EpisodeAssembler(actor.codec, slots, actor.index, numbers)
-            turns = EpisodeTurns(environment, assembler, memory, actor.numbers, first)
         workers = len(self._context.topology.workers_of(self._context.rank))
         of_slots = worker_of_slots(actor.slots, workers)[first : first + slots]
+        turns = None
+        if self._context.whole_episodes:
+            assembler = EpisodeAssembler(actor.codec, slots, actor.index, numbers, of_slots)
+            turns = EpisodeTurns(environment, assembler, memory, actor.numbers, first)
         ring = ArenaRing(arenas, fixed=remote is not None)
-        return Lane(first, environment, ring, memory, turns, numbers, of_slots, remote)
+        shares = self._random_shares(of_slots)
+        return Lane(first, environment, ring, memory, turns, numbers, of_slots, remote, shares)
+
+    def _random_shares(self, workers: Array) -> FloatArray | None:
+        """Return the share of random actions in the slots of some workers, NaN: as the algorithm says.
+
+        None: as the algorithm says in all slots, of this and any other lane.
+        """
+        topology = self._context.config.topology
+        own = [np.nan if kind.epsilon is None else kind.epsilon for kind in topology.workers]
+        if np.isnan(own).all():
+            return None
+        return np.array([own[topology.kind_of_worker(worker)] for worker in workers.tolist()])
 
     @abstractmethod
     def begin(self, state: Mapping[str, Any] | None) -> None:

@@ -6,7 +6,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from hpcmarl.roles.actor.lane import Lane, join_frames, join_memories, part_of
+from hpcmarl.roles.actor.lane import Lane, join_frames, join_memories, join_shares, part_of
 from hpcmarl.types import Decision
 
 if TYPE_CHECKING:
@@ -55,10 +55,12 @@ class BatchDecider:
         actor = self._actor
         if len(lanes) == 1:
             lane = lanes[0]
-            return [actor.algorithm.act(lane.frame, lane.memory, actor.generator)]
+            shares = lane.random_shares
+            return [actor.algorithm.act(lane.frame, lane.memory, actor.generator, random_shares=shares)]
         frame = join_frames([lane.frame for lane in lanes])
         memory = join_memories([lane.memory for lane in lanes])
-        decisions = actor.algorithm.act(frame, memory, actor.generator)
+        shares = join_shares(lanes)
+        decisions = actor.algorithm.act(frame, memory, actor.generator, random_shares=shares)
         parts: list[Mapping[str, Decision]] = []
         start = 0
         for lane in lanes:

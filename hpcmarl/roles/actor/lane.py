@@ -47,6 +47,8 @@ class Lane:
         slot_numbers: Numbers of the slots in the run, [n].
         workers: Number of the worker of each slot, [n]; -1: the actor itself.
         remote: The environments that workers step; None: this process steps them.
+        random_shares: Share of random actions of each slot (topology.workers), [n]; NaN: as the algorithm
+            says. None: so in all slots.
         timer: Durations of its trajectories.
         stage: What the lane waits for.
         row: Row of the arena that the coming step writes.
@@ -65,6 +67,7 @@ class Lane:
     slot_numbers: IntArray
     workers: Array
     remote: RemoteEnvironment | None
+    random_shares: FloatArray | None = None
     stage: Stage = Stage.IDLE
     row: int = 0
     version: int = -1
@@ -184,6 +187,12 @@ def join_frames(frames: Sequence[Frame]) -> Frame:
 def join_memories(memories: Sequence[Mapping[str, FloatArray]]) -> dict[str, FloatArray]:
     """Return the memories of several lanes side by side, copied."""
     return {name: np.concatenate([memory[name] for memory in memories]) for name in memories[0]}
+
+
+def join_shares(lanes: Sequence[Lane]) -> FloatArray | None:
+    """Return the shares of random actions of several lanes side by side."""
+    shares = [lane.random_shares for lane in lanes if lane.random_shares is not None]
+    return np.concatenate(shares) if shares else None
 
 
 def part_of(decisions: Mapping[str, Decision], slots: slice) -> dict[str, Decision]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -23,6 +23,8 @@ from hpcmarl.roles.server.operations import count_operations
 from hpcmarl.roles.server.progress import Display
 from hpcmarl.roles.statistics import LearnerMeans, SlotsHeard
 from hpcmarl.roles.timing import GroupTimes
+from hpcmarl.roles.worker_plan import kinds_of_slots
+from hpcmarl.rollouts.exchange import worker_of_slots
 from hpcmarl.types import Gradient
 
 logger = logging.getLogger(__name__)
@@ -74,7 +76,8 @@ class Recorder:
         actors: Newest counters of each actor by its number.
         counters_before: Counters of earlier starts and of actor processes that were replaced.
         group_counts: Trajectories delivered by each group, [groups].
-        recent: Returns of the newest RECENT_EPISODES episodes; likewise recent_wins and recent_by_policy.
+        recent: Returns of the newest RECENT_EPISODES episodes; likewise recent_wins, recent_by_policy and
+            recent_by_kind (kinds of workers).
         heard: Slots that have not finished an episode yet.
         best: Largest mean of recent returns so far.
         lost: Ranks lost in this start of the run. A resumed run has all its ranks again.
@@ -101,6 +104,8 @@ class Recorder:
         self.recent: deque[float] = deque(maxlen=RECENT_EPISODES)
         self.recent_wins: deque[float] = deque(maxlen=RECENT_EPISODES)
         self.recent_by_policy: dict[str, deque[float]] = {}
+        self.recent_by_kind: dict[int, deque[float]] = {}
+        self.kinds = kinds_of_slots(context)
         # If all slots restart at every version, the rule decides which episodes count: wait for no slot.
         restarts_together = context.whole_episodes and algorithm.on_policy
         actors = sum(len(group.actors) for group in context.topology.groups)
@@ -213,6 +218,9 @@ class Recorder:
         self.recent_wins.extend(win for win in episodes["win"].tolist() if np.isfinite(win))
         for policy, returns in episodes["returns"].items():
             self.recent_by_policy.setdefault(policy, deque(maxlen=RECENT_EPISODES)).extend(returns.tolist())
+        for kind in range(len(self.config.topology.workers)):
+            own = episodes["return_mean"][self.kinds[episodes["slot"]] == kind]
+            self.recent_by_kind.setdefault(kind, deque(maxlen=RECENT_EPISODES)).extend(own.tolist())
         mean = float(np.mean(self.recent))
         if self._settled() and (self.best is None or mean > self.best):
             self.best = mean
@@ -233,13 +241,18 @@ class Recorder:
                 {"rank": rank, "roles": roles, "seconds": round(self.seconds, 3), "replaced": False}
             )
 
-    def _slots_of(self, rank: int) -> range:
-        """Return the slots that are lost with a rank: those of the actor, or of all actors of the learner."""
+    def _slots_of(self, rank: int) -> Sequence[int]:
+        """Return the slots lost with a rank: those of a worker, an actor, or all actors of a learner."""
         topology, slots = self.context.topology, self.config.topology.environments_per_actor
         actors = [
             actor for group in topology.groups for actor in group.actors if rank in (actor, group.learner)
         ]
         indices = [topology.actor_index(actor) for actor in actors]
+        if "worker" in topology.roles_of(rank):
+            actor = topology.actor_of(rank)
+            workers = topology.workers_of(actor)
+            own = worker_of_slots(slots, len(workers)) == workers.index(rank)
+            return (np.flatnonzero(own) + topology.actor_index(actor) * slots).tolist()
         return range(min(indices, default=0) * slots, (max(indices, default=-1) + 1) * slots)
 
     def on_replaced(self, rank: int) -> int:
@@ -339,6 +352,11 @@ class Recorder:
             for policy, returns in self.recent_by_policy.items()
             if len(self.recent_by_policy) > 1
         }
+        row |= {
+            f"return_worker_kind/{kind}": float(np.mean(returns))
+            for kind, returns in self.recent_by_kind.items()
+            if returns
+        }
         row |= self.means.row()
         row |= {f"actors/{name}": total for name, total in self._counters().items()}
         row |= self.times.row()
@@ -396,6 +414,9 @@ class Recorder:
             "return_std": figures["return_std"],
             "best_return_mean": self.best,
             "returns": {policy: float(np.mean(returns)) for policy, returns in self.recent_by_policy.items()},
+            "returns_by_worker_kind": [
+                float(np.mean(returns)) if returns else None for returns in self.recent_by_kind.values()
+            ],
             "win_rate": float(np.mean(self.recent_wins)) if self.recent_wins else None,
             "eval_win_rate": self.evaluation.get("win_rate") if evaluated else None,
             "eval_return_mean": self.evaluation.get("return_mean") if evaluated else None,

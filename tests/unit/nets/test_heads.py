@@ -203,3 +203,17 @@ def test_continuous_entropy_gradient_equals_finite_differences() -> None:
 def test_invalid_continuous_bounds_are_rejected(low: tuple[float, ...], high: tuple[float, ...]) -> None:
     with pytest.raises(UsageError, match="finite"):
         make_head(ActionSpace("continuous", (1,), low, high))
+
+
+def test_shares_of_random_actions_by_row_replace_the_schedule():
+    chooser, generator = EpsilonGreedy(DISCRETE, 0.4), np.random.default_rng(1)
+    rows = 3000
+    raw = np.tile(np.arange(chooser.raw_size, dtype=np.float32), (rows, 1))
+    shares = np.resize([0.0, 1.0, np.nan], rows)
+    noise = chooser.with_shares(chooser.draw(rows, generator), shares)
+    action, logp = chooser.choose(raw, None, noise)
+    best = action == chooser.raw_size - 1
+    expected = np.array([epsilon / chooser.raw_size + 1.0 - epsilon for epsilon in (0.0, 1.0, 0.4)])
+    for kind, share in enumerate(expected):
+        assert best[kind::3].mean() == pytest.approx(share, abs=0.06)
+        np.testing.assert_allclose(np.exp(logp[kind::3][best[kind::3]]), share, rtol=1e-6)
