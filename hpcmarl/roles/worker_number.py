@@ -19,6 +19,9 @@ a worker steps h of them at a time:
     min( A K h / (s(h) + x),  A b / i(b),  C / ((u(h) + x) / h + i(b) / b) )
 
 The first term is the rate of the ranks that step, the second that of the actors, the last that of the cores.
+Both arrangements do the same work on the same ranks, so workers are faster only where inference does not use
+the cores of the ranks that step, where the number of actors is fixed (topology.actors_per_learner), or where
+ranks wait (docs/tuning.md).
 """
 
 from __future__ import annotations
@@ -125,16 +128,17 @@ def choose_number(config: Config, size: int, hosts: Sequence[str], cores: int, c
         costs: Measured times.
     """
     slots = config.topology.environments_per_actor
-    best, fastest = 0, 0.0
+    best, fastest, acting_learners = 0, 0.0, size
     for number in range(min(slots, size - 1, max(Counter(hosts).values()) - 1) + 1):
         settings = config.topology.model_copy(update={"workers_per_actor": number})
         try:
             topology = assign_roles(size, hosts, settings)
         except HpcmarlError:
-            if number == 0:
-                raise
             continue
+        if sum(group.learner in group.actors for group in topology.groups) > acting_learners:
+            continue  # inference would wait for learning
         if number == 0:
+            acting_learners = sum(group.learner in group.actors for group in topology.groups)
             fastest = LEAST_GAIN * actors_rate(topology, slots, cores, costs)
         elif (rate := workers_rate(topology, slots, cores, costs)) > fastest:
             best, fastest = number, rate
