@@ -41,9 +41,13 @@ class RolloutQueue(QueuedSource):
         self._forget_sent(GRADIENTS_KEPT)
 
     def _has_plenty(self, version: int) -> bool:
-        """Return whether rollouts for two gradients wait: the present one and the next."""
+        """Return whether rollouts for two gradients wait: the present one and the next.
+
+        A gradient uses no rollout twice, so the present one needs different rollouts.
+        """
+        outstanding = self._outstanding(version, 0)
         waiting = sum(entry.uses * entry.rollout.count for entry in self.entries)
-        return 0 < 2 * self._outstanding(version, 0) <= waiting
+        return 0 < 2 * outstanding <= waiting and outstanding <= self._waiting_trajectories()
 
     # ---- gradients
 

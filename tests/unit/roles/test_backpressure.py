@@ -36,6 +36,15 @@ def test_learner_is_behind_at_two_gradients_or_a_full_batch(kind, extra, count):
         assert source.is_behind(3) is expected
 
 
+def test_learner_that_lacks_different_trajectories_is_not_behind():
+    context = make_context(SPREAD, "rounds.backpressure=true", "algo.reuse=4")
+    algorithm = SimpleNamespace(on_policy=False)
+    source = RolloutQueue(context, Group(0, 0, (1,)), make_rule("sync", 1, 4), algorithm)
+    for expected in (False, False, False, True):  # a gradient uses no trajectory twice
+        source.add(SimpleNamespace(source=1), SimpleNamespace(version=3, count=1), 3)
+        assert source.is_behind(3) is expected
+
+
 def test_trajectory_timer_excludes_paused_time(monkeypatch):
     now = [0.0]
     monkeypatch.setattr(time, "perf_counter", lambda: now[0])
