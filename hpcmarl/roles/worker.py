@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -40,7 +41,6 @@ logger = logging.getLogger(__name__)
 # Longest time without a look at messages, while there is work and while there is none.
 WORKING_SECONDS = 5e-3
 SLEEPING_SECONDS = 20e-3
-EXIT_OF_A_CRASH = 70
 
 
 class Worker(Role):
@@ -147,10 +147,12 @@ class Worker(Role):
         try:
             self._carry_out(half)
         except SystemExit as error:
-            # An environment that calls exit() ends the worker, not the run.
+            if self.transport.shares_memory(self.actor):
+                raise
+            # An environment that calls exit() ends the worker, not the run. MPI notices a death by a signal.
             logger.error("an environment has called exit(%s); this worker ends", error.code)
             logging.shutdown()
-            os._exit(EXIT_OF_A_CRASH)
+            os.kill(os.getpid(), signal.SIGKILL)
         if self.exchange.pass_to_actor(half.number):
             self.transport.wake(self.actor)
 

@@ -6,6 +6,9 @@ of the agent and the step.
 
 from __future__ import annotations
 
+import os
+import signal
+import sys
 import time
 from typing import Any, ClassVar
 
@@ -529,6 +532,28 @@ class Spoiled(Crowd):
         if now and self.what == "reward":
             rewards["walker_0"] = float("-inf")
         return observations, rewards, *rest
+
+
+class Crashing(Crowd):
+    """Two agents for eight steps; the process ends in step 100 of its environments.
+
+    Args:
+        how: "" (it does not end), "segfault" or "exit" (SystemExit).
+    """
+
+    steps = 0
+
+    def __init__(self, how: str = "") -> None:
+        super().__init__({"walker_0": (0, 7, "truncated"), "walker_1": (0, 7, "truncated")})
+        self.how = how
+
+    def step(self, actions):
+        Crashing.steps += 1
+        if Crashing.steps == 100 and self.how == "segfault":
+            os.kill(os.getpid(), signal.SIGSEGV)
+        if Crashing.steps == 100 and self.how == "exit":
+            sys.exit(3)
+        return super().step(actions)
 
 
 class ShortOrLong(ParallelEnv):
