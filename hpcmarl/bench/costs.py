@@ -91,7 +91,7 @@ def real(seconds: float) -> dict[str, Any] | None:
 
 
 def _measure(stage: Stage, rule: str, compute: Sequence[float], seconds: float) -> dict[str, Any]:
-    moments = stage.play(case(rule, "ma_trace", compute, seconds), MeteredLearner)
+    moments = stage.play(case(rule, "ma_trace", compute, seconds), {"learner": MeteredLearner})
     learner: Any = stage.rank.roles.get("learner") if stage.rank is not None else None
     own_sums = np.zeros(3)  # seconds, CPU seconds, gradients
     if learner is not None and learner.first is not None:

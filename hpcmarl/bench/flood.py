@@ -87,7 +87,7 @@ def flood(transport: Transport, hook: AbortHook, seconds: float) -> dict[str, fl
     try:
         moments = stage.play(
             load_config(CONFIG, [f"topology.groups=[{groups}]", f"stop.seconds={WARM_UP + seconds}"]),
-            FloodingLearner,
+            {"learner": FloodingLearner},
         )
     finally:
         stage.close()

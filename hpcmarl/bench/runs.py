@@ -10,22 +10,18 @@ import contextlib
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 from hpcmarl.comm.transport import Transport
 from hpcmarl.config import Config
 from hpcmarl.errors import HpcmarlError
 from hpcmarl.launch.signals import StopSignals
 from hpcmarl.optim.rounds import Engine
-from hpcmarl.roles.base import Context
+from hpcmarl.roles.base import Context, Role
 from hpcmarl.roles.server.recorder import Recorder
 from hpcmarl.runtime.rank import AbortHook, Rank, serve
 from hpcmarl.train import prepare, start_logging
-
-if TYPE_CHECKING:
-    # The module imports torch, which only learners need.
-    from hpcmarl.roles.learner.learner import Learner
 
 
 class Moment(NamedTuple):
@@ -81,13 +77,13 @@ class Stage:
         self.played = 0
         self.rank: WatchedRank | None = None
 
-    def play(self, config: Config, learner: type[Learner] | None = None) -> list[Moment]:
+    def play(self, config: Config, roles: Mapping[str, type[Role]] | None = None) -> list[Moment]:
         """Play a whole run. Collective.
 
         Args:
             config: Configuration of the run. topology.heartbeat_timeout_seconds should be null, because a
                 last heartbeat would reach the next run.
-            learner: Class that replaces the learner role; None: the usual one.
+            roles: Classes that replace roles, by name.
 
         Returns:
             Ends of rounds on the server's rank; empty on other ranks.
@@ -101,8 +97,9 @@ class Stage:
         )
         start_logging(context)
         rank = self.hook.rank = WatchedRank(context)
-        if learner is not None and "learner" in rank.roles:
-            rank.roles["learner"] = learner(context, rank.roles)
+        for name, replacement in (roles or {}).items():
+            if name in rank.roles:
+                rank.roles[name] = replacement(context, rank.roles)
         code = serve(rank, StopSignals())
         rank.close()
         self.rank = rank

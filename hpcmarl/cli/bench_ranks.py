@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from hpcmarl.cli.bench import bench_app
-from hpcmarl.cli.common import Json, print_result, print_rows, set_threads, start
+from hpcmarl.cli.common import Json, print_result, print_rows, print_table, set_threads, start
 
 __all__ = ["bench_app"]  # has the commands of both files
 
@@ -414,3 +414,67 @@ def faults(
     print_result(result, as_json)
     if result["corrupt_files"] or result["survived"] + result["resumed"] < kills:
         raise typer.Exit(1)
+
+
+def _names(text: str) -> list[str]:
+    return [word.strip() for word in text.split(",") if word.strip()]
+
+
+@bench_app.command()
+def workers(
+    networks: Annotated[
+        str, typer.Option("--networks", metavar="NAMES", help="Networks, with commas.")
+    ] = "mlp-64-64,gru-256,mlp-1024-1024",
+    environments: Annotated[
+        str, typer.Option("--environments", metavar="NAMES", help="Environments, with commas.")
+    ] = "busy-10us,busy-300us,waiting-5ms,waiting-1-to-50ms",
+    numbers: Annotated[
+        str, typer.Option("--workers", metavar="NUMBERS", help="Numbers of workers, with commas.")
+    ] = "1,2,3",
+    slots: Annotated[int, typer.Option("--slots", min=1, help="Environments for each rank that acts.")] = 16,
+    seconds: Annotated[float, typer.Option("--seconds", min=0.5, help="Seconds of each run.")] = 5.0,
+    decoupled: Annotated[
+        bool, typer.Option("--decoupled/--no-decoupled", help="Also slow the learner and the workers.")
+    ] = True,
+    as_json: Json = False,
+) -> None:
+    """Compare actors that step their environments with actors and workers.
+
+    Both have equal ranks and equal environments, and nothing is learned. The bare rate is that of the ranks
+    of the workers, if they only step environments. The command starts its ranks itself.
+
+    \b
+    exchange_us_per_worker_step  time of a worker for each step of half of its environments,
+                                 besides the environments themselves
+
+    A second table shows the rates of interaction and of updates if the learner or the workers are ten times
+    slower. simple-spread is a further environment, natively batched.
+
+    \b
+    hpcmarl bench workers --json
+    hpcmarl bench workers --networks gru-256 --environments busy-300us --workers 2
+    """
+    from hpcmarl.bench import workers as measurement
+    from hpcmarl.errors import UsageError
+    from hpcmarl.launch.world import under_launcher
+
+    set_threads(1)
+    if wrong := [word for word in _names(numbers) if not word.isdecimal() or int(word) < 1]:
+        raise UsageError(f"--workers: {wrong[0]!r} is not a number of workers; allowed: for instance 1,2,3")
+    rows = measurement.cases(_names(networks), _names(environments), [int(n) for n in _names(numbers)], slots)
+    if not under_launcher(os.environ):
+        named = ["--networks", networks, "--environments", environments, "--workers", numbers]
+        flags = ["--decoupled" if decoupled else "--no-decoupled", *(["--json"] if as_json else [])]
+        start(
+            measurement.ranks_for(rows),
+            ["bench", "workers", *named, "--slots", str(slots), "--seconds", str(seconds), *flags],
+        )
+    result = measurement.run(rows, seconds, decoupled=decoupled)
+    if result is None:
+        return
+    if as_json:
+        print_result(result, as_json)
+        return
+    for table in ("rows", "decoupled"):
+        if result[table]:
+            print_table([measurement.rounded(row) for row in result[table]])

@@ -1,0 +1,84 @@
+"""An environment whose steps take a chosen time, for benchmarks of arrangements of ranks.
+
+Three agents see 18 numbers each and have five actions, as in simple_spread. A step computes (`busy`) or waits
+for a simulator elsewhere (`waiting`), always as long or with a heavy tail.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any, ClassVar
+
+import numpy as np
+from gymnasium import spaces
+from pettingzoo import ParallelEnv
+
+AGENTS, NUMBERS, ACTIONS, LENGTH = 3, 18, 5, 1000
+# Shape of the heavy tail: a step takes its shortest time times U^(-1/TAIL) for a uniform U.
+TAIL = 1.2
+
+
+class Costly(ParallelEnv):  # type: ignore[misc]
+    """Steps that take some time.
+
+    Args:
+        seconds: Shortest time of a step.
+        longest: Longest time of a step; 0: every step takes `seconds`.
+        waits: Whether a step sleeps instead of computing.
+    """
+
+    metadata: ClassVar[dict[str, Any]] = {"name": "costly_v0"}
+
+    def __init__(self, seconds: float = 0.0, longest: float = 0.0, waits: bool = False) -> None:
+        self.possible_agents = [f"agent_{number}" for number in range(AGENTS)]
+        self.agents = list(self.possible_agents)
+        self._seconds, self._longest, self._waits = seconds, longest, waits
+        self._space = spaces.Box(-1.0, 1.0, (NUMBERS,), np.float32)
+        self._generator = np.random.default_rng(0)
+        self._step = 0
+        self._seen = np.zeros(NUMBERS, np.float32)
+
+    def observation_space(self, agent: str) -> spaces.Space[Any]:
+        return self._space
+
+    def action_space(self, agent: str) -> spaces.Space[Any]:
+        return spaces.Discrete(ACTIONS)
+
+    def reset(self, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
+        self._generator, self._step = np.random.default_rng(seed), 0
+        self.agents = list(self.possible_agents)
+        return dict.fromkeys(self.agents, self._seen), {agent: {} for agent in self.agents}
+
+    def step(self, actions: dict[str, int]) -> Any:
+        self._spend(self._duration())
+        self._step += 1
+        ended = self._step == LENGTH
+        found: Any = (
+            dict.fromkeys(self.agents, self._seen),
+            dict.fromkeys(self.agents, 0.0),
+            dict.fromkeys(self.agents, False),
+            dict.fromkeys(self.agents, ended),
+            {agent: {} for agent in self.agents},
+        )
+        if ended:
+            self.agents = []
+        return found
+
+    def _duration(self) -> float:
+        if not self._longest:
+            return self._seconds
+        share = float(self._generator.random())
+        return min(self._longest, self._seconds / float(max(share, 1e-9) ** (1.0 / TAIL)))
+
+    def _spend(self, seconds: float) -> None:
+        if self._waits:
+            time.sleep(seconds)
+            return
+        end = time.perf_counter() + seconds
+        while time.perf_counter() < end:
+            pass
+
+
+def parallel_env(**arguments: Any) -> Costly:
+    """Return the environment, for `env.id: hpcmarl.envs.games.costly:parallel_env`."""
+    return Costly(**arguments)
