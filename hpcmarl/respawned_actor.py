@@ -22,6 +22,7 @@ from hpcmarl.launch.signals import StopSignals
 from hpcmarl.roles.base import Context
 from hpcmarl.runtime.payloads import RespawnedStart
 from hpcmarl.runtime.rank import AbortHook, Rank, serve
+from hpcmarl.runtime.respawn import RespawnManager
 from hpcmarl.train import start_logging
 
 logger = logging.getLogger(__name__)
@@ -51,6 +52,7 @@ def context_of(transport: Transport, start: RespawnedStart) -> Context:
         start_number=start.start_number,
         start_version=start.start_version,
         run_id=start.run_id,
+        replaces=True,
     )
 
 
@@ -68,7 +70,7 @@ def main() -> None:
     hook = AbortHook(transport)
     try:
         context = context_of(transport, start)
-        transport.join(context.topology.size, context.topology.group_of(context.rank).learner)
+        transport.join(context.topology.size, RespawnManager(context).parent_of(context.rank))
         start_logging(context)
         hook.rank = rank = Rank(context)
         try:

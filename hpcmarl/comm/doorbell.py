@@ -34,10 +34,13 @@ class Doorbell:
         token: Common part of the socket names in a world, from `new_token`. It is the same on every rank of
             the world and differs between worlds.
         rank: Rank that owns this doorbell.
+
+    Attributes:
+        token: The token.
     """
 
     def __init__(self, token: bytes, rank: int) -> None:
-        self._token = token
+        self.token = token
         self._others: set[int] = set()
         self._socket: socket.socket | None = None
         if not sys.platform.startswith("linux"):
@@ -54,7 +57,7 @@ class Doorbell:
         self._socket = own
 
     def _name(self, rank: int) -> bytes:
-        return b"\0hpcmarl-%s-%d" % (self._token, rank)
+        return b"\0hpcmarl-%s-%d" % (self.token, rank)
 
     @property
     def exists(self) -> bool:

@@ -25,7 +25,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hpcmarl.comm.payload import Payload
 from hpcmarl.errors import LaunchError
 
 SHARED_DIRECTORY = Path("/dev/shm")
@@ -37,7 +36,7 @@ NAP_SECONDS, LONGEST_NAP_SECONDS = 50e-6, 1e-3
 
 
 @dataclass(frozen=True)
-class SegmentAddress(Payload):
+class SegmentAddress:
     """Place at which another process of the host finds a shared segment.
 
     Attributes:

@@ -70,6 +70,10 @@ class TeamTransport(Transport):
     def shares_memory(self, destination: int) -> bool:
         return self.job.shares_memory(self.ranks[destination])
 
+    @property
+    def doorbell_token(self) -> str:
+        return self.job.doorbell_token
+
     def wake(self, rank: int) -> None:
         self.job.wake(self.ranks[rank])
 

@@ -317,6 +317,19 @@ class Transport(ABC):
     def wake(self, rank: int) -> None:  # noqa: B027  ranks that cannot be woken poll
         """Wake a rank of this host if it sleeps in `rest`."""
 
+    @property
+    def doorbell_token(self) -> str:
+        """Token with which a process that replaces a rank can open its doorbell; empty: there is none."""
+        return ""
+
+    def open_doorbell(self, token: str, other: int) -> None:  # noqa: B027
+        """Open the doorbell of a process that replaces a rank, if it has none yet.
+
+        Args:
+            token: `doorbell_token` of another rank of this host.
+            other: The rank that this one wakes.
+        """
+
     def announce_abort(self) -> None:  # noqa: B027  virtual ranks share the process and need no message
         """Announce to the other ranks that this rank is about to end the job and has printed the reason."""
 

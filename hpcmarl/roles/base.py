@@ -69,6 +69,7 @@ class Context:
         lock: Lock of the run directory; on the server's rank only.
         remarks: Lines to log when logging begins; on the server's rank only.
         warnings: Warnings to log when logging begins; on the server's rank only.
+        replaces: Whether this process replaces a dead one.
     """
 
     config: Config
@@ -88,6 +89,7 @@ class Context:
     lock: RunLock | None = None
     remarks: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
+    replaces: bool = False
 
     @property
     def rank(self) -> int:
@@ -315,12 +317,12 @@ class Role(ABC):
         """
 
     def on_replaced(self, rank: int) -> None:  # noqa: B027
-        """React to a new process that replaces a lost actor.
+        """React to a new process that replaces a lost actor or worker.
 
-        Called on the server's rank and on that of the actor's learner.
+        Called on the server's rank and on that of the actor's learner, or of the worker's actor.
 
         Args:
-            rank: Rank of the actor.
+            rank: Rank of the actor or worker.
         """
 
     def may_rest(self) -> bool:

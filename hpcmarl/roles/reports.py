@@ -26,6 +26,19 @@ class ActorReport(Payload):
 
 
 @dataclass(frozen=True)
+class SharedPlace(Payload):
+    """Where a worker finds the memory of its actor, and how it wakes the actor.
+
+    Attributes:
+        address: The fields of the memory's SegmentAddress.
+        doorbell: Token of the doorbells of the world; empty: there are none.
+    """
+
+    address: dict[str, int]
+    doorbell: str
+
+
+@dataclass(frozen=True)
 class WorkerReport(Payload):
     """A worker's answer when it shares the memory of its actor.
 

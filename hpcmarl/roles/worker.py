@@ -23,7 +23,7 @@ from hpcmarl.envs import BatchedEnvironment, Seeds, make_environment
 from hpcmarl.packing import unpack
 from hpcmarl.roles.base import Context, Role
 from hpcmarl.roles.efficiency import measure_bare
-from hpcmarl.roles.reports import WorkerReport
+from hpcmarl.roles.reports import SharedPlace, WorkerReport
 from hpcmarl.roles.worker_plan import exchange_plan
 from hpcmarl.rollouts.exchange import (
     ARENA,
@@ -91,7 +91,7 @@ class Worker(Role):
 
     def on_message(self, message: Message) -> None:
         if message.kind is Kind.SHARE:
-            self._share(SegmentAddress.unpack(message.payload))
+            self._share(SharedPlace.unpack(message.payload))
         elif message.kind is Kind.START:
             halves = unpack(message.payload)["halves"]
             self._states = {int(number): state for number, state in halves.items()}
@@ -107,9 +107,10 @@ class Worker(Role):
         """Stop if the worker's actor is lost."""
         self.stopping = self.stopping or rank == self.actor
 
-    def _share(self, address: SegmentAddress) -> None:
+    def _share(self, place: SharedPlace) -> None:
         """Map the memory of the actor."""
-        self._segment = SharedSegment.attach(address)
+        self.transport.open_doorbell(place.doorbell, self.actor)
+        self._segment = SharedSegment.attach(SegmentAddress(**place.address))
         self.exchange = Exchange(self._plan, self._segment.buffer)
         self._halves = [self.exchange.halves[number] for number, _ in self._own]
         self.send(self.actor, Kind.SHARED, WorkerReport(self._bare))

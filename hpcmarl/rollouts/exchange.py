@@ -375,6 +375,10 @@ class HalfMemory:
                 episode.slot += first
                 outcome.episodes.append(episode)
 
+    def reset_counts(self) -> None:
+        """Set the counters to zero."""
+        self._control[COUNTERS : COUNTERS + len(COUNTS)] = 0
+
     def counts(self) -> Sequence[int]:
         """Return the counters of the half's environments, in the order of COUNTS."""
         return self.numbers[COUNTERS : COUNTERS + len(COUNTS)].tolist()

@@ -67,7 +67,7 @@ class Rank:
         lost: Ranks that the run continues without; kept on the server's rank.
         dead: Ranks that this rank's transport has reported as dead.
         processes: Rank -> process number and start time, as far as known.
-        replacements: Replacement of dead actors.
+        replacements: Replacement of dead actors and workers.
         present: Role at work, for error messages.
     """
 
@@ -154,7 +154,7 @@ class Rank:
         server = self.context.topology.server
         for rank, process in self.replacements.poll():
             if process is not None:
-                self.roles["learner"].on_replaced(rank)
+                self._parent_role(rank).on_replaced(rank)
             self._report_replaced(rank, process)
         dead = self.transport.lost()
         self.dead.update(dead)
@@ -233,8 +233,12 @@ class Rank:
         self.transport.mark_failed(rank)
         for role in self.roles.values():
             role.on_lost(rank, lost.groups)
-        if self.replacements.is_for(rank) and not self.roles["learner"].stopping:
+        if self.replacements.is_for(rank) and not self._parent_role(rank).stopping:
             self.replacements.begin(rank)
+
+    def _parent_role(self, rank: int) -> Role:
+        """Return the role of this rank that works with a replaced rank."""
+        return self.roles["actor" if self.context.topology.roles_of(rank) == ("worker",) else "learner"]
 
     def _report_replaced(self, rank: int, process: tuple[int, int] | None) -> None:
         replaced = ReplacedRank(rank, None if process is None else list(process), self.context.rank)
@@ -244,7 +248,7 @@ class Rank:
         )
 
     def _on_replaced(self, replaced: ReplacedRank) -> None:
-        """Accept the new process of a dead actor, or declare the actor lost if there is none.
+        """Accept the new process of a dead rank, or declare the rank lost if there is none.
 
         Called on the server's rank.
         """
@@ -261,10 +265,12 @@ class Rank:
             return
         self.lost.discard(rank)
         self.processes[rank] = (process[0], process[1])
+        self.replacements.replaced.add(rank)
         self.transport.reach_through(rank, replaced.relay)
         logger.warning(
-            "rank %d (actor) on %s is replaced by process %d",
+            "rank %d (%s) on %s is replaced by process %d",
             rank,
+            "+".join(self.context.topology.roles_of(rank)),
             self.context.topology.hosts[rank],
             process[0],
         )

@@ -1,7 +1,8 @@
-"""Replacement of dead actors by new processes (topology.respawn).
+"""Replacement of dead actors and workers by new processes (topology.respawn).
 
-The rank of the actor's learner starts the new process and relays its messages, so that no other rank has to
-wait. The ranks of the server and of learners are never replaced, because their state is lost with them.
+The rank of an actor's learner, or of a worker's actor, starts the new process and relays its messages. So no
+other rank has to wait. The ranks of the server and of learners are never replaced, because their state is
+lost with them. The workers of a dead actor end with it, and its successor steps its environments itself.
 """
 
 from __future__ import annotations
@@ -22,17 +23,19 @@ MOST = 10
 
 
 class RespawnManager:
-    """Starts replacements for dead actors on the learner's rank.
+    """Starts replacements for dead actors on the learner's rank, and for dead workers on the actor's.
 
     Attributes:
         started: Ranks that this rank has replaced by a new process.
         given_up: Ranks that will not be replaced any more.
+        replaced: Actors that have been replaced; known on the server's rank.
     """
 
     def __init__(self, context: Context) -> None:
         self.context = context
         self.started: set[int] = set()
         self.given_up: set[int] = set()
+        self.replaced: set[int] = set()
         self._counts: Counter[int] = Counter()
         self._under_way = 0
         self._refused: list[tuple[int, LaunchError]] = []
@@ -44,27 +47,28 @@ class RespawnManager:
             lost: All lost ranks.
 
         Returns:
-            Actors that share their rank with no other role, have a living learner and are not given up. Empty
-            if respawning is switched off or impossible.
+            Actors and workers that share their rank with no other role, have a living learner or actor and
+            are not given up. Empty if respawning is switched off or impossible.
         """
-        topology = self.context.topology
-        learners = {group.learner for group in topology.groups}
         if not self.context.config.topology.respawn or not self.context.transport.can_replace:
             return set()
         return {
             rank
             for rank in lost
-            if topology.roles_of(rank) == ("actor",)
+            if self.context.topology.roles_of(rank) in (("actor",), ("worker",))
             and rank not in self.given_up
-            and topology.group_of(rank).learner in learners - set(lost)
+            and self.parent_of(rank) not in lost
+            and self.parent_of(rank) not in self.replaced
         }
+
+    def parent_of(self, rank: int) -> int:
+        """Return the rank that replaces an actor or a worker."""
+        topology = self.context.topology
+        return topology.group_of(rank).learner if rank in topology.actors else topology.actor_of(rank)
 
     def is_for(self, rank: int) -> bool:
         """Return whether this rank must replace `rank`."""
-        return (
-            rank in self.expected({rank})
-            and self.context.topology.group_of(rank).learner == self.context.rank
-        )
+        return rank in self.expected({rank}) and self.parent_of(rank) == self.context.rank
 
     def begin(self, rank: int) -> None:
         """Start to replace a rank, unless it has died too often; `poll` returns the outcome."""

@@ -65,6 +65,18 @@ def test_environment_that_ends_its_process_ends_a_worker(how, config, tmp_path):
         )
 
 
+def test_killed_worker_is_replaced(config, tmp_path):
+    told = "is replaced by process"
+    hit = HitThenGoOn(tmp_path / "run", SECOND, until=told)
+    changes = (*WORKERS, "topology.respawn=true")
+    job, _ = train_and_hit("openmpi", 5, config, tmp_path / "run", SECOND, *changes, hit=hit, updates=10**6)
+    assert job.code == 75, job.text
+    assert hit.updates_after > hit.updates_when_lost
+    entries = summary(tmp_path / "run")["lost_ranks"]
+    assert [(entry["rank"], entry["replaced"]) for entry in entries] == [(SECOND, True)]
+    assert f"rank {SECOND} (worker) on " in job.text
+
+
 def test_dead_actor_ends_its_workers(config, tmp_path):
     changes = (*WORKERS[:2], "topology.actors_per_learner=2")
     job, _ = train_and_hit("openmpi", 8, config, tmp_path / "run", ACTOR, *changes)

@@ -339,6 +339,15 @@ class MpiTransport(Transport):
             return super().rest(seconds)
         return self._doorbell.wait(seconds)
 
+    @property
+    def doorbell_token(self) -> str:
+        return "" if self._doorbell is None or not self._doorbell.exists else self._doorbell.token.decode()
+
+    def open_doorbell(self, token: str, other: int) -> None:
+        if self._doorbell is None and token:
+            self._doorbell = Doorbell(token.encode(), self.rank)
+            self._doorbell.connect([other])
+
     def wake(self, rank: int) -> None:
         if self._doorbell is not None:
             self._doorbell.ring(rank)

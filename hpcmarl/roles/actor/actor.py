@@ -66,7 +66,8 @@ class Actor(Role):
         self.codec = context.codec(self.algorithm)
         self.generator = generator_for(config.seed, "actor", self.index)
         self.numbers = EpisodeNumbers(self.slots)
-        kind = WorkerEnvironments if context.topology.workers_of(context.rank) else OwnEnvironments
+        has_workers = bool(context.topology.workers_of(context.rank)) and not context.replaces
+        kind = WorkerEnvironments if has_workers else OwnEnvironments
         self.environments: Environments = kind(self)
         self.lanes: Sequence[Lane] = self.environments.lanes
         self.decider = BatchDecider(self)
@@ -115,6 +116,11 @@ class Actor(Role):
             lane.lose()
         if lost:
             self.follower.take_up()
+
+    def on_replaced(self, rank: int) -> None:
+        """Have the lanes of a replaced worker begin new episodes."""
+        for lane in self.environments.on_replaced(rank):
+            lane.stage = Stage.LOADING
 
     def _held(self) -> bool:
         """Return whether to pause (rounds.backpressure), and count the time of pauses.

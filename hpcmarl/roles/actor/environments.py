@@ -74,7 +74,7 @@ class Environments(ABC):
         begin = actor.index * actor.slots + first
         numbers = np.arange(begin, begin + slots, dtype=np.int64)
         memory = actor.algorithm.initial_memory(slots)
-        workers = len(self._context.topology.workers_of(self._context.rank))
+        workers = len(self._context.topology.workers_of(self._context.rank)) if self.remote else 0
         of_slots = worker_of_slots(actor.slots, workers)[first : first + slots]
         turns = None
         if self._context.whole_episodes:
@@ -126,6 +126,10 @@ class Environments(ABC):
 
     def on_lost(self, rank: int) -> Collection[Lane]:
         """Return the lanes that are lost with a rank."""
+        return ()
+
+    def on_replaced(self, rank: int) -> Collection[Lane]:
+        """Return the lanes that begin new episodes, because a new process replaces a worker."""
         return ()
 
     def may_rest(self) -> bool:

@@ -276,6 +276,11 @@ class EpisodeTurns:
             self._leave(slot)
         self._retired = set(range(self.slots))
 
+    def come_back(self) -> None:
+        """Let all slots play again, because new environments replace them."""
+        self.numbers.left -= {self.first + slot for slot in range(self.slots)}
+        self._retired = set()
+
     def _leave(self, slot: int) -> None:
         unfinished = UNNUMBERED if self.assembler.resting[slot] else int(self.assembler.numbers[slot])
         self.numbers.leave(self.first + slot, unfinished)

@@ -169,6 +169,17 @@ class Lane:
         if self.turns is not None:
             self.turns.leave_all()
 
+    def revive(self) -> None:
+        """Begin new episodes in all slots, because a new process replaces the lane's worker."""
+        assert self.remote is not None
+        self.row, self.version, self.opened = 0, -1, False
+        self.aim()
+        if self.turns is not None:
+            self.turns.come_back()
+        for memory in self.memory.values():
+            memory[:] = 0.0
+        self.remote.revive()
+
 
 def join_frames(frames: Sequence[Frame]) -> Frame:
     """Return the observations of several lanes side by side, copied."""

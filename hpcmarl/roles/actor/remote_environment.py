@@ -14,7 +14,16 @@ import numpy as np
 
 from hpcmarl.envs import BatchedEnvironment
 from hpcmarl.envs.slot_states import merge_slot_states, split_slot_state
-from hpcmarl.rollouts.exchange import ARENA, COMMAND, COUNTS, ROW, Command, Exchange, HalfMemory, Turn
+from hpcmarl.rollouts.exchange import (
+    ARENA,
+    COMMAND,
+    COUNTS,
+    ROW,
+    Command,
+    Exchange,
+    HalfMemory,
+    Turn,
+)
 from hpcmarl.types import Array, Frame, Outcome
 
 
@@ -35,6 +44,7 @@ class RemoteEnvironment(BatchedEnvironment):
         self.spec = exchange.plan.whole
         self.slots = sum(half.plan.slots for half in self._halves)
         self.counts = Counter(dict.fromkeys(COUNTS, 0))
+        self._counts_before: Counter[str] = Counter()  # of former workers
         self.rests_next = np.zeros(self.slots, np.bool_)
         self._restart, self._rest = (np.zeros(self.slots, np.bool_) for _ in range(2))
         alone = len(self._halves) == 1  # then the worker's arrays are read in place
@@ -130,10 +140,24 @@ class RemoteEnvironment(BatchedEnvironment):
                 self.episode_step[half.columns] = half.episode_step
         self._at_work = []
         counts = [half.counts() for half in self._halves]
-        self.counts = Counter(dict(zip(COUNTS, map(sum, zip(*counts, strict=True)), strict=True)))
-        if self.counts["quarantined"]:
+        own = Counter(dict(zip(COUNTS, map(sum, zip(*counts, strict=True)), strict=True)))
+        self.counts = Counter({name: own[name] + self._counts_before[name] for name in COUNTS})
+        if own["quarantined"]:
             retired = np.concatenate([half.retired for half in self._halves])
             self._retired = tuple(np.flatnonzero(retired).tolist())
+
+    def revive(self) -> None:
+        """Have a new worker begin the episodes after the present ones; the caller sends it its part."""
+        self.lost, self._at_work, self._outcome = False, [], None
+        self._counts_before = self.counts
+        self._retired = ()
+        self._restart[:] = self._rest[:] = False
+        self.rests_next[:] = False
+        for half in self._halves:
+            half.retired[:] = False
+            half.reset_counts()
+        after = np.maximum(self.episode_index, 0)
+        self.load_state_dict({"restarts": 0, "episode": after}, Frame({}, None, np.zeros(0, np.bool_)))
 
     # ---- states
 

@@ -13,7 +13,7 @@ from hpcmarl.packing import unpack
 from hpcmarl.roles.actor.environments import Environments
 from hpcmarl.roles.actor.lane import Lane, Stage
 from hpcmarl.roles.actor.remote_environment import RemoteEnvironment
-from hpcmarl.roles.reports import WorkerReport
+from hpcmarl.roles.reports import SharedPlace, WorkerReport
 from hpcmarl.roles.worker_plan import exchange_plan
 from hpcmarl.rollouts.exchange import Exchange
 
@@ -44,7 +44,12 @@ class WorkerEnvironments(Environments):
             lanes.append(self._lane(first, environment, self._exchange.lanes[number], remote))
         self.lanes: Sequence[Lane] = tuple(lanes)
         for worker in self.workers:
-            actor.send(worker, Kind.SHARE, self._segment.address)
+            self._share(worker)
+
+    def _share(self, worker: int) -> None:
+        """Tell a worker where the memory lies."""
+        place = SharedPlace(dict(vars(self._segment.address)), self._context.transport.doorbell_token)
+        self._actor.send(worker, Kind.SHARE, place)
 
     def _remotes(self) -> list[RemoteEnvironment]:
         return [lane.remote for lane in self.lanes if lane.remote is not None]
@@ -59,11 +64,15 @@ class WorkerEnvironments(Environments):
                 lane.environment.reset(lane.frame)
         for lane in self.lanes:
             lane.stage = Stage.LOADING
-        for number, worker in enumerate(self.workers):
-            parts: dict[str, Any] = {}
-            for remote in self._remotes():
-                parts |= remote.part_for(number)
-            self._actor.send(worker, Kind.START, {"halves": parts}, addressee="worker")
+        for worker in self.workers:
+            self._start(worker)
+
+    def _start(self, worker: int) -> None:
+        """Send a worker the states of its environments."""
+        number, parts = self.workers.index(worker), dict[str, Any]()
+        for remote in self._remotes():
+            parts |= remote.part_for(number)
+        self._actor.send(worker, Kind.START, {"halves": parts}, addressee="worker")
 
     @property
     def lost(self) -> bool:
@@ -85,6 +94,18 @@ class WorkerEnvironments(Environments):
         if rank not in self.workers:
             return ()
         self._lost.add(rank)
+        return self._lanes_of(rank)
+
+    def on_replaced(self, rank: int) -> Collection[Lane]:
+        self._lost.discard(rank)
+        lanes = self._lanes_of(rank)
+        for lane in lanes:
+            lane.revive()
+        self._share(rank)
+        self._start(rank)
+        return lanes
+
+    def _lanes_of(self, rank: int) -> list[Lane]:
         number = self.workers.index(rank)
         return [
             lane

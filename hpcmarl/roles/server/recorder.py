@@ -256,15 +256,16 @@ class Recorder:
         return range(min(indices, default=0) * slots, (max(indices, default=-1) + 1) * slots)
 
     def on_replaced(self, rank: int) -> int:
-        """Record that a new process replaces a lost actor.
+        """Record that a new process replaces a lost actor or worker.
 
         Args:
-            rank: Rank of the actor.
+            rank: Rank of the actor or worker.
 
         Returns:
             An episode index that no actor has reached yet.
         """
-        self.counters_before = self._counters_without(rank)
+        if rank in self.context.topology.actors:
+            self.counters_before = self._counters_without(rank)
         for entry in self.missing:
             entry["replaced"] = entry["replaced"] or entry["rank"] == rank
         return int(self.totals["episodes"]) + EPISODES_AHEAD * len(self.lost)

@@ -231,9 +231,12 @@ class Server(Role):
             self._begin_stop("interrupted")
 
     def on_replaced(self, rank: int) -> None:
-        """Start the process that replaces a dead actor, with random numbers and episodes not used before."""
+        """Start the process that replaces a dead actor, with random numbers and episodes not used before.
+
+        The actor of a replaced worker starts it.
+        """
         episode = self.recorder.on_replaced(rank)
-        if self.phase == "train":
+        if self.phase == "train" and rank in self.context.topology.actors:
             self.checkpoints.expect_again(rank)
             state = {
                 "version": self.engine.version,
@@ -411,10 +414,11 @@ class Server(Role):
             kept = self.checkpoints.resumed_version if kept is None else kept
             good = "no good one exists" if kept is None else f"the last good one is of version {kept}"
             logger.error("the last checkpoint is not written, %s: %s", good, error)
-        # Actors first: the EXIT of a replaced actor is relayed by its learner's rank.
+        # The EXIT of a replaced worker is relayed by its actor's rank, that of an actor by its learner's.
+        order: dict[tuple[str, ...], int] = {("worker",): 0, ("actor",): 1}
+        roles_of = self.context.topology.roles_of
         for rank in sorted(
-            range(self.context.topology.size),
-            key=lambda rank: self.context.topology.roles_of(rank) != ("actor",),
+            range(self.context.topology.size), key=lambda rank: order.get(roles_of(rank), len(order))
         ):
             self.send(rank, Kind.EXIT, exit_code=code)
         self.phase, self.finished = "done", True

@@ -81,6 +81,50 @@ def test_dead_worker_costs_its_slots_only(tmp_path, game):
     assert [(entry["rank"], entry["roles"]) for entry in told["lost_ranks"]] == [(3, "worker")]
 
 
+@pytest.mark.parametrize("game", ["unrolls", "episodes", "state", "recurrent", "deaths and masks"])
+def test_dead_worker_is_replaced(tmp_path, game):
+    changes = (*ONE_ACTOR, *GAMES[game], workers(3), "topology.respawn=true", "trajectories.enabled=true")
+    run_world(5, tmp_path, *changes, "stop.updates=30", deaths={3: 4}, order=1)
+    told = summary(tmp_path)
+    assert (told["status"], told["updates"]) == ("finished", 30)
+    assert [(entry["rank"], entry["replaced"]) for entry in told["lost_ranks"]] == [(3, True)]
+    last, episodes = {}, []
+    for path in tmp_path.glob("trajectories/*/*.h5"):
+        with h5py.File(path) as file:
+            columns = (
+                file[f"segments/{name}"][:].tolist() for name in ("version", "worker", "slot", "episode")
+            )
+            for version, worker, slot, episode in zip(*columns, strict=True):
+                last[worker] = max(version, last.get(worker, 0))
+                episodes.append((slot, episode))
+    assert min(last.values()) > 12  # the new process plays
+    if game == "episodes":
+        assert len(set(episodes)) == len(episodes)  # none is played twice
+
+
+def test_all_workers_of_the_only_actor_are_replaced(tmp_path):
+    changes = (*ONE_ACTOR, workers(2), "topology.respawn=true", "stop.updates=30")
+    run_world(4, tmp_path, *changes, deaths={2: 3, 3: 3})
+    told = summary(tmp_path)
+    assert (told["status"], told["updates"]) == ("finished", 30)
+    assert [entry["replaced"] for entry in told["lost_ranks"]] == [True, True]
+
+
+def test_successor_of_an_actor_steps_its_environments_itself(tmp_path):
+    changes = (
+        *ONE_ACTOR,
+        workers(2),
+        "topology.respawn=true",
+        "stop.updates=40",
+        "trajectories.enabled=true",
+    )
+    ranks = run_world(4, tmp_path, *changes, deaths={1: 4})
+    told = summary(tmp_path)
+    assert (told["status"], told["updates"]) == ("finished", 40)
+    assert [(entry["rank"], entry["replaced"]) for entry in told["lost_ranks"]] == [(1, True)]
+    assert [rank.exit_code for rank in ranks] == [0] * 4
+
+
 def test_actor_without_workers_is_lost_like_a_dead_one(tmp_path):
     deaths = {rank: 3 for rank in (2, 3)}
     run_world(4, tmp_path, *ONE_ACTOR, workers(2), "stop.updates=12", deaths=deaths)
