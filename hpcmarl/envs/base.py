@@ -135,6 +135,26 @@ class BatchedEnvironment(ABC):
         Their episodes are abandoned. No agent is alive in a resting slot.
         """
 
+    @property
+    def immediate(self) -> bool:
+        """Whether every operation is complete when it returns, so that `poll` is not needed."""
+        return True
+
+    @property
+    def hidden(self) -> tuple[dict[str, PolicyFrame], dict[str, PolicyOutcome]] | None:
+        """Observations and outcomes of policies that no arena holds, where other processes write them.
+
+        None: the caller of an operation provides them.
+        """
+        return None
+
+    def prepare(self, environments: Sequence[Any]) -> None:  # noqa: B027
+        """Prepare the next step of several environments of this kind together.
+
+        Args:
+            environments: The environments, this one among them.
+        """
+
     def poll(self) -> bool:
         """Return whether the last operation is complete, so that its results may be read.
 

@@ -5,15 +5,14 @@ The tests check which ranks continue, which stop, and which files are left.
 
 import os
 import signal
-import time
 
 import pytest
 
+from tests.support.hits import MORE, Hit, train_and_hit
 from tests.support.launch import LIBRARIES, needs_horovod, rank_processes, ranks_take_seconds, run_train
 from tests.support.worlds import SPREAD, final_state, summary
 
 pytestmark = [pytest.mark.mpi, ranks_take_seconds]
-MORE = 100  # updates; enough that the victim dies before the run ends
 THREE_LEARNERS = ("topology.groups=3", "topology.actors_per_learner=0", "topology.server=dedicated")
 ENDLESS = 1_000_000
 OTHER_RULES = pytest.mark.long("other rules lose ranks on virtual ranks in tests/runs/runtime/test_losses.py")
@@ -26,30 +25,6 @@ def config(tmp_path):
     return path
 
 
-class Hit:
-    """Send a signal to one rank once the run has written a checkpoint.
-
-    With `until`, also ask the run to stop when the server's log contains this text.
-
-    Attributes:
-        after: Time of the signal on the monotonic clock, in seconds; None: not sent yet.
-    """
-
-    def __init__(self, directory, rank, number=signal.SIGKILL, until=None):
-        self.directory, self.rank, self.number, self.until = directory, rank, number, until
-        self.after = None
-
-    def __call__(self, _session):
-        if self.after is None and list(self.directory.glob("checkpoints/checkpoint-*.h5")):
-            os.kill(rank_processes(str(self.directory))[self.rank], self.number)
-            self.after = time.monotonic()
-        elif self.until is not None and any(
-            self.until in log.read_text() for log in self.directory.glob("logs/rank-0000.log")
-        ):
-            os.kill(rank_processes(str(self.directory))[1], signal.SIGUSR1)
-            self.until = None
-
-
 class HitBoth(Hit):
     """Freeze one rank and kill another at the same moment."""
 
@@ -57,10 +32,9 @@ class HitBoth(Hit):
         super().__init__(directory, killed)
         self.frozen = frozen
 
-    def __call__(self, session):
-        if self.after is None and list(self.directory.glob("checkpoints/checkpoint-*.h5")):
-            os.kill(rank_processes(str(self.directory))[self.frozen], signal.SIGSTOP)
-        super().__call__(session)
+    def hit(self, processes):
+        os.kill(processes[self.frozen], signal.SIGSTOP)
+        super().hit(processes)
 
 
 def updates_of(directory):
@@ -69,32 +43,6 @@ def updates_of(directory):
     Loading the checkpoint compares this number with the version.
     """
     return final_state(directory)["engine"]["optimizer"]["updates"]
-
-
-def train_and_hit(
-    library,
-    ranks,
-    config,
-    directory,
-    rank,
-    *changes,
-    number=signal.SIGKILL,
-    updates=MORE,
-    until=None,
-    hit=None,
-):
-    hit = hit or Hit(directory, rank, number, until)
-    always = (
-        f"stop.updates={updates}",
-        "checkpoint.every_updates=20",
-        "topology.heartbeat_timeout_seconds=3",
-    )
-    job = run_train(
-        library, ranks, config, "--run-dir", str(directory), *always, *changes, limit=150, meanwhile=hit
-    )
-    assert hit.after is not None, f"the run ended before it could be hit:\n{job.text}"
-    assert not job.orphans
-    return job, time.monotonic() - hit.after
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,5 @@
 """Workers that die, freeze or crash cost their slots, not the actor; shared memory is freed at any end."""
 
-import contextlib
 import os
 import signal
 import time
@@ -8,7 +7,7 @@ import time
 import pytest
 
 from hpcmarl.comm.shared_memory import free_shared_bytes
-from tests.faults.test_ranks import MORE, Hit, train_and_hit
+from tests.support.hits import MORE, HitSeveral, HitThenTrain, train_and_hit
 from tests.support.launch import rank_processes, ranks_take_seconds, run_train
 from tests.support.worlds import SPREAD, summary
 
@@ -42,7 +41,7 @@ def lost(directory):
     ],
 )
 def test_lost_worker_costs_its_slots_only(number, told, config, tmp_path):
-    hit = HitThenGoOn(tmp_path / "run", SECOND, number, until=told)
+    hit = HitThenTrain(tmp_path / "run", SECOND, number, until=told)
     job, _ = train_and_hit("openmpi", 5, config, tmp_path / "run", SECOND, *WORKERS, hit=hit, updates=10**6)
     assert job.code == 75, job.text  # by the signal
     assert hit.updates_after > hit.updates_when_lost
@@ -67,7 +66,7 @@ def test_environment_that_ends_its_process_ends_a_worker(how, config, tmp_path):
 
 def test_killed_worker_is_replaced(config, tmp_path):
     told = "is replaced by process"
-    hit = HitThenGoOn(tmp_path / "run", SECOND, until=told)
+    hit = HitThenTrain(tmp_path / "run", SECOND, until=told)
     changes = (*WORKERS, "topology.respawn=true")
     job, _ = train_and_hit("openmpi", 5, config, tmp_path / "run", SECOND, *changes, hit=hit, updates=10**6)
     assert job.code == 75, job.text
@@ -86,7 +85,7 @@ def test_dead_actor_ends_its_workers(config, tmp_path):
 
 
 def test_run_stops_with_the_workers_of_its_only_actor(config, tmp_path):
-    hit = HitAll(tmp_path / "run", (FIRST, SECOND))
+    hit = HitSeveral(tmp_path / "run", (FIRST, SECOND))
     job, _ = train_and_hit("openmpi", 5, config, tmp_path / "run", FIRST, *WORKERS, hit=hit, updates=10**6)
     assert job.code == 75, job.text
     assert summary(tmp_path / "run")["status"] == "interrupted"
@@ -105,47 +104,6 @@ def test_nothing_is_left_in_shared_memory_after_a_kill_of_all(config, tmp_path):
         time.sleep(0.1)
     assert free_shared_bytes() >= free - 2_000_000
     assert not [name for name in set(os.listdir("/dev/shm")) - names if "hpcmarl" in name]
-
-
-class HitThenGoOn(Hit):
-    """Hit a rank, wait until the run has noticed and made further updates, then ask it to stop.
-
-    Attributes:
-        updates_when_lost: Updates when the loss was noticed.
-        updates_after: Updates when the run was asked to stop.
-    """
-
-    updates_when_lost = updates_after = 0
-
-    def __call__(self, session):
-        told, self.until = self.until, None
-        super().__call__(session)
-        self.until = told
-        log = self.directory / "logs" / "rank-0000.log"
-        if told is None or self.after is None or told not in log.read_text():
-            return
-        with contextlib.suppress(OSError, ValueError, IndexError):
-            updates = int((self.directory / "metrics.csv").read_text().splitlines()[-1].split(",")[0])
-            self.updates_when_lost = self.updates_when_lost or updates
-            self.updates_after = updates
-        if self.updates_after > self.updates_when_lost:
-            os.kill(rank_processes(str(self.directory))[1], signal.SIGUSR1)
-            self.until = None
-
-
-class HitAll(Hit):
-    """Kill several ranks at the same moment."""
-
-    def __init__(self, directory, ranks):
-        super().__init__(directory, ranks[0])
-        self.ranks = ranks
-
-    def __call__(self, session):
-        if self.after is None and list(self.directory.glob("checkpoints/checkpoint-*.h5")):
-            processes = rank_processes(str(self.directory))
-            for rank in self.ranks:
-                os.kill(processes[rank], signal.SIGKILL)
-            self.after = time.monotonic()
 
 
 class KillSession:

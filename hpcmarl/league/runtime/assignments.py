@@ -123,9 +123,16 @@ class Assignments:
     def _ranks(self, group: int) -> list[int]:
         """Return the group's remaining ranks, the leader first."""
         team = self.groups[group]
+        workers = team.workers or ((),) * len(team.actors)
+        members = [
+            rank
+            for actor, own in zip(team.actors, workers, strict=True)
+            if actor not in self._lost
+            for rank in (actor, *own)
+        ]
         return [
             team.learner,
-            *(rank for rank in team.actors if rank != team.learner and rank not in self._lost),
+            *(rank for rank in members if rank != team.learner and rank not in self._lost),
         ]
 
     def _assignment(self, member: Member, group: int) -> TrainingAssignment:

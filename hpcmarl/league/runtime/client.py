@@ -75,11 +75,7 @@ class Client(Role):
         assert league is not None
         self.league, self.game = league, game_of(context.config, context.spec)
         self.pool = Pool(context.run_directory / "pool", league.pool_memory)
-        groups = [
-            group
-            for group in context.topology.groups
-            if context.rank == group.learner or context.rank in group.actors
-        ]
+        groups = [group for group in context.topology.groups if context.rank in group.ranks]
         self.group = groups[0].index if groups else None
         self.leads = bool(groups) and groups[0].learner == context.rank
         self.plays = not groups or context.rank in groups[0].actors

@@ -26,7 +26,7 @@ class LeagueRank(Rank):
 
     def names_of_roles(self) -> Collection[str]:
         topology, rank = self.context.topology, self.context.rank
-        learns_or_acts = any(rank == group.learner or rank in group.actors for group in topology.groups)
+        learns_or_acts = any(rank in group.ranks for group in topology.groups)
         names = ["league"] if rank == topology.server else []
         return [*names, "client"] if learns_or_acts or rank != topology.server else names
 

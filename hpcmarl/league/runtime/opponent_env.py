@@ -24,10 +24,12 @@ from typing import Any
 import numpy as np
 
 from hpcmarl.envs import BatchedEnvironment, new_frame, new_outcome
-from hpcmarl.league.runtime.opponents import SELF, Opponents
+from hpcmarl.league.runtime.opponents import SELF, Opponents, Player
+from hpcmarl.roles.actor.lane import join_frames, join_memories, part_of
 from hpcmarl.types import (
     Array,
     BoolArray,
+    Decision,
     DoubleArray,
     EnvironmentSpec,
     FinalFrame,
@@ -120,6 +122,14 @@ class OpponentEnv(BatchedEnvironment):
         # Observations of the other side. With a shared policy, only `alive` is used.
         self.frame = new_frame(others, self.slots)
         self.outcome = new_outcome(others, self.slots)
+        if not (sides.symmetric or environment.immediate):
+            assert environment.hidden is not None
+            self.frame.policies, self.outcome.policies = environment.hidden
+        # Operation under way: what remains to be done when the environment has completed it.
+        self._under_way: list[Callable[[], None]] = []
+        # Slots whose opponents have not replied to the newest frame, and that frame.
+        self._unanswered = np.zeros(self.slots, np.bool_)
+        self._shown: Frame | None = None
         self.replies: dict[str, Array] = {
             policy.name: np.zeros((self.slots, len(policy.agents), *policy.action.shape), policy.action.dtype)
             for policy in others.policies
@@ -151,24 +161,30 @@ class OpponentEnv(BatchedEnvironment):
     def retired(self) -> Collection[int]:
         return self.environment.retired
 
+    @property
+    def immediate(self) -> bool:
+        return self.environment.immediate
+
     def reset(self, frame: Frame) -> None:
         self.environment.reset(self._whole_frame(frame))
-        self._begin(range(self.slots), frame)
+        self._then(lambda: self._begin(range(self.slots), frame))
 
     def restart_slots(self, slots: Sequence[int], frame: Frame) -> None:
         self.environment.restart_slots(slots, self._whole_frame(frame))
-        self._begin(slots, frame)
+        self._then(lambda: self._begin(slots, frame))
 
     def rest_slots(self, slots: Sequence[int]) -> None:
         self.environment.rest_slots(slots)
 
     def step(self, actions: Mapping[str, Array], outcome: Outcome, frame: Frame) -> None:
+        if self._unanswered.any():
+            self.prepare([self])
         if self.sides.symmetric:
             name = self._seats_of
             chosen, replies = actions[name], self.replies[name]
             own = self.seats[0].reshape(*self.seats.shape[1:], *[1] * (chosen.ndim - 2))
             self.environment.step({name: np.where(own, chosen, replies)}, outcome, frame)
-            self._share_reward(outcome, self._settle(outcome))
+            self._then(lambda: self._finish_step(outcome, outcome, frame))
         else:
             whole = Outcome(
                 {**self.outcome.policies, **outcome.policies},
@@ -177,6 +193,19 @@ class OpponentEnv(BatchedEnvironment):
                 outcome.episodes,
             )
             self.environment.step({**self.replies, **actions}, whole, self._whole_frame(frame))
+            self._then(lambda: self._finish_step(whole, outcome, frame))
+
+    def _finish_step(self, whole: Outcome, outcome: Outcome, frame: Frame) -> None:
+        """Settle a step that the environment has completed.
+
+        Args:
+            whole: Outcome of the whole environment.
+            outcome: Outcome as the own side sees it; the same object in symmetric games.
+            frame: Observations after the step.
+        """
+        if self.sides.symmetric:
+            self._share_reward(outcome, self._settle(outcome))
+        else:
             outcome.episodes = whole.episodes
             outcome.finals = [
                 FinalFrame(last.slot, {name: last.obs[name] for name in self.sides.own}, last.state)
@@ -188,12 +217,28 @@ class OpponentEnv(BatchedEnvironment):
             self._seat(ended.tolist())
         self._show(self._all, frame)
 
+    def _then(self, finish: Callable[[], None]) -> None:
+        """Call a function when the environment has completed its operation, at once if it has."""
+        if self.environment.immediate:
+            finish()
+        else:
+            self._under_way.append(finish)
+
+    def poll(self) -> bool:
+        if not self.environment.poll():
+            return False
+        if self._under_way:
+            under_way, self._under_way = self._under_way, []
+            for finish in under_way:
+                finish()
+        return True
+
     def state_dict(self) -> dict[str, Any]:
         return self.environment.state_dict()
 
     def load_state_dict(self, state: Mapping[str, Any], frame: Frame) -> None:
         self.environment.load_state_dict(state, self._whole_frame(frame))
-        self._begin(range(self.slots), frame)
+        self._then(lambda: self._begin(range(self.slots), frame))
 
     def close(self) -> None:
         self.environment.close()
@@ -225,7 +270,7 @@ class OpponentEnv(BatchedEnvironment):
             self.agents[:, rows] = self._agent_table[:, kinds]
 
     def _show(self, rows: IntArray, frame: Frame) -> None:
-        """Compute the other side's replies to a frame in some slots, and mask its agents for the own side."""
+        """Mask the other side's agents for the own side, and note that the other side has to reply."""
         where = slice(None) if len(rows) == self.slots else rows
         if self.sides.symmetric:
             name = self._seats_of
@@ -233,36 +278,65 @@ class OpponentEnv(BatchedEnvironment):
             own, other = self.seats
             theirs[where] = alive[where] & other[where]
             alive[where] &= own[where]
-        self._reply(rows, frame)
+        self._unanswered[where] = True
+        self._shown = frame
 
-    def _reply(self, rows: IntArray, frame: Frame) -> None:
-        """Choose the opponents' actions for the next step.
+    def prepare(self, environments: Sequence[OpponentEnv]) -> None:
+        """Choose the opponents' actions for the next step of several environments.
 
-        Each opponent with a turn in these slots takes one forward pass.
+        Each opponent with a turn in one of them takes one forward pass.
         """
-        shown = frame if self.sides.symmetric else self.frame
+        turns: dict[str, list[tuple[OpponentEnv, IntArray]]] = {}
+        for environment in environments:
+            for who, slots in environment._take_turns().items():
+                turns.setdefault(who, []).append((environment, slots))
+        for who, asked in turns.items():
+            policy = self.opponents.policy(who)
+            frames = [environment._seen_by_others(slots) for environment, slots in asked]
+            memories = [environment._memory_of(policy, slots) for environment, slots in asked]
+            several = len(asked) > 1
+            turn = join_frames(frames) if several else frames[0]
+            memory = join_memories(memories) if several else memories[0]
+            decisions = policy.act(turn, memory, self.generator, self.greedy, with_logp=False)
+            first = 0
+            for environment, slots in asked:
+                part = slice(first, first + len(slots))
+                environment._take_replies(slots, part_of(decisions, part) if several else decisions)
+                first += len(slots)
+
+    def _take_turns(self) -> dict[str, IntArray]:
+        """Return the slots in which each opponent has a turn and has not replied yet."""
         acting = functools.reduce(
             np.logical_or, [np.logical_or.reduce(part.alive, 1) for part in self.frame.policies.values()]
         )
         turns: dict[str, list[int]] = {}
-        for slot in rows[acting[rows]].tolist():
+        for slot in (acting & self._unanswered).nonzero()[0].tolist():
             turns.setdefault(self.who[slot], []).append(slot)
-        for who, slots in turns.items():
-            policy, chosen = self.opponents.policy(who), np.array(slots, np.int64)
-            if not self.memory:
-                self.memory = policy.initial_memory(self.slots)
-            seen = {
-                name: _rows(shown.policies[name], theirs.alive, chosen)
-                for name, theirs in self.frame.policies.items()
-            }
-            memory = {name: of[chosen] for name, of in self.memory.items()}
-            turn = Frame(seen, None, frame.episode_start.take(chosen))
-            for name, decision in policy.act(
-                turn, memory, self.generator, self.greedy, with_logp=False
-            ).items():
-                self.replies[name][chosen] = decision.action
-                if decision.memory is not None:
-                    self.memory[name][chosen] = decision.memory
+        self._unanswered[:] = False
+        return {who: np.array(slots, np.int64) for who, slots in turns.items()}
+
+    def _seen_by_others(self, slots: IntArray) -> Frame:
+        """Return what the other side sees in some slots."""
+        assert self._shown is not None
+        shown = self._shown if self.sides.symmetric else self.frame
+        seen = {
+            name: _rows(shown.policies[name], theirs.alive, slots)
+            for name, theirs in self.frame.policies.items()
+        }
+        return Frame(seen, None, self._shown.episode_start.take(slots))
+
+    def _memory_of(self, policy: Player, slots: IntArray) -> dict[str, FloatArray]:
+        """Return the recurrent memory of the other side in some slots."""
+        if not self.memory:
+            self.memory = policy.initial_memory(self.slots)
+        return {name: of[slots] for name, of in self.memory.items()}
+
+    def _take_replies(self, slots: IntArray, decisions: Mapping[str, Decision]) -> None:
+        """Keep the other side's actions and memory in some slots."""
+        for name, decision in decisions.items():
+            self.replies[name][slots] = decision.action
+            if decision.memory is not None:
+                self.memory[name][slots] = decision.memory
 
     def _settle(self, whole: Outcome) -> FloatArray | DoubleArray:
         """Add the rewards of a step to both returns and record the episodes that have ended.

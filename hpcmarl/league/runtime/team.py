@@ -92,6 +92,16 @@ def lock_member(directory: Path, start: int) -> RunLock:
         raise
 
 
+def _inner_group(topology: Topology, assignment: TrainingAssignment) -> Group:
+    """Return the group of an assignment's ranks, as ranks of the team."""
+    place = {rank: number for number, rank in enumerate(assignment.ranks)}
+    actors = [rank for rank in topology.groups[assignment.group].actors if rank in place]
+    teams = [
+        tuple(place[worker] for worker in topology.workers_of(actor) if worker in place) for actor in actors
+    ]
+    return Group(0, 0, tuple(place[actor] for actor in actors), tuple(teams) if any(teams) else ())
+
+
 class Team:
     """An assignment on one rank of its team. Call `step` until `done`.
 
@@ -122,14 +132,9 @@ class Team:
         generator = np.random.default_rng([assignment.seed, assignment.team, self.transport.rank])
         path = context.run_directory / assignment.directory
         hosts = tuple(context.topology.hosts[rank] for rank in assignment.ranks)
-        actors = tuple(
-            assignment.ranks.index(rank)
-            for rank in context.topology.groups[assignment.group].actors
-            if rank in assignment.ranks
-        )
         self.inner = Context(
             config,
-            Topology(len(hosts), hosts, (Group(0, 0, actors),)),
+            Topology(len(hosts), hosts, (_inner_group(context.topology, assignment),)),
             self.transport,
             path,
             side_of(context.spec, own.own),

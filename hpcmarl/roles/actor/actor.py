@@ -269,6 +269,7 @@ class Actor(Role):
                 if lane.turns is None:
                     lane.note_positions()
         began = time.perf_counter()
+        lanes[0].environment.prepare([lane.environment for lane in lanes])
         decisions = self.decider.decide(lanes)
         self.counters["acting_seconds"] += time.perf_counter() - began
         for lane, decision in zip(lanes, decisions, strict=True):

@@ -24,7 +24,7 @@ from hpcmarl.rollouts.exchange import (
     HalfMemory,
     Turn,
 )
-from hpcmarl.types import Array, Frame, Outcome
+from hpcmarl.types import Array, Frame, Outcome, PolicyFrame, PolicyOutcome
 
 
 class RemoteEnvironment(BatchedEnvironment):
@@ -61,6 +61,15 @@ class RemoteEnvironment(BatchedEnvironment):
     def halves(self) -> Sequence[HalfMemory]:
         """Memory of the halves."""
         return self._halves
+
+    @property
+    def immediate(self) -> bool:
+        return False
+
+    @property
+    def hidden(self) -> tuple[dict[str, PolicyFrame], dict[str, PolicyOutcome]] | None:
+        assert len(self._halves) == 1, "a lane of several halves shows all policies"
+        return self._halves[0].others()
 
     @property
     def seconds(self) -> float:
@@ -141,7 +150,8 @@ class RemoteEnvironment(BatchedEnvironment):
         self._at_work = []
         counts = [half.counts() for half in self._halves]
         own = Counter(dict(zip(COUNTS, map(sum, zip(*counts, strict=True)), strict=True)))
-        self.counts = Counter({name: own[name] + self._counts_before[name] for name in COUNTS})
+        for name in COUNTS:
+            self.counts[name] = own[name] + self._counts_before[name]
         if own["quarantined"]:
             retired = np.concatenate([half.retired for half in self._halves])
             self._retired = tuple(np.flatnonzero(retired).tolist())
@@ -149,7 +159,7 @@ class RemoteEnvironment(BatchedEnvironment):
     def revive(self) -> None:
         """Have a new worker begin the episodes after the present ones; the caller sends it its part."""
         self.lost, self._at_work, self._outcome = False, [], None
-        self._counts_before = self.counts
+        self._counts_before = self.counts.copy()
         self._retired = ()
         self._restart[:] = self._rest[:] = False
         self.rests_next[:] = False

@@ -24,7 +24,7 @@ def test_attached_segment_shows_the_same_memory_without_a_name():
     assert other.buffer[7] == 99  # the memory is freed with its last array
 
 
-def test_segment_that_does_not_fit_is_refused_before_it_is_touched():
+def test_segment_that_does_not_fit_is_refused_at_once():
     free = shared_memory.free_shared_bytes()
     with pytest.raises(LaunchError, match=r"workers need .* MB of /dev/shm .* MB are free\)"):
         SharedSegment.create(free + (1 << 30))

@@ -32,7 +32,7 @@ def test_merged_parts_are_the_whole(sizes):
     assert_equal(merge_slot_states(parts, sizes), state(5))
 
 
-def test_state_of_other_slots_goes_to_every_part_and_restarts_to_one():
+def test_state_of_other_slots_goes_to_every_part():
     parts = split_slot_state({"restarts": 4, "episode": np.array([9])}, (2, 3))
     assert [part["restarts"] for part in parts] == [4, 0]
     assert [part["episode"].tolist() for part in parts] == [[9], [9]]

@@ -27,7 +27,7 @@ def test_cost_through_two_measurements():
     assert Cost.through((1, 3.0), (1, 3.0)) == Cost(0.0, 3.0)
 
 
-def test_rates_without_overheads_are_those_of_the_ranks_that_step():
+def test_rates_without_overheads_are_those_of_stepping_ranks():
     free = costs(1e-3, 1e-4, 0.0, 1e-9)
     plain = assign_roles(8, ["a"] * 8, load_config(TEXT, []).topology)
     settings = load_config(TEXT, ["topology.workers_per_actor=5"]).topology
@@ -50,7 +50,7 @@ def test_equal_ranks_are_used_best_without_workers(measured, cores):
 
 
 @pytest.mark.parametrize(("size", "expected"), [(2, 0), (3, 0), (4, 2), (8, 6)])
-def test_ranks_beyond_a_fixed_number_of_actors_become_workers(size, expected):
+def test_ranks_beyond_the_fixed_actors_become_workers(size, expected):
     measured = costs(1e-3, 1e-3, 1e-4, 1e-6)
     assert chosen(measured, size, 64, "topology.actors_per_learner=1") == expected
 
