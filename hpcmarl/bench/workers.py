@@ -1,25 +1,29 @@
 """Compare actors that step their environments themselves with actors and workers, on equal ranks.
 
-One world of ranks plays short runs. The server and the learner have ranks of their own, and the learner drops
-all rollouts, so that only acting is measured. With W workers, 1 + W ranks act:
+One MPI job for each number of workers plays short runs. The server and the learner have ranks of their own,
+and the learner drops all rollouts, so that only acting is measured. With W workers, 1 + W ranks act:
 
     fused    1 + W actors with the same number of environments each
     workers  one actor whose W workers step the same number of environments in all
 
-The other ranks are idle. The bare rate is that of W ranks that only step environments, all at once.
+The bare rate is that of W ranks that only step environments, all at once.
 
 A second table slows the learner or the workers ten times and shows the rates of interaction and updates.
 """
 
 from __future__ import annotations
 
+import json
+import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from hpcmarl.bench.faults.jobs import Job
 from hpcmarl.bench.runs import Stage, on_stage
 from hpcmarl.config import Config
 from hpcmarl.config.file import load_config
@@ -53,6 +57,7 @@ checkpoint: {every_seconds: null}
 logging: {progress: false, level: warning}
 topology: {server: dedicated, heartbeat_timeout_seconds: null, actors_per_learner: 1}
 """
+START_SECONDS = 300.0  # most time for the ranks of a job to start and to end
 WARM_UP = 0.3  # share of a run that is not counted
 DECOUPLED = {
     "off-policy (qmix)": (
@@ -83,12 +88,11 @@ class Case:
     workers: int
     environments: int
 
-    def config(self, seconds: float, ranks: int, *, with_workers: bool) -> Config:
+    def config(self, seconds: float, *, with_workers: bool) -> Config:
         """Return the configuration of a run.
 
         Args:
             seconds: Duration of the run.
-            ranks: Ranks of the world.
             with_workers: Whether workers step the environments.
         """
         acting = 1 + self.workers
@@ -96,7 +100,6 @@ class Case:
             self.environment,
             seconds,
             f"algo.network={NETWORKS[self.network]}",
-            f"topology.evaluators={ranks - SERVERS - acting}",
             *(
                 (
                     f"topology.workers_per_actor={self.workers}",
@@ -143,18 +146,72 @@ def cases(
     ]
 
 
-def ranks_for(rows: Sequence[Case]) -> int:
-    """Return the number of ranks that the rows need."""
-    return SERVERS + 1 + max((row.workers for row in rows), default=1)
-
-
 def rounded(row: Mapping[str, Any]) -> dict[str, Any]:
     """Return a row for a table, with four digits of each number."""
     return {name: f"{value:.4g}" if isinstance(value, float) else value for name, value in row.items()}
 
 
+def measure(
+    rows: Sequence[Case], seconds: float, say: Callable[[str], None], *, decoupled: bool
+) -> dict[str, Any]:
+    """Measure every row in jobs of this benchmark's own.
+
+    Args:
+        rows: The rows.
+        seconds: Seconds of each run.
+        say: Called with a line about each job before it starts.
+        decoupled: Whether to measure slow learners and workers, too.
+
+    Returns:
+        `rows`, `decoupled` and `seconds`.
+
+    Raises:
+        HpcmarlError: A job fails.
+    """
+    result: dict[str, Any] = {"rows": [], "decoupled": [], "seconds": seconds}
+    jobs = [(number, False) for number in sorted({row.workers for row in rows})]
+    jobs += [(1, True)] if decoupled else []
+    with tempfile.TemporaryDirectory(prefix="hpcmarl-workers-", ignore_cleanup_errors=True) as folder:
+        for number, slowed in jobs:
+            own = [] if slowed else [row for row in rows if row.workers == number]
+            say(f"{ranks_for(number)} ranks: {'slow learners and workers' if slowed else f'{len(own)} rows'}")
+            named = {
+                "--networks": dict.fromkeys(row.network for row in own),
+                "--environments": dict.fromkeys(row.environment for row in own),
+            }
+            arguments = [word for option, names in named.items() for word in (option, ",".join(names))]
+            slots = own[0].environments if own else 1
+            arguments += ["--workers", str(number), "--slots", str(slots), "--seconds", str(seconds)]
+            arguments += ["--decoupled" if slowed else "--no-decoupled", "--in-one-world", "--json"]
+            job = Job(["bench", "workers", *arguments], Path(folder) / f"{number}-{slowed}.txt")
+            code = job.wait(START_SECONDS + (2 * len(own) + 6) * (seconds + 30.0))
+            if code != 0:
+                raise HpcmarlError(f"bench workers: exit code {code}: {job.closing_lines()}")
+            found = _result_in(job.output.read_text(errors="replace"))
+            result = {**result, **{name: [*result[name], *found[name]] for name in ("rows", "decoupled")}}
+    return result
+
+
+def _result_in(output: str) -> dict[str, Any]:
+    """Return the tables that a job printed.
+
+    Raises:
+        HpcmarlError: The output holds none.
+    """
+    for line in output.splitlines():
+        if line.startswith('{"rows"'):
+            found: dict[str, Any] = json.loads(line)
+            return found
+    raise HpcmarlError(f"bench workers: a job printed no result: {output[-500:]}")
+
+
+def ranks_for(workers: int) -> int:
+    """Return the number of ranks of the job for a number of workers."""
+    return SERVERS + 1 + workers
+
+
 def run(rows: Sequence[Case], seconds: float, *, decoupled: bool) -> dict[str, Any] | None:
-    """Measure every row on the ranks of this world. Collective.
+    """Measure rows of one number of workers on the ranks of this world. Collective.
 
     Args:
         rows: The rows.
@@ -163,16 +220,9 @@ def run(rows: Sequence[Case], seconds: float, *, decoupled: bool) -> dict[str, A
 
     Returns:
         The tables on rank 0; None on other ranks.
-
-    Raises:
-        UsageError: There are too few ranks.
     """
     transport = join_world()
-    if transport.size < (needed := ranks_for(rows)):
-        raise UsageError(
-            f"bench workers: {needed} ranks are needed, and there are {transport.size}; use -n {needed}"
-        )
-    result: dict[str, Any] = {"rows": [], "decoupled": [], "ranks": transport.size, "seconds": seconds}
+    result: dict[str, Any] = {"rows": [], "decoupled": [], "seconds": seconds}
     with on_stage(transport) as stage:
         for row in rows:
             result["rows"].append(_measured(stage, row, seconds))
@@ -186,11 +236,10 @@ def _measured(stage: Stage, case: Case, seconds: float) -> dict[str, Any]:
     """Return one row; its figures are right on rank 0 only. Collective."""
     from hpcmarl.bench.watched_roles import IdleLearner, TimedWorker
 
-    size = stage.transport.size
     bare = _bare(stage, case, seconds / 3)
     rates, exchange = [], 0.0
     for with_workers in (False, True):
-        config = case.config(seconds, size, with_workers=with_workers)
+        config = case.config(seconds, with_workers=with_workers)
         stage.play(config, {"learner": IdleLearner, "worker": TimedWorker})
         rates.append(_sum(stage, _rate(stage, seconds)))
         if with_workers:
@@ -213,7 +262,7 @@ def _bare(stage: Stage, case: Case, seconds: float) -> float:
     """Return the summed rate of as many ranks as there are workers, which only step. Collective."""
     transport = stage.transport
     steps = SERVERS < transport.rank + 1 <= SERVERS + case.workers
-    config = case.config(seconds, transport.size, with_workers=False)
+    config = case.config(seconds, with_workers=False)
     seeds = Seeds(config.seed, BARE_SEED + transport.rank)
     slots = max(1, case.environments * (1 + case.workers) // (2 * case.workers))
     bare = make_bare(config.env, slots, seeds) if steps else None
@@ -249,7 +298,6 @@ def _slowed(stage: Stage, name: str, seconds: float) -> list[dict[str, Any]]:
     from hpcmarl.bench.watched_roles import CountingLearner, SlowLearner, TimedWorker
 
     rows, delay = [], 0.0
-    evaluators = f"topology.evaluators={stage.transport.size - SERVERS - 2}"
     for slowed in ("nothing", "learner", "workers"):
         config = settings(
             SPREAD,
@@ -257,7 +305,6 @@ def _slowed(stage: Stage, name: str, seconds: float) -> list[dict[str, Any]]:
             *DECOUPLED[name],
             "topology.workers_per_actor=1",
             "topology.environments_per_actor=32",
-            evaluators,
             f"topology.workers=[{{delay: {{step: {delay if slowed == 'workers' else 0.0}}}}}]",
         )
         learner = SlowLearner if slowed == "learner" else CountingLearner

@@ -436,12 +436,13 @@ def workers(
     decoupled: Annotated[
         bool, typer.Option("--decoupled/--no-decoupled", help="Also slow the learner and the workers.")
     ] = True,
+    in_one_world: Annotated[bool, typer.Option("--in-one-world", hidden=True)] = False,
     as_json: Json = False,
 ) -> None:
     """Compare actors that step their environments with actors and workers.
 
     Both have equal ranks and equal environments, and nothing is learned. The bare rate is that of the ranks
-    of the workers, if they only step environments. The command starts its ranks itself.
+    of the workers, if they only step environments. The command starts its MPI jobs itself.
 
     \b
     exchange_us_per_worker_step  time of a worker for each step of half of its environments,
@@ -462,16 +463,19 @@ def workers(
     if wrong := [word for word in _names(numbers) if not word.isdecimal() or int(word) < 1]:
         raise UsageError(f"--workers: {wrong[0]!r} is not a number of workers; allowed: for instance 1,2,3")
     rows = measurement.cases(_names(networks), _names(environments), [int(n) for n in _names(numbers)], slots)
-    if not under_launcher(os.environ):
-        named = ["--networks", networks, "--environments", environments, "--workers", numbers]
-        flags = ["--decoupled" if decoupled else "--no-decoupled", *(["--json"] if as_json else [])]
-        start(
-            measurement.ranks_for(rows),
-            ["bench", "workers", *named, "--slots", str(slots), "--seconds", str(seconds), *flags],
-        )
-    result = measurement.run(rows, seconds, decoupled=decoupled)
-    if result is None:
+    if in_one_world:
+        if not under_launcher(os.environ):
+            named = ["--networks", networks, "--environments", environments, "--workers", numbers]
+            flags = ["--decoupled" if decoupled else "--no-decoupled", "--in-one-world", "--json"]
+            start(
+                measurement.ranks_for(int(numbers)),
+                ["bench", "workers", *named, "--slots", str(slots), "--seconds", str(seconds), *flags],
+            )
+        print_result(measurement.run(rows, seconds, decoupled=decoupled), as_json)
         return
+    if under_launcher(os.environ):
+        raise UsageError("bench workers starts MPI jobs itself; run it outside mpirun and srun")
+    result = measurement.measure(rows, seconds, lambda line: typer.echo(line, err=True), decoupled=decoupled)
     if as_json:
         print_result(result, as_json)
         return
