@@ -36,6 +36,23 @@ def test_bench_comm_reports_the_gradient_message_rate():
     check_comm(bench("comm", "-n", "3", "--seconds", "2"), ranks=3)
 
 
+def test_bench_workers_reports_rates_and_exchange():
+    few = ("--networks", "mlp-64-64", "--environments", "busy-300us", "--workers", "1", "--slots", "4")
+    told = bench("workers", *few, "--seconds", "2")
+    [row] = told["rows"]
+    assert (row["network"], row["environment"], row["workers"]) == ("mlp-64-64", "busy-300us", 1)
+    rates = [row[f"{name}_env_steps_per_second"] for name in ("bare", "fused", "workers")]
+    assert all(0 < rate < 2 / 300e-6 + 1 for rate in rates)  # two ranks step at most
+    assert row["exchange_us_per_worker_step"] > 0
+    slowed = {(entry["arrangement"][:3], entry["slowed"]): entry for entry in told["decoupled"]}
+    assert len(slowed) == 6
+    for name in ("off", "on-"):
+        usual, learner = slowed[name, "nothing"], slowed[name, "learner"]
+        assert learner["updates_per_second"] < usual["updates_per_second"]
+        workers = slowed[name, "workers"]
+        assert 0 < workers["env_steps_per_second"] < usual["env_steps_per_second"]
+
+
 def test_bench_stragglers_reports_seconds_to_a_return():
     told = bench(
         "stragglers", "-n", "3", "--until-return", "-100", "--limit", "30", "--unit", "0.01", "--seeds", "1"

@@ -14,6 +14,7 @@ from gymnasium import spaces
 from pettingzoo import ParallelEnv
 
 AGENTS, NUMBERS, ACTIONS, LENGTH = 3, 18, 5, 1000
+NAMING_STEPS = 20
 # Shape of the heavy tail: a step takes its shortest time times U^(-1/TAIL) for a uniform U.
 TAIL = 1.2
 
@@ -77,6 +78,36 @@ class Costly(ParallelEnv):  # type: ignore[misc]
         end = time.perf_counter() + seconds
         while time.perf_counter() < end:
             pass
+
+
+class Naming(Costly):
+    """A small game with steps that take some time: an agent that names the number that it sees earns 1.
+
+    An episode has NAMING_STEPS steps. Random play earns NAMING_STEPS / ACTIONS.
+    """
+
+    def reset(self, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
+        _, infos = super().reset(seed)
+        return self._show(), infos
+
+    def _show(self) -> dict[str, np.ndarray]:
+        self._numbers = self._generator.integers(ACTIONS, size=AGENTS)
+        seen = np.eye(NUMBERS, dtype=np.float32)[self._numbers]
+        return dict(zip(self.possible_agents, seen, strict=True))
+
+    def step(self, actions: dict[str, int]) -> Any:
+        numbers = dict(zip(self.possible_agents, self._numbers.tolist(), strict=True))
+        _, _, terminated, _, infos = super().step(actions)
+        rewards = {agent: float(action == numbers[agent]) for agent, action in actions.items()}
+        ended = self._step == NAMING_STEPS
+        if ended:
+            self.agents = []
+        return self._show(), rewards, terminated, dict.fromkeys(actions, ended), infos
+
+
+def naming_env(**arguments: Any) -> Naming:
+    """Return the game, for `env.id: hpcmarl.envs.games.costly:naming_env`."""
+    return Naming(**arguments)
 
 
 def parallel_env(**arguments: Any) -> Costly:

@@ -3,10 +3,13 @@
 import h5py
 import pytest
 
+from hpcmarl.comm.topology import assign_roles
 from hpcmarl.config.file import load_config
-from hpcmarl.doctor.estimate import workload
+from hpcmarl.doctor.estimate import judge_shared_memory, workload
 from hpcmarl.envs import describe
+from hpcmarl.errors import UsageError
 from hpcmarl.io.trajectories.shard_reader import list_shards
+from hpcmarl.roles.worker_plan import check_shared_memory, shared_bytes
 from tests.support.worlds import SPREAD, run_world
 
 
@@ -30,3 +33,20 @@ def test_bytes_of_a_step_are_those_in_a_shard(tmp_path, critic):
     assert workload(config, describe(config.env, config.policies)).step_bytes == pytest.approx(
         sum(sizes) / steps, rel=0.01
     )
+
+
+@pytest.mark.parametrize(("free", "status"), [(10**9, "OK"), (1000, "BAD"), (None, "BAD")])
+def test_shared_memory_that_is_too_small_is_found_at_once(free, status):
+    config = load_config(SPREAD, ["topology.workers_per_actor=2", "topology.environments_per_actor=64"])
+    topology = assign_roles(8, ["a"] * 4 + ["b"] * 4, config.topology)
+    spec = describe(config.env, config.policies)
+    sizes = shared_bytes(config, topology, spec)
+    assert sizes.keys() == {"a", "b"}
+    assert all(size > 64 * 18 * 3 * 4 * 6 for size in sizes.values())  # the observations of one unroll
+    found = judge_shared_memory(config, topology, spec, {"a": 10**9, "b": free})
+    assert [finding.status for finding in found] == ["OK", status]
+    if status == "OK":
+        check_shared_memory(config, topology, spec, {"a": 10**9, "b": free})
+        return
+    with pytest.raises(UsageError, match=r"^b: workers need .* MB of /dev/shm \(.*lower topology.env"):
+        check_shared_memory(config, topology, spec, {"a": 10**9, "b": free})
