@@ -68,7 +68,7 @@ class Entry(NamedTuple):
     condition: str = ""
 
 
-# Columns of metrics.csv and metrics.h5. POLICY stands for the name of a policy.
+# Columns of metrics.csv and metrics.h5. POLICY stands for the name of a policy, KIND for a number.
 COLUMNS: dict[str, Metric] = {
     "version": Metric("update", "gauge", "Number of parameter updates. It identifies the row."),
     "seconds": Metric(
@@ -438,7 +438,7 @@ def find_column(name: str, columns: Mapping[str, Metric] = COLUMNS) -> tuple[str
     if name in columns:
         return name, columns[name]
     for key, metric in columns.items():
-        pattern = re.escape(key).replace("POLICY", ".+").replace("MEMBER", ".+")
+        pattern = re.sub("POLICY|MEMBER|KIND", ".+", re.escape(key))
         if key.startswith("learner/") and set(metric.algorithms) & set(ACTOR_CRITICS):
             pattern += "_.+"
         if re.fullmatch(pattern, name):

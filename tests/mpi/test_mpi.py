@@ -67,6 +67,16 @@ def test_failing_rank_ends_the_job_and_names_its_role(library, role, config, tmp
 
 
 @pytest.mark.parametrize("library", LIBRARIES)
+def test_workers_train_under_every_mpi_library(library, config, tmp_path):
+    changes = ("topology.workers_per_actor=2", "topology.environments_per_actor=6", "stop.updates=20")
+    job = run_train(library, 5, config, "--run-dir", str(tmp_path / "run"), *changes)
+    assert job.code == 0, job.text
+    assert not job.orphans
+    told = summary(tmp_path / "run")
+    assert (told["updates"], told["roles"][-3:]) == (20, ["actor", "worker", "worker"])
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
 def test_rank_failing_during_shutdown_ends_the_job(library):
     job = run_program(library, 3, "fails_late.py", limit=60.0)
     assert job.code != 0

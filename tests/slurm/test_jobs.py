@@ -77,6 +77,16 @@ def test_two_node_jobs_train_and_dependent_jobs_verify(cluster):
         assert ", 0 bad" in run.output
 
 
+@pytest.mark.parametrize("launcher", LAUNCHERS)
+def test_actors_of_two_nodes_have_their_workers_beside_them(cluster, launcher):
+    workers = ("topology.workers_per_actor=2", "topology.environments_per_actor=6")
+    size = ("--nodes=2", "--ntasks-per-node=4", *workers)
+    summary = cluster.submit(f"workers-{launcher}", *size, *LAUNCHERS[launcher]).finish()
+    own, other = ["actor", "worker"], ["actor", "worker", "worker", "worker"]
+    assert summary["roles"] == ["server+evaluator", "learner", *own, *other]
+    assert (summary["updates"], summary["lost_ranks"]) == (5, [])
+
+
 def test_failed_run_cancels_its_dependent_job(cluster):
     run = cluster.submit(
         "broken", "--ntasks-per-node=2", "faults.raise_in=actor", "faults.after=50", "--depend-verify"

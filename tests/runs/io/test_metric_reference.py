@@ -48,7 +48,7 @@ RUNS = {
         "env.kwargs={}",
     ),
     "vdn": (REPLAY, "algo.sparse={sparsity: 0.5}"),
-    "qmix": (REPLAY,),
+    "qmix": (REPLAY, "topology.groups=1", "topology.workers_per_actor=2", "topology.workers=[{}, {}]"),
     "wqmix": (REPLAY,),
     "res": (REPLAY,),
 }

@@ -42,6 +42,10 @@ from hpcmarl.launch.sbatch import seconds_of
             "the first component has 4 ranks but the server and 1 learners need 2",
         ),
         (["tiny.yaml", "topology.groups=9", "--ntasks-per-node=8"], "topology.groups asks for 9 learners"),
+        (
+            ["tiny.yaml", "--nodes=2", "--ntasks-per-node=3", "topology.workers_per_actor=2"],
+            "an actor and its workers must be on one host, and node 1 has 1 of the ranks of group 0",
+        ),
     ],
 )
 def test_submit_errors_are_one_line_and_exit_with_code_2(run, login_node, arguments, words):
