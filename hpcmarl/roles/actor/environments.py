@@ -33,7 +33,6 @@ class Environments(ABC):
         bare: Environment steps per second of bare stepping; None: not measured.
         remote: Whether other processes step the environments.
         step_delay: Seconds that the actor adds to every step.
-        trajectory_delay: Seconds that the actor adds to every trajectory.
         asks_for_states: Whether the state of the environments has to be requested from other processes.
         lost: Whether no environment is left.
     """
@@ -42,18 +41,15 @@ class Environments(ABC):
     bare: float | None = None
     remote = False
     step_delay = 0.0
-    trajectory_delay = 0.0
     asks_for_states = False
 
     def __init__(self, actor: Actor) -> None:
         self._actor, self._context = actor, actor.context
-        delay = actor.context.config.topology.group_list[actor.group.index].delay
-        self.trajectory_delay = delay.trajectory
 
     @cached_property
     def delayed(self) -> bool:
         """Whether the actor adds delays."""
-        return self.step_delay > 0.0 or self.trajectory_delay > 0.0
+        return self.step_delay > 0.0 or any(lane.trajectory_delay > 0.0 for lane in self.lanes)
 
     def _lane(
         self,
@@ -81,8 +77,15 @@ class Environments(ABC):
             assembler = EpisodeAssembler(actor.codec, slots, actor.index, numbers, of_slots)
             turns = EpisodeTurns(environment, assembler, memory, actor.numbers, first)
         ring = ArenaRing(arenas, fixed=remote is not None)
-        shares = self._random_shares(of_slots)
-        return Lane(first, environment, ring, memory, turns, numbers, of_slots, remote, shares)
+        shares, delay = self._random_shares(of_slots), self._trajectory_delay(of_slots)
+        return Lane(first, environment, ring, memory, turns, numbers, of_slots, remote, shares, delay)
+
+    def _trajectory_delay(self, workers: Array) -> float:
+        """Return the delay of every trajectory in the slots of some workers: that of the slowest kind."""
+        topology = self._context.config.topology
+        delays = [kind.delay.trajectory for kind in topology.workers] or [0.0]
+        own = max(delays[topology.kind_of_worker(max(0, worker))] for worker in workers.tolist())
+        return topology.group_list[self._actor.group.index].delay.trajectory + (own if self.remote else 0.0)
 
     def _random_shares(self, workers: Array) -> FloatArray | None:
         """Return the share of random actions in the slots of some workers, NaN: as the algorithm says.

@@ -94,5 +94,5 @@ class VersionFollower:
 
     def begin_trajectory(self, lane: Lane) -> None:
         """Apply the injected delay per trajectory."""
-        if self._actor.environments.trajectory_delay:
-            lane.ready_at = time.monotonic() + self._actor.environments.trajectory_delay
+        if lane.trajectory_delay:
+            lane.ready_at = time.monotonic() + lane.trajectory_delay

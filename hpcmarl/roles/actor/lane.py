@@ -49,6 +49,7 @@ class Lane:
         remote: The environments that workers step; None: this process steps them.
         random_shares: Share of random actions of each slot (topology.workers), [n]; NaN: as the algorithm
             says. None: so in all slots.
+        trajectory_delay: Seconds that the actor waits before every trajectory, for studies.
         timer: Durations of its trajectories.
         stage: What the lane waits for.
         row: Row of the arena that the coming step writes.
@@ -68,6 +69,7 @@ class Lane:
     workers: Array
     remote: RemoteEnvironment | None
     random_shares: FloatArray | None = None
+    trajectory_delay: float = 0.0
     stage: Stage = Stage.IDLE
     row: int = 0
     version: int = -1

@@ -61,6 +61,17 @@ def test_each_kind_of_workers_has_its_share_of_random_actions(tmp_path, determin
     assert most[2] > 1
 
 
+def test_a_kind_with_delayed_trajectories_makes_fewer_of_them(tmp_path):
+    slow = kinds("{}", "{delay: {trajectory: 0.05}}")
+    changes = ("topology.workers_per_actor=2", slow, "trajectories.enabled=true", "stop={seconds: 1.0}")
+    run_world(4, tmp_path, *ONE_ACTOR, *changes)
+    found = []
+    for path in tmp_path.glob("trajectories/*/*.h5"):
+        with h5py.File(path) as file:
+            found += file["segments/worker"][:].tolist()
+    assert 0 < found.count(1) < found.count(0) / 2
+
+
 def test_a_kind_with_other_spaces_is_refused(tmp_path):
     other = kinds("{}", "{env: {kwargs: {N: 4}}}")
     with pytest.raises(ConfigError, match=r"topology.workers.1.env changes"):
