@@ -10,6 +10,7 @@ for an assignment plays matches only.
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
@@ -65,6 +66,7 @@ class Client(Role):
         team: The running assignment on this rank; None: no assignment.
         terms: Assignments that were received and have not begun.
         begun: Number of the newest assignment that has begun on this rank.
+        waited_before: `waited` when the present sleep began.
     """
 
     name = "client"
@@ -89,6 +91,7 @@ class Client(Role):
         self.reported_seconds = (0.0, 0.0)  # match and training seconds of this assignment, as last reported
         self.this_match_seconds = 0.0
         self.has_reported = False
+        self.waited_before = 0.0
         self.report_due = Interval(report_seconds(context.topology.size))
 
     def _match_seed(self) -> int:
@@ -164,6 +167,18 @@ class Client(Role):
                 self.this_match_seconds = 0.0
             return True
         return self.team is not None and self._train(self.team)
+
+    def may_rest(self) -> bool:
+        """Prepare the roles of the team for the sleep of the rank."""
+        self.wake_at, self.waited_before = math.inf, self.waited
+        if self.team is None:
+            return True
+        self.wake_at = self.team.rank.wake_at
+        return self.team.rank.may_rest()
+
+    def on_rested(self) -> None:
+        if self.team is not None:
+            self.team.rank.on_rested(self.waited - self.waited_before)
 
     def _report_free(self) -> None:
         self.send(
