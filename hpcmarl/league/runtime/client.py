@@ -9,6 +9,7 @@ for an assignment plays matches only.
 
 from __future__ import annotations
 
+import gc
 import logging
 import math
 import time
@@ -67,6 +68,7 @@ class Client(Role):
         terms: Assignments that were received and have not begun.
         begun: Number of the newest assignment that has begun on this rank.
         waited_before: `waited` when the present sleep began.
+        must_collect: Whether to free the memory of the assignment that has ended.
     """
 
     name = "client"
@@ -92,6 +94,7 @@ class Client(Role):
         self.this_match_seconds = 0.0
         self.has_reported = False
         self.waited_before = 0.0
+        self.must_collect = False
         self.report_due = Interval(report_seconds(context.topology.size))
 
     def _match_seed(self) -> int:
@@ -152,6 +155,9 @@ class Client(Role):
         if not self.has_reported:
             self.has_reported = True
             self._report_free()
+        if self.must_collect:
+            self.must_collect = False
+            gc.collect()
         if self.team is None and self.terms:
             self._begin(self.terms.popleft())
             return True
@@ -258,6 +264,8 @@ class Client(Role):
     def _leave(self, team: Team) -> None:
         self.team = None
         team.close()
+        # Objects of the team refer to each other. They hold the memory that an actor shares with its workers.
+        self.must_collect = bool(self.context.topology.workers_of(self.context.rank))
 
     def close(self) -> None:
         if self.team is not None:
