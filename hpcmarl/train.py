@@ -11,7 +11,7 @@ import gc
 import logging
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -230,7 +230,8 @@ def prepare(
             raise UsageError(problem)
         spec = check_environments(config)
         if not transport.shares_memory(transport.size - 1):
-            check_shared_memory(config, topology, spec, free_shared_memory(topology, memory))
+            free = free_shared_memory(topology, memory)
+            check_shared_memory(config, topology, spec, free, _sides(config, spec))
         # Only the rank that reads checkpoints loads HDF5.
         from hpcmarl.opening import Request, open_run
 
@@ -260,6 +261,15 @@ def prepare(
     remarks = (*((choice,) if choice else ()), *opened[0].remarks)
     crowded = crowded_hosts(topology, context.model(drawn=False).size if config.league is None else 0, memory)
     return replace(context, resume=opened[0].state, lock=opened[0].lock, remarks=remarks, warnings=crowded)
+
+
+def _sides(config: Config, spec: EnvironmentSpec) -> Sequence[EnvironmentSpec]:
+    """Return the specification of each side of a league; empty without a league."""
+    if config.league is None:
+        return ()
+    from hpcmarl.league.runtime.sides import specs_of_sides
+
+    return specs_of_sides(config, spec)
 
 
 def form_reduction_group(transport: Transport, config: Config, topology: Topology) -> str:

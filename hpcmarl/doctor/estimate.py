@@ -18,6 +18,7 @@ from hpcmarl.doctor.findings import Finding, Status
 from hpcmarl.errors import HpcmarlError
 from hpcmarl.io.trajectories.layout import layout_of_spec
 from hpcmarl.io.trajectories.writer import QUEUE_BYTES, files_a_day, shard_seconds
+from hpcmarl.league.runtime.sides import specs_of_sides
 from hpcmarl.roles.worker_plan import shared_bytes
 from hpcmarl.runtime.host_memory import least_bytes
 from hpcmarl.types import EnvironmentSpec
@@ -209,8 +210,10 @@ def judge_shared_memory(
     Returns:
         One finding for each host with workers.
     """
+    if spec is None:
+        return []
     findings = []
-    for host, size in (shared_bytes(config, topology, spec) if spec is not None else {}).items():
+    for host, size in shared_bytes(config, topology, spec, specs_of_sides(config, spec)).items():
         there = free.get(host)
         of = f" of {there / 1e6:.1f} MB that are free in /dev/shm" if there is not None else ""
         value = f"{host}: actors and workers share {size / 1e6:.1f} MB{of}"

@@ -20,6 +20,7 @@ from hpcmarl.comm.shared_memory import SegmentAddress, SharedSegment
 from hpcmarl.comm.transport import Message
 from hpcmarl.config import WorkerConfig
 from hpcmarl.envs import BatchedEnvironment, Seeds, make_environment
+from hpcmarl.errors import LaunchError
 from hpcmarl.packing import unpack
 from hpcmarl.roles.base import Context, Role
 from hpcmarl.roles.efficiency import measure_bare
@@ -41,6 +42,8 @@ logger = logging.getLogger(__name__)
 # Longest time without a look at messages, while there is work and while there is none.
 WORKING_SECONDS = 5e-3
 SLEEPING_SECONDS = 20e-3
+# Time to hear that the actor has ended or died, if its memory cannot be opened.
+ATTACH_SECONDS = 10.0
 
 
 class Worker(Role):
@@ -85,13 +88,16 @@ class Worker(Role):
             for number, half in self._own
         }
         self.exchange: Exchange | None = None
+        self._place: SharedPlace | None = None  # of memory that is not mapped yet
+        self._attach_until = 0.0
         self._segment: SharedSegment | None = None
         self._halves: list[HalfMemory] = []
         self._states: dict[int, Any] | None = None
 
     def on_message(self, message: Message) -> None:
         if message.kind is Kind.SHARE:
-            self._share(SharedPlace.unpack(message.payload))
+            self._place = SharedPlace.unpack(message.payload)
+            self._attach_until = time.monotonic() + ATTACH_SECONDS
         elif message.kind is Kind.START:
             halves = unpack(message.payload)["halves"]
             self._states = {int(number): state for number, state in halves.items()}
@@ -107,20 +113,36 @@ class Worker(Role):
         """Stop if the worker's actor is lost."""
         self.stopping = self.stopping or rank == self.actor
 
-    def _share(self, place: SharedPlace) -> None:
-        """Map the memory of the actor."""
+    def _attach(self, place: SharedPlace) -> None:
+        """Map the memory of the actor.
+
+        An actor that has ended or died has closed it. Then STOP or the news of the death is on its way, and
+        failures are ignored for ATTACH_SECONDS.
+
+        Raises:
+            LaunchError: If the memory cannot be opened.
+        """
+        try:
+            self._segment = SharedSegment.attach(SegmentAddress(**place.address))
+        except LaunchError:
+            if time.monotonic() > self._attach_until:
+                raise
+            return
+        self._place = None
         self.transport.open_doorbell(place.doorbell, self.actor)
-        self._segment = SharedSegment.attach(SegmentAddress(**place.address))
         self.exchange = Exchange(self._plan, self._segment.buffer)
         self._halves = [self.exchange.halves[number] for number, _ in self._own]
         self.send(self.actor, Kind.SHARED, WorkerReport(self._bare))
 
     def work(self) -> bool:
         """Carry out the commands of the actor; sleep briefly if there is none."""
-        exchange = self.exchange
         if self.stopping:
+            self._release()
             self.finished = True
             return False
+        if self._place is not None:
+            self._attach(self._place)
+        exchange = self.exchange
         if exchange is None or self._states is None:
             return False
         end = time.perf_counter() + WORKING_SECONDS
@@ -189,5 +211,11 @@ class Worker(Role):
     def close(self) -> None:
         for environment in self.environments.values():
             environment.close()
+        self._release()
+
+    def _release(self) -> None:
+        """Unmap the memory of the actor."""
+        self.exchange, self._place, self._halves = None, None, []
         if self._segment is not None:
             self._segment.close()
+            self._segment = None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -65,13 +65,17 @@ def kinds_of_slots(context: Context) -> Array:
     return kinds
 
 
-def shared_bytes(config: Config, topology: Topology, spec: EnvironmentSpec) -> dict[str, int]:
+def shared_bytes(
+    config: Config, topology: Topology, spec: EnvironmentSpec, seen: Sequence[EnvironmentSpec] = ()
+) -> dict[str, int]:
     """Return the shared memory that actors and workers need on each host.
 
     Args:
         config: Configuration of the run.
         topology: Ranks and hosts.
         spec: Specification of the environment.
+        seen: Specifications of which an algorithm may see one, such as the sides of a league. The one that
+            needs most memory counts. Empty: it sees the whole environment.
 
     Returns:
         Host -> bytes, for hosts with workers.
@@ -79,12 +83,17 @@ def shared_bytes(config: Config, topology: Topology, spec: EnvironmentSpec) -> d
     sizes: dict[str, int] = defaultdict(int)
     for actor in topology.actors:
         if workers := len(topology.workers_of(actor)):
-            sizes[topology.hosts[actor]] += plan_of(config, spec, spec, workers).size()
+            plans = [plan_of(config, own, spec, workers) for own in seen or (spec,)]
+            sizes[topology.hosts[actor]] += max(plan.size() for plan in plans)
     return dict(sizes)
 
 
 def check_shared_memory(
-    config: Config, topology: Topology, spec: EnvironmentSpec, free: Mapping[str, int | None]
+    config: Config,
+    topology: Topology,
+    spec: EnvironmentSpec,
+    free: Mapping[str, int | None],
+    seen: Sequence[EnvironmentSpec] = (),
 ) -> None:
     """Check that the shared memory of every host suffices.
 
@@ -93,10 +102,11 @@ def check_shared_memory(
         topology: Ranks and hosts.
         spec: Specification of the environment.
         free: Host -> free bytes of /dev/shm; None: there is no /dev/shm. Hosts may be missing.
+        seen: As in `shared_bytes`.
 
     Raises:
         UsageError: If it does not suffice on a host.
     """
-    for host, size in shared_bytes(config, topology, spec).items():
+    for host, size in shared_bytes(config, topology, spec, seen).items():
         if host in free and size > (free[host] or 0):
             raise UsageError(f"{host}: {too_small(size, free[host])}")

@@ -174,7 +174,7 @@ class Exchange:
             parts = [places.take((layout.capacity,), np.uint8) for _ in range(plan.arenas)]
             self.lanes.append([] if buffer is None else [RolloutArena(layout, part) for part in parts])
         self.halves = [
-            HalfMemory(self, number, half, places, there=buffer is not None)
+            HalfMemory(plan, self.lanes[half.lane], number, half, places, there=buffer is not None)
             for number, half in enumerate(halves)
         ]
         self.size = places.size
@@ -263,10 +263,27 @@ class HalfMemory:
     """
 
     def __init__(
-        self, exchange: Exchange, number: int, plan: HalfPlan, places: Allocator, *, there: bool
+        self,
+        exchange: ExchangePlan,
+        arenas: Sequence[RolloutArena],
+        number: int,
+        plan: HalfPlan,
+        places: Allocator,
+        *,
+        there: bool,
     ) -> None:
-        self.plan, self.number, self._exchange = plan, number, exchange
-        spec, slots = exchange.plan.whole, plan.slots
+        """Lay out the arrays.
+
+        Args:
+            exchange: Places of the whole memory.
+            arenas: Arenas of the half's lane.
+            number: Number of the half.
+            plan: The slots.
+            places: Where the arrays are.
+            there: Whether there is memory. Otherwise only the size is determined.
+        """
+        self.plan, self.number, self._exchange, self._arenas = plan, number, exchange, arenas
+        spec, slots = exchange.whole, plan.slots
         self._control = places.take((NUMBERS,), np.int64)
         self.seconds = places.take((1,), np.float64)
         self.actions = {
@@ -278,7 +295,7 @@ class HalfMemory:
         )
         self.episode_index, self.episode_step = (places.take((slots,), np.int64) for _ in range(2))
         # policies that the algorithm does not see, one step of them
-        seen = {policy.name for policy in exchange.plan.codec.spec.policies}
+        seen = {policy.name for policy in exchange.codec.spec.policies}
         self._other_frames, self._other_outcomes = {}, {}
         for policy in spec.policies:
             if policy.name not in seen:
@@ -291,12 +308,12 @@ class HalfMemory:
                 self._other_outcomes[policy.name] = PolicyOutcome(
                     places.take(shape, np.float32), places.take(shape, np.bool_), places.take(shape, np.bool_)
                 )
-        self._records = RolloutLayout(spec, 1, slots, with_state=exchange.plan.codec.with_state)
+        self._records = RolloutLayout(spec, 1, slots, with_state=exchange.codec.with_state)
         self._finals = places.take((slots,), self._records.final_dtype)
         self._episodes = places.take((slots,), self._records.episode_dtype)
         if there:
             self.numbers = memoryview(self._control)  # type: ignore[arg-type]
-            first = exchange.plan.lanes[plan.lane][0]
+            first = exchange.lanes[plan.lane][0]
             self._columns = slice(plan.first - first, plan.end - first)
             self._frames: dict[tuple[int, int], Frame] = {}
             self._outcomes: dict[tuple[int, int], Outcome] = {}
@@ -310,7 +327,7 @@ class HalfMemory:
         """Return the half's part of a row of observations, with all policies of the whole environment."""
         found = self._frames.get((arena, row))
         if found is None:
-            frame, own = self._exchange.lanes[self.plan.lane][arena].frames[row], self._columns
+            frame, own = self._arenas[arena].frames[row], self._columns
             policies = {
                 name: PolicyFrame(
                     part.obs[own],
@@ -328,7 +345,7 @@ class HalfMemory:
         """Return the half's part of a row of outcomes, with all policies of the whole environment."""
         found = self._outcomes.get((arena, row))
         if found is None:
-            outcome, own = self._exchange.lanes[self.plan.lane][arena].outcomes[row], self._columns
+            outcome, own = self._arenas[arena].outcomes[row], self._columns
             policies = {
                 name: PolicyOutcome(part.reward[own], part.terminated[own], part.truncated[own])
                 for name, part in outcome.policies.items()
@@ -338,7 +355,7 @@ class HalfMemory:
         return found
 
     def _in_order(self, policies: dict[str, Any]) -> dict[str, Any]:
-        return {policy.name: policies[policy.name] for policy in self._exchange.plan.whole.policies}
+        return {policy.name: policies[policy.name] for policy in self._exchange.whole.policies}
 
     def others(self) -> tuple[dict[str, PolicyFrame], dict[str, PolicyOutcome]]:
         """Return the observations and outcomes of the policies that the algorithm does not see."""
@@ -355,7 +372,7 @@ class HalfMemory:
             if self._records.with_state:
                 record["/state"] = final.state
         if outcome.episodes:
-            spec = self._exchange.plan.whole
+            spec = self._exchange.whole
             write_episodes(self._episodes[: len(outcome.episodes)], outcome.episodes, spec)
 
     def read_ends(self, outcome: Outcome, first: int) -> None:
@@ -371,7 +388,7 @@ class HalfMemory:
             state = record["/state"].copy() if self._records.with_state else None
             outcome.finals.append(FinalFrame(first + int(record["slot"]), observations, state))
         if episodes:
-            for episode in read_episodes(self._episodes[:episodes], self._exchange.plan.whole):
+            for episode in read_episodes(self._episodes[:episodes], self._exchange.whole):
                 episode.slot += first
                 outcome.episodes.append(episode)
 

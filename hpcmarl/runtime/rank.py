@@ -116,14 +116,20 @@ class Rank:
 
     def rest(self, backoff: Backoff) -> None:
         """Sleep after an idle step, at most until a role has work; add the time to each role's `waited`."""
-        roles = self.roles.values()
-        if not all(role.may_rest() for role in roles):
+        if not self.may_rest():
             return
         began = time.perf_counter()
         backoff.wait(self.wake_at)
-        slept = time.perf_counter() - began
-        for role in roles:
-            role.waited += slept
+        self.on_rested(time.perf_counter() - began)
+
+    def may_rest(self) -> bool:
+        """Prepare every role for a sleep; return False if one of them has work after all."""
+        return all(role.may_rest() for role in self.roles.values())
+
+    def on_rested(self, seconds: float) -> None:
+        """Tell the roles that the rank has slept for some seconds."""
+        for role in self.roles.values():
+            role.waited += seconds
             role.on_rested()
 
     @property

@@ -9,6 +9,7 @@ import pytest
 from hpcmarl.comm.shared_memory import free_shared_bytes
 from tests.support.hits import MORE, HitSeveral, HitThenTrain, train_and_hit
 from tests.support.launch import rank_processes, ranks_take_seconds, run_train
+from tests.support.leagues import RPS
 from tests.support.worlds import SPREAD, summary
 
 pytestmark = [pytest.mark.mpi, ranks_take_seconds]
@@ -82,6 +83,17 @@ def test_dead_actor_ends_its_workers(config, tmp_path):
     assert job.code == 0, job.text
     assert summary(tmp_path / "run")["updates"] == MORE
     assert lost(tmp_path / "run") == [(ACTOR, "actor")]
+
+
+@pytest.mark.parametrize(("ranks", "victim", "role"), [(5, 4, "worker"), (8, 2, "actor")])
+def test_team_of_a_league_continues_without_a_lost_rank(ranks, victim, role, config, tmp_path):
+    config.write_text(RPS)
+    changes = ("topology.workers_per_actor=2", "topology.environments_per_actor=4", "league.members={a: {}}")
+    freeze = "league.freeze.most_updates=300"
+    job, _ = train_and_hit("openmpi", ranks, config, tmp_path / "run", victim, *changes, freeze, updates=600)
+    assert job.code == 0, job.text
+    assert lost(tmp_path / "run") == [(victim, role)]
+    assert summary(tmp_path / "run")["members"]["a"]["updates"] == 600
 
 
 def test_run_stops_with_the_workers_of_its_only_actor(config, tmp_path):

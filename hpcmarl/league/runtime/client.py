@@ -9,7 +9,9 @@ for an assignment plays matches only.
 
 from __future__ import annotations
 
+import gc
 import logging
+import math
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
@@ -65,6 +67,8 @@ class Client(Role):
         team: The running assignment on this rank; None: no assignment.
         terms: Assignments that were received and have not begun.
         begun: Number of the newest assignment that has begun on this rank.
+        waited_before: `waited` when the present sleep began.
+        must_collect: Whether to free the memory of the assignment that has ended.
     """
 
     name = "client"
@@ -89,6 +93,8 @@ class Client(Role):
         self.reported_seconds = (0.0, 0.0)  # match and training seconds of this assignment, as last reported
         self.this_match_seconds = 0.0
         self.has_reported = False
+        self.waited_before = 0.0
+        self.must_collect = False
         self.report_due = Interval(report_seconds(context.topology.size))
 
     def _match_seed(self) -> int:
@@ -149,6 +155,9 @@ class Client(Role):
         if not self.has_reported:
             self.has_reported = True
             self._report_free()
+        if self.must_collect:
+            self.must_collect = False
+            gc.collect()
         if self.team is None and self.terms:
             self._begin(self.terms.popleft())
             return True
@@ -164,6 +173,18 @@ class Client(Role):
                 self.this_match_seconds = 0.0
             return True
         return self.team is not None and self._train(self.team)
+
+    def may_rest(self) -> bool:
+        """Prepare the roles of the team for the sleep of the rank."""
+        self.wake_at, self.waited_before = math.inf, self.waited
+        if self.team is None:
+            return True
+        self.wake_at = self.team.rank.wake_at
+        return self.team.rank.may_rest()
+
+    def on_rested(self) -> None:
+        if self.team is not None:
+            self.team.rank.on_rested(self.waited - self.waited_before)
 
     def _report_free(self) -> None:
         self.send(
@@ -243,6 +264,8 @@ class Client(Role):
     def _leave(self, team: Team) -> None:
         self.team = None
         team.close()
+        # Objects of the team refer to each other. They hold the memory that an actor shares with its workers.
+        self.must_collect = bool(self.context.topology.workers_of(self.context.rank))
 
     def close(self) -> None:
         if self.team is not None:

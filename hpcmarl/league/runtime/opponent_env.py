@@ -175,6 +175,7 @@ class OpponentEnv(BatchedEnvironment):
 
     def rest_slots(self, slots: Sequence[int]) -> None:
         self.environment.rest_slots(slots)
+        self._unanswered[list(slots)] = False
 
     def step(self, actions: Mapping[str, Array], outcome: Outcome, frame: Frame) -> None:
         if self._unanswered.any():

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from hpcmarl.config import Config
 from hpcmarl.config.members import LeagueConfig, MemberConfig
 from hpcmarl.errors import ConfigError
-from hpcmarl.league.runtime.opponent_env import Score, Sides
+from hpcmarl.league.runtime.opponent_env import Score, Sides, side_of
 from hpcmarl.types import EnvironmentSpec
 
 
@@ -116,6 +116,17 @@ def _side_of(
             f"{spec.id}"
         )
     return member.side
+
+
+def specs_of_sides(config: Config, spec: EnvironmentSpec) -> list[EnvironmentSpec]:
+    """Return the specification of each side of a league; empty without a league.
+
+    Raises:
+        ConfigError: As in `game_of`.
+    """
+    if config.league is None:
+        return []
+    return [side_of(spec, policies) for policies in game_of(config, spec).sides.values()]
 
 
 def score_of(league: LeagueConfig) -> Score:

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from hpcmarl.envs import BatchedEnvironment
+from hpcmarl.envs import BatchedEnvironment, new_frame, new_outcome
 from hpcmarl.envs.slot_states import merge_slot_states, split_slot_state
 from hpcmarl.rollouts.exchange import (
     ARENA,
@@ -50,6 +51,7 @@ class RemoteEnvironment(BatchedEnvironment):
         alone = len(self._halves) == 1  # then the worker's arrays are read in place
         self.episode_index = self._halves[0].episode_index if alone else np.full(self.slots, -1, np.int64)
         self.episode_step = self._halves[0].episode_step if alone else np.zeros(self.slots, np.int64)
+        self._hidden = self._halves[0].others() if alone else self._joined_others()
         self._retired: tuple[int, ...] = ()
         self._arena = self._row = 0
         self._at_work: list[HalfMemory] = []
@@ -68,8 +70,13 @@ class RemoteEnvironment(BatchedEnvironment):
 
     @property
     def hidden(self) -> tuple[dict[str, PolicyFrame], dict[str, PolicyOutcome]] | None:
-        assert len(self._halves) == 1, "a lane of several halves shows all policies"
-        return self._halves[0].others()
+        return self._hidden
+
+    def _joined_others(self) -> tuple[dict[str, PolicyFrame], dict[str, PolicyOutcome]]:
+        """Return arrays for the policies that no arena holds, of all halves; `_collect` writes them."""
+        names, _ = self._halves[0].others()
+        spec = replace(self.spec, policies=tuple(self.spec.policy(name) for name in names))
+        return new_frame(spec, self.slots).policies, new_outcome(spec, self.slots).policies
 
     @property
     def seconds(self) -> float:
@@ -145,8 +152,7 @@ class RemoteEnvironment(BatchedEnvironment):
                 half.read_ends(outcome, half.columns.start)
         if len(self._halves) > 1:
             for half in self._at_work:
-                self.episode_index[half.columns] = half.episode_index
-                self.episode_step[half.columns] = half.episode_step
+                self._join(half)
         self._at_work = []
         counts = [half.counts() for half in self._halves]
         own = Counter(dict(zip(COUNTS, map(sum, zip(*counts, strict=True)), strict=True)))
@@ -155,6 +161,21 @@ class RemoteEnvironment(BatchedEnvironment):
         if own["quarantined"]:
             retired = np.concatenate([half.retired for half in self._halves])
             self._retired = tuple(np.flatnonzero(retired).tolist())
+
+    def _join(self, half: HalfMemory) -> None:
+        """Copy the results of a half that no arena holds into the arrays of the lane."""
+        own = half.columns
+        self.episode_index[own], self.episode_step[own] = half.episode_index, half.episode_step
+        frames, outcomes = self._hidden
+        other_frames, other_outcomes = half.others()
+        for name, frame in other_frames.items():
+            frames[name].obs[own], frames[name].alive[own] = frame.obs, frame.alive
+            if (mask := frames[name].action_mask) is not None:
+                mask[own] = frame.action_mask
+        for name, outcome in other_outcomes.items():
+            joined = outcomes[name]
+            joined.reward[own] = outcome.reward
+            joined.terminated[own], joined.truncated[own] = outcome.terminated, outcome.truncated
 
     def revive(self) -> None:
         """Have a new worker begin the episodes after the present ones; the caller sends it its part."""

@@ -9,7 +9,10 @@ from hpcmarl.doctor.estimate import judge_shared_memory, workload
 from hpcmarl.envs import describe
 from hpcmarl.errors import UsageError
 from hpcmarl.io.trajectories.shard_reader import list_shards
-from hpcmarl.roles.worker_plan import check_shared_memory, shared_bytes
+from hpcmarl.league.runtime.sides import specs_of_sides
+from hpcmarl.roles.worker_plan import check_shared_memory, plan_of, shared_bytes
+from hpcmarl.train import check_environments
+from tests.support.leagues import PENNIES
 from tests.support.worlds import SPREAD, run_world
 
 
@@ -50,3 +53,17 @@ def test_shared_memory_that_is_too_small_is_found_at_once(free, status):
         return
     with pytest.raises(UsageError, match=r"^b: workers need .* MB of /dev/shm \(.*lower topology.env"):
         check_shared_memory(config, topology, spec, {"a": 10**9, "b": free})
+
+
+@pytest.mark.parametrize("changes", [(), ("algo={name: vdn}",)], ids=["ma_trace", "vdn"])
+def test_shared_memory_of_a_league_is_that_of_a_side(changes):
+    """VDN cannot learn both sides of a constant-sum game together, but each alone."""
+    config = load_config(PENNIES, [*changes, "topology.workers_per_actor=2"])
+    topology, spec = assign_roles(5, ["a"] * 5, config.topology), check_environments(config)
+    sides = specs_of_sides(config, spec)
+    assert [side.policies[0].name for side in sides] == ["row", "column"]
+    (size,) = shared_bytes(config, topology, spec, sides).values()
+    assert size == max(plan_of(config, side, spec, 2).size() for side in sides)
+    (found,) = judge_shared_memory(config, topology, spec, {"a": size})
+    assert found.status == "OK"
+    check_shared_memory(config, topology, spec, {"a": size}, sides)
