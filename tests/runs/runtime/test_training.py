@@ -187,7 +187,7 @@ def test_a_checkpoint_of_many_ranks_resumes_on_few(tmp_path):
 
 
 def test_run_stopped_inside_a_round_resumes(tmp_path):
-    run_world(3, tmp_path, "stop={seconds: 0.3}", "rounds.batch=500")
+    run_world(3, tmp_path, "stop={seconds: 0.3}", "rounds.batch=2000")
     assert summary(tmp_path)["updates"] == 0
     run_world(3, tmp_path, "stop.updates=2", resume=str(tmp_path))
     assert summary(tmp_path)["updates"] == 2
