@@ -41,7 +41,7 @@ class Doorbell:
 
     def __init__(self, token: bytes, rank: int) -> None:
         self.token = token
-        self._others: set[int] = set()
+        self._others: dict[int, bytes] = {}  # name of each other rank's socket
         self._socket: socket.socket | None = None
         if not sys.platform.startswith("linux"):
             return
@@ -70,7 +70,7 @@ class Doorbell:
         Args:
             ranks: Other ranks of this host that have a doorbell.
         """
-        self._others = set(ranks) if self._socket is not None else set()
+        self._others = {rank: self._name(rank) for rank in ranks} if self._socket is not None else {}
 
     def reaches(self, rank: int) -> bool:
         """Return whether this rank can ring the doorbell of `rank`."""
@@ -78,14 +78,15 @@ class Doorbell:
 
     def ring(self, rank: int) -> None:
         """Wake a rank if it sleeps; do nothing if it cannot be reached, since it then polls."""
-        if rank not in self._others or self._socket is None:
+        name = self._others.get(rank)
+        if name is None or self._socket is None:
             return
         try:
-            self._socket.sendto(b"\0", self._name(rank))
+            self._socket.sendto(b"\0", name)
         except BlockingIOError:  # the socket is full: the rank will wake anyway
             pass
         except OSError:  # the process has ended, or is in another network namespace
-            self._others.remove(rank)
+            del self._others[rank]
 
     def wait(self, seconds: float) -> bool:
         """Sleep until another rank rings.
@@ -114,7 +115,7 @@ class Doorbell:
 
     def close(self) -> None:
         """Close the socket; afterwards this doorbell neither rings nor wakes early."""
-        self._others = set()
+        self._others = {}
         if self._socket is not None:
             self._socket.close()
             self._socket = None

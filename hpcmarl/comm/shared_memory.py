@@ -172,6 +172,7 @@ class Allocator:
 
 
 _lock = threading.Lock()
+_acquire, _release = _lock.acquire, _lock.release
 
 
 def fence() -> None:
@@ -180,9 +181,10 @@ def fence() -> None:
     Processors with a weak memory order could otherwise show a flag before the data that it announces. Two
     turns of a lock order everything before the first against everything after the second.
     """
-    for _ in range(2):
-        _lock.acquire()
-        _lock.release()
+    _acquire()
+    _release()
+    _acquire()
+    _release()
 
 
 class _Timeout(ctypes.Structure):

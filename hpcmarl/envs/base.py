@@ -95,6 +95,17 @@ class BatchedEnvironment(ABC):
     episode_step: IntArray
     rests_next: BoolArray
 
+    def keep_numbers_in(self, episode_index: IntArray, episode_step: IntArray, rests_next: BoolArray) -> None:
+        """Keep the attributes of these names in arrays of the caller, for example in shared memory.
+
+        Args:
+            episode_index: Receives the present values, int64 [E].
+            episode_step: Receives the present values, int64 [E].
+            rests_next: Read from now on, bool [E].
+        """
+        episode_index[:], episode_step[:] = self.episode_index, self.episode_step
+        self.episode_index, self.episode_step, self.rests_next = episode_index, episode_step, rests_next
+
     @property
     def retired(self) -> Collection[int]:
         """Slots in quarantine, because their environments failed too often."""

@@ -31,12 +31,14 @@ from hpcmarl.rollouts.exchange import (
     COMMAND,
     COUNTERS,
     COUNTS,
+    RESTS,
     ROW,
     Command,
     Exchange,
     HalfMemory,
     Turn,
 )
+from hpcmarl.types import Frame
 
 logger = logging.getLogger(__name__)
 # Longest time without a look at messages, while there is work and while there is none.
@@ -132,6 +134,10 @@ class Worker(Role):
         self.transport.open_doorbell(place.doorbell, self.actor)
         self.exchange = Exchange(self._plan, self._segment.buffer)
         self._halves = [self.exchange.halves[number] for number, _ in self._own]
+        for half in self._halves:
+            self.environments[half.number].keep_numbers_in(
+                half.episode_index, half.episode_step, half.rests_next
+            )
         self.send(self.actor, Kind.SHARED, WorkerReport(self._bare))
 
     def work(self) -> bool:
@@ -182,31 +188,36 @@ class Worker(Role):
     def _carry_out(self, half: HalfMemory) -> None:
         environment, numbers = self.environments[half.number], half.numbers
         command, arena, row = numbers[COMMAND], numbers[ARENA], numbers[ROW]
-        environment.rests_next[:] = half.rests_next
-        if half.rest.any():
+        if numbers[RESTS]:
             environment.rest_slots(half.rest.nonzero()[0].tolist())
-        began = time.perf_counter()
         if command == Command.STEP:
-            outcome = half.outcome(arena, row)
-            environment.step(half.actions, outcome, half.frame(arena, row + 1))
-            half.write_ends(outcome)
+            outcome, frame = half.outcome(arena, row), half.frame(arena, row + 1)
+            began = time.perf_counter()
+            environment.step(half.actions, outcome, frame)
             if self._delay:
                 time.sleep(self._delay)
-        elif command == Command.RESTART:
-            environment.restart_slots(half.restart.nonzero()[0].tolist(), half.frame(arena, row))
-        elif command == Command.LOAD:
-            state = (self._states or {}).get(half.number)
-            if state:
-                environment.load_state_dict(state, half.frame(arena, row))
-            else:
-                environment.reset(half.frame(arena, row))
-        half.seconds[0] += time.perf_counter() - began
-        half.episode_index[:] = environment.episode_index
-        half.episode_step[:] = environment.episode_step
+            half.seconds[0] += time.perf_counter() - began
+            half.write_ends(outcome)
+        else:
+            began = time.perf_counter()
+            self._begin_episodes(half, command, half.frame(arena, row))
+            half.seconds[0] += time.perf_counter() - began
         for place, name in enumerate(COUNTS, COUNTERS):
             numbers[place] = environment.counts[name]
         if environment.counts["quarantined"]:
             half.retired[list(environment.retired)] = True
+
+    def _begin_episodes(self, half: HalfMemory, command: int, frame: Frame) -> None:
+        """Restart slots of a half, or begin all with the states of START."""
+        environment = self.environments[half.number]
+        if command == Command.RESTART:
+            environment.restart_slots(half.restart.nonzero()[0].tolist(), frame)
+        elif command == Command.LOAD:
+            state = (self._states or {}).get(half.number)
+            if state:
+                environment.load_state_dict(state, frame)
+            else:
+                environment.reset(frame)
 
     def close(self) -> None:
         for environment in self.environments.values():

@@ -22,7 +22,7 @@ import numpy as np
 
 from hpcmarl.comm.shared_memory import Allocator, Futex, fence
 from hpcmarl.rollouts.codec import RolloutCodec, read_episodes
-from hpcmarl.rollouts.layout import RolloutArena, RolloutLayout, write_episodes
+from hpcmarl.rollouts.layout import RolloutArena, RolloutLayout, write_episodes, write_finals
 from hpcmarl.types import (
     Array,
     EnvironmentSpec,
@@ -54,8 +54,8 @@ class Command(IntEnum):
     LOAD = 3  # the state comes in a message
 
 
-# Numbers of a half's control record. COUNTERS + i holds COUNTS[i].
-COMMAND, ARENA, ROW, EPISODES, FINALS, COUNTERS = 0, 1, 2, 3, 4, 8
+# Numbers of a half's control record. RESTS: whether `rest` names slots. COUNTERS + i holds COUNTS[i].
+COMMAND, ARENA, ROW, EPISODES, FINALS, RESTS, COUNTERS = 0, 1, 2, 3, 4, 5, 8
 NUMBERS = 16
 
 
@@ -364,13 +364,9 @@ class HalfMemory:
     def write_ends(self, outcome: Outcome) -> None:
         """Write the final frames and the episodes of a step. Done by the worker."""
         self.numbers[FINALS], self.numbers[EPISODES] = len(outcome.finals), len(outcome.episodes)
-        for number, final in enumerate(outcome.finals):
-            record = self._finals[number]
-            record["slot"] = final.slot
-            for policy, observations in final.obs.items():
-                record[policy] = observations
-            if self._records.with_state:
-                record["/state"] = final.state
+        if outcome.finals:
+            records = self._finals[: len(outcome.finals)]
+            write_finals(records, outcome.finals, with_state=self._records.with_state)
         if outcome.episodes:
             spec = self._exchange.whole
             write_episodes(self._episodes[: len(outcome.episodes)], outcome.episodes, spec)

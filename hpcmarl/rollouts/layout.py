@@ -343,12 +343,9 @@ class RolloutArena:
         end = layout.fixed_bytes
         size = len(self.finals) * layout.final_dtype.itemsize
         finals = self.buffer[end : end + size].view(layout.final_dtype)
-        for record, (step, final) in zip(finals, self.finals, strict=True):
-            record["step"], record["slot"] = step, final.slot
-            for policy, observations in final.obs.items():
-                record[policy] = observations
-            if layout.with_state:
-                record["/state"] = final.state
+        if self.finals:
+            finals["step"] = [step for step, _ in self.finals]
+            write_finals(finals, [final for _, final in self.finals], with_state=layout.with_state)
         end += size
         size = len(self.episodes) * layout.episode_dtype.itemsize
         write_episodes(self.buffer[end : end + size].view(layout.episode_dtype), self.episodes, layout.spec)
@@ -359,11 +356,34 @@ class RolloutArena:
         )
 
 
+def write_finals(records: Array, finals: Sequence[FinalFrame], *, with_state: bool) -> None:
+    """Write final frames into records of `RolloutLayout.final_dtype`, without their steps.
+
+    Args:
+        records: As many records as final frames.
+        finals: At least one final frame.
+        with_state: Whether the records hold states.
+    """
+    records["slot"] = [final.slot for final in finals]
+    for policy in finals[0].obs:
+        np.stack([final.obs[policy] for final in finals], out=records[policy])
+    if with_state:
+        records["/state"] = [final.state for final in finals]
+
+
 def write_episodes(records: Array, episodes: list[Episode], spec: EnvironmentSpec) -> None:
     """Write episodes into records of `RolloutLayout.episode_dtype`."""
-    for record, episode in zip(records, episodes, strict=True):
-        returns = [episode.returns.get(policy.name, 0.0) for policy in spec.policies]
-        win = episode.outcome.get("win", np.nan)
-        for name in ("slot", "index", "length", "return_mean", "terminated"):
-            record[name] = getattr(episode, name)
-        record["win"], record["returns"] = win, returns
+    names = [policy.name for policy in spec.policies]
+    # in the order of the fields, all records at once
+    records[:] = [
+        (
+            episode.slot,
+            episode.terminated,
+            episode.index,
+            episode.length,
+            episode.return_mean,
+            episode.outcome.get("win", np.nan),
+            [episode.returns.get(name, 0.0) for name in names],
+        )
+        for episode in episodes
+    ]

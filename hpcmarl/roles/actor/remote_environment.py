@@ -19,6 +19,7 @@ from hpcmarl.rollouts.exchange import (
     ARENA,
     COMMAND,
     COUNTS,
+    RESTS,
     ROW,
     Command,
     Exchange,
@@ -48,6 +49,8 @@ class RemoteEnvironment(BatchedEnvironment):
         self._counts_before: Counter[str] = Counter()  # of former workers
         self.rests_next = np.zeros(self.slots, np.bool_)
         self._restart, self._rest = (np.zeros(self.slots, np.bool_) for _ in range(2))
+        self._restarts = self._rests = False  # whether these arrays name slots
+        self._own_counts: list[Sequence[int]] = []  # of each half, as last read
         alone = len(self._halves) == 1  # then the worker's arrays are read in place
         self.episode_index = self._halves[0].episode_index if alone else np.full(self.slots, -1, np.int64)
         self.episode_step = self._halves[0].episode_step if alone else np.zeros(self.slots, np.int64)
@@ -103,11 +106,11 @@ class RemoteEnvironment(BatchedEnvironment):
         self._give(Command.LOAD, self._halves)
 
     def restart_slots(self, slots: Sequence[int], frame: Frame) -> None:
-        self._restart[list(slots)] = True
+        self._restart[list(slots)] = self._restarts = True
         self._rest[list(slots)] = False
 
     def rest_slots(self, slots: Sequence[int]) -> None:
-        self._rest[list(slots)] = True
+        self._rest[list(slots)] = self._rests = True
 
     def step(self, actions: Mapping[str, Array], outcome: Outcome, frame: Frame) -> None:
         outcome.finals.clear()
@@ -124,12 +127,15 @@ class RemoteEnvironment(BatchedEnvironment):
         for half in halves:
             own, numbers = half.columns, half.numbers
             half.rests_next[:] = self.rests_next[own]
-            half.rest[:] = self._rest[own]
-            half.restart[:] = self._restart[own]
+            numbers[RESTS] = self._rests
+            if self._rests or self._restarts:
+                half.rest[:], half.restart[:] = self._rest[own], self._restart[own]
+                self._rest[own] = self._restart[own] = False
             numbers[COMMAND], numbers[ARENA], numbers[ROW] = command, self._arena, self._row
-            self._rest[own] = self._restart[own] = False
             self._exchange.pass_to_worker(half.number, half.plan.worker)
         self._at_work = list(halves)
+        if self._rests or self._restarts:  # slots of other halves may be left
+            self._rests, self._restarts = bool(self._rest.any()), bool(self._restart.any())
 
     def poll(self) -> bool:
         if self.lost:
@@ -139,7 +145,7 @@ class RemoteEnvironment(BatchedEnvironment):
                 if self._exchange.turn(half.number) != Turn.ACTOR:
                     return False
             self._collect()
-        if self._restart.any():
+        if self._restarts:
             self._give(Command.RESTART, [half for half in self._halves if self._restart[half.columns].any()])
             return False
         return True
@@ -155,6 +161,9 @@ class RemoteEnvironment(BatchedEnvironment):
                 self._join(half)
         self._at_work = []
         counts = [half.counts() for half in self._halves]
+        if counts == self._own_counts:
+            return
+        self._own_counts = counts
         own = Counter(dict(zip(COUNTS, map(sum, zip(*counts, strict=True)), strict=True)))
         for name in COUNTS:
             self.counts[name] = own[name] + self._counts_before[name]
@@ -182,7 +191,8 @@ class RemoteEnvironment(BatchedEnvironment):
         self.lost, self._at_work, self._outcome = False, [], None
         self._counts_before = self.counts.copy()
         self._retired = ()
-        self._restart[:] = self._rest[:] = False
+        self._restart[:] = self._rest[:] = self._restarts = self._rests = False
+        self._own_counts = []
         self.rests_next[:] = False
         for half in self._halves:
             half.retired[:] = False
