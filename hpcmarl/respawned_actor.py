@@ -23,7 +23,7 @@ from hpcmarl.roles.base import Context
 from hpcmarl.runtime.payloads import RespawnedStart
 from hpcmarl.runtime.rank import AbortHook, Rank, serve
 from hpcmarl.runtime.respawn import RespawnManager
-from hpcmarl.train import start_logging
+from hpcmarl.training import start_logging
 
 logger = logging.getLogger(__name__)
 MPI_START_SECONDS = 60.0

@@ -130,17 +130,18 @@ ALLOWED = {
     "league.runtime": RUNS | {"roles", "runtime", "league.core"},
     "league.commands": RUNS | {"roles", "runtime", "league.core", "league.runtime"},
     "opening": RUNS | {"roles", "runtime", "league.runtime"},
-    "train": RUNS | {"roles", "runtime", "league.runtime", "opening"},
-    "evaluate": RUNS | {"roles"},
-    "respawned_actor": RUNS | {"roles", "runtime", "train"},
+    "training": RUNS | {"roles", "runtime", "league.runtime", "opening"},
+    "evaluation": RUNS | {"roles"},
+    "respawned_actor": RUNS | {"roles", "runtime", "training"},
     # only sampled.py and playing.py play episodes
     "sim": BASIS | {"optim", "maths", "config.sweep", "config.file", "nets", "algos", "envs"},
     "analysis": BASIS | {"io", "maths", "config.file", "config.presets", "config.yaml_text"},
     "doctor": EVERYTHING,
     "bench": EVERYTHING,
+    "interface": EVERYTHING,
     "cli": EVERYTHING,
     "__main__": {"cli"},
-    "hpcmarl": set(),
+    "hpcmarl": {"interface"},  # for type checking; at run time each name is imported when it is used
 }
 # external package -> the only places that may import it
 CONFINED = {
@@ -229,6 +230,8 @@ def test_architecture_page_lists_all_rooms_from_the_top_down():
     row_of = {room: number for number, row in enumerate(rows) for room in re.findall(r"`(\w+)`", row)}
     assert set(row_of) == {room.partition(".")[0] for room in ALLOWED} - {"hpcmarl"}
     for room, allowed in ALLOWED.items():
+        if room == "hpcmarl":
+            continue
         lower = {other for other in allowed - EVERYTHING if other != "hpcmarl"}
         assert all(row_of[other.partition(".")[0]] >= row_of[room.partition(".")[0]] for other in lower), room
 

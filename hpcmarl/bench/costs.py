@@ -24,7 +24,7 @@ from hpcmarl.optim.rounds import RULES, Engine, make_rule
 from hpcmarl.roles.learner.learner import Learner
 from hpcmarl.roles.learner.rollout_source import GradientBatch
 from hpcmarl.sim.cluster import Cluster
-from hpcmarl.train import join_world
+from hpcmarl.training import join_world
 from hpcmarl.types import Array, Gradient
 
 UNIT = 0.2  # seconds of a trajectory

@@ -22,7 +22,7 @@ from hpcmarl.bench.runs import Stage, on_stage
 from hpcmarl.config import Config
 from hpcmarl.config.file import load_config
 from hpcmarl.errors import UsageError
-from hpcmarl.train import join_world
+from hpcmarl.training import join_world
 
 CONFIG = """name: heterogeneous
 env:

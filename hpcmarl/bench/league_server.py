@@ -36,7 +36,7 @@ from hpcmarl.league.runtime.payloads import (
 )
 from hpcmarl.roles.base import Interval
 from hpcmarl.runtime.rank import Rank
-from hpcmarl.train import make_rank, prepare
+from hpcmarl.training import make_rank, prepare
 from hpcmarl.types import FloatArray
 
 LEAGUE = """

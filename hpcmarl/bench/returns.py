@@ -25,7 +25,7 @@ from hpcmarl.config.file import load_config
 from hpcmarl.errors import UsageError
 from hpcmarl.roles.server.recorder import RECENT_EPISODES
 from hpcmarl.sim.plan import FEWEST, Measured
-from hpcmarl.train import join_world
+from hpcmarl.training import join_world
 
 CONFIG = """name: time-to-return
 env:

@@ -21,7 +21,7 @@ from hpcmarl.optim.rounds import Engine
 from hpcmarl.roles.base import Context, Role
 from hpcmarl.roles.server.recorder import Recorder
 from hpcmarl.runtime.rank import AbortHook, Rank, serve
-from hpcmarl.train import prepare, start_logging
+from hpcmarl.training import prepare, start_logging
 
 
 class Moment(NamedTuple):

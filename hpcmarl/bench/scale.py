@@ -32,7 +32,7 @@ from hpcmarl.bench.stragglers import case
 from hpcmarl.config import Config
 from hpcmarl.errors import HpcmarlError, UsageError
 from hpcmarl.sim.plan import Measured, predict
-from hpcmarl.train import join_world
+from hpcmarl.training import join_world
 
 REDUCTIONS = ("server", "mpi")
 # afedpg sums no gradients, so the reduction does not matter

@@ -24,7 +24,7 @@ from hpcmarl.config import Config
 from hpcmarl.config.file import load_config
 from hpcmarl.errors import HpcmarlError, UsageError
 from hpcmarl.maths.round_times import ideal_rate, rennala_rate, sync_rate
-from hpcmarl.train import join_world
+from hpcmarl.training import join_world
 
 CONFIG = """name: stragglers
 env: {id: mpe2.simple_v3, max_steps: 1}

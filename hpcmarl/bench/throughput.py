@@ -20,7 +20,7 @@ from hpcmarl.config import AlgoConfig, Config
 from hpcmarl.envs import Seeds
 from hpcmarl.envs.bare import make_bare, step_bare
 from hpcmarl.runtime.rank import AbortHook, Rank
-from hpcmarl.train import join_world, prepare, start_logging
+from hpcmarl.training import join_world, prepare, start_logging
 
 WINDOW = 2.5  # seconds of one window; the two alternate
 WARM_UP = 2.0  # seconds of training

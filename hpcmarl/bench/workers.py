@@ -31,7 +31,7 @@ from hpcmarl.envs import Seeds
 from hpcmarl.envs.bare import make_bare, step_bare
 from hpcmarl.errors import HpcmarlError, UsageError
 from hpcmarl.roles.efficiency import BARE_SEED
-from hpcmarl.train import join_world
+from hpcmarl.training import join_world
 
 NETWORKS = {
     "mlp-64-64": "{hidden: [64, 64], recurrent: false}",

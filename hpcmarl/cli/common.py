@@ -258,15 +258,6 @@ def print_columns(rows: Sequence[Sequence[str]], heading: Sequence[str], right: 
     console.print(table)
 
 
-def new_run_dir(name: str) -> Path:
-    """Return the default directory of a new run: runs/NAME-DATE-TIME."""
-    from datetime import datetime
-
-    first = Path("runs") / f"{name}-{datetime.now():%Y%m%d-%H%M%S}"
-    candidates = (first, *(first.with_name(f"{first.name}-{number}") for number in range(2, 1000)))
-    return next(path for path in candidates if not path.exists())
-
-
 def printable(text: str) -> str:
     """Escape characters that could control a terminal, because names come from files.
 

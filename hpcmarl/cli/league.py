@@ -270,7 +270,7 @@ def exploit(
         start(ranks, arguments, trains=True, source=lambda: resume_source(run_dir, resume, None))
     check_single(ranks)
     from hpcmarl.league.commands.exploit import Exploitation
-    from hpcmarl.train import train_planned
+    from hpcmarl.training import train_planned
 
     exploitation = Exploitation(run, name, changes, run_dir, resume, episodes)
 

@@ -30,7 +30,6 @@ from hpcmarl.cli.common import (
     config_of,
     load,
     names_environment,
-    new_run_dir,
     option,
     print_result,
     printable,
@@ -143,7 +142,9 @@ def train(
     set_threads(settings.topology.threads)
     if ranks is not None and ranks > 1:
         if run_dir is None and resume is None:
-            run_dir = str(new_run_dir(settings.name))
+            from hpcmarl.io.run_directory import new_run_directory
+
+            run_dir = str(new_run_directory(settings.name))
         options = [
             *option("--run-dir", run_dir),
             *option("--resume", resume),
@@ -153,7 +154,7 @@ def train(
         arguments = ["train", *([config] if config else []), *changes, *options]
         start(ranks, arguments, trains=True, source=lambda: resume_source(run_dir, resume, settings.name))
     check_single(ranks)
-    from hpcmarl.train import train as train_ranks
+    from hpcmarl.training import train as train_ranks
 
     raise typer.Exit(train_ranks(settings, run_dir, resume, accept_changes=accept_changes, signals=signals))
 
@@ -202,7 +203,7 @@ def evaluate(
     """
     config_of(path)
     set_threads(1)
-    from hpcmarl.evaluate import evaluate_checkpoint
+    from hpcmarl.evaluation import evaluate_checkpoint
 
     print_result(evaluate_checkpoint(path, episodes, greedy, seed, random or ()), as_json)
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from hpcmarl.cli.common import Json, OptionalConfig, Overrides, new_run_dir, print_table, set_threads
+from hpcmarl.cli.common import Json, OptionalConfig, Overrides, print_table, set_threads
 
 if TYPE_CHECKING:
     from hpcmarl.config.simulation import SimulationConfig
@@ -118,7 +118,9 @@ def simulate(
     if resume and out is None:
         raise UsageError("--resume needs --out DIR, the directory of the interrupted simulation")
     settings = load_simulation(Path(config), overrides or ())
-    directory = Path(out) if out is not None else new_run_dir(settings.name)
+    from hpcmarl.io.run_directory import new_run_directory
+
+    directory = Path(out) if out is not None else new_run_directory(settings.name)
     from hpcmarl.io.partial_results import PartialResultStore
     from hpcmarl.sim.experiment import simulate as run
     from hpcmarl.sim.running import Runner

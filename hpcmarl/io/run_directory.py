@@ -8,6 +8,7 @@ import logging
 import os
 import shutil
 import tempfile
+from datetime import datetime
 from pathlib import Path
 
 from hpcmarl.errors import ConfigError
@@ -32,6 +33,13 @@ def home_of(source: Path) -> Path | None:
     place = source.absolute()
     home = next((parent.parent for parent in (place, *place.parents) if parent.name == CHECKPOINTS), None)
     return home if home is not None or source.is_file() else source
+
+
+def new_run_directory(name: str) -> Path:
+    """Return the default directory of a new run: runs/NAME-DATE-TIME."""
+    first = Path("runs") / f"{name}-{datetime.now():%Y%m%d-%H%M%S}"
+    candidates = (first, *(first.with_name(f"{first.name}-{number}") for number in range(2, 1000)))
+    return next(path for path in candidates if not path.exists())
 
 
 class RunDirectory:

@@ -1,7 +1,7 @@
 """Start of a process of a job: signals, MPI, and the configuration, which rank 0 reads and broadcasts.
 
 This happens before numpy is loaded, because the configuration contains the number of numpy's threads. After
-that train.py continues.
+that training.py continues.
 """
 
 from __future__ import annotations

@@ -136,7 +136,7 @@ def test_ranks_that_wait_too_long_end(tmp_path: Path, monkeypatch: pytest.Monkey
         "from hpcmarl.launch import start_watch\n"
         "start_watch.LIMIT_SECONDS = 3.0\n"
         "if os.environ['OMPI_COMM_WORLD_RANK'] == '1':\n    time.sleep(600)\n"
-        "from hpcmarl.train import join_world\n"
+        "from hpcmarl.training import join_world\n"
         "join_world()\n"
     )
     command, environment = mpi_command("openmpi", 2, [sys.executable, str(program)])
@@ -148,7 +148,7 @@ def test_ranks_that_wait_too_long_end(tmp_path: Path, monkeypatch: pytest.Monkey
 
 DYING = """
 import os, signal, sys
-import hpcmarl.train as run
+import hpcmarl.training as run
 from hpcmarl.__main__ import main
 
 place, victim = sys.argv.pop(1), int(sys.argv.pop(1))

@@ -2,7 +2,7 @@
 
 import pytest
 
-from hpcmarl.evaluate import evaluate_checkpoint
+from hpcmarl.evaluation import evaluate_checkpoint
 from tests.support.worlds import ECHO, run_world, summary
 
 pytestmark = pytest.mark.slow("trains until something is learned")

@@ -8,7 +8,7 @@ import pytest
 
 from hpcmarl.config.file import load_config
 from hpcmarl.io.pool import list_snapshots
-from hpcmarl.train import train
+from hpcmarl.training import train
 from tests.support.launch import (
     LIBRARIES,
     mpi_command,

@@ -63,14 +63,14 @@ def here(tmp_path, monkeypatch):
 
 @pytest.fixture
 def trained(monkeypatch):
-    """Replace hpcmarl.train.train by a record of its calls."""
+    """Replace hpcmarl.training.train by a record of its calls."""
     calls = []
 
     def train(config, run_dir=None, resume=None, *, accept_changes=False, signals=None):
         calls.append((config, run_dir, resume))
         return 75
 
-    monkeypatch.setitem(sys.modules, "hpcmarl.train", types.SimpleNamespace(train=train))
+    monkeypatch.setitem(sys.modules, "hpcmarl.training", types.SimpleNamespace(train=train))
     return calls
 
 

@@ -16,7 +16,7 @@ from hpcmarl.io.checkpoint import find_checkpoint, load_checkpoint
 from hpcmarl.respawned_actor import context_of
 from hpcmarl.runtime.payloads import RespawnedStart
 from hpcmarl.runtime.rank import Rank
-from hpcmarl.train import make_rank, prepare
+from hpcmarl.training import make_rank, prepare
 
 SPREAD = """
 env: {id: mpe2.simple_spread_v3, kwargs: {max_cycles: 5}}

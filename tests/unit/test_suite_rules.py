@@ -70,8 +70,8 @@ FORBIDDEN_IN_UNITS = {
     "tests.support.rank_world",
     "tests.support.worlds.run_world",
     "tests.support.replays.record",
-    "hpcmarl.train.make_rank",
-    "hpcmarl.train.train",
+    "hpcmarl.training.make_rank",
+    "hpcmarl.training.train",
     "hpcmarl.runtime.rank.serve",
 }
 

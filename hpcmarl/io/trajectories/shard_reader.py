@@ -235,6 +235,18 @@ class ShardReader:
                 yield given, slab
             given += count
 
+    def rows(self, path: str, name: str, first: int, stop: int) -> Array:
+        """Return some rows of one dataset, whether or not their segments are selected.
+
+        Args:
+            path: Its group, "steps/NAME" or "final/NAME".
+            name: The dataset.
+            first: First row.
+            stop: Row after the last one.
+        """
+        with reading(self.path):
+            return self._rows_of(path, name, first, stop)
+
     def _rows_of(self, path: str, name: str, first: int, stop: int) -> Array:
         """Return rows of one dataset.
 

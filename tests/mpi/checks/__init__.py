@@ -16,7 +16,7 @@ from hpcmarl.config.file import load_config
 from hpcmarl.launch.signals import StopSignals
 from hpcmarl.roles.base import Context
 from hpcmarl.runtime.rank import Rank, serve
-from hpcmarl.train import make_rank, prepare
+from hpcmarl.training import make_rank, prepare
 
 # The import starts MPI, and the process of the tests must not start it.
 if TYPE_CHECKING:

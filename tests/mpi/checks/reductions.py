@@ -13,7 +13,7 @@ import pytest
 
 from hpcmarl.config.file import load_config
 from hpcmarl.errors import HpcmarlError
-from hpcmarl.train import prepare
+from hpcmarl.training import prepare
 from tests.mpi.checks import Ranks, on_ranks
 from tests.support.replays import new_replica, play, record, server_result
 from tests.support.worlds import SPREAD, summary

@@ -10,7 +10,7 @@ from hpcmarl.algos import ALGORITHMS
 from hpcmarl.config.file import load_config
 from hpcmarl.launch.signals import StopSignals
 from hpcmarl.runtime.rank import AbortHook, serve
-from hpcmarl.train import join_world, make_rank, prepare
+from hpcmarl.training import join_world, make_rank, prepare
 from tests.support.worlds import SPREAD
 
 KEPT = ("env:", "topology:", "logging:")

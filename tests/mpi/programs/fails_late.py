@@ -3,7 +3,7 @@
 import time
 
 from hpcmarl.runtime.rank import AbortHook
-from hpcmarl.train import join_world
+from hpcmarl.training import join_world
 
 transport = join_world()
 hook = AbortHook(transport)

@@ -3,7 +3,7 @@
 import os
 import time
 
-from hpcmarl.train import join_world
+from hpcmarl.training import join_world
 
 transport = join_world()
 if transport.rank == 1:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from hpcmarl.evaluate import evaluate_checkpoint
+from hpcmarl.evaluation import evaluate_checkpoint
 from hpcmarl.nets.sparse import SparseWeight
 from tests.support.worlds import ECHO, final_parameters, run_world
 

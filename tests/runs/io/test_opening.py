@@ -16,7 +16,7 @@ from hpcmarl.io.checkpoint import list_checkpoints
 from hpcmarl.io.run_lock import NAME
 from hpcmarl.launch.ownership import this_owner
 from hpcmarl.launch.processes import started_at
-from hpcmarl.train import prepare, start_logging
+from hpcmarl.training import prepare, start_logging
 from tests.support.worlds import SPREAD, run_world, summary
 
 CLIMBING = ("env.id=matrix:stag_hunt", "env.kwargs={}")

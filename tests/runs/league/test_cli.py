@@ -21,7 +21,7 @@ from hpcmarl.league.commands.match import play_match
 from hpcmarl.league.commands.reader import read_league
 from hpcmarl.league.core.registry import KINDS, MATCHMAKERS, STRATEGIES
 from hpcmarl.league.core.summary import summarise
-from hpcmarl.train import train
+from hpcmarl.training import train
 from tests.support.leagues import COMMON, NAMED_RPS, PENNIES
 
 ROOT = Path(__file__).parents[3]

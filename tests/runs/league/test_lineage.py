@@ -24,7 +24,7 @@ from hpcmarl.io.trajectories.live_segments import overlaps, superseded
 from hpcmarl.io.trajectories.shard_reader import ShardReader, list_shards
 from hpcmarl.league.runtime.team import lock_member
 from hpcmarl.runtime.rank import Rank
-from hpcmarl.train import make_rank, prepare
+from hpcmarl.training import make_rank, prepare
 from tests.support.leagues import RPS
 from tests.support.worlds import LIMIT, SPREAD, run_world, summary
 

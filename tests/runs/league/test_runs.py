@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 
 from hpcmarl.errors import ConfigError, FormatError, HpcmarlError
-from hpcmarl.evaluate import evaluate_checkpoint
+from hpcmarl.evaluation import evaluate_checkpoint
 from hpcmarl.io.checkpoint import list_checkpoints
 from hpcmarl.io.pool import list_snapshots, read_snapshot
 from hpcmarl.league.core.snapshots import snapshots_from
 from hpcmarl.league.runtime.client import Client
-from hpcmarl.train import MUTED_IN_LEAGUES
+from hpcmarl.training import MUTED_IN_LEAGUES
 from tests.support.leagues import NAMES, RPS, TAG
 from tests.support.worlds import final_state, run_world, summary
 

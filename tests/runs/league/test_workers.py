@@ -12,7 +12,7 @@ from hpcmarl.io.pool import Pool, list_snapshots, write_snapshot
 from hpcmarl.league.runtime.client import Client
 from hpcmarl.league.runtime.opponent_env import OpponentEnv, Sides, side_of
 from hpcmarl.league.runtime.opponents import Opponents
-from hpcmarl.train import prepare
+from hpcmarl.training import prepare
 from tests.support import worlds
 from tests.support.leagues import NAMES, RPS, TAG
 from tests.support.worlds import final_parameters, final_state, run_world, summary

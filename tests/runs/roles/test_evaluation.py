@@ -3,7 +3,7 @@
 import pytest
 
 from hpcmarl.errors import ConfigError, FormatError
-from hpcmarl.evaluate import evaluate_checkpoint
+from hpcmarl.evaluation import evaluate_checkpoint
 from tests.support.worlds import run_world, summary
 
 TICTACTOE = """

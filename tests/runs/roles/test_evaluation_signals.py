@@ -11,7 +11,7 @@ import pytest
 from hpcmarl.comm.local import LocalWorld
 from hpcmarl.config.file import load_config
 from hpcmarl.runtime.rank import Rank
-from hpcmarl.train import make_rank, prepare
+from hpcmarl.training import make_rank, prepare
 from tests.support.worlds import SPREAD, final_state, run_world, summary
 
 LIMIT = 200_000

@@ -5,7 +5,7 @@ import pytest
 from hpcmarl.comm.local import LocalWorld
 from hpcmarl.comm.transport import SendHandle
 from hpcmarl.config.file import load_config
-from hpcmarl.train import make_rank, prepare
+from hpcmarl.training import make_rank, prepare
 from tests.support.worlds import ECHO, SPREAD
 
 ON = "rounds.backpressure=true"

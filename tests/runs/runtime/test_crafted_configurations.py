@@ -5,7 +5,7 @@ import pytest
 from hpcmarl.config.file import load_config
 from hpcmarl.errors import ConfigError, FormatError
 from hpcmarl.io.checkpoint import save_checkpoint
-from hpcmarl.train import prepare
+from hpcmarl.training import prepare
 from tests.support.worlds import SPREAD, run_world
 
 FACTORIES = {

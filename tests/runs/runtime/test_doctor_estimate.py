@@ -11,7 +11,7 @@ from hpcmarl.errors import UsageError
 from hpcmarl.io.trajectories.shard_reader import list_shards
 from hpcmarl.league.runtime.sides import specs_of_sides
 from hpcmarl.roles.worker_plan import check_shared_memory, plan_of, shared_bytes
-from hpcmarl.train import check_environments
+from hpcmarl.training import check_environments
 from tests.support.leagues import PENNIES
 from tests.support.worlds import SPREAD, run_world
 

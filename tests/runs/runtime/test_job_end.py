@@ -6,7 +6,7 @@ import pytest
 
 from hpcmarl.comm.local import LocalWorld
 from hpcmarl.config.file import load_config
-from hpcmarl.train import prepare
+from hpcmarl.training import prepare
 from tests.support.worlds import SPREAD, summary
 
 

@@ -8,7 +8,7 @@ from hpcmarl.comm import transport
 from hpcmarl.comm.local import LocalWorld
 from hpcmarl.comm.transport import Backoff
 from hpcmarl.config.file import load_config
-from hpcmarl.train import make_rank, prepare
+from hpcmarl.training import make_rank, prepare
 from tests.support.worlds import SPREAD
 
 

@@ -152,7 +152,9 @@ class TestTrain:
         assert "leave -n out" in err
 
     def test_an_error_of_hpcmarl_itself_is_raised_whole(self, here, monkeypatch):
-        monkeypatch.setitem(sys.modules, "hpcmarl.train", types.SimpleNamespace(train=lambda *_, **__: 1 / 0))
+        monkeypatch.setitem(
+            sys.modules, "hpcmarl.training", types.SimpleNamespace(train=lambda *_, **__: 1 / 0)
+        )
         monkeypatch.setattr(sys, "argv", ["hpcmarl", "train", "tiny.yaml"])
         with pytest.raises(ZeroDivisionError):
             cli.main()
@@ -200,7 +202,7 @@ class TestOutput:
             return {"return_mean": 1.5, "episodes": 4}
 
         monkeypatch.setitem(
-            sys.modules, "hpcmarl.evaluate", types.SimpleNamespace(evaluate_checkpoint=evaluate)
+            sys.modules, "hpcmarl.evaluation", types.SimpleNamespace(evaluate_checkpoint=evaluate)
         )
         (here / "config.yaml").write_text(CONFIG)
         assert json.loads(run("eval", ".", "--episodes", "4", "--json")[1]) == {

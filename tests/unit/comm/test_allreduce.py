@@ -20,7 +20,7 @@ from hpcmarl.config import RoundsConfig
 from hpcmarl.config.file import load_config
 from hpcmarl.doctor.checks import check_reductions
 from hpcmarl.errors import HpcmarlError, UsageError
-from hpcmarl.train import form_reduction_group, prepare
+from hpcmarl.training import form_reduction_group, prepare
 from tests.support.worlds import SPREAD
 
 # ---- backends
@@ -134,7 +134,7 @@ def test_backend_problem_of_one_rank_is_reported_on_all():
 
 
 def test_a_bad_backend_leaves_no_run_directory(monkeypatch, tmp_path):
-    monkeypatch.setattr("hpcmarl.train.form_reduction_group", lambda *_: "rounds.reduce: nccl: no")
+    monkeypatch.setattr("hpcmarl.training.form_reduction_group", lambda *_: "rounds.reduce: nccl: no")
     with pytest.raises(UsageError, match=r"rounds\.reduce: nccl: no"):
         prepare(LocalWorld(1).transports[0], load_config(SPREAD), str(tmp_path / "run"), None)
     assert not (tmp_path / "run").exists()

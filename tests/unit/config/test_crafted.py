@@ -5,7 +5,7 @@ import pytest
 
 from hpcmarl.config.file import load_config
 from hpcmarl.errors import ConfigError, FormatError
-from hpcmarl.evaluate import evaluate_checkpoint
+from hpcmarl.evaluation import evaluate_checkpoint
 from hpcmarl.io.checkpoint import save_checkpoint
 from tests.support.worlds import SPREAD
 

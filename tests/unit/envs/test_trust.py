@@ -23,7 +23,7 @@ from hpcmarl.errors import ConfigError
 CODE = [
     "os:system",
     "subprocess:run",
-    "hpcmarl.train:train",
+    "hpcmarl.training:train",
     "hpcmarl.envs.games.starcraft:_import",
     "torch:load",
     "yaml:unsafe_load",

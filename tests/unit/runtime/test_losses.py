@@ -14,7 +14,7 @@ from hpcmarl.optim import make_optimizer
 from hpcmarl.optim.rounds import Accept, Drop, Engine, Publish, Step, make_rule
 from hpcmarl.runtime import heartbeat as liveness
 from hpcmarl.runtime.heartbeat import Liveness, ServerLost
-from hpcmarl.train import prepare
+from hpcmarl.training import prepare
 from hpcmarl.types import Gradient
 from tests.support.worlds import SPREAD
 

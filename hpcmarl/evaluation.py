@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +23,83 @@ from hpcmarl.roles.origin import check_environments_of
 from hpcmarl.types import EnvironmentSpec
 
 
+@dataclass(frozen=True)
+class Trained:
+    """Policies of a checkpoint, ready to act.
+
+    Attributes:
+        checkpoint: The file.
+        version: Version of the parameters.
+        config: Configuration of the run.
+        spec: Specification of its environment.
+        algorithm: Networks with the parameters.
+    """
+
+    checkpoint: Path
+    version: int
+    config: Config
+    spec: EnvironmentSpec
+    algorithm: Model
+
+
+def read_checkpoint(path: str | os.PathLike[str]) -> tuple[Path, dict[str, Any], dict[str, Any]]:
+    """Read the newest checkpoint that verifies.
+
+    Args:
+        path: Run directory or checkpoint file.
+
+    Returns:
+        The file, the state and the root attributes.
+
+    Raises:
+        ConfigError: The path does not exist.
+        FormatError: No checkpoint verifies.
+    """
+    if not Path(path).exists():
+        raise ConfigError(f"{path}: no such file or directory; allowed: a run directory or a checkpoint file")
+    found = find_checkpoint(path)
+    if found is None:
+        raise FormatError(
+            f"{path}: no checkpoint in it verifies; allowed: a run directory with checkpoints/checkpoint-*.h5"
+        )
+    return found, *load_checkpoint(found)
+
+
+def load_trained(found: Path, state: Mapping[str, Any], attributes: Mapping[str, Any]) -> Trained:
+    """Load the policies of a checkpoint; the arguments are the results of `read_checkpoint`.
+
+    Raises:
+        ConfigError: The checkpoint is of a league, or its environment is not trusted.
+        FormatError: It does not fit its own configuration.
+    """
+    if "league" in state:
+        raise ConfigError(
+            f"{found}: the checkpoint is of a league, whose policies play against each other; use "
+            "hpcmarl league match or show"
+        )
+    text = attributes.get("config")
+    if not isinstance(text, str):
+        raise FormatError(
+            f"{found}: its attribute config is not a text; the file is damaged, or not from hpcmarl"
+        )
+    # load_config takes a text with a line break as YAML, and a single line as the name of a file.
+    config = load_config(text + "\n")
+    check_environments_of(found, config)
+    spec = describe(config.env, config.policies)
+    algorithm = make_model(spec, config.algo, config.seed)
+    parameters = np.asarray(state["engine"]["optimizer"]["parameters"], np.float32)
+    if parameters.size != algorithm.size:
+        raise FormatError(
+            f"{found} holds {parameters.size} parameters where its configuration makes {algorithm.size}; "
+            "use the version of the environment that the run was trained with"
+        )
+    algorithm.set_weight_format(inference_form(config, repeatable=True))
+    algorithm.load_parameters(parameters)
+    return Trained(found, int(state["engine"]["rule"]["round"]), config, spec, algorithm)
+
+
 def evaluate_checkpoint(
-    path: str,
+    path: str | os.PathLike[str],
     episodes: int | None = None,
     greedy: bool | None = None,
     seed: int | None = None,
@@ -47,45 +124,15 @@ def evaluate_checkpoint(
         ConfigError: The path does not exist, or the checkpoint is of a league.
         FormatError: No checkpoint verifies, or it does not fit its own configuration.
     """
-    if not Path(path).exists():
-        raise ConfigError(f"{path}: no such file or directory; allowed: a run directory or a checkpoint file")
-    found = find_checkpoint(path)
-    if found is None:
-        raise FormatError(
-            f"{path}: no checkpoint in it verifies; allowed: a run directory with checkpoints/checkpoint-*.h5"
-        )
-    state, attributes = load_checkpoint(found)
-    if "league" in state:
-        raise ConfigError(
-            f"{found}: the checkpoint is of a league, whose policies play against each other; use "
-            "hpcmarl league match or show"
-        )
-    text = attributes.get("config")
-    if not isinstance(text, str):
-        raise FormatError(
-            f"{found}: its attribute config is not a text; the file is damaged, or not from hpcmarl"
-        )
-    # load_config takes a text with a line break as YAML, and a single line as the name of a file.
-    config = load_config(text + "\n")
-    check_environments_of(found, config)
-    spec = describe(config.env, config.policies)
-    algorithm = make_model(spec, config.algo, config.seed)
-    parameters = np.asarray(state["engine"]["optimizer"]["parameters"], np.float32)
-    if parameters.size != algorithm.size:
-        raise FormatError(
-            f"{found} holds {parameters.size} parameters where its configuration makes {algorithm.size}; "
-            "use the version of the environment that the run was trained with"
-        )
-    algorithm.set_weight_format(inference_form(config, repeatable=True))
-    algorithm.load_parameters(parameters)
-    settings = config.eval
+    trained = load_trained(*read_checkpoint(path))
+    settings = trained.config.eval
     chosen = {
         "episodes": episodes or settings.episodes or 100,
         "seed": settings.seed if seed is None else seed,
     }
     settings = settings.model_copy(update=chosen | {"greedy": settings.greedy if greedy is None else greedy})
-    figures = _judge(config, settings, algorithm, spec, random_agents)
-    return {"checkpoint": str(found), "version": int(state["engine"]["rule"]["round"]), **figures}
+    figures = _judge(trained.config, settings, trained.algorithm, trained.spec, random_agents)
+    return {"checkpoint": str(trained.checkpoint), "version": trained.version, **figures}
 
 
 def _judge(

@@ -1,0 +1,131 @@
+"""A run opened for analysis: configuration, metrics, episodes and checkpoints, all read when asked for."""
+
+from __future__ import annotations
+
+import os
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from hpcmarl.config import Config
+from hpcmarl.config.file import load_config
+from hpcmarl.errors import FormatError, MissingPackageError, UsageError
+from hpcmarl.io.checkpoint import list_checkpoints
+from hpcmarl.io.metrics import read_metrics
+from hpcmarl.io.run_directory import RunDirectory
+from hpcmarl.io.run_state import RunState, read_run_state
+
+if TYPE_CHECKING:
+    from hpcmarl.interface.episodes import Episodes
+    from hpcmarl.interface.policy import Policy
+
+
+class Run:
+    """The files of a run. Nothing is written, so that a run can be opened while it is training.
+
+    Args:
+        path: The run directory.
+
+    Attributes:
+        path: The run directory.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._files = RunDirectory(path)
+
+    def __repr__(self) -> str:
+        return f"Run({str(self.path)!r}: {self.state.sentence()})"
+
+    @cached_property
+    def config(self) -> Config:
+        """Configuration of the newest start."""
+        return load_config(self._files.config)
+
+    @property
+    def state(self) -> RunState:
+        """Whether the run is running, finished, interrupted, failed or killed; read anew each time."""
+        return read_run_state(self.path)
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        """Figures at the end of the run (summary.json).
+
+        Raises:
+            FormatError: The newest start of the run has not ended.
+        """
+        state = self.state
+        if state.summary is None:
+            raise FormatError(f"{self.path}: has no summary, since the run has not ended: {state.sentence()}")
+        return state.summary
+
+    @property
+    def metrics(self) -> Any:
+        """Metrics of the run, a pandas.DataFrame with one row for each version; read anew each time.
+
+        docs/reference/metrics.md explains the columns.
+        """
+        return self.frame("pandas")
+
+    def frame(self, library: Literal["pandas", "polars"] = "pandas") -> Any:
+        """Return the metrics of the run as a frame.
+
+        Args:
+            library: Library of the frame.
+
+        Raises:
+            MissingPackageError: The library is not installed.
+            FormatError: The directory holds no metrics, or they are damaged.
+        """
+        if library not in ("pandas", "polars"):
+            raise UsageError(f"library={library!r}: unknown; allowed: pandas, polars")
+        return _import(library).DataFrame(read_metrics(self.path))
+
+    @property
+    def checkpoints(self) -> list[Path]:
+        """Checkpoint files, oldest first."""
+        return list_checkpoints(self._files.checkpoints)
+
+    @property
+    def episodes(self) -> Episodes:
+        """Recorded episodes of the finished shards, in the order of their end; read lazily."""
+        from hpcmarl.interface.episodes import Episodes
+
+        return Episodes(self.path)
+
+    def load_policy(self, *, member: str | None = None, seed: int = 0) -> Policy:
+        """Load the policies of the newest checkpoint; see `hpcmarl.load_policy`."""
+        from hpcmarl.interface.policy import load_policy
+
+        return load_policy(self.path, member=member, seed=seed)
+
+
+def open_run(path: str | os.PathLike[str]) -> Run:
+    """Open a run directory for analysis.
+
+    Args:
+        path: The run directory, of a run in any state.
+
+    Raises:
+        UsageError: There is no run in it.
+    """
+    directory = Path(path)
+    if not directory.is_dir():
+        raise UsageError(f"{path}: no such directory; allowed: the directory of a run (--run-dir)")
+    if not RunDirectory(directory).config.exists():
+        raise UsageError(f"{path}: holds no config.yaml; allowed: the directory of a run (--run-dir)")
+    return Run(directory)
+
+
+def _import(library: str) -> Any:
+    """Import an optional library.
+
+    Raises:
+        MissingPackageError: It is not installed.
+    """
+    import importlib
+
+    try:
+        return importlib.import_module(library)
+    except ModuleNotFoundError as error:
+        raise MissingPackageError(f"{library} is not installed; pip install {library}") from error
