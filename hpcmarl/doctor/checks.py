@@ -42,6 +42,7 @@ OPTIONAL_PACKAGES: dict[str, tuple[str | None, str]] = {
     "jaxmarl": ("jaxmarl", "pip install 'hpcmarl[smax]'"),
     "open_spiel": ("pyspiel", "pip install 'hpcmarl[league]'"),
     "tensorboard": ("tensorboard", "pip install tensorboard"),
+    "wandb": ("wandb", "pip install 'hpcmarl[wandb]'"),
 }
 
 
