@@ -84,6 +84,8 @@ class TrackerThread:
         """
         self._thread.join(max(0.0, seconds))
         if self._thread.is_alive():
+            with self._condition:
+                self.stopped = True  # whatever it does later is not worth a message
             logger.warning("%s does not respond; its last rows may be missing", self.name)
         if self.dropped:
             logger.warning("%s lacks %d rows; metrics.csv has all rows", self.name, self.dropped)

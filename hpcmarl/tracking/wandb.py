@@ -19,6 +19,7 @@ from hpcmarl.tracking.base import Place, Tracker
 logger = logging.getLogger(__name__)
 PROJECT = "hpcmarl"
 FOLDER = "wandb"
+INIT_SECONDS = 10.0  # for a connection at the start; then the run continues offline
 FINISH_SECONDS = 10.0  # for uploads at the end; data that is not uploaded stays in RUN/wandb
 FLUSH_SECONDS = 5.0  # between writes to the file of the run
 
@@ -43,9 +44,37 @@ class Wandb(Tracker):
     """
 
     def __init__(self, options: WandbConfig, place: Place) -> None:
+        self._run = self._begin(options, place)
+        self._run.define_metric("*", step_metric="env_steps")
+        self._complete = False
+        # wandb drops rows below the last step that its server has.
+        self._first = int(getattr(self._run, "starting_step", 0) or 0)
+        if place.version is not None and self._first > place.version + 1:
+            logger.info(
+                "wandb has rows up to version %d; rows of this start up to it are left out", self._first - 1
+            )
+
+    def _begin(self, options: WandbConfig, place: Place) -> Any:
+        """Start the run of wandb, offline if it cannot be online."""
+        if options.mode == "online":
+            try:
+                run = self._init("online", options, place)
+            except Exception as error:
+                logger.warning(
+                    "wandb continues offline: %s; upload later: wandb sync %s",
+                    " ".join(str(error).split())[:300] or type(error).__name__,
+                    place.directory / FOLDER / "offline-run-*",
+                )
+                importlib.import_module("wandb").teardown()  # else the identifier is still in use
+            else:
+                logger.info("wandb: %s", run.url)
+                return run
+        return self._init("offline", options, place)
+
+    def _init(self, mode: str, options: WandbConfig, place: Place) -> Any:
         wandb = importlib.import_module("wandb")
-        self._run = wandb.init(
-            mode=options.mode,
+        return wandb.init(
+            mode=mode,
             project=options.project or PROJECT,
             entity=options.entity,
             name=place.name,
@@ -60,6 +89,7 @@ class Wandb(Tracker):
                 disable_code=True,
                 disable_git=True,
                 disable_job_creation=True,
+                init_timeout=INIT_SECONDS,
                 finish_timeout=FINISH_SECONDS,
                 x_disable_meta=True,
                 x_disable_stats=True,
@@ -68,16 +98,6 @@ class Wandb(Tracker):
                 x_transaction_log_flush_interval=FLUSH_SECONDS,
             ),
         )
-        self._run.define_metric("*", step_metric="env_steps")
-        self._complete = False
-        # wandb drops rows below the last step that its server has.
-        self._first = int(getattr(self._run, "starting_step", 0) or 0)
-        if options.mode == "online":
-            logger.info("wandb: %s", self._run.url)
-        if place.version is not None and self._first > place.version + 1:
-            logger.info(
-                "wandb has rows up to version %d; rows of this start up to it are left out", self._first - 1
-            )
 
     def row(self, version: int, env_steps: int, seconds: float, figures: Mapping[str, float]) -> None:
         if version >= self._first:
