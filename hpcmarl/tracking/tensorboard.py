@@ -111,7 +111,10 @@ class TensorBoard(Tracker):
     """Writes one event file for each start of a run, below RUN/tensorboard/.
 
     The step of a point is the number of environment steps. A resumed run begins its file with a START event,
-    at which TensorBoard drops points of earlier files that this start supersedes.
+    at which TensorBoard drops points of earlier files that this start supersedes. Superseded points at the step
+    of the checkpoint itself stay, since TensorBoard tells points apart by their steps only.
+
+    The last row of a start can repeat a version. Then only changed figures get a second point.
 
     While the disk fails, records wait in memory, and the next row tries again. A record is written with one
     call, at the end of the last complete one, so a full disk leaves no damaged record inside the file.
@@ -137,15 +140,15 @@ class TensorBoard(Tracker):
     def row(self, version: int, env_steps: int, seconds: float, figures: Mapping[str, float]) -> None:
         self._step = env_steps
         values = {"version": float(version), "seconds": seconds, **figures}
-        step, before = self._last
-        if step != env_steps:
+        last, before = self._last
+        if last != version:
             before = {}
         changed = {
             name: value
             for name, value in values.items()
             if abs(value) <= LARGEST and before.get(name) != value
         }
-        self._last = (env_steps, {**before, **changed})
+        self._last = (version, {**before, **changed})
         if changed:
             content = b"".join(
                 _bytes(1, scalar_value(tag_of(name), value)) for name, value in changed.items()
