@@ -9,6 +9,7 @@ import pytest
 
 from hpcmarl.config.file import load_config
 from hpcmarl.config.run import LoggingConfig
+from hpcmarl.doctor.checks import check_tracking
 from hpcmarl.errors import MissingPackageError
 from hpcmarl.tracking import Place, check_trackers, make_trackers
 
@@ -153,3 +154,14 @@ def test_unimportable_spec_counts_as_missing(monkeypatch):
 def test_present_wandb_passes_the_check(monkeypatch):
     package(monkeypatch)
     check_trackers(LoggingConfig(wandb="offline"))
+
+
+def test_doctor_reports_a_missing_wandb(monkeypatch):
+    config = load_config(RUN, ["logging.wandb=offline"])
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    [finding] = check_tracking(config)
+    assert finding.status == "BAD"
+    package(monkeypatch)
+    [finding] = check_tracking(config)
+    assert finding.status == "OK"
+    assert check_tracking(load_config(RUN, [])) == check_tracking(None) == []
