@@ -111,8 +111,8 @@ class TensorBoard(Tracker):
     """Writes one event file for each start of a run, below RUN/tensorboard/.
 
     The step of a point is the number of environment steps. A resumed run begins its file with a START event,
-    at which TensorBoard drops points of earlier files that this start supersedes. Superseded points at the step
-    of the checkpoint itself stay, since TensorBoard tells points apart by their steps only.
+    at which TensorBoard drops points of earlier files that this start supersedes. Superseded points at the
+    step of the checkpoint itself stay, since TensorBoard identifies points by their steps only.
 
     The last row of a start can repeat a version. Then only changed figures get a second point.
 
