@@ -21,7 +21,7 @@ PROJECT = "hpcmarl"
 FOLDER = "wandb"
 INIT_SECONDS = 10.0  # for a connection at the start; then the run continues offline
 FINISH_SECONDS = 10.0  # for uploads at the end; data that is not uploaded stays in RUN/wandb
-FLUSH, FLUSH_SECONDS = "x_transaction_log_flush_interval", 5.0  # between writes to the file of the run
+FLUSH_SECONDS = 5.0  # between writes to the file of the run
 # Neither output, code, packages nor facts about the machine are recorded.
 SETTINGS = {
     "console": "off",
@@ -36,6 +36,7 @@ SETTINGS = {
     "x_disable_stats": True,
     "x_disable_machine_info": True,
     "x_save_requirements": False,
+    "x_transaction_log_flush_interval": FLUSH_SECONDS,
 }
 
 
@@ -88,9 +89,6 @@ class Wandb(Tracker):
 
     def _init(self, mode: str, options: WandbConfig, place: Place) -> Any:
         wandb = importlib.import_module("wandb")
-        own: dict[str, Any] = dict(SETTINGS)
-        if FLUSH in getattr(wandb.Settings, "model_fields", ()):  # from wandb 0.31 on
-            own[FLUSH] = FLUSH_SECONDS
         return wandb.init(
             mode=mode,
             project=options.project or PROJECT,
@@ -100,7 +98,7 @@ class Wandb(Tracker):
             resume="allow",
             tags=list(options.tags) or None,
             dir=str(place.directory.absolute()),
-            settings=wandb.Settings(**own),
+            settings=wandb.Settings(**SETTINGS),
         )
 
     def row(self, version: int, env_steps: int, seconds: float, figures: Mapping[str, float]) -> None:
