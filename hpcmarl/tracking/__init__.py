@@ -6,6 +6,8 @@ tracker that fails ends alone (background.py).
 
 from __future__ import annotations
 
+import re
+from importlib import metadata
 from importlib.util import find_spec
 from typing import Any
 
@@ -14,6 +16,7 @@ from hpcmarl.errors import MissingPackageError
 from hpcmarl.tracking.background import Trackers, TrackerThread
 from hpcmarl.tracking.base import Place
 
+OLDEST_WANDB = (0, 31)  # the first version that resumes offline runs
 __all__ = ["Place", "Trackers", "check_trackers", "make_trackers"]
 
 
@@ -21,7 +24,7 @@ def check_trackers(config: LoggingConfig) -> None:
     """Check that the packages of all trackers are installed, without importing them.
 
     Raises:
-        MissingPackageError: A package is missing.
+        MissingPackageError: A package is missing or too old.
     """
     if config.wandb is None:
         return
@@ -34,6 +37,15 @@ def check_trackers(config: LoggingConfig) -> None:
         raise MissingPackageError(
             f"logging.wandb: {config.wandb.mode} needs the package wandb, which is not installed; "
             "pip install 'hpcmarl[wandb]', or set logging.wandb to null"
+        )
+    try:
+        version = metadata.version("wandb")
+    except metadata.PackageNotFoundError:  # no distribution, but a module on the path
+        return
+    if tuple(int(part) for part in re.findall(r"\d+", version)[:2]) < OLDEST_WANDB:
+        raise MissingPackageError(
+            f"logging.wandb: {config.wandb.mode} needs wandb {'.'.join(map(str, OLDEST_WANDB))} or later, "
+            f"but {version} is installed; pip install -U 'hpcmarl[wandb]', or set logging.wandb to null"
         )
 
 

@@ -14,6 +14,9 @@ def begin_tracking(context: Context, version: int | None, env_steps: int) -> Tra
         version: Version of the rows up to which a resumed run keeps earlier rows; None: it keeps none.
         env_steps: Environment steps of the run so far.
     """
+    logging = context.config.logging
+    if not logging.tensorboard and logging.wandb is None:
+        return Trackers()
     lock = context.lock
     place = Place(
         context.run_directory,
@@ -24,4 +27,4 @@ def begin_tracking(context: Context, version: int | None, env_steps: int) -> Tra
         env_steps,
         guard=None if lock is None else lock.watch,
     )
-    return make_trackers(context.config.logging, place, context.config.model_dump(mode="json"))
+    return make_trackers(logging, place, context.config.model_dump(mode="json"))

@@ -151,6 +151,19 @@ def test_unimportable_spec_counts_as_missing(monkeypatch):
         check_trackers(LoggingConfig(wandb="online"))
 
 
+@pytest.mark.parametrize(("version", "fits"), [("0.30.9", False), ("0.31.0", True), ("1.0rc1", True)])
+def test_old_wandb_is_one_line_with_the_remedy(monkeypatch, version, fits):
+    package(monkeypatch)
+    monkeypatch.setattr("hpcmarl.tracking.metadata.version", lambda _: version)
+    if fits:
+        check_trackers(LoggingConfig(wandb="offline"))
+        return
+    with pytest.raises(
+        MissingPackageError, match=r"0\.31 or later, but 0\.30\.9 is installed; pip install -U"
+    ):
+        check_trackers(LoggingConfig(wandb="offline"))
+
+
 def test_present_wandb_passes_the_check(monkeypatch):
     package(monkeypatch)
     check_trackers(LoggingConfig(wandb="offline"))
