@@ -39,6 +39,7 @@ from hpcmarl.runtime.host_memory import UNKNOWN, MemoryFacts, crowded_hosts, fre
 from hpcmarl.runtime.log_files import LogFile
 from hpcmarl.runtime.rank import AbortHook, Rank, serve
 from hpcmarl.runtime.root_broadcast import run_on_root_and_broadcast
+from hpcmarl.tracking import check_trackers
 from hpcmarl.types import EnvironmentSpec
 
 if TYPE_CHECKING:
@@ -228,6 +229,7 @@ def prepare(
     def check_and_open() -> dict[str, Any]:
         if problem:
             raise UsageError(problem)
+        check_trackers(config.logging)
         spec = check_environments(config)
         if not transport.shares_memory(transport.size - 1):
             free = free_shared_memory(topology, memory)

@@ -26,7 +26,7 @@ EVERYTHING = {"*"}
 # layers of which the ranks of a run consist
 RUNS = (
     BASIS
-    | {"maths", "nets", "algos", "optim", "envs", "io", "comm", "launch", "rollouts"}
+    | {"maths", "nets", "algos", "optim", "envs", "io", "comm", "launch", "rollouts", "tracking"}
     | {f"config.{name}" for name in ("file", "differences", "plain")}
 )
 # room (a package or module) -> rooms that it may import besides itself; a new room needs a line here
@@ -121,6 +121,7 @@ ALLOWED = {
     "io": BASIS,
     "comm": BASIS,
     "launch": BASIS,
+    "tracking": BASIS,
     "rollouts": BASIS | {"comm"},
     "algos": BASIS | {"maths", "nets"},
     "roles": RUNS,
@@ -149,6 +150,9 @@ CONFINED = {
     "horovod": ("comm/reductions/horovod_allreduce",),
     "h5py": ("io/",),
     "hdf5plugin": ("io/",),
+    "wandb": ("tracking/",),
+    "tensorboard": (),
+    "tensorboardX": (),
     "pettingzoo": ("envs/",),
     "gymnasium": ("envs/",),
     "pyspiel": ("envs/",),

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
-from hpcmarl.config.base import Count, Natural, NonNegative, PositiveFloat, PositiveInt, Section
+from hpcmarl.config.base import Count, Line, Natural, NonNegative, PositiveFloat, PositiveInt, Section
 
 
 class TrajectoriesConfig(Section):
@@ -99,6 +99,25 @@ class StopConfig(Section):
     )
 
 
+def _with_short_form(schema: dict[str, Any]) -> None:
+    """Add the short form of `logging.wandb` to its JSON schema, for editors."""
+    schema["anyOf"] = [{"enum": ["offline", "online"]}, *schema["anyOf"]]
+
+
+class WandbConfig(Section):
+    """Metrics in Weights & Biases."""
+
+    mode: Literal["offline", "online"] = Field(
+        "offline",
+        description="write to RUN/wandb only, without a connection (offline), or also upload (online)",
+    )
+    project: Line | None = Field(None, description="project of the run in wandb; null: hpcmarl")
+    entity: Line | None = Field(
+        None, description="user or team that owns the project; null: the default of the account"
+    )
+    tags: tuple[Line, ...] = Field((), description="tags of the run in wandb")
+
+
 class LoggingConfig(Section):
     """Log messages, progress display and rows of metrics."""
 
@@ -113,6 +132,22 @@ class LoggingConfig(Section):
         ),
     )
     every_seconds: PositiveFloat = Field(1.0, description="shortest time between rows of metrics, in seconds")
+    tensorboard: bool = Field(
+        False, description="also write the rows of metrics to event files of TensorBoard, in RUN/tensorboard"
+    )
+    wandb: WandbConfig | None = Field(
+        None,
+        description=(
+            "also write the rows of metrics to Weights & Biases; a text is short for the key mode, as in "
+            "logging.wandb=offline; null: no"
+        ),
+        json_schema_extra=_with_short_form,
+    )
+
+    @field_validator("wandb", mode="before")
+    @classmethod
+    def _mode_alone(cls, value: Any) -> Any:
+        return {"mode": value} if isinstance(value, str) else value
 
 
 class FaultsConfig(Section):

@@ -70,6 +70,7 @@ def examine(config: Config | None, run_directory: Path, json: bool) -> int:
         *about_job,
         *checks.check_storage(run_directory),
         *checks.check_packages(),
+        *checks.check_tracking(config),
         *checks.check_reductions(config),
     ]
     print(as_json(findings) if json else as_text(findings), flush=True)

@@ -27,6 +27,7 @@ from hpcmarl.errors import HpcmarlError
 from hpcmarl.launch.mpiexec import find_mpiexec
 from hpcmarl.launch.processes import started_at
 from hpcmarl.launch.world import LIBRARIES, launcher_world, library_kind
+from hpcmarl.tracking import check_trackers
 from hpcmarl.types import EnvironmentSpec
 
 LITTLE_SPACE, NO_SPACE = 2 << 30, 200 << 20  # bytes
@@ -42,6 +43,8 @@ OPTIONAL_PACKAGES: dict[str, tuple[str | None, str]] = {
     "jaxmarl": ("jaxmarl", "pip install 'hpcmarl[smax]'"),
     "open_spiel": ("pyspiel", "pip install 'hpcmarl[league]'"),
     "tensorboard": ("tensorboard", "pip install tensorboard"),
+    # A directory wandb, which wandb makes, looks like a module.
+    "wandb": (None, "pip install 'hpcmarl[wandb]'"),
 }
 
 
@@ -154,6 +157,17 @@ def check_reductions(config: Config | None) -> list[Finding]:
             )
         )
     return sorted(findings, key=lambda finding: finding.name)
+
+
+def check_tracking(config: Config | None) -> list[Finding]:
+    """Check that the packages of the configuration's trackers are installed."""
+    if config is None or config.logging.wandb is None:
+        return []
+    try:
+        check_trackers(config.logging)
+    except HpcmarlError as error:
+        return [Finding("BAD", "trackers", "not available here", str(error))]
+    return [Finding("OK", "trackers", f"wandb, {config.logging.wandb.mode}")]
 
 
 def check_environment(config: Config) -> tuple[Finding, EnvironmentSpec | None]:

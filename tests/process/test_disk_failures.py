@@ -1,9 +1,12 @@
-"""A log file on a disk that is full for a while."""
+"""A log file and an event file on a disk that is full for a while."""
 
 import logging
 
 from hpcmarl.runtime.log_files import LogFile
+from hpcmarl.tracking.base import Place
+from hpcmarl.tracking.tensorboard import TensorBoard
 from tests.support.disks import fill_up
+from tests.support.event_files import rows
 
 # ---- logs and the summary
 
@@ -27,3 +30,21 @@ def test_log_file_resumes_after_the_disk_was_full(small_disk, capsys):
     finally:
         logger.removeHandler(handler)
         handler.close()
+
+
+# ---- event files of TensorBoard
+
+
+def test_event_file_is_complete_after_the_disk_was_full(small_disk, caplog):
+    tracker = TensorBoard(Place(small_disk, "first", "0123"))
+    tracker.row(1, 10, 0.1, {f"learner/{number}": 1.0 for number in range(400)})
+    ballast = fill_up(small_disk, 0)
+    for version in range(2, 9):
+        tracker.row(version, 10 * version, 0.1, {f"learner/{number}": 2.0 for number in range(400)})
+    assert caplog.text.count("training continues") == 1
+    ballast.unlink()
+    tracker.row(9, 90, 0.1, {})
+    tracker.close()
+    found = rows(small_disk / "tensorboard")
+    assert [row["step"] for row in found] == list(range(10, 100, 10))
+    assert all(len(row) > 400 for row in found[:-1])

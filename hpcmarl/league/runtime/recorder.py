@@ -16,6 +16,8 @@ from hpcmarl.io.metrics_writer import MetricsWriter
 from hpcmarl.league.core.state import LeagueState, Member
 from hpcmarl.roles.base import Context, Interval, Paced
 from hpcmarl.roles.server.recorder import keep_summary
+from hpcmarl.roles.server.tracking import begin_tracking
+from hpcmarl.tracking import Trackers
 
 logger = logging.getLogger(__name__)
 FIRST_LINE, LONGEST_PAUSE = 5.0, 60.0  # seconds between progress lines; the pause doubles after each line
@@ -37,6 +39,7 @@ class LeagueRecords:
         self.context, self.state = context, league_state
         self.config = context.config
         self.metrics = MetricsWriter(context.run_directory)
+        self.trackers = Trackers()
         self.seconds_before = 0.0
         self.busy_seconds = self.match_seconds = 0.0
         self.actor_seconds = np.zeros(2)
@@ -51,8 +54,10 @@ class LeagueRecords:
     def begin(self) -> None:
         """Start the training time. Remove rows of metrics that the present checkpoint supersedes."""
         self._began = time.monotonic()
-        if self.context.resume is not None:
-            self.metrics.truncate(self.state.changes)
+        version = None if self.context.resume is None else self.state.changes
+        self.trackers = begin_tracking(self.context, version, self.env_steps)
+        if version is not None:
+            self.metrics.truncate(version)
         else:  # an earlier start left no checkpoint, so its rows are superseded
             earlier = f"start-{self.context.start_number - 1:04d}-metrics.csv"
             self.metrics.truncate(None, self.context.run_directory / "starts" / earlier)
@@ -169,6 +174,7 @@ class LeagueRecords:
                 f"{member.name}/env_steps": member.all_env_steps,
             }
         self.metrics.append(row)
+        self.trackers.row(row)
 
     def finish(self, status: str, error: str | None) -> None:
         """Write the last row of metrics and summary.json.
@@ -196,6 +202,7 @@ class LeagueRecords:
             "versions": self.context.versions(),
         }
         self.metrics.close()
+        self.trackers.close(summary)
         keep_summary(self.context, summary)
         logger.info("%s after %s", status, self._text())
         logger.info(
@@ -217,6 +224,7 @@ class LeagueRecords:
 
     def close(self) -> None:
         self.metrics.close()
+        self.trackers.close()
 
     def state_dict(self) -> dict[str, Any]:
         """Return the times, so that a resumed run continues to count them."""

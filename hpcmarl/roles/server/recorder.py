@@ -21,10 +21,12 @@ from hpcmarl.roles.efficiency import Efficiency
 from hpcmarl.roles.reports import ActorReport, LearnerReport
 from hpcmarl.roles.server.operations import count_operations
 from hpcmarl.roles.server.progress import Display
+from hpcmarl.roles.server.tracking import begin_tracking
 from hpcmarl.roles.statistics import LearnerMeans, SlotsHeard
 from hpcmarl.roles.timing import GroupTimes
 from hpcmarl.roles.worker_plan import kinds_of_slots
 from hpcmarl.rollouts.exchange import worker_of_slots
+from hpcmarl.tracking import Trackers
 from hpcmarl.types import Gradient
 
 logger = logging.getLogger(__name__)
@@ -82,6 +84,7 @@ class Recorder:
         best: Largest mean of recent returns so far.
         lost: Ranks lost in this start of the run. A resumed run has all its ranks again.
         evaluation: Result of the newest evaluation; empty before the first.
+        trackers: Other tools that show the metrics; they start with the training.
         watch: Called at the end of every round; used by benchmarks.
         last_row: Version, seconds and environment steps of the newest metrics row.
         row_before: The same of the newest row of an earlier version.
@@ -94,6 +97,7 @@ class Recorder:
         self.metrics = MetricsWriter(
             context.run_directory, guard=None if context.lock is None else context.lock.watch
         )
+        self.trackers = Trackers()
         self.display = Display(context)
         self.efficiency = Efficiency(context.config, context.topology)
         self.totals: dict[str, float] = dict.fromkeys(
@@ -139,8 +143,11 @@ class Recorder:
         """Begin to count training time, and remove metrics rows that this start supersedes."""
         self._began = time.monotonic()
         self.last_row = self.row_before = (-1, self.seconds, self.totals["env_steps"])
-        if self.context.resume is not None:
-            self.metrics.truncate(int(self.context.resume["engine"]["rule"]["round"]))
+        resume = self.context.resume
+        version = None if resume is None else int(resume["engine"]["rule"]["round"])
+        self.trackers = begin_tracking(self.context, version, int(self.totals["env_steps"]))
+        if version is not None:
+            self.metrics.truncate(version)
         else:  # rows of an earlier start that has no checkpoint are superseded
             earlier = f"start-{self.context.start_number - 1:04d}-metrics.csv"
             self.metrics.truncate(None, self.context.run_directory / "starts" / earlier)
@@ -369,6 +376,7 @@ class Recorder:
                 "eval_return_mean": self.evaluation["return_mean"],
             }
         self.metrics.append(row, {"trajectories": np.array(self.group_counts, float), **self.times.groups()})
+        self.trackers.row(row)
         self.fields = row
 
     def _counters(self) -> dict[str, float]:
@@ -448,6 +456,7 @@ class Recorder:
             "versions": self.context.versions(),
         }
         self.metrics.close()
+        self.trackers.close(summary)
         keep_summary(self.context, summary)
         self.display.finish(summary)
 
@@ -457,6 +466,7 @@ class Recorder:
     def close(self) -> None:
         self.display.close()
         self.metrics.close()
+        self.trackers.close()
 
     def state_dict(self) -> dict[str, Any]:
         """Return counters and newest returns, so that a resumed run continues to count."""
