@@ -39,6 +39,7 @@ from hpcmarl.runtime.host_memory import UNKNOWN, MemoryFacts, crowded_hosts, fre
 from hpcmarl.runtime.log_files import LogFile
 from hpcmarl.runtime.rank import AbortHook, Rank, serve
 from hpcmarl.runtime.root_broadcast import run_on_root_and_broadcast
+from hpcmarl.runtime.tracing import measure_clocks_again, traced
 from hpcmarl.types import EnvironmentSpec
 
 if TYPE_CHECKING:
@@ -137,6 +138,7 @@ def train_planned(
         # Objects that exist now stay until the end: garbage collections need not visit them.
         gc.freeze()
         code = serve(rank, signals)
+        measure_clocks_again(context)
         rank.close()
         seconds = LEAVING_SECONDS if finish is None else FINISHING_SECONDS
         if transport.rank == context.topology.server:
@@ -254,13 +256,15 @@ def prepare(
         context, start_number=found["start"], start_version=found["version"], run_id=found["run"]
     )
     if not opened:
-        return replace(
-            context, processes={topology.server: tuple(found["server"])} if found["server"] else {}
+        return traced(
+            replace(context, processes={topology.server: tuple(found["server"])} if found["server"] else {})
         )
     context = replace(context, processes=processes)
     remarks = (*((choice,) if choice else ()), *opened[0].remarks)
     crowded = crowded_hosts(topology, context.model(drawn=False).size if config.league is None else 0, memory)
-    return replace(context, resume=opened[0].state, lock=opened[0].lock, remarks=remarks, warnings=crowded)
+    return traced(
+        replace(context, resume=opened[0].state, lock=opened[0].lock, remarks=remarks, warnings=crowded)
+    )
 
 
 def _sides(config: Config, spec: EnvironmentSpec) -> Sequence[EnvironmentSpec]:

@@ -26,7 +26,7 @@ EVERYTHING = {"*"}
 # layers of which the ranks of a run consist
 RUNS = (
     BASIS
-    | {"maths", "nets", "algos", "optim", "envs", "io", "comm", "launch", "rollouts"}
+    | {"maths", "nets", "algos", "optim", "envs", "io", "comm", "launch", "rollouts", "tracing"}
     | {f"config.{name}" for name in ("file", "differences", "plain")}
 )
 # room (a package or module) -> rooms that it may import besides itself; a new room needs a line here
@@ -122,6 +122,7 @@ ALLOWED = {
     "comm": BASIS,
     "launch": BASIS,
     "rollouts": BASIS | {"comm"},
+    "tracing": BASIS | {"comm", "io"},
     "algos": BASIS | {"maths", "nets"},
     "roles": RUNS,
     "league.core": BASIS | {"maths"},
@@ -135,7 +136,7 @@ ALLOWED = {
     "respawned_actor": RUNS | {"roles", "runtime", "train"},
     # only sampled.py and playing.py play episodes
     "sim": BASIS | {"optim", "maths", "config.sweep", "config.file", "nets", "algos", "envs"},
-    "analysis": BASIS | {"io", "maths", "config.file", "config.presets", "config.yaml_text"},
+    "analysis": BASIS | {"io", "maths", "tracing", "config.file", "config.presets", "config.yaml_text"},
     "doctor": EVERYTHING,
     "bench": EVERYTHING,
     "cli": EVERYTHING,

@@ -113,6 +113,15 @@ class LoggingConfig(Section):
         ),
     )
     every_seconds: PositiveFloat = Field(1.0, description="shortest time between rows of metrics, in seconds")
+    trace: bool = Field(
+        False, description="record what each rank does over time, for the timeline of hpcmarl trace"
+    )
+    trace_megabytes: PositiveInt = Field(
+        64,
+        description=(
+            "largest size of the trace of one rank, in MB; beyond it the newest spans replace the oldest"
+        ),
+    )
 
 
 class FaultsConfig(Section):
