@@ -11,6 +11,7 @@ import gc
 import logging
 import os
 import sys
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -245,6 +246,7 @@ def prepare(
             "start": start.number,
             "version": start.version,
             "run": start.run,
+            "clock": time.perf_counter(),
         }
         return facts | {"spec": spec.tree(), "server": list(processes.get(topology.server, ()))}
 
@@ -257,13 +259,15 @@ def prepare(
     )
     if not opened:
         return traced(
-            replace(context, processes={topology.server: tuple(found["server"])} if found["server"] else {})
+            replace(context, processes={topology.server: tuple(found["server"])} if found["server"] else {}),
+            found["clock"],
         )
     context = replace(context, processes=processes)
     remarks = (*((choice,) if choice else ()), *opened[0].remarks)
     crowded = crowded_hosts(topology, context.model(drawn=False).size if config.league is None else 0, memory)
     return traced(
-        replace(context, resume=opened[0].state, lock=opened[0].lock, remarks=remarks, warnings=crowded)
+        replace(context, resume=opened[0].state, lock=opened[0].lock, remarks=remarks, warnings=crowded),
+        found["clock"],
     )
 
 

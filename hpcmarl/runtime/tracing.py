@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from dataclasses import asdict, replace
 from typing import Any
@@ -18,15 +19,19 @@ FORMAT_VERSION = 1
 MEGABYTE = 1_000_000
 
 
-def traced(context: Context) -> Context:
+def traced(context: Context, origin: float = math.nan) -> Context:
     """Return the context with a recorder, if the run has `logging.trace`. Collective then.
 
     A process that replaces a dead rank cannot take part in the alignment of clocks.
+
+    Args:
+        context: Context of this rank.
+        origin: Time of rank 0 that timelines show as zero; NaN in a replacement.
     """
     settings = context.config.logging
     if not settings.trace:
         return context
-    alignment = own_alignment() if context.replaces else align(context.transport)
+    alignment = own_alignment() if context.replaces else align(context.transport, origin)
     name = f"rank-{context.rank:04d}" + (f"-{os.getpid()}" if context.replaces else "")
     directory = RunDirectory(context.run_directory).trace_directory(context.start_number)
     files = PartFiles(directory, name, _header(context, alignment), settings.trace_megabytes * MEGABYTE)

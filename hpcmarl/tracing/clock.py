@@ -47,7 +47,7 @@ class Alignment:
         uncertainty: Bound of the offset's error, seconds; NaN likewise.
         group: Number of this rank's clock, from 0.
         leaders: First rank of each clock.
-        origin: Time of rank 0 at the alignment, which readers show as zero.
+        origin: Time of rank 0 that readers show as zero; NaN: unknown.
         wall: time.time() of this rank when its clock was `read_at`.
         read_at: See `wall`.
     """
@@ -109,17 +109,16 @@ def own_alignment() -> Alignment:
     return Alignment(nan, nan, -1, (), nan, time.time(), clock())
 
 
-def align(transport: Transport, key: bytes | None = None) -> Alignment:
+def align(transport: Transport, origin: float, key: bytes | None = None) -> Alignment:
     """Measure the offsets of all clocks. Collective, before the first message of a run.
 
     Args:
         transport: Transport of this rank.
+        origin: Time of rank 0 that readers show as zero; equal on all ranks.
         key: Bytes that are equal on all ranks that share a clock; None: those of `clock_key`.
     """
     read_at, wall = clock(), time.time()
     if transport.shares_memory((transport.rank + 1) % transport.size):  # virtual ranks share a clock
-        own = _CLOCK.pack(read_at) if transport.rank == 0 else None
-        (origin,) = _CLOCK.unpack(transport.broadcast(own))
         return Alignment(0.0, 0.0, 0, (0,), origin, wall, read_at)
     keys = transport.gather_at_first(clock_key() if key is None else key)
     numbers = {each: number for number, each in enumerate(dict.fromkeys(keys))}
@@ -133,11 +132,10 @@ def align(transport: Transport, key: bytes | None = None) -> Alignment:
             table[group] = best_round(_ask(transport, leader, START_SECONDS))
     elif transport.rank in leaders:
         _answer(transport, START_SECONDS * len(leaders))
-    own = struct.pack("<d", read_at) + table.tobytes() if transport.rank == 0 else None
-    data = np.frombuffer(transport.broadcast(own), np.float64)
+    data = np.frombuffer(transport.broadcast(table.tobytes() if transport.rank == 0 else None), np.float64)
     group = int(groups[transport.rank])
-    offset, uncertainty = data[1:].reshape(-1, 2)[group].tolist()
-    return Alignment(offset, uncertainty, group, leaders, float(data[0]), wall, read_at)
+    offset, uncertainty = data.reshape(-1, 2)[group].tolist()
+    return Alignment(offset, uncertainty, group, leaders, origin, wall, read_at)
 
 
 def align_again(transport: Transport, alignment: Alignment) -> list[tuple[int, float, float, float]]:
