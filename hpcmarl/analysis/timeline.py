@@ -29,6 +29,7 @@ from hpcmarl.types import Array
 NAME = re.compile(r"rank-(\d+)(-\d+)?\.(\d+)\.trace")
 START = re.compile(r"start-(\d+)")
 NUMBERS_OF_A_PAIR = 1 << 22  # numbers of flows stay below 2^53 for 30,000 ranks
+FACTS = {"rank", "ranks", "roles", "host", "clock", "spans", "kinds", "other_threads"}
 SENT, RECEIVED = int(Span.SEND), int(Span.RECEIVE)
 
 
@@ -189,7 +190,7 @@ def _parts(directory: Path, selection: Selection, summary: Summary) -> list[Part
             header = json.loads(content) if tag == HEAD else None
         except (FormatError, ValueError):
             header = None
-        if not isinstance(header, dict) or header.get("rank") != int(match[1]):
+        if not (isinstance(header, dict) and header.keys() >= FACTS and header["rank"] == int(match[1])):
             summary.damaged.append(path.name)
             continue
         parts.append(Part(path, header))
@@ -211,14 +212,13 @@ def _blocks(path: Path) -> Iterator[tuple[bytes, bytes]]:
 
 
 def _clocks_at_end(directory: Path) -> dict[int, tuple[float, float]]:
-    """Return number of the clock -> its time and offset at the end of the run, from rank 0's newest part."""
-    newest = max(directory.glob("rank-0000.*.trace"), default=None)
-    found: dict[int, tuple[float, float]] = {}
-    with contextlib.suppress(FormatError, ValueError):
-        for tag, content in _blocks(newest) if newest is not None else ():
-            if tag == CLOCKS:
-                found = {int(row[0]): (row[1], row[2]) for row in json.loads(content)["clocks"]}
-    return found
+    """Return number of the clock -> its time and offset at the end of the run, from rank 0's parts."""
+    for path in sorted(directory.glob("rank-0000.*.trace"), reverse=True):  # the newest has it in most cases
+        with contextlib.suppress(FormatError, ValueError):
+            for tag, content in _blocks(path):
+                if tag == CLOCKS:
+                    return {int(row[0]): (row[1], row[2]) for row in json.loads(content)["clocks"]}
+    return {}
 
 
 class _Offsets:
@@ -279,7 +279,8 @@ def _write_part(
         if tag != SPANS or len(content) % RECORD_DTYPE.itemsize:
             continue
         records = np.frombuffer(content, RECORD_DTYPE)
-        begun, later = float(clock["read_at"]), clocks.get(int(clock["group"]))
+        begun = float(clock["read_at"])
+        later = None if clock["offset"] is None else clocks.get(int(clock["group"]))
         began = aligned(records["began"], offset, begun, later) - offset_of.origin
         ended = aligned(records["ended"], offset, begun, later) - offset_of.origin
         shown = (ended >= selection.begin) & (ended >= began)
@@ -310,10 +311,10 @@ def _event_writer(
 ) -> Callable[[TextIO, Array, Array, Array], int]:
     """Return a function that writes the events of some records of a rank, and returns the arrows to it."""
     rank, ranks = int(header["rank"]), int(header["ranks"])
-    names = {int(number): name for number, name in header["spans"].items()}
-    kinds = {int(number): name for number, name in header["kinds"].items()}
+    names = {int(number): _escaped(name) for number, name in header["spans"].items()}
+    kinds = {int(number): _escaped(name) for number, name in header["kinds"].items()}
     others = set(header["other_threads"])
-    category = "+".join(header["roles"])
+    category = _escaped("+".join(header["roles"]))
 
     def arrow(phase: str, pair: int, number: int, at: float, kind: str) -> str:
         flow = pair * NUMBERS_OF_A_PAIR + number % NUMBERS_OF_A_PAIR
@@ -347,3 +348,8 @@ def _event_writer(
         return arrows
 
     return write
+
+
+def _escaped(text: str) -> str:
+    """Return a text as it stands between the quotes of JSON."""
+    return json.dumps(str(text))[1:-1]

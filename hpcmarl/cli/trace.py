@@ -90,7 +90,9 @@ def _remarks(damaged: list[str], ignored: int, dropped: int, written: int) -> li
     """Return remarks on what the timeline lacks."""
     remarks = [f"{len(damaged)} damaged files are left out: {', '.join(damaged[:3])}"] if damaged else []
     if ignored:
-        remarks.append(f"{ignored:,} bytes after the last whole block are left out (the run was killed)")
+        remarks.append(
+            f"{ignored:,} bytes after the last whole block are left out (the run was killed, or still runs)"
+        )
     if dropped:
         remarks.append(
             f"the oldest spans of {dropped} ranks were replaced by newer ones; raise logging.trace_megabytes"

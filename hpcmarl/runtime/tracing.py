@@ -49,6 +49,7 @@ def measure_clocks_again(context: Context) -> None:
         return
     assert isinstance(context.transport, TracedTransport)
     clocks = align_again(context.transport.inner, context.transport.alignment)
+    context.trace.flush()
     if clocks:
         context.trace.files.add_clocks({"clocks": clocks})
 
