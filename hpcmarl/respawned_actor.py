@@ -23,6 +23,7 @@ from hpcmarl.roles.base import Context
 from hpcmarl.runtime.payloads import RespawnedStart
 from hpcmarl.runtime.rank import AbortHook, Rank, serve
 from hpcmarl.runtime.respawn import RespawnManager
+from hpcmarl.runtime.tracing import traced
 from hpcmarl.training import start_logging
 
 logger = logging.getLogger(__name__)
@@ -72,7 +73,7 @@ def main() -> None:
         context = context_of(transport, start)
         transport.join(context.topology.size, RespawnManager(context).parent_of(context.rank))
         start_logging(context)
-        hook.rank = rank = Rank(context)
+        hook.rank = rank = Rank(traced(context))
         try:
             serve(rank, signals)
         except PeerFailure as error:

@@ -11,6 +11,7 @@ import gc
 import logging
 import os
 import sys
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -39,6 +40,7 @@ from hpcmarl.runtime.host_memory import UNKNOWN, MemoryFacts, crowded_hosts, fre
 from hpcmarl.runtime.log_files import LogFile
 from hpcmarl.runtime.rank import AbortHook, Rank, serve
 from hpcmarl.runtime.root_broadcast import run_on_root_and_broadcast
+from hpcmarl.runtime.tracing import measure_clocks_again, traced
 from hpcmarl.tracking import check_trackers
 from hpcmarl.types import EnvironmentSpec
 
@@ -138,6 +140,7 @@ def train_planned(
         # Objects that exist now stay until the end: garbage collections need not visit them.
         gc.freeze()
         code = serve(rank, signals)
+        measure_clocks_again(context)
         rank.close()
         seconds = LEAVING_SECONDS if finish is None else FINISHING_SECONDS
         if transport.rank == context.topology.server:
@@ -245,6 +248,7 @@ def prepare(
             "start": start.number,
             "version": start.version,
             "run": start.run,
+            "clock": time.perf_counter(),
         }
         return facts | {"spec": spec.tree(), "server": list(processes.get(topology.server, ()))}
 
@@ -256,13 +260,17 @@ def prepare(
         context, start_number=found["start"], start_version=found["version"], run_id=found["run"]
     )
     if not opened:
-        return replace(
-            context, processes={topology.server: tuple(found["server"])} if found["server"] else {}
+        return traced(
+            replace(context, processes={topology.server: tuple(found["server"])} if found["server"] else {}),
+            found["clock"],
         )
     context = replace(context, processes=processes)
     remarks = (*((choice,) if choice else ()), *opened[0].remarks)
     crowded = crowded_hosts(topology, context.model(drawn=False).size if config.league is None else 0, memory)
-    return replace(context, resume=opened[0].state, lock=opened[0].lock, remarks=remarks, warnings=crowded)
+    return traced(
+        replace(context, resume=opened[0].state, lock=opened[0].lock, remarks=remarks, warnings=crowded),
+        found["clock"],
+    )
 
 
 def _sides(config: Config, spec: EnvironmentSpec) -> Sequence[EnvironmentSpec]:

@@ -26,7 +26,7 @@ EVERYTHING = {"*"}
 # layers of which the ranks of a run consist
 RUNS = (
     BASIS
-    | {"maths", "nets", "algos", "optim", "envs", "io", "comm", "launch", "rollouts", "tracking"}
+    | {"maths", "nets", "algos", "optim", "envs", "io", "comm", "launch", "rollouts", "tracing", "tracking"}
     | {f"config.{name}" for name in ("file", "differences", "plain")}
 )
 # room (a package or module) -> rooms that it may import besides itself; a new room needs a line here
@@ -123,6 +123,7 @@ ALLOWED = {
     "launch": BASIS,
     "tracking": BASIS,
     "rollouts": BASIS | {"comm"},
+    "tracing": BASIS | {"comm", "io"},
     "algos": BASIS | {"maths", "nets"},
     "roles": RUNS,
     "league.core": BASIS | {"maths"},
@@ -136,7 +137,7 @@ ALLOWED = {
     "respawned_actor": RUNS | {"roles", "runtime", "training"},
     # only sampled.py and playing.py play episodes
     "sim": BASIS | {"optim", "maths", "config.sweep", "config.file", "nets", "algos", "envs"},
-    "analysis": BASIS | {"io", "maths", "config.file", "config.presets", "config.yaml_text"},
+    "analysis": BASIS | {"io", "maths", "tracing", "config.file", "config.presets", "config.yaml_text"},
     "doctor": EVERYTHING,
     "bench": EVERYTHING,
     "interface": EVERYTHING,

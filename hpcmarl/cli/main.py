@@ -42,6 +42,7 @@ from hpcmarl.cli.common import (
 from hpcmarl.cli.show import config_app, list_app
 from hpcmarl.cli.simulate import simulate
 from hpcmarl.cli.submit import submit
+from hpcmarl.cli.trace import trace
 from hpcmarl.errors import HpcmarlError
 
 if TYPE_CHECKING:
@@ -65,6 +66,7 @@ app.add_typer(list_app, name="list")
 app.add_typer(bench_app, name="bench")
 app.command()(simulate)
 app.command()(submit)
+app.command()(trace)
 
 
 def _show_version(wanted: bool) -> None:

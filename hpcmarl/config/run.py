@@ -144,6 +144,16 @@ class LoggingConfig(Section):
         json_schema_extra=_with_short_form,
     )
 
+    trace: bool = Field(
+        False, description="record what each rank does over time, for the timeline of hpcmarl trace"
+    )
+    trace_megabytes: PositiveInt = Field(
+        64,
+        description=(
+            "largest size of the trace of one rank, in MB; beyond it the newest spans replace the oldest"
+        ),
+    )
+
     @field_validator("wandb", mode="before")
     @classmethod
     def _mode_alone(cls, value: Any) -> Any:

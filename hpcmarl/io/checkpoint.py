@@ -13,6 +13,7 @@ import logging
 import os
 import re
 import threading
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -292,6 +293,8 @@ class CheckpointWriter:
         last_path: The newest checkpoint that was written; None before the first one.
         last_version: Its version.
         last_error: Error of the most recent attempt; None if it succeeded.
+        on_written: Called in the thread after each attempt with its begin and end, in seconds of
+            time.perf_counter(), and the version; None: attempts are not timed.
     """
 
     def __init__(
@@ -309,6 +312,7 @@ class CheckpointWriter:
         self.last_path: Path | None = None
         self.last_version: int | None = None
         self.last_error: StorageError | None = None
+        self.on_written: Callable[[float, float, int], None] | None = None
         self._errors: list[StorageError] = []
         self._pending: tuple[dict[str, Tree], int, dict[str, Any]] | None = None
         self._busy = False
@@ -367,6 +371,7 @@ class CheckpointWriter:
                     return
                 (state, version, attributes), self._pending, self._busy = self._pending, None, True
             error: StorageError | None = None
+            began = time.perf_counter()
             try:
                 self._guard()
                 path = save_checkpoint(self.directory, state, version=version, attributes=attributes)
@@ -377,6 +382,8 @@ class CheckpointWriter:
             except Exception as problem:  # the thread must not die silently: poll() returns every error
                 error = StorageError(f"{self.directory}: checkpoint of version {version} failed: {problem!r}")
                 error.__cause__ = problem
+            if self.on_written is not None:
+                self.on_written(began, time.perf_counter(), version)
             with self._changed:
                 self._busy, self.last_error = False, error
                 if error is not None:

@@ -53,6 +53,7 @@ class RunDirectory:
         self.trajectories = self.path / "trajectories"
         self.replay = self.path / "replay"
         self.logs = self.path / "logs"
+        self.traces = self.path / "trace"
 
     def log_path(self, rank: int) -> Path:
         """Return logs/rank-NNNN.log."""
@@ -61,6 +62,10 @@ class RunDirectory:
     def trajectory_directory(self, rank: int) -> Path:
         """Return trajectories/rank-NNNN."""
         return self.trajectories / f"rank-{rank:04d}"
+
+    def trace_directory(self, start: int) -> Path:
+        """Return trace/start-NNNN."""
+        return self.traces / f"start-{start:04d}"
 
     def replay_directory(self, group: int) -> Path:
         """Return replay/group-NNNN."""

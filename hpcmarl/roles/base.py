@@ -34,6 +34,7 @@ from hpcmarl.optim.sparse import SparseTopology
 from hpcmarl.packing import pack
 from hpcmarl.rollouts.codec import RolloutCodec
 from hpcmarl.rollouts.exchange import plan_lanes
+from hpcmarl.tracing.spans import Tracer
 from hpcmarl.types import EnvironmentSpec, FloatArray
 
 if TYPE_CHECKING:
@@ -70,6 +71,7 @@ class Context:
         remarks: Lines to log when logging begins; on the server's rank only.
         warnings: Warnings to log when logging begins; on the server's rank only.
         replaces: Whether this process replaces a dead one.
+        trace: Recorder of this rank's spans; None: the run has no trace.
     """
 
     config: Config
@@ -90,6 +92,7 @@ class Context:
     remarks: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
     replaces: bool = False
+    trace: Tracer | None = None
 
     @property
     def rank(self) -> int:
@@ -290,6 +293,7 @@ class Role(ABC):
     def __init__(self, context: Context, neighbours: Mapping[str, Role]) -> None:
         self.context = context
         self.transport = context.transport
+        self.trace = context.trace
         self.stopping = self.finished = False
         self._steps = 0
 

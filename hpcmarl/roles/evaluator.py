@@ -7,6 +7,7 @@ every group equally (`summarise`).
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -25,6 +26,7 @@ from hpcmarl.envs import (
 )
 from hpcmarl.errors import ConfigError, EnvironmentFailure
 from hpcmarl.roles.base import Context, Role, generator_for
+from hpcmarl.tracing.spans import Span
 from hpcmarl.types import ActionSpace, Array, BoolArray, EnvironmentSpec, Episode, Frame, Outcome
 
 Result = dict[str, Any]
@@ -107,7 +109,10 @@ class Evaluator(Role):
             self.match = Match(
                 self.algorithm, batch, settings.episodes, settings.greedy, settings.seed, index=index
             )
+        began = time.perf_counter()
         self.match.step()
+        if self.trace is not None:
+            self.trace.add(Span.EVALUATION, began, time.perf_counter(), version)
         if self.match.done:
             self.results.append(self.match.episodes)
             self.match.close()

@@ -38,6 +38,7 @@ from hpcmarl.rollouts.exchange import (
     HalfMemory,
     Turn,
 )
+from hpcmarl.tracing.spans import Span
 from hpcmarl.types import Frame
 
 logger = logging.getLogger(__name__)
@@ -167,7 +168,10 @@ class Worker(Role):
             return False  # a virtual rank of the same process
         began = time.perf_counter()
         exchange.sleep(self.number, heard, SLEEPING_SECONDS)
-        self.waited += time.perf_counter() - began
+        ended = time.perf_counter()
+        self.waited += ended - began
+        if self.trace is not None:
+            self.trace.waited(began, ended)
         return True
 
     def _serve(self, half: HalfMemory) -> None:
@@ -196,12 +200,16 @@ class Worker(Role):
             environment.step(half.actions, outcome, frame)
             if self._delay:
                 time.sleep(self._delay)
-            half.seconds[0] += time.perf_counter() - began
+            ended, span = time.perf_counter(), Span.ENVIRONMENT
+            half.seconds[0] += ended - began
             half.write_ends(outcome)
         else:
             began = time.perf_counter()
             self._begin_episodes(half, command, half.frame(arena, row))
-            half.seconds[0] += time.perf_counter() - began
+            ended, span = time.perf_counter(), Span.EPISODES
+            half.seconds[0] += ended - began
+        if self.trace is not None:
+            self.trace.add(span, began, ended)
         for place, name in enumerate(COUNTS, COUNTERS):
             numbers[place] = environment.counts[name]
         if environment.counts["quarantined"]:

@@ -27,6 +27,7 @@ from hpcmarl.roles.base import Context, Role
 from hpcmarl.runtime.heartbeat import Liveness, RunLost, ServerLost, ServerSilent
 from hpcmarl.runtime.payloads import LostRank, ReplacedRank
 from hpcmarl.runtime.respawn import RespawnManager
+from hpcmarl.tracing.spans import NO_NUMBER, NO_PEER, Span, Tracer
 
 logger = logging.getLogger(__name__)
 
@@ -76,6 +77,7 @@ class Rank:
     def __init__(self, context: Context) -> None:
         self.context = context
         self.transport = context.transport
+        self.trace = context.trace
         self.roles: dict[str, Role] = {}
         self.exit_code: int | None = None
         self.liveness = Liveness(context)
@@ -106,12 +108,17 @@ class Rank:
                 break
             busy = True
             self.liveness.heard(message.source)
-            self._take(message)
+            if self.trace is None:
+                self._take(message)
+            else:
+                self._take_traced(message, self.trace)
         if self.exit_code is None:
             self._check_peers()
         for name, role in self.roles.items():
             self.present = name
             busy = role.step() or busy
+        if self.trace is not None:
+            self.trace.tick()
         return busy
 
     def rest(self, backoff: Backoff) -> None:
@@ -120,7 +127,10 @@ class Rank:
             return
         began = time.perf_counter()
         backoff.wait(self.wake_at)
-        self.on_rested(time.perf_counter() - began)
+        ended = time.perf_counter()
+        if self.trace is not None:
+            self.trace.waited(began, ended)
+        self.on_rested(ended - began)
 
     def may_rest(self) -> bool:
         """Prepare every role for a sleep; return False if one of them has work after all."""
@@ -136,6 +146,15 @@ class Rank:
     def wake_at(self) -> float:
         """Time at which a role has work even without a message, in seconds of time.monotonic()."""
         return min(role.wake_at for role in self.roles.values())
+
+    def _take_traced(self, message: Message, trace: Tracer) -> None:
+        """Do the same as `_take`, and record the time that it takes."""
+        number, trace.number = trace.number, NO_NUMBER
+        # A team numbers its ranks anew and its messages not at all.
+        peer = NO_PEER if number == NO_NUMBER else min(message.source, NO_PEER)
+        kind, began = int(message.kind), time.perf_counter()
+        self._take(message)
+        trace.add(Span.RECEIVE, began, time.perf_counter(), number, peer, kind)
 
     def _take(self, message: Message) -> None:
         """Pass a message to its role, or handle it here if it concerns the rank as a whole."""
@@ -300,6 +319,8 @@ class Rank:
                 role.close()
             except Exception:
                 logger.exception("closing the %s failed", role.name)
+        if self.trace is not None:
+            self.trace.close()
         if self.context.lock is not None:
             self.context.lock.release()
 

@@ -38,6 +38,7 @@ from hpcmarl.league.runtime.sides import game_of
 from hpcmarl.league.runtime.team import Team
 from hpcmarl.roles.base import Context, Interval, Role
 from hpcmarl.runtime.heartbeat import RunLost
+from hpcmarl.tracing.spans import Span
 
 logger = logging.getLogger(__name__)
 MIN_REPORT_SECONDS = 0.5  # shortest interval between reports of a rank
@@ -164,7 +165,9 @@ class Client(Role):
         if self.matches.busy and self._match_is_due():
             began = time.perf_counter()
             outcome = self.matches.step()
-            took = time.perf_counter() - began
+            took = (ended := time.perf_counter()) - began
+            if self.trace is not None:
+                self.trace.add(Span.MATCH, began, ended)
             self.match_seconds += took
             self.this_match_seconds += took
             if outcome is not None:

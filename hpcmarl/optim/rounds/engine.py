@@ -5,6 +5,8 @@ The server, tests, the replay of traces and a simulator all run this object.
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -21,6 +23,8 @@ class Engine:
         used: Trajectories of accepted gradients.
         wasted: Trajectories of dropped gradients.
         direction_norm: Norm of the last round's direction.
+        on_step: Called after each step of the optimizer with its begin and end, in seconds of
+            time.perf_counter(), and the number of steps so far; None: steps are not timed.
     """
 
     def __init__(self, rule: RoundRule, optimizer: Optimizer) -> None:
@@ -29,6 +33,7 @@ class Engine:
         self.used = 0
         self.wasted = 0
         self.direction_norm = 0.0
+        self.on_step: Callable[[float, float, int], object] | None = None
         self._sums: list[Array | None] = [None] * (1 if rule.pooled else rule.groups)
 
     @property
@@ -102,7 +107,12 @@ class Engine:
             seen is not direction and not np.isfinite(direction).all()
         ):
             raise FloatingPointError(f"the direction of round {self.optimizer.updates} is not finite")
+        if self.on_step is None:
+            self.optimizer.step(direction)
+            return
+        began = time.perf_counter()
         self.optimizer.step(direction)
+        self.on_step(began, time.perf_counter(), self.optimizer.updates)
 
     def _add(self, gradient: Gradient) -> None:
         if gradient.vector is None:

@@ -31,6 +31,7 @@ from hpcmarl.roles.actor.worker_environments import WorkerEnvironments
 from hpcmarl.roles.base import REPORTS_PER_SECOND, Context, Interval, Role, generator_for
 from hpcmarl.roles.deterministic_quota import actor_quota
 from hpcmarl.roles.reports import ActorReport
+from hpcmarl.tracing.spans import Span
 from hpcmarl.types import FloatArray, Rollout
 
 
@@ -271,7 +272,10 @@ class Actor(Role):
         began = time.perf_counter()
         lanes[0].environment.prepare([lane.environment for lane in lanes])
         decisions = self.decider.decide(lanes)
-        self.counters["acting_seconds"] += time.perf_counter() - began
+        ended = time.perf_counter()
+        self.counters["acting_seconds"] += ended - began
+        if self.trace is not None:
+            self.trace.add(Span.INFERENCE, began, ended, self.version)
         for lane, decision in zip(lanes, decisions, strict=True):
             lane.begin_step(decision)
             if lane.environment.poll():
@@ -340,8 +344,12 @@ class Actor(Role):
         self.at_boundary = self._quota_done()
 
     def _record(self, rollout: Rollout) -> None:
-        if self.writer is not None:
-            self.writer.append(rollout)
+        if self.writer is None:
+            return
+        began = time.perf_counter()
+        self.writer.append(rollout)
+        if self.trace is not None:
+            self.trace.add(Span.TRAJECTORIES, began, time.perf_counter(), rollout.version)
 
     # ---- bookkeeping
 

@@ -78,7 +78,11 @@ class Environments(ABC):
             turns = EpisodeTurns(environment, assembler, memory, actor.numbers, first)
         ring = ArenaRing(arenas, fixed=remote is not None)
         shares, delay = self._random_shares(of_slots), self._trajectory_delay(of_slots)
-        return Lane(first, environment, ring, memory, turns, numbers, of_slots, remote, shares, delay)
+        lane = Lane(first, environment, ring, memory, turns, numbers, of_slots, remote, shares, delay)
+        lane.trace = self._context.trace
+        if turns is not None and remote is None:  # workers record the episodes that they begin
+            turns.trace = self._context.trace
+        return lane
 
     def _trajectory_delay(self, workers: Array) -> float:
         """Return the delay of every trajectory in the slots of some workers: that of the slowest kind."""

@@ -7,6 +7,7 @@ begin under a version. The actor numbers them in the order in which they begin.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 
 import numpy as np
@@ -15,6 +16,7 @@ from hpcmarl.comm.protocol import Buffer
 from hpcmarl.envs import BatchedEnvironment
 from hpcmarl.rollouts.assembler import EpisodeAssembler
 from hpcmarl.rollouts.layout import RolloutArena
+from hpcmarl.tracing.spans import Span, Tracer
 from hpcmarl.types import UNNUMBERED, BoolArray, FloatArray, Frame, Rollout
 
 UNLIMITED = 2**62
@@ -89,6 +91,9 @@ class EpisodeTurns:
         memory: Recurrent memory by policy, [n, N, H]; set to zero where an episode begins.
         numbers: Numbers of the actor's episodes.
         first: Number of the first of these slots among the actor's.
+
+    Attributes:
+        trace: Recorder of the begin of episodes; None: it is not recorded.
     """
 
     def __init__(
@@ -104,6 +109,7 @@ class EpisodeTurns:
         self.slots = environment.slots
         self._seen_allotment = UNLIMITED
         self._retired: set[int] = set()
+        self.trace: Tracer | None = None
 
     @property
     def active(self) -> int:
@@ -206,7 +212,7 @@ class EpisodeTurns:
         # An environment that raised has reported no episode, so the same number is played again.
         again = [slot for slot in ended if slot not in complete and self.environment.rests_next[slot]]
         if again:
-            self.environment.restart_slots(again, frame)
+            self._restart(again, frame)
         self._assign(
             [slot for slot in ended if slot in complete],
             version,
@@ -256,11 +262,17 @@ class EpisodeTurns:
             self.assembler.restart((slot,), row, version)
             self.assembler.resting[slot] = False
         if begin:
-            self.environment.restart_slots(begin, frame)
+            self._restart(begin, frame)
             for memory in self.memory.values():
                 memory[begin] = 0.0
         self._rest(rest, frame)
         self._mark()
+
+    def _restart(self, slots: Sequence[int], frame: Frame) -> None:
+        began = time.perf_counter()
+        self.environment.restart_slots(slots, frame)
+        if self.trace is not None:
+            self.trace.add(Span.EPISODES, began, time.perf_counter())
 
     def _retire(self) -> bool:
         """Leave the numbers of newly quarantined slots to others; return whether there are any."""

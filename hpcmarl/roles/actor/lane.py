@@ -20,6 +20,7 @@ from hpcmarl.roles.actor.remote_environment import RemoteEnvironment
 from hpcmarl.roles.actor.sender import ArenaRing
 from hpcmarl.roles.timing import TrajectoryTimer
 from hpcmarl.rollouts.layout import RolloutArena
+from hpcmarl.tracing.spans import Span, Tracer
 from hpcmarl.types import Array, Decision, FloatArray, Frame, IntArray, Outcome
 
 
@@ -58,6 +59,7 @@ class Lane:
         arena_version: Version at the first row of the arena.
         ready_at: Time of the next step after injected delays, in seconds of time.monotonic().
         ready_since: Time since when the lane waits for actions, in seconds of time.monotonic().
+        trace: Recorder of the rank's spans; None: there is no trace.
     """
 
     first: int
@@ -77,6 +79,7 @@ class Lane:
     arena_version: int = -1
     ready_at: float = 0.0
     ready_since: float = 0.0
+    trace: Tracer | None = None
     timer: TrajectoryTimer = field(init=False)
 
     def __post_init__(self) -> None:
@@ -126,7 +129,10 @@ class Lane:
             self.remote.aim(self.ring.number, row)
         began = time.perf_counter()
         self.environment.step(actions, outcome, arena.frames[row + 1])
-        self._own_seconds += time.perf_counter() - began
+        ended = time.perf_counter()
+        self._own_seconds += ended - began
+        if self.trace is not None and self.remote is None:
+            self.trace.add(Span.ENVIRONMENT, began, ended)
 
     def end_step(self) -> int:
         """Take note that the environments have stepped.

@@ -36,6 +36,7 @@ from hpcmarl.roles.learner.round_end import RoundEnd
 from hpcmarl.roles.learner.start_order import StartOrder
 from hpcmarl.roles.reports import LearnerReport
 from hpcmarl.roles.statistics import EpisodeLog, Means
+from hpcmarl.tracing.spans import Span
 from hpcmarl.types import BoolArray, FloatArray
 
 GRADIENTS_UNDER_WAY = 2
@@ -291,8 +292,10 @@ class Learner(Role):
         if not self.gradient_filter.accepts(vector, work.actor_ranks, self.version):
             self.rollouts.refuse(work)
             return
-        seconds = time.perf_counter() - began
+        seconds = (ended := time.perf_counter()) - began
         self.learning_seconds += seconds
+        if self.trace is not None:
+            self.trace.add(Span.GRADIENT, began, ended, self.version)
         statistics["gradient_seconds"] = seconds / count
         version = rollouts[0].version if self.algorithm.on_policy else self.version
         current = version == self.version

@@ -7,6 +7,7 @@ replicas identical.
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from typing import Any
 
@@ -17,6 +18,7 @@ from hpcmarl.comm.transport import Reduction, Regrouping
 from hpcmarl.optim.sparse import needs_all
 from hpcmarl.packing import pack, unpack
 from hpcmarl.roles.base import Context
+from hpcmarl.tracing.spans import Span
 from hpcmarl.types import Array, BoolArray, FloatArray
 
 
@@ -29,7 +31,7 @@ class OptimizerReplica:
     """
 
     def __init__(self, context: Context, algorithm: Algorithm, group: int) -> None:
-        self.transport = context.transport
+        self.transport, self.trace = context.transport, context.trace
         self.rule = context.rule()
         self.group = group
         self.optimizer = context.optimizer(algorithm)
@@ -128,7 +130,10 @@ class OptimizerReplica:
             np.place(direction, self.summed, needed)
         if not np.all(np.isfinite(direction)):
             raise FloatingPointError(f"the summed direction of round {self.optimizer.updates} is not finite")
+        began = time.perf_counter()
         self.optimizer.step(direction)
+        if self.trace is not None:
+            self.trace.add(Span.OPTIMIZER, began, time.perf_counter(), self.optimizer.updates)
         return self.optimizer.query_point(), self._closing.popleft()
 
     def go_on_without(self, lost: int) -> tuple[Array, int] | None:

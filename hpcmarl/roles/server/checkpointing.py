@@ -24,6 +24,7 @@ from hpcmarl.comm.protocol import Kind, control
 from hpcmarl.errors import StorageError
 from hpcmarl.io.checkpoint import CheckpointWriter
 from hpcmarl.roles.base import Context
+from hpcmarl.tracing.spans import Span
 
 logger = logging.getLogger(__name__)
 STATE_TIMEOUT = 10.0  # seconds
@@ -55,6 +56,8 @@ class CheckpointCoordinator:
         self.writer = CheckpointWriter(
             context.run_directory / "checkpoints", keep=context.config.checkpoint.keep, guard=guard
         )
+        if context.trace is not None:
+            self.writer.on_written = context.trace.later(Span.CHECKPOINT_FILE)
         self.pending: dict[str, Any] | None = None
         self.version = 0
         self.deadline = 0.0
@@ -252,7 +255,10 @@ class CheckpointCoordinator:
                 "checkpoint %d is written without the state of %s", version, ", ".join(state["missing"])
             )
         self.not_written = None
+        began = time.perf_counter()
         self.writer.submit(state, version=version, attributes=self.context.attributes("server"))
+        if self.context.trace is not None:
+            self.context.trace.add(Span.CHECKPOINT, began, time.perf_counter(), version)
         return True
 
     def distribute(self, resume: dict[str, Any] | None) -> list[tuple[str, int, dict[str, Any]]]:

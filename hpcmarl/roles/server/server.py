@@ -13,6 +13,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from hpcmarl.comm.protocol import Flags, Kind, vector_message, vector_of
@@ -27,6 +28,7 @@ from hpcmarl.roles.reports import ActorReport, LearnerReport
 from hpcmarl.roles.server.checkpointing import CheckpointCoordinator
 from hpcmarl.roles.server.recorder import Recorder
 from hpcmarl.roles.server.stragglers import StragglerMonitor
+from hpcmarl.tracing.spans import Span
 from hpcmarl.types import Gradient
 
 logger = logging.getLogger(__name__)
@@ -57,6 +59,8 @@ class Server(Role):
         self.evaluator = evaluator
         algorithm = evaluator.algorithm
         self.engine = Engine(context.rule(), context.optimizer(algorithm))
+        if self.trace is not None:
+            self.engine.on_step = partial(self.trace.add, Span.OPTIMIZER)
         self.links = [LatestLink(self.transport, group.learner) for group in context.topology.groups]
         # Each step flushes only the links of these groups, not all links.
         self.behind: set[int] = set()
@@ -120,7 +124,10 @@ class Server(Role):
                 self.context.topology.groups[gradient.group].learner, Kind.LATE, version=gradient.version
             )
         self._execute(commands)
-        self.recorder.times.served(time.perf_counter() - began)
+        ended = time.perf_counter()
+        self.recorder.times.served(ended - began)
+        if self.trace is not None:
+            self.trace.add(Span.SERVE, began, ended, gradient.version)
 
     def _execute(self, commands: Sequence[Command]) -> None:
         """Execute the engine's commands that need communication."""

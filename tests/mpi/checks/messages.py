@@ -6,6 +6,7 @@ import numpy as np
 
 from hpcmarl.comm.protocol import HEADER_BYTES, Header, Kind, control, write_header
 from hpcmarl.comm.transport import Backoff, receive_from
+from hpcmarl.tracing.clock import KEY_BYTES, align, align_again
 from tests.mpi.checks import Ranks, on_ranks
 
 CHUNK_BYTES = 4096
@@ -112,4 +113,20 @@ def a_message_wakes_a_sleeping_rank(ranks: Ranks) -> None:
         receive_from(transport, Kind.PING, 60.0).release()
         assert transport.rest(0.0) is False
     transport.gather(b"done")
+    transport.close()
+
+
+@on_ranks(2, 4)
+def clocks_of_all_hosts_are_aligned(ranks: Ranks) -> None:
+    """Each rank counts as a host of its own, though all share one clock: the true offsets are zero."""
+    transport = ranks.transport()
+    alignment = align(transport, 5.0, ranks.rank.to_bytes(KEY_BYTES, "little"))
+    assert (alignment.group, alignment.origin) == (ranks.rank, 5.0)
+    assert alignment.leaders == tuple(range(ranks.size))
+    assert abs(alignment.offset) <= alignment.uncertainty < 1.0
+    found = align_again(transport, alignment)
+    assert [row[0] for row in found] == (list(range(1, ranks.size)) if ranks.rank == 0 else [])
+    assert all(abs(offset) <= uncertainty for _, _, offset, uncertainty in found)
+    shared = align(transport, 5.0, bytes(KEY_BYTES))
+    assert (shared.offset, shared.uncertainty, shared.leaders) == (0.0, 0.0, (0,))
     transport.close()
