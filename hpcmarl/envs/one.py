@@ -45,6 +45,8 @@ class AgentForm:
         """
         convert = None if self.place is None else self.place.convert
         given = observation
+        if isinstance(observation, np.ndarray) and observation.shape == self.shape:
+            convert = None  # an array that is in the form of the policy already
         if convert is None and isinstance(observation, Mapping) and "observation" in observation:
             given = observation["observation"]
         try:

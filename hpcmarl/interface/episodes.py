@@ -41,7 +41,7 @@ class Episodes(Sequence[Any]):
 
     @property
     def table(self) -> Any:
-        """A pandas.DataFrame with a row for each episode: length in steps, return_mean, version, slot, …."""
+        """A pandas.DataFrame with a row for each episode: length in steps, return_mean, version and more."""
         import pandas as pd
 
         return pd.DataFrame(self._table.columns)

@@ -34,7 +34,7 @@ def slow_segments(rollout: Rollout) -> list[dict]:
     segments = []
     for slot in range(rollout.count):
         first, episode = 0, int(rollout.episode[slot])
-        ended = [item for item in rollout.episodes if item.slot == rollout.slots[slot]]
+        ended = [item for item in rollout.episodes if item.slot == slot]
         for step in range(rollout.steps):
             end = rollout.episode_end[step, slot]
             if not end and step < rollout.steps - 1:

@@ -13,8 +13,9 @@ from hpcmarl.io.trajectories.live_segments import LiveSegments
 from hpcmarl.io.trajectories.shard_reader import ShardReader
 from hpcmarl.types import Array, IntArray
 
-# Columns of /segments that tell which episode a segment belongs to.
-KEYS = ("start_number", "rank", "slot", "episode")
+# Columns of /segments that tell which episode a segment belongs to. The start is not among them, since a
+# deterministic run that is resumed continues its episodes.
+KEYS = ("actor", "slot", "episode")
 ENDS = ("terminated", "truncated", "return_mean", "version", "worker")
 
 
@@ -24,7 +25,7 @@ class EpisodeTable:
 
     Attributes:
         shards: The files.
-        columns: start_number, rank, slot, episode, length (steps), terminated, return_mean (of all agents),
+        columns: actor, slot, episode, length (steps), terminated, return_mean (of all agents),
             version (of the last segment) and worker (-1: none), shape [episodes] each.
         first: First place of each episode in `parts`, shape [episodes].
         parts: Segments of all episodes in order, int64 [segments, 4]: number of the shard, segment in it,
@@ -59,7 +60,7 @@ def find_episodes(shards: Sequence[Path]) -> EpisodeTable:
         with ShardReader(shard) as reader:
             keep = live.of(reader)
             index = {name: values[keep] for name, values in reader.index.items()}
-            own = {name: index[name] for name in (*KEYS, "first_step", "start", "length")}
+            own = {name: index[name] for name in (*KEYS, "start_number", "first_step", "start", "length")}
             own |= {name: index[name] for name in ENDS if name in index}
             own.setdefault("worker", np.full(len(index["start"]), -1, np.int32))
             own["segment"] = np.flatnonzero(keep)
@@ -77,16 +78,19 @@ def _joined(shards: tuple[Path, ...], index: dict[str, Array]) -> EpisodeTable:
         return EpisodeTable(
             shards, {name: np.zeros(0) for name in names}, np.zeros(0, int), np.zeros((0, 4), int)
         )
-    order = np.lexsort([index["first_step"], *(index[name] for name in reversed(KEYS))])
+    order = np.lexsort(
+        [index["first_step"], index["start_number"], *(index[name] for name in reversed(KEYS))]
+    )
     sorted_index = {name: values[order] for name, values in index.items()}
+    length, steps = sorted_index["length"], sorted_index["first_step"]
     new = np.ones(len(order), bool)
     new[1:] = np.logical_or.reduce([sorted_index[name][1:] != sorted_index[name][:-1] for name in KEYS])
+    new[1:] |= steps[1:] != steps[:-1] + length[:-1]
     first = np.flatnonzero(new)
     last = np.append(first[1:], len(order)) - 1
-    length, steps = sorted_index["length"], sorted_index["first_step"]
     total = np.add.reduceat(length, first)
-    # complete: begins at step 0, has an end, and no segment between is missing
-    whole = (steps[first] == 0) & (steps[last] + length[last] == total)
+    # complete: begins at step 0 and has an end
+    whole = steps[first] == 0
     whole &= (sorted_index["terminated"] | sorted_index["truncated"])[last] != 0
     chosen = np.flatnonzero(whole)
     chosen = chosen[np.lexsort([sorted_index["shard"][last[chosen]], sorted_index["version"][last[chosen]]])]

@@ -65,7 +65,7 @@ def cut_segments(rollout: Rollout) -> Segments:
     `rollout.episodes`. The k-th end in a slot belongs to the k-th entry of that slot. Without an entry, the
     episodes of a slot are numbered upwards from `rollout.episode`.
     """
-    steps, slots = rollout.steps, rollout.count
+    steps = rollout.steps
     last = rollout.episode_end.T != 0
     last[:, -1] = True
     stop = np.flatnonzero(last) + 1
@@ -77,14 +77,13 @@ def cut_segments(rollout: Rollout) -> Segments:
     finals = np.searchsorted(
         stop, rollout.final_index[:, 1].astype(np.int64) * steps + rollout.final_index[:, 0] + 1
     )
-    places: dict[int, list[int]] = {}
-    for ended in np.flatnonzero(ends):
-        number = int(rollout.slots[slot[ended]]) if slots > 1 else -1
-        places.setdefault(number, []).append(int(ended))
+    places: dict[int, list[int]] = {}  # column of the rollout -> its segments that end an episode
+    for ended in np.flatnonzero(ends).tolist():
+        places.setdefault(int(slot[ended]), []).append(ended)
     number_of = rollout.episode[slot] + order
     returns = {name: np.full(len(start), np.nan) for name in ("", *rollout.policies)}
     for episode in rollout.episodes:
-        waiting = places.get(episode.slot if slots > 1 else -1)
+        waiting = places.get(episode.slot)
         if waiting:
             segment = waiting.pop(0)
             number_of[segment] = episode.index
