@@ -43,6 +43,7 @@ from hpcmarl.cli.show import config_app, list_app
 from hpcmarl.cli.simulate import simulate
 from hpcmarl.cli.submit import submit
 from hpcmarl.cli.trace import trace
+from hpcmarl.cli.watch import watch
 from hpcmarl.errors import HpcmarlError
 
 if TYPE_CHECKING:
@@ -66,6 +67,7 @@ app.add_typer(list_app, name="list")
 app.add_typer(bench_app, name="bench")
 app.command()(simulate)
 app.command()(submit)
+app.command()(watch)
 app.command()(trace)
 
 

@@ -25,6 +25,7 @@ from hpcmarl.io.hdf5.state_file import read_state
 from hpcmarl.io.metrics import CSV, GROUPS_NPY, read_hdf5, read_hdf5_groups, read_summary, verify_hdf5
 from hpcmarl.io.pool import verify_snapshot
 from hpcmarl.io.row_files import check_csv, count_rows, load_npy
+from hpcmarl.io.run_state import read_run_state
 from hpcmarl.io.simulation import read_simulation
 from hpcmarl.io.starts import DIRECTORY as STARTS
 from hpcmarl.io.starts import read_start, read_starts
@@ -218,6 +219,7 @@ def _describe_run(path: Path) -> dict[str, Any]:
         "path": str(path),
         "format": "run directory",
         "status": status if isinstance(status, str) else None,
+        "state": read_run_state(path).sentence(),
         "shards": len(shards),
         "bad_shards": bad,
         "temporary_files": len(list_partials(path)),

@@ -19,10 +19,10 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from hpcmarl.io.curve import Curve
 from hpcmarl.launch.world import TERMINAL
 from hpcmarl.roles.base import Context, Interval
 from hpcmarl.roles.efficiency import closing_lines, format_times
-from hpcmarl.roles.server.curve import Curve
 
 logger = logging.getLogger(__name__)
 REDRAWS_PER_SECOND = 2.0

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hpcmarl.config.file import load_config
+from hpcmarl.io.curve import MOST_POINTS, Curve
 from hpcmarl.roles.base import Interval
-from hpcmarl.roles.server.curve import MOST_POINTS, Curve
 from hpcmarl.roles.server.progress import Display
 from tests.support.contexts import make_context
 from tests.support.worlds import SPREAD
