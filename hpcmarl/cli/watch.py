@@ -18,9 +18,7 @@ def watch(
     every: Annotated[float, typer.Option("--every", min=0.1, help="Seconds between two looks.")] = 2.0,
     through_restarts: Annotated[
         bool,
-        typer.Option(
-            "--through-restarts", help="Go on after an interruption or a kill, as of a requeued job."
-        ),
+        typer.Option("--through-restarts", help="Go on after an interruption, as of a requeued job."),
     ] = False,
     once: Annotated[bool, typer.Option("--once", help="Look once and leave.")] = False,
     as_json: Json = False,
