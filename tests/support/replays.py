@@ -124,6 +124,7 @@ def new_replica(trace: Trace, group: int, start_sum: Any, dtype: Any) -> Optimiz
     """Return the replica of a learner outside a run."""
     context: Any = SimpleNamespace(
         transport=SimpleNamespace(start_sum=start_sum),
+        trace=None,
         rule=trace.new_rule,
         optimizer=lambda _: new_optimizer(trace, dtype),
     )
