@@ -456,8 +456,8 @@ class Recorder:
             "versions": self.context.versions(),
         }
         self.metrics.close()
-        self.trackers.close(summary)
         keep_summary(self.context, summary)
+        self.trackers.close(summary)  # waits for slow trackers, so summary.json comes first
         self.display.finish(summary)
 
     def _over_actors(self, name: str) -> int:
