@@ -259,18 +259,19 @@ def prepare(
     context = replace(
         context, start_number=found["start"], start_version=found["version"], run_id=found["run"]
     )
-    if not opened:
-        return traced(
-            replace(context, processes={topology.server: tuple(found["server"])} if found["server"] else {}),
-            found["clock"],
+    if opened:
+        model_size = context.model(drawn=False).size if config.league is None else 0
+        context = replace(
+            context,
+            processes=processes,
+            resume=opened[0].state,
+            lock=opened[0].lock,
+            remarks=(*((choice,) if choice else ()), *opened[0].remarks),
+            warnings=crowded_hosts(topology, model_size, memory),
         )
-    context = replace(context, processes=processes)
-    remarks = (*((choice,) if choice else ()), *opened[0].remarks)
-    crowded = crowded_hosts(topology, context.model(drawn=False).size if config.league is None else 0, memory)
-    return traced(
-        replace(context, resume=opened[0].state, lock=opened[0].lock, remarks=remarks, warnings=crowded),
-        found["clock"],
-    )
+    elif found["server"]:
+        context = replace(context, processes={topology.server: tuple(found["server"])})
+    return traced(context, found["clock"])
 
 
 def _sides(config: Config, spec: EnvironmentSpec) -> Sequence[EnvironmentSpec]:

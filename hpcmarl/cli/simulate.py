@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
+from operator import methodcaller
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -189,7 +190,7 @@ def _summary(settings: SimulationConfig, results: Sequence[CaseResult], seconds:
     events = sum(outcome.figures["events"] for result in results for outcome in result.outcomes)
     busy = sum(outcome.figures["seconds"] for result in results for outcome in result.outcomes)
     summary: dict[str, Any] = {"name": settings.name, "status": "finished"}
-    summary |= {name: _nested(results, lambda result, name=name: result.mean(name)) for name in figures}  # type: ignore[misc]
+    summary |= {name: _nested(results, methodcaller("mean", name)) for name in figures}
     if settings.objective.name != "none":
         summary["objective_standard_error"] = _nested(
             results, lambda result: result.standard_error("objective")

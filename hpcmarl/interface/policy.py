@@ -3,29 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
-from pathlib import Path
-from typing import Any, NamedTuple
+from collections.abc import Collection, Mapping
+from typing import Any
 
 import numpy as np
 
-from hpcmarl.algos.model import Model
-from hpcmarl.config import Config
 from hpcmarl.envs import new_frame
 from hpcmarl.envs.one import AgentForm, agent_forms
 from hpcmarl.errors import UsageError
-from hpcmarl.evaluation import load_trained, read_checkpoint
+from hpcmarl.evaluation import Trained, load_trained, read_checkpoint
 from hpcmarl.roles.base import generator_for
 from hpcmarl.types import EnvironmentSpec
-
-
-class _Loaded(NamedTuple):
-    checkpoint: Path
-    version: int
-    config: Config
-    whole: EnvironmentSpec
-    own: EnvironmentSpec
-    algorithm: Model
 
 
 class Policy:
@@ -34,7 +22,8 @@ class Policy:
     Recurrent networks remember the episode, so that `reset` has to be called before each.
 
     Args:
-        loaded: Networks and specification.
+        trained: Networks, and the specification of their agents.
+        agents: Names of all agents of the environment.
         seed: Seed of sampled actions.
 
     Attributes:
@@ -45,11 +34,11 @@ class Policy:
         recurrent: Whether a policy has recurrent state.
     """
 
-    def __init__(self, loaded: _Loaded, seed: int) -> None:
-        self.checkpoint, self.version, self.config = loaded.checkpoint, loaded.version, loaded.config
-        self._spec, self._algorithm = loaded.own, loaded.algorithm
-        self._forms = agent_forms(loaded.config.env, loaded.config.policies, loaded.own)
-        self._known = {agent for policy in loaded.whole.policies for agent in policy.agents}
+    def __init__(self, trained: Trained, agents: Collection[str], seed: int) -> None:
+        self.checkpoint, self.version, self.config = trained.checkpoint, trained.version, trained.config
+        self._spec, self._algorithm = trained.spec, trained.algorithm
+        self._forms = agent_forms(trained.config.env, trained.config.policies, trained.spec)
+        self._known = frozenset(agents)
         self.agents: tuple[str, ...] = tuple(self._forms)
         self._generator = generator_for(seed, "evaluator", 0)
         self._frame = new_frame(self._spec, 1)
@@ -157,23 +146,19 @@ def load_policy(path: str | os.PathLike[str], *, member: str | None = None, seed
     """
     checkpoint = read_checkpoint(path)
     if "league" in checkpoint[1]:
-        return Policy(_of_league(path, member), seed)
+        return Policy(*_of_league(path, member), seed)
     if member is not None:
         raise UsageError(f"member={member!r}: {path} is not a league; leave member out")
     trained = load_trained(*checkpoint)
-    loaded = _Loaded(
-        trained.checkpoint,
-        trained.version,
-        trained.config,
-        trained.spec,
-        trained.spec,
-        trained.algorithm,
-    )
-    return Policy(loaded, seed)
+    return Policy(trained, _agents(trained.spec), seed)
 
 
-def _of_league(path: str | os.PathLike[str], member: str | None) -> _Loaded:
-    """Load the snapshot of a league."""
+def _agents(spec: EnvironmentSpec) -> list[str]:
+    return [agent for policy in spec.policies for agent in policy.agents]
+
+
+def _of_league(path: str | os.PathLike[str], member: str | None) -> tuple[Trained, list[str]]:
+    """Load the snapshot of a league; return it with the agents of all sides."""
     from hpcmarl.league.commands.reader import read_league
     from hpcmarl.league.runtime.opponent_env import side_of
 
@@ -187,4 +172,5 @@ def _of_league(path: str | os.PathLike[str], member: str | None) -> _Loaded:
     algorithm = league.algorithm(snapshot.side)
     algorithm.load_parameters(league.pool.parameters(snapshot.name, algorithm.size))
     own = side_of(league.spec, league.game.sides[snapshot.side])
-    return _Loaded(league.checkpoint, snapshot.updates, league.config, league.spec, own, algorithm)
+    trained = Trained(league.checkpoint, snapshot.updates, league.config, own, algorithm)
+    return trained, _agents(league.spec)

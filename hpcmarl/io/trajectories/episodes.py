@@ -28,8 +28,8 @@ class EpisodeTable:
         columns: actor, slot, episode, length (steps), terminated, return_mean (of all agents),
             version (of the last segment) and worker (-1: none), shape [episodes] each.
         first: First place of each episode in `parts`, shape [episodes].
-        parts: Segments of all episodes in order, int64 [segments, 4]: number of the shard, segment in it,
-            first row, rows.
+        parts: Segments of all episodes in order, int64 [segments, 3]: number of the shard, first row,
+            rows.
     """
 
     shards: tuple[Path, ...]
@@ -63,7 +63,6 @@ def find_episodes(shards: Sequence[Path]) -> EpisodeTable:
             own = {name: index[name] for name in (*KEYS, "start_number", "first_step", "start", "length")}
             own |= {name: index[name] for name in ENDS if name in index}
             own.setdefault("worker", np.full(len(index["start"]), -1, np.int32))
-            own["segment"] = np.flatnonzero(keep)
             own["shard"] = np.full(len(index["start"]), number, np.int64)
             for name, values in own.items():
                 columns.setdefault(name, []).append(values)
@@ -76,7 +75,7 @@ def _joined(shards: tuple[Path, ...], index: dict[str, Array]) -> EpisodeTable:
     if not index or not len(index["start"]):
         names = (*KEYS, "length", "terminated", "return_mean", "version", "worker")
         return EpisodeTable(
-            shards, {name: np.zeros(0) for name in names}, np.zeros(0, int), np.zeros((0, 4), int)
+            shards, {name: np.zeros(0) for name in names}, np.zeros(0, int), np.zeros((0, 3), int)
         )
     order = np.lexsort(
         [index["first_step"], index["start_number"], *(index[name] for name in reversed(KEYS))]
@@ -99,7 +98,7 @@ def _joined(shards: tuple[Path, ...], index: dict[str, Array]) -> EpisodeTable:
     counts = (last - first + 1)[chosen]
     begins = np.concatenate([[0], np.cumsum(counts)])[:-1].astype(np.int64)
     places = np.repeat(first[chosen] - begins, counts) + np.arange(counts.sum())
-    parts = np.stack([sorted_index[name][places] for name in ("shard", "segment", "start", "length")], 1)
+    parts = np.stack([sorted_index[name][places] for name in ("shard", "start", "length")], 1)
     return EpisodeTable(shards, columns, begins, parts.astype(np.int64))
 
 
@@ -118,7 +117,7 @@ def read_episode(table: EpisodeTable, episode: int) -> tuple[dict[str, dict[str,
     """
     found: dict[str, dict[str, list[Array]]] = {}
     layout: Layout = {}
-    for shard, _, first, rows in table.segments_of(episode).tolist():
+    for shard, first, rows in table.segments_of(episode).tolist():
         with ShardReader(table.shards[shard]) as reader:
             layout = reader.layout
             for group in (name for name in layout if name.startswith("steps/")):

@@ -202,8 +202,8 @@ class LeagueRecords:
             "versions": self.context.versions(),
         }
         self.metrics.close()
-        self.trackers.close(summary)
         keep_summary(self.context, summary)
+        self.trackers.close(summary)  # waits for slow trackers, so summary.json comes first
         logger.info("%s after %s", status, self._text())
         logger.info(
             "results in %s; ratings: hpcmarl league show %s",
