@@ -49,7 +49,9 @@ def test_resumed_run_continues_the_same_curves(tmp_path):
         path.unlink()  # as after a kill at version 9: the newest checkpoint is of version 4
     run_world(2, run, *changes, "stop.updates=7", resume=str(run))
     assert sum(each.start for each in events(run / "tensorboard")) == 1
-    assert [row["run/version"] for row in rows(run / "tensorboard")] == list(range(1, 8))
+    updates = summary(run)["updates"]
+    assert updates >= 7
+    assert [row["run/version"] for row in rows(run / "tensorboard")] == list(range(1, updates + 1))
     assert_same_rows(run)
 
 
