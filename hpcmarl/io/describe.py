@@ -9,9 +9,11 @@ from typing import Any
 import numpy as np
 
 from hpcmarl.errors import FormatError, HpcmarlError
+from hpcmarl.io.activity import read_activity
 from hpcmarl.io.atomic import PARTIAL
 from hpcmarl.io.checkpoint import list_checkpoints, verify_checkpoint
 from hpcmarl.io.hdf5.schema import (
+    ACTIVITY,
     CHECKPOINT,
     METRICS,
     SIMULATION,
@@ -94,6 +96,7 @@ def verify_file(path: Path) -> dict[str, Any]:
                 SNAPSHOT: verify_snapshot,
                 METRICS: verify_hdf5,
                 SIMULATION: read_simulation,
+                ACTIVITY: read_activity,
             }[file_kind(path)](path)
     except (HpcmarlError, OSError, ValueError) as error:
         reason = str(error).removeprefix(f"{path}: ")
@@ -118,6 +121,8 @@ def describe(path: Path) -> dict[str, Any]:
         return _describe_shard(path, partial=False)
     if kind == SIMULATION:
         return _describe_simulation(path)
+    if kind == ACTIVITY:
+        return _describe_activity(path)
     return _describe_state(path, kind) if kind in (CHECKPOINT, SNAPSHOT) else _describe_metrics(path)
 
 
@@ -190,6 +195,19 @@ def _describe_metrics(path: Path) -> dict[str, Any]:
             "groups": next((values.shape[1] for values in groups.figures.values()), 0),
         }
     return {**_root(path, attributes), **rows, "last_row": last}
+
+
+def _describe_activity(path: Path) -> dict[str, Any]:
+    activity = read_activity(path)
+    with open_checked(path, ACTIVITY) as file, reading(path):
+        attributes = read_attributes(file)
+    totals = activity.spent[-1].sum(axis=0) if len(activity.spent) else np.zeros(len(activity.activities))
+    return {
+        **_root(path, attributes),
+        "ranks": len(activity.ranks),
+        "rows": len(activity.seconds),
+        "seconds": dict(zip(activity.activities, map(float, totals), strict=True)),
+    }
 
 
 def _describe_simulation(path: Path) -> dict[str, Any]:

@@ -132,6 +132,12 @@ COLUMNS: dict[str, Metric] = {
     "eval_return_mean": Metric(
         "reward", "gauge", "Mean return of the newest evaluation.", condition="an evaluation has ended"
     ),
+    "eval_win_rate": Metric(
+        "1",
+        "gauge",
+        "Share of the episodes of the newest evaluation that were won.",
+        condition="an evaluation has ended; environments that report an outcome",
+    ),
     "server/gradient_seconds": Metric(
         "s", "mean of the run", "Time of the server for one gradient: adding, stepping and sending."
     ),
@@ -226,6 +232,10 @@ COLUMNS: dict[str, Metric] = {
     "learner/gradient_norm": Metric("1", "mean", "Euclidean norm of a learner's gradient."),
     "learner/gradient_seconds": Metric("s", "mean", "Time of a learner for the gradient of one trajectory."),
     "actors/acting_seconds": Metric("s", "counter", "Time of all actors in their networks."),
+    "actors/sending_seconds": Metric("s", "counter", "Time of all actors to hand over rollouts to MPI."),
+    "actors/recording_seconds": Metric(
+        "s", "counter", "Time of all actors to hand over rollouts to their trajectory writers."
+    ),
     "actors/environment_seconds": Metric("s", "counter", "Time of all actors in their environments."),
     "actors/waiting_seconds": Metric(
         "s", "counter", "Time in which all actors slept because they had no work."

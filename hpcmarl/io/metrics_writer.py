@@ -18,11 +18,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hpcmarl.errors import FormatError, HpcmarlError, StorageError
+from hpcmarl.io.activity import ActivityFile
 from hpcmarl.io.atomic import storage_error
 from hpcmarl.io.hdf5.fault_tolerant_file import close_at_exit
 from hpcmarl.io.metrics import CSV, GROUPS_NPY, HDF5, write_hdf5
 from hpcmarl.io.row_files import VERSION, CsvFile, NpyFile, RowFile, load_csv, load_npy
 from hpcmarl.io.table import Table, row_limit
+from hpcmarl.types import Array
 
 LOGGER = logging.getLogger(__name__)
 # metrics.h5 is written first after 5 s, then once a minute, and less often if writing it is slow.
@@ -43,6 +45,7 @@ class MetricsWriter:
     Args:
         run_directory: Directory of the files.
         guard: Raises HpcmarlError if nothing may be written any more, because another job owns the directory.
+        activity: File of the time that ranks spent; it is written as often as metrics.h5. None: no such file.
 
     Attributes:
         error: Reason why the last attempt to write failed, in one line; None once all rows are written. An
@@ -54,11 +57,15 @@ class MetricsWriter:
     """
 
     def __init__(
-        self, run_directory: str | os.PathLike[str], *, guard: Callable[[], object] | None = None
+        self,
+        run_directory: str | os.PathLike[str],
+        *,
+        guard: Callable[[], object] | None = None,
+        activity: ActivityFile | None = None,
     ) -> None:
         self.directory = Path(run_directory)
         self.error: str | None = None
-        self._guard = guard
+        self._guard, self._activity = guard, activity
         csv_path, npy_path = self.directory / CSV, self.directory / GROUPS_NPY
         self._table = load_csv(csv_path) if csv_path.exists() else Table()
         self._groups = _load_groups(npy_path) if npy_path.exists() else Table()
@@ -94,6 +101,17 @@ class MetricsWriter:
         )
         most = min(MOST_WAITING, row_limit(sum(values.nbytes for values in figures.values())))
         self._hand_over(lambda: self._append(version, own, figures), most)
+
+    def note_activity(self, seconds: float, spent: Array) -> None:
+        """Add a row to the time that ranks spent; never wait for the disk.
+
+        Args:
+            seconds: Training time, seconds.
+            spent: Cumulative seconds, [rank, activity]; copied.
+        """
+        if (activity := self._activity) is not None:
+            own = spent.copy()
+            self._hand_over(lambda: activity.append(seconds, own), min(MOST_WAITING, row_limit(own.nbytes)))
 
     def truncate(self, version: int | None, aside: Path | None = None) -> None:
         """Drop the rows of later versions, which a resumed run writes again.
@@ -243,6 +261,8 @@ class MetricsWriter:
         began = time.monotonic()
         try:
             write_hdf5(self.directory / HDF5, self._table, self._groups)
+            if self._activity is not None:
+                self._activity.write()
             self._changed = False
         except (HpcmarlError, OSError, RuntimeError, ValueError, MemoryError) as error:
             LOGGER.warning("%s; %s and %s have the same rows", error, CSV, GROUPS_NPY)

@@ -41,6 +41,7 @@ class Evaluator(Role):
         match: Episodes that are being played; None: none are.
         environments: Different environments of the run, each with the groups that train in it.
         results: Episodes of the environments that the present request has finished.
+        seconds: Time spent in evaluations.
     """
 
     name = "evaluator"
@@ -59,6 +60,7 @@ class Evaluator(Role):
             else:
                 same.append(group.index)
         self.results: list[list[Episode]] = []
+        self.seconds = 0.0
         if (wanted := context.config.eval).episodes:  # prepare now, so that the server need not wait later
             for _, config in self.environments:
                 prepare_environment(config, min(wanted.environments, wanted.episodes))
@@ -111,8 +113,10 @@ class Evaluator(Role):
             )
         began = time.perf_counter()
         self.match.step()
+        ended = time.perf_counter()
+        self.seconds += ended - began
         if self.trace is not None:
-            self.trace.add(Span.EVALUATION, began, time.perf_counter(), version)
+            self.trace.add(Span.EVALUATION, began, ended, version)
         if self.match.done:
             self.results.append(self.match.episodes)
             self.match.close()

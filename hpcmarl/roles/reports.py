@@ -16,12 +16,14 @@ class ActorReport(Payload):
         actor: Number of the actor.
         counters: Name -> value, filled by actor.py and the trajectory writer.
         times: Sums of its trajectory timer (roles/timing.py): count, seconds and squared seconds.
+        stepping: Seconds that each of its workers has spent in environments; empty without workers.
         bare: Environment steps per second of bare stepping; None: not measured.
     """
 
     actor: int
     counters: dict[str, float]
     times: list[float]
+    stepping: list[float]
     bare: float | None
 
 

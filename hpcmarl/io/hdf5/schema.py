@@ -34,8 +34,8 @@ TRAJECTORIES, CHECKPOINT, METRICS, SIMULATION = (
     "hpcmarl-metrics",
     "hpcmarl-simulation",
 )
-SNAPSHOT = "hpcmarl-snapshot"
-FORMAT_VERSIONS = {TRAJECTORIES: 1, CHECKPOINT: 1, METRICS: 1, SIMULATION: 1, SNAPSHOT: 1}
+SNAPSHOT, ACTIVITY = "hpcmarl-snapshot", "hpcmarl-activity"
+FORMAT_VERSIONS = {TRAJECTORIES: 1, CHECKPOINT: 1, METRICS: 1, SIMULATION: 1, SNAPSHOT: 1, ACTIVITY: 1}
 NETCDF_DIMENSION = "This is a netCDF dimension but not a netCDF variable."
 LARGEST_CHUNK = 64 << 20  # bytes; ours are about 1 MiB
 _JSON = "json:"

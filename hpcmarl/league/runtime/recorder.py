@@ -15,7 +15,7 @@ import numpy as np
 from hpcmarl.io.metrics_writer import MetricsWriter
 from hpcmarl.league.core.state import LeagueState, Member
 from hpcmarl.roles.base import Context, Interval, Paced
-from hpcmarl.roles.server.recorder import keep_summary
+from hpcmarl.roles.server.summary_file import keep_summary
 from hpcmarl.roles.server.tracking import begin_tracking
 from hpcmarl.tracking import Trackers
 

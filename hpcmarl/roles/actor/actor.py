@@ -87,6 +87,8 @@ class Actor(Role):
             "cancelled_steps": 0,
             "environment_seconds": 0.0,
             "acting_seconds": 0.0,
+            "sending_seconds": 0.0,
+            "recording_seconds": 0.0,
             "held_seconds": 0.0,
         }
         self._state: dict[str, Any] = {}
@@ -326,7 +328,9 @@ class Actor(Role):
         episodes = lane.turns.after_step(lane.arena, row, version, behind=behind)
         for index, (buffer, rollout) in enumerate(episodes):
             self._record(rollout)
+            began = time.perf_counter()
             self.sender.post_episode(buffer, rollout, more=index + 1 < len(episodes))
+            self.counters["sending_seconds"] += time.perf_counter() - began
         if episodes:
             lane.timer.finished(
                 [int(rollout.slots[0]) - int(lane.slot_numbers[0]) for _, rollout in episodes]
@@ -337,7 +341,10 @@ class Actor(Role):
     def _hand_on_unroll(self, lane: Lane) -> None:
         """Record and send the full arena."""
         full = lane.arena
-        self._record(self.sender.post_arena(lane.ring, lane.arena_version))
+        began = time.perf_counter()
+        rollout = self.sender.post_arena(lane.ring, lane.arena_version)
+        self.counters["sending_seconds"] += time.perf_counter() - began
+        self._record(rollout)
         lane.go_on_from(full)
         lane.timer.finished(range(lane.slots))
         self.follower.begin_trajectory(lane)
@@ -348,8 +355,10 @@ class Actor(Role):
             return
         began = time.perf_counter()
         self.writer.append(rollout)
+        ended = time.perf_counter()
+        self.counters["recording_seconds"] += ended - began
         if self.trace is not None:
-            self.trace.add(Span.TRAJECTORIES, began, time.perf_counter(), rollout.version)
+            self.trace.add(Span.TRAJECTORIES, began, ended, rollout.version)
 
     # ---- bookkeeping
 
@@ -386,7 +395,9 @@ class Actor(Role):
         if self.writer is not None:
             counters |= {f"trajectory_{name}": value for name, value in self.writer.statistics.items()}
         times = [sum(parts) for parts in zip(*(lane.timer.sums for lane in self.lanes), strict=True)]
-        report = ActorReport(self.index, counters, times, self.environments.bare)
+        environments = self.environments
+        stepping = environments.seconds_by_worker()
+        report = ActorReport(self.index, counters, times, stepping, environments.bare)
         self.send(self.context.topology.server, Kind.REPORT, report)
 
     def _stop(self) -> bool:

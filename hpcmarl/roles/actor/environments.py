@@ -51,6 +51,10 @@ class Environments(ABC):
         """Whether the actor adds delays."""
         return self.step_delay > 0.0 or any(lane.trajectory_delay > 0.0 for lane in self.lanes)
 
+    def seconds_by_worker(self) -> list[float]:
+        """Return the seconds that each worker has spent in environments; empty without workers."""
+        return []
+
     def _lane(
         self,
         first: int,

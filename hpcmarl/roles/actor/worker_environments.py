@@ -54,6 +54,12 @@ class WorkerEnvironments(Environments):
     def _remotes(self) -> list[RemoteEnvironment]:
         return [lane.remote for lane in self.lanes if lane.remote is not None]
 
+    def seconds_by_worker(self) -> list[float]:
+        spent = [0.0] * len(self.workers)
+        for half in self._exchange.halves:
+            spent[half.plan.worker] += float(half.seconds[0])
+        return spent
+
     def begin(self, state: Mapping[str, Any] | None) -> None:
         if state is not None:
             sizes = [lane.slots for lane in self.lanes]

@@ -12,8 +12,6 @@ import numpy as np
 
 from hpcmarl.algos.model import Model
 from hpcmarl.envs import is_batched
-from hpcmarl.errors import StorageError
-from hpcmarl.io.metrics import write_summary
 from hpcmarl.io.metrics_writer import MetricsWriter
 from hpcmarl.optim.rounds import Engine
 from hpcmarl.roles.base import Context, Interval
@@ -21,6 +19,8 @@ from hpcmarl.roles.efficiency import Efficiency
 from hpcmarl.roles.reports import ActorReport, LearnerReport
 from hpcmarl.roles.server.operations import count_operations
 from hpcmarl.roles.server.progress import Display
+from hpcmarl.roles.server.rank_times import RankTimes, activity_file
+from hpcmarl.roles.server.summary_file import keep_summary
 from hpcmarl.roles.server.tracking import begin_tracking
 from hpcmarl.roles.statistics import LearnerMeans, SlotsHeard
 from hpcmarl.roles.timing import GroupTimes
@@ -49,25 +49,6 @@ OF_THIS_START = ("quarantined", "trajectory_bytes", "trajectory_shards")
 EPISODES_AHEAD = 100_000
 
 
-def keep_summary(context: Context, summary: dict[str, Any]) -> None:
-    """Write summary.json.
-
-    Args:
-        context: The run.
-        summary: Contents of the file.
-
-    Raises:
-        StorageError: The file cannot be written and `checkpoint.on_error` is "stop"; otherwise the error is
-            logged.
-    """
-    try:
-        write_summary(context.run_directory, summary)
-    except StorageError as problem:
-        if context.config.checkpoint.on_error == "stop":
-            raise
-        logger.error("%s; the run has ended; its figures are in the last metrics row", problem)
-
-
 class Recorder:
     """Count, log and write the progress of a run. Lives on the server.
 
@@ -84,6 +65,7 @@ class Recorder:
         best: Largest mean of recent returns so far.
         lost: Ranks lost in this start of the run. A resumed run has all its ranks again.
         evaluation: Result of the newest evaluation; empty before the first.
+        activity: What each rank of this start has spent its time on.
         trackers: Other tools that show the metrics; they start with the training.
         watch: Called at the end of every round; used by benchmarks.
         last_row: Version, seconds and environment steps of the newest metrics row.
@@ -94,8 +76,10 @@ class Recorder:
     def __init__(self, context: Context, algorithm: Model) -> None:
         self.context, self.algorithm = context, algorithm
         self.config = context.config
+        self.activity = RankTimes(context.topology)
+        guard = None if context.lock is None else context.lock.watch
         self.metrics = MetricsWriter(
-            context.run_directory, guard=None if context.lock is None else context.lock.watch
+            context.run_directory, guard=guard, activity=activity_file(context, self.activity)
         )
         self.trackers = Trackers()
         self.display = Display(context)
@@ -143,6 +127,8 @@ class Recorder:
         """Begin to count training time, and remove metrics rows that this start supersedes."""
         self._began = time.monotonic()
         self.last_row = self.row_before = (-1, self.seconds, self.totals["env_steps"])
+        self.activity.serving_before = self.times.serving_seconds
+        self._note_activity()
         resume = self.context.resume
         version = None if resume is None else int(resume["engine"]["rule"]["round"])
         self.trackers = begin_tracking(self.context, version, int(self.totals["env_steps"]))
@@ -207,12 +193,14 @@ class Recorder:
         """Replace the counters of an actor by those of its newest report."""
         self.actors[str(report.actor)] = report.counters
         self.times.on_actor(report.actor, report.times)
+        self.activity.on_actor(report)
         self.efficiency.bare = report.bare or self.efficiency.bare
 
     def on_learner_report(self, report: LearnerReport) -> None:
         """Add the counters, statistics and episodes of a learner's report."""
         self.means.add(report.statistics)
         self.times.on_learner(report.group, report.statistics)
+        self.activity.on_learner(report)
         for name in LEARNER_TOTALS:
             self.totals[name] += vars(report)[name]
         self.means.warn(report.warnings)
@@ -375,9 +363,15 @@ class Recorder:
                 "eval_version": self.evaluation["version"],
                 "eval_return_mean": self.evaluation["return_mean"],
             }
+            if self.evaluation.get("win_rate") is not None:
+                row["eval_win_rate"] = self.evaluation["win_rate"]
         self.metrics.append(row, {"trajectories": np.array(self.group_counts, float), **self.times.groups()})
+        self._note_activity()
         self.trackers.row(row)
         self.fields = row
+
+    def _note_activity(self) -> None:
+        self.metrics.note_activity(self.seconds, self.activity.spent(self.times.serving_seconds))
 
     def _counters(self) -> dict[str, float]:
         """Return the sums of the actors' counters over the whole run.

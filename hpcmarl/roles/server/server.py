@@ -143,6 +143,7 @@ class Server(Role):
     def _after_round(self, publish: Publish) -> None:
         """Record a completed round, then stop, or start a due checkpoint or evaluation and publish."""
         config, version = self.context.config, publish.version
+        self.recorder.activity.evaluating = self.evaluator.seconds
         self.recorder.on_round(self.engine)
         self.stragglers.round_ended()
         if (reason := self.recorder.stop_reason(version)) is not None or self.requested_stop is not None:
