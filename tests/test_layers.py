@@ -138,6 +138,8 @@ ALLOWED = {
     # only sampled.py and playing.py play episodes
     "sim": BASIS | {"optim", "maths", "config.sweep", "config.file", "nets", "algos", "envs"},
     "analysis": BASIS | {"io", "maths", "tracing", "config.file", "config.presets", "config.yaml_text"},
+    "report": BASIS
+    | {"io", "maths", "config.differences", "config.yaml_text", "league.core", "league.commands"},
     "doctor": EVERYTHING,
     "bench": EVERYTHING,
     "interface": EVERYTHING,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from hpcmarl.config import Config
@@ -34,9 +35,18 @@ def differences(before: str, config: Config) -> list[Difference]:
         ConfigError: If `before` is not valid YAML.
     """
     old, new = (
-        _flat(parse(before, "the earlier configuration")[0]),
-        _flat(parse(dump_config(config), "the configuration")[0]),
+        flat(parse(before, "the earlier configuration")[0]),
+        flat(parse(dump_config(config), "the configuration")[0]),
     )
+    return changed_keys(old, new)
+
+
+def changed_keys(old: Mapping[str, str], new: Mapping[str, str]) -> list[Difference]:
+    """List the keys whose values differ between two flat configurations (`flat`).
+
+    Returns:
+        One entry for each key, in the order of `new`; removed keys come last.
+    """
     keys = [*new, *(key for key in old if key not in new)]
     return [
         Difference(key, old.get(key, "-"), new.get(key, "-"))
@@ -45,11 +55,16 @@ def differences(before: str, config: Config) -> list[Difference]:
     ]
 
 
-def _flat(tree: Any, prefix: str = "") -> dict[str, str]:
-    """Return values in YAML's short form by dotted key; a list is one value."""
+def flat(tree: Any, prefix: str = "") -> dict[str, str]:
+    """Return the values of a configuration in YAML's short form by dotted key; a list is one value.
+
+    Args:
+        tree: Configuration as plain values.
+        prefix: Dotted key of the tree.
+    """
     if not isinstance(tree, dict) or not tree:
         return {prefix: inline(tree)} if prefix else {}
     found: dict[str, str] = {}
     for key, value in tree.items():
-        found |= _flat(value, f"{prefix}.{key}" if prefix else str(key))
+        found |= flat(value, f"{prefix}.{key}" if prefix else str(key))
     return found

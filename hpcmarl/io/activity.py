@@ -146,6 +146,17 @@ def activity_path(directory: Path, start: int) -> Path:
     return directory / "starts" / f"start-{start:04d}-ranks.h5"
 
 
+def activity_files(directory: Path) -> dict[int, Path]:
+    """Return the files of all starts by number, oldest first.
+
+    Args:
+        directory: The run directory.
+    """
+    found = sorted((directory / "starts").glob("start-*-ranks.h5"))
+    numbers = {path: path.name.removeprefix("start-").removesuffix("-ranks.h5") for path in found}
+    return {int(number): path for path, number in numbers.items() if number.isdecimal()}
+
+
 def write_activity(path: Path, activity: RankActivity, attributes: Mapping[str, Any]) -> None:
     """Write the file atomically.
 

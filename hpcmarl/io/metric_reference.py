@@ -394,6 +394,9 @@ SUMMARY: dict[str, Entry] = {
     "dense_acting_flops_per_step": Entry(
         "operation", "The same if no weight were zero.", "value-based algorithms"
     ),
+    "layer_densities": Entry(
+        "section", "Share of active weights of each layer, by its name.", "`algo.sparse`"
+    ),
     "checkpoint_error": Entry("text", "Error of the last checkpoint.", "a failed disk"),
     "versions": Entry("section", "Versions of hpcmarl and of the packages that the results depend on."),
 }

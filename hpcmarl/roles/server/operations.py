@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from hpcmarl.algos.model import Model
 from hpcmarl.optim.sparse import SparseTopology
 
 
 def count_operations(
     algorithm: Model, topology: SparseTopology | None, learned_steps: float, dense_gradient_steps: float
-) -> dict[str, float]:
+) -> dict[str, Any]:
     """Count the operations of a run, and those that a dense network would have needed.
 
     Args:
@@ -19,8 +21,9 @@ def count_operations(
 
     Returns:
         Both numbers of steps; operations of all training (training_flops, dense_training_flops); operations
-        of acting in one environment step (acting_flops_per_step, dense_acting_flops_per_step). Empty if the
-        algorithm does not count operations.
+        of acting in one environment step (acting_flops_per_step, dense_acting_flops_per_step); of a sparse
+        network also the share of active weights by layer (layer_densities). Empty if the algorithm does not
+        count operations.
     """
     whole = [1.0] * len(algorithm.layers)
     dense, counted = (
@@ -36,4 +39,13 @@ def count_operations(
         "dense_training_flops": dense.training(learned_steps, dense_gradient_steps),
         "acting_flops_per_step": counted.acting,
         "dense_acting_flops_per_step": dense.acting,
+        **({} if topology is None else {"layer_densities": densities_by_layer(topology)}),
+    }
+
+
+def densities_by_layer(topology: SparseTopology) -> dict[str, float]:
+    """Return the share of active weights of each layer, by its number and shape, such as "1 (64x18)"."""
+    return {
+        f"{number} ({layer.shape[0]}x{layer.shape[1]})": float(topology.mask[layer.place].mean())
+        for number, layer in enumerate(topology.layers, 1)
     }

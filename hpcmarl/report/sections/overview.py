@@ -1,0 +1,124 @@
+"""The runs of the report, and what their configurations differ in."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+
+from hpcmarl.io.run_state import RunState
+from hpcmarl.report.blocks import Part, Section, Table, Text, number, percent
+from hpcmarl.report.grouping import NOT_COMPARED, UNKNOWN, RunGroup, differing_keys
+from hpcmarl.report.runs import ReportedRun
+
+HEADING = (
+    "run",
+    "configuration",
+    "state",
+    "began",
+    "environment",
+    "algorithm",
+    "ranks",
+    "updates",
+    "environment steps",
+    "training time, s",
+    "steps/s",
+    "of bare stepping",
+    "training return",
+    "evaluated return",
+    "win rate",
+)
+MOST_VALUES = 12  # runs whose differing values stand side by side
+
+
+def runs_section(runs: Sequence[ReportedRun], groups: Sequence[RunGroup]) -> Section:
+    """Return the table of all runs."""
+    names = {number: group.name for group in groups for number in group.runs}
+    rows = [[run.label, names[place], *_figures(run)] for place, run in enumerate(runs)]
+    parts: list[Part] = [
+        Table(
+            HEADING,
+            rows,
+            "Each run as it stands. Training return: mean of the newest 100 training episodes.",
+            numeric=range(6, len(HEADING)),
+            run_of_row=range(len(runs)),
+        )
+    ]
+    parts += [
+        Text(f"{run.label}: {run.state.state}: {reason}", "warning")
+        for run in runs
+        if (reason := _reason(run.state))
+    ]
+    parts += [Text(problem, "warning") for run in runs for problem in run.problems]
+    return Section("Runs", "runs", parts)
+
+
+def _reason(state: RunState) -> str:
+    return str((state.summary or {}).get("reason") or "")
+
+
+def _figures(run: ReportedRun) -> list[str]:
+    evaluated = number(run.last("eval_return_mean"))
+    error = (run.summary.get("evaluation") or {}).get("return_sem")
+    if error is not None:
+        evaluated += f" ± {number(error)}"
+    win_rate = run.last("eval_win_rate")
+    return [
+        run.state.state,
+        "–" if run.state.began is None else time.strftime("%d %b %H:%M", time.localtime(run.state.began)),
+        run.setting("env.id") or "–",
+        "league" if run.league is not None else run.setting("algo.name") or "–",
+        number(_ranks(run), ",.0f"),
+        number(run.last("updates") or run.last("version"), ",.0f"),
+        number(run.last("env_steps"), ",.0f"),
+        number(run.last("seconds"), ",.0f"),
+        number(mean_speed(run), ",.0f"),
+        percent(run.summary.get("share_of_bare")),
+        number(run.last("return_mean")),
+        evaluated,
+        percent(run.last("win_rate") if win_rate is None else win_rate),
+    ]
+
+
+def _ranks(run: ReportedRun) -> float | None:
+    if run.newest_activity is not None:
+        return len(run.newest_activity.ranks)
+    return run.summary.get("ranks")
+
+
+def mean_speed(run: ReportedRun) -> float:
+    """Return the environment steps per second over the whole training time; NaN if unknown."""
+    seconds, steps = run.last("seconds"), run.last("env_steps")
+    return steps / seconds if seconds and steps else math.nan
+
+
+def differences_section(runs: Sequence[ReportedRun], groups: Sequence[RunGroup]) -> Section | None:
+    """Return the configuration keys that differ between groups, and those that differ within one."""
+    known = [run for run in runs if run.settings]
+    if len(known) < 2:
+        return None
+    parts: list[Part] = []
+    shown = [group for group in groups if group.settings]
+    keys = differing_keys([group.settings for group in shown])
+    if not keys:
+        parts.append(Text("The runs do not differ in anything that changes what is learned."))
+    elif len(shown) <= MOST_VALUES:
+        rows = [[key, *(group.settings.get(key, "–") for group in shown)] for key in keys]
+        heading = ["key", *(f"{group.name} ({_count(len(group.runs))})" for group in shown)]
+        parts.append(Table(heading, rows, "Keys of the configuration whose values differ."))
+    else:
+        rows = [[group.name, *(group.settings.get(key, "–") for key in keys)] for group in shown]
+        parts.append(Table(["configuration", *keys], rows, "Keys of the configuration that differ."))
+    others = [key for key in differing_keys([run.settings for run in known]) if key.startswith(NOT_COMPARED)]
+    if others:
+        rows = [[run.label, *(run.setting(key) or "–" for key in others)] for run in known]
+        caption = "Keys that differ but do not change what is learned, and the seed."
+        numbers = [place for place, run in enumerate(runs) if run.settings]
+        parts.append(Table(["run", *others], rows, caption, run_of_row=numbers, folded=len(known) > 4))
+    if len(known) < len(runs):
+        parts.append(Text(f"{len(runs) - len(known)} runs have an {UNKNOWN}.", "warning"))
+    return Section("Differences", "differences", parts)
+
+
+def _count(runs: int) -> str:
+    return "1 run" if runs == 1 else f"{runs} runs"
