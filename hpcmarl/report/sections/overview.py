@@ -28,7 +28,8 @@ HEADING = (
     "evaluated return",
     "win rate",
 )
-MOST_VALUES = 12  # runs whose differing values stand side by side
+MOST_SIDE_BY_SIDE = 12  # configurations whose differing values stand side by side
+MOST_UNFOLDED = 10  # keys of some configurations that are shown at once
 
 
 def runs_section(runs: Sequence[ReportedRun], groups: Sequence[RunGroup]) -> Section:
@@ -100,24 +101,35 @@ def differences_section(runs: Sequence[ReportedRun], groups: Sequence[RunGroup])
     parts: list[Part] = []
     shown = [group for group in groups if group.settings]
     keys = differing_keys([group.settings for group in shown])
+    common = [key for key in keys if all(key in group.settings for group in shown)]
+    others = [key for key in keys if key not in common]
     if not keys:
         parts.append(Text("The runs do not differ in anything that changes what is learned."))
-    elif len(shown) <= MOST_VALUES:
-        rows = [[key, *(group.settings.get(key, "–") for group in shown)] for key in keys]
-        heading = ["key", *(f"{group.name} ({_count(len(group.runs))})" for group in shown)]
-        parts.append(Table(heading, rows, "Keys of the configuration whose values differ."))
-    else:
-        rows = [[group.name, *(group.settings.get(key, "–") for key in keys)] for group in shown]
-        parts.append(Table(["configuration", *keys], rows, "Keys of the configuration that differ."))
-    others = [key for key in differing_keys([run.settings for run in known]) if key.startswith(NOT_COMPARED)]
+    if common:
+        parts.append(_values(shown, common, "Keys of the configuration whose values differ."))
     if others:
-        rows = [[run.label, *(run.setting(key) or "–" for key in others)] for run in known]
+        caption = "Keys that only some of the configurations have."
+        parts.append(_values(shown, others, caption, folded=len(others) > MOST_UNFOLDED))
+    ignored = [key for key in differing_keys([run.settings for run in known]) if key.startswith(NOT_COMPARED)]
+    if ignored:
+        rows = [[run.label, *(run.setting(key) or "–" for key in ignored)] for run in known]
         caption = "Keys that differ but do not change what is learned, and the seed."
         numbers = [place for place, run in enumerate(runs) if run.settings]
-        parts.append(Table(["run", *others], rows, caption, run_of_row=numbers, folded=len(known) > 4))
+        parts.append(Table(["run", *ignored], rows, caption, run_of_row=numbers, folded=len(known) > 4))
     if len(known) < len(runs):
         parts.append(Text(f"{len(runs) - len(known)} runs have an {UNKNOWN}.", "warning"))
     return Section("Differences", "differences", parts)
+
+
+def _values(groups: Sequence[RunGroup], keys: Sequence[str], caption: str, *, folded: bool = False) -> Table:
+    """Return the values of keys in all groups: side by side, or one below the other if there are many."""
+    if len(groups) <= MOST_SIDE_BY_SIDE:
+        heading = ["key", *(f"{group.name} ({_count(len(group.runs))})" for group in groups)]
+        rows = [[key, *(group.settings.get(key, "–") for group in groups)] for key in keys]
+    else:
+        heading = ["configuration", *keys]
+        rows = [[group.name, *(group.settings.get(key, "–") for key in keys)] for group in groups]
+    return Table(heading, rows, caption, folded=folded)
 
 
 def _count(runs: int) -> str:

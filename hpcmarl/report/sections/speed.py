@@ -272,7 +272,7 @@ def rounds_section(runs: Sequence[ReportedRun], curves: Curves) -> Section | Non
 
 
 def _durations(run: ReportedRun) -> Array | None:
-    if run.rows < 2:
+    if run.rows < 2 or run.league is not None:
         return None
     versions, seconds = (np.diff(run.columns[name]) for name in ("version", "seconds"))
     durations = np.where(versions > 0, seconds / np.maximum(versions, 1.0), np.nan)
