@@ -32,6 +32,7 @@ from hpcmarl.config.rounds import (
     round_contradictions,
 )
 from hpcmarl.config.run import (
+    Callbacks,
     CheckpointConfig,
     EvalConfig,
     FaultsConfig,
@@ -86,6 +87,13 @@ class Config(Section):
         None, description="train several policies against snapshots of each other; null: a single run"
     )
     logging: LoggingConfig = section(LoggingConfig, "log messages, progress display and metrics")
+    callbacks: Callbacks = Field(
+        (),
+        description=(
+            "classes outside hpcmarl that the server's rank calls during the run: package.module:Class, or a "
+            "section with name and the callback's own keys"
+        ),
+    )
     faults: FaultsConfig = section(
         FaultsConfig, "response to non-finite values, and failures injected for tests"
     )
