@@ -302,13 +302,13 @@ def _config_of(kind: str, found: type[Any]) -> type[Any]:
         raise ConfigError(
             f"{_name(found)}.config_class is {model!r}; allowed: a class derived from {_name(base)} ({PAGE})"
         )
-    if model.model_fields["name"].annotation is not str:
+    chosen: Any = model
+    if chosen.model_fields["name"].annotation is not str:
         raise ConfigError(
             f'{_name(model)} restricts name; declare name: str = "" instead, since configurations name the '
             "class by its path or entry point"
         )
-    chosen: type[Any] = model
-    return chosen
+    return model
 
 
 def import_module(name: str, target: str) -> Any:

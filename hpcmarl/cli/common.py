@@ -59,7 +59,7 @@ Trust = Annotated[
     typer.Option(
         "--trust",
         metavar="ID",
-        help="Allow this environment to be imported from any package (repeatable).",
+        help="Allow this environment or class to be imported from any package (repeatable).",
         callback=_trust,
         show_default=False,
     ),

@@ -54,12 +54,12 @@ class Choice:
         try:
             model = None if name is None else plugins.config_class(self.kind, name)
         except HpcmarlError as error:
-            raise PydanticCustomError(ERROR, "{text}", {"text": str(error)}) from None
+            raise _refusal(str(error)) from None
         if model is not None:
             return model.model_validate({"name": value} if isinstance(value, str) else value)
         if self.own is None:
             shown = f"{name} is not known" if name else "no name is given"
-            raise PydanticCustomError(ERROR, "{text}", {"text": f"{shown}; {plugins.unknown(self.kind)}"})
+            raise _refusal(f"{shown}; {plugins.unknown(self.kind)}")
         return own(value)
 
     def __get_pydantic_core_schema__(
@@ -79,6 +79,10 @@ class Choice:
         if self.short:
             foreign.append(name)
         return {"anyOf": [*([] if self.own is None else [handler(schema)]), *foreign]}
+
+
+def _refusal(text: str) -> PydanticCustomError:
+    return PydanticCustomError(ERROR, "{text}", {"text": text})
 
 
 def choice_of(annotation: Any) -> Choice | None:

@@ -20,7 +20,6 @@ from pydantic_core import PydanticUndefined
 from hpcmarl.config import Config
 from hpcmarl.config.base import ONE_LINE
 from hpcmarl.config.choice import Choice, choice_of
-from hpcmarl.errors import ConfigError
 
 CLASS = "package.module:Class or a section with name"
 
@@ -165,15 +164,11 @@ def model_of(section: str, name: Any, root: type[BaseModel] = Config) -> type[Ba
 
     Returns:
         The model; None if there is none.
-
-    Raises:
-        ConfigError: The section has no choice by name.
     """
     field = root.model_fields.get(section)
-    own = members_of(section, root)
-    if not own or field is None:
-        raise ConfigError(f"{section} has no choice by name; allowed: {', '.join(_choosing(root))}")
-    found = own.get(name) if isinstance(name, str) else None
+    found = members_of(section, root).get(name) if isinstance(name, str) else None
+    if field is None:
+        return None
     choice = choice_of(_with_metadata(field))
     return choice.model({"name": name}) if found is None and choice is not None else found
 
@@ -187,10 +182,6 @@ def allows_classes(path: tuple[str | int, ...], data: Any, root: type[BaseModel]
     """Return the kind of classes outside hpcmarl that the value at `path` may name; None: none."""
     choice = choice_of(field_at(path, data, root))
     return None if choice is None else choice.kind
-
-
-def _choosing(root: type[BaseModel]) -> list[str]:
-    return [f"{name}.name" for name in root.model_fields if members_of(name, root)]
 
 
 def _chooses(field: FieldInfo) -> bool:

@@ -385,6 +385,7 @@ SUMMARY: dict[str, Entry] = {
         "operation", "The same if no weight were zero.", "value-based algorithms"
     ),
     "checkpoint_error": Entry("text", "Error of the last checkpoint.", "a failed disk"),
+    "callback_errors": Entry("text", "Callbacks that failed and were switched off, a line each."),
     "versions": Entry("section", "Versions of hpcmarl and of the packages that the results depend on."),
 }
 

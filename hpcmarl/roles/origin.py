@@ -27,8 +27,8 @@ def environments(config: Config) -> list[EnvConfig]:
 def load_stored(text: str, checkpoint: Path) -> Config:
     """Load the configuration that a checkpoint holds, and print the origin of its classes outside hpcmarl.
 
-    A class is imported if an installed package registers it, if the run's own files name it, or after
-    `--trust`.
+    Callbacks and trackers are left out, since only training needs them. Any other class is imported if an
+    installed package registers it, if the run's own files name it, or after `--trust`.
 
     Args:
         text: The configuration, as YAML.
@@ -39,7 +39,7 @@ def load_stored(text: str, checkpoint: Path) -> Config:
     """
     with only_known(str(checkpoint), _own_texts(checkpoint)):
         # load_config takes a text with a line break as YAML, and a single line as the name of a file.
-        config = load_config(text + "\n")
+        config = load_config(text + "\n", ("callbacks=[]", "logging.trackers=[]"))
     for kind, name in dict.fromkeys(classes_outside(config)):
         found = need(kind, name)
         print(f"{KINDS[kind].key} {_shown(name)}: {_shown(origin(found.__module__))}", file=sys.stderr)
