@@ -149,7 +149,7 @@ def installed(kind: str) -> list[Installed]:
             if point.group == f"hpcmarl.{kind}":
                 package = f"{distribution.metadata['Name']} {distribution.version}"
                 found.add((point.name, point.value, package))
-    return [Installed(*each) for each in sorted(found)]
+    return [Installed(*each) for each in sorted(found, key=lambda each: (each[0], each[2]))]
 
 
 @lru_cache
@@ -288,7 +288,7 @@ def derived(target: str, base_target: str) -> type[Any]:
         what = "a function" if inspect.isroutine(found) else f"of type {type(found).__name__}"
         raise ConfigError(f"{target} is {what}; allowed: a class derived from {_name(base)} ({PAGE})")
     if not issubclass(found, base):
-        raise ConfigError(f"{target} is not derived from {_name(base)}; derive it from that class ({PAGE})")
+        raise ConfigError(f"{target} is no {_name(base)}; it must be derived from that class ({PAGE})")
     if abstract := getattr(found, "__abstractmethods__", ()):
         missing = ", ".join(sorted(abstract))
         raise ConfigError(f"{target} lacks {missing}, which {_name(base)} requires; write it ({PAGE})")
@@ -359,8 +359,8 @@ def _not_found(name: str, missing: str, target: str) -> HpcmarlError:
     parent, _, last = missing.rpartition(".")
     if not parent:
         return MissingPackageError(
-            f"{target}: the package {missing} is not installed; pip install the package that has it, or "
-            f"start hpcmarl in the directory of {missing}.py"
+            f"{target} needs the package {missing}, which is not installed; pip install it, or start hpcmarl "
+            f"in the directory of {missing}.py"
         )
     modules = [
         module.name for module in pkgutil.iter_modules(getattr(sys.modules.get(parent), "__path__", []))
