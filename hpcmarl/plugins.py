@@ -142,9 +142,14 @@ def with_threads(threads: int) -> Iterator[None]:
 
 
 def installed(kind: str) -> list[Installed]:
-    """Return the entry points of a kind, sorted by name. Imports none of them."""
+    """Return the entry points of a kind, sorted by name. Imports none of them.
+
+    Records in the working directory do not count, because other users may have written there.
+    """
     found = set()
-    for distribution in metadata.distributions():
+    here = os.path.realpath(os.getcwd())
+    places = [place for place in sys.path if os.path.realpath(place or ".") != here]
+    for distribution in metadata.distributions(path=places):
         for point in distribution.entry_points:
             if point.group == f"hpcmarl.{kind}":
                 package = f"{distribution.metadata['Name']} {distribution.version}"

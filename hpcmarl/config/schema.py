@@ -184,10 +184,10 @@ def contradictions(config: Config) -> list[str]:
             "topology.respawn: true does not work with deterministic: true, because a new actor does not "
             "repeat the work of the dead one; set one of the two keys to false"
         )
-    if config.deterministic and config.algo.name == "ppo":
+    if config.deterministic and config.algo.minibatch_passes is not None:
         found.append(
-            "deterministic: true does not work with algo.name: ppo, whose actors continue during the passes "
-            "over a batch; use algo.name: ma_trace"
+            f"deterministic: true does not work with algo.name: {config.algo.name}, whose actors continue "
+            "during the passes over a batch; use algo.name: ma_trace"
         )
     found += worker_contradictions(
         config.topology, explores=isinstance(config.algo, QLearningConfig), deterministic=config.deterministic
