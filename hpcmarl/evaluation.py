@@ -13,13 +13,12 @@ import numpy as np
 from hpcmarl.algos import make_model
 from hpcmarl.algos.model import Model
 from hpcmarl.config import Config, EvalConfig, inference_form
-from hpcmarl.config.file import load_config
 from hpcmarl.envs import describe
 from hpcmarl.errors import ConfigError, FormatError
 from hpcmarl.io.checkpoint import find_checkpoint, load_checkpoint
 from hpcmarl.roles.base import group_environment
 from hpcmarl.roles.evaluator import Match, evaluation_environment, summarise, summarise_agents
-from hpcmarl.roles.origin import check_environments_of
+from hpcmarl.roles.origin import check_environments_of, load_stored
 from hpcmarl.types import EnvironmentSpec
 
 
@@ -82,8 +81,7 @@ def load_trained(found: Path, state: Mapping[str, Any], attributes: Mapping[str,
         raise FormatError(
             f"{found}: its attribute config is not a text; the file is damaged, or not from hpcmarl"
         )
-    # load_config takes a text with a line break as YAML, and a single line as the name of a file.
-    config = load_config(text + "\n")
+    config = load_stored(text, found)
     check_environments_of(found, config)
     spec = describe(config.env, config.policies)
     algorithm = make_model(spec, config.algo, config.seed)

@@ -30,7 +30,7 @@ from typing import Any
 
 import pytest
 
-from hpcmarl.launch.threads import VARIABLES
+from hpcmarl.threads import VARIABLES
 
 pytest_plugins = ["tests.support.fixtures"]
 

@@ -20,6 +20,8 @@ BASIS = {
     "config.simulation",
     "config.slurm",
     "packing",
+    "plugins",
+    "callbacks",
     "hpcmarl",
 }
 EVERYTHING = {"*"}
@@ -27,25 +29,29 @@ EVERYTHING = {"*"}
 RUNS = (
     BASIS
     | {"maths", "nets", "algos", "optim", "envs", "io", "comm", "launch", "rollouts", "tracing", "tracking"}
-    | {f"config.{name}" for name in ("file", "differences", "plain")}
+    | {f"config.{name}" for name in ("choice", "file", "differences", "plain", "yaml_text")}
 )
 # room (a package or module) -> rooms that it may import besides itself; a new room needs a line here
 ALLOWED = {
     "errors": set(),
     "types": set(),
     "packing": {"errors"},
+    "threads": set(),
+    "plugins": {"errors", "threads"},
     "config.base": set(),
-    "config.run": {"config.base"},
+    "config.choice": {"errors", "plugins", "config.base"},
+    "config.run": {"config.base", "config.choice"},
+    "callbacks": {"config.run"},
     "config.slurm": {"config.base"},
     "config.networks": {"config.base"},
     "config.algo_base": {"config.base", "config.networks"},
     "config.actor_critics": {"config.base", "config.networks", "config.algo_base"},
     "config.value_based": {"config.base", "config.networks", "config.algo_base"},
-    "config.algos": {"config.actor_critics", "config.value_based"},
+    "config.algos": {"config.actor_critics", "config.choice", "config.value_based"},
     "config.algo_checks": {"config.algo_base", "config.actor_critics", "config.value_based"},
     "config.environment": {"config.base"},
     "config.topology": {"config.base", "config.environment"},
-    "config.league": {"config.base"},
+    "config.league": {"config.base", "config.choice"},
     "config.members": {"config.base", "config.league"},
     "config.league_checks": {
         "config.algo_base",
@@ -61,10 +67,10 @@ ALLOWED = {
         "config.run",
         "config.topology",
     },
-    "config.rounds": {"config.base"},
+    "config.rounds": {"config.base", "config.choice"},
     "config.presets": set(),
     "config.renamed": set(),
-    "config.plain": {"config.base"},
+    "config.plain": {"plugins", "config.base"},
     "config.schema": {
         "errors",
         "config.base",
@@ -97,12 +103,14 @@ ALLOWED = {
         "config.topology",
     },
     "config.yaml_text": {"errors"},
-    "config.keys": {"errors", "config", "config.base"},
+    "config.keys": {"errors", "config", "config.base", "config.choice"},
     "config.simulation": {"config.base", "config"},
     "config.tree": {"errors", "config", "config.yaml_text", "config.keys"},
     "config.preset_layer": {"errors", "config.presets", "config.tree", "config.yaml_text"},
     "config.file": {
         "errors",
+        "plugins",
+        "config.choice",
         "config",
         "config.simulation",
         "config.yaml_text",
@@ -116,7 +124,7 @@ ALLOWED = {
     "config.sweep": {"config.simulation", "config.file"},
     "maths": BASIS,
     "nets": BASIS | {"maths"},
-    "optim": BASIS | {"maths"},
+    "optim": BASIS | {"maths", "config.rounds"},
     "envs": BASIS,
     "io": BASIS,
     "comm": BASIS,
@@ -128,7 +136,7 @@ ALLOWED = {
     "roles": RUNS,
     "league.core": BASIS | {"maths"},
     "league": set(),
-    "runtime": RUNS | {"roles"},
+    "runtime": RUNS | {"roles", "threads"},
     "league.runtime": RUNS | {"roles", "runtime", "league.core"},
     "league.commands": RUNS | {"roles", "runtime", "league.core", "league.runtime"},
     "opening": RUNS | {"roles", "runtime", "league.runtime"},
@@ -145,7 +153,10 @@ ALLOWED = {
     "interface": EVERYTHING,
     "cli": EVERYTHING,
     "__main__": {"cli"},
-    "hpcmarl": {"interface"},  # for type checking; at run time each name is imported when it is used
+    "hpcmarl": {
+        "interface",
+        "callbacks",
+    },  # for type checking; at run time each name is imported when it is used
 }
 # external package -> the only places that may import it
 CONFINED = {

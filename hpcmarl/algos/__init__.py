@@ -1,6 +1,6 @@
 """Algorithms by name.
 
-A new algorithm needs
+An algorithm outside hpcmarl is described by a class (external.py). A new algorithm of hpcmarl needs
 
 - a configuration section in config/algos.py,
 - a function in design.py,
@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING
 from hpcmarl.algos.design import make_design
 from hpcmarl.algos.model import Model
 from hpcmarl.config import AlgoConfig
-from hpcmarl.errors import ConfigError
 from hpcmarl.types import EnvironmentSpec
 
 if TYPE_CHECKING:
@@ -57,8 +56,12 @@ def make_model(spec: EnvironmentSpec, config: AlgoConfig, seed: int | None) -> M
 
 def make_algorithm(spec: EnvironmentSpec, config: AlgoConfig, seed: int) -> Algorithm:
     """Create the same model with the ability to learn. Imports torch; raises as `make_model`."""
-    if config.name not in ALGORITHMS:
-        raise ConfigError(f"algo.name: {config.name} is not known; allowed: {', '.join(ALGORITHMS)}")
-    module, own = ALGORITHMS[config.name]
-    algorithm: Algorithm = getattr(import_module(module), own)(spec, config, seed)
+    if config.name in ALGORITHMS:
+        module, own = ALGORITHMS[config.name]
+        constructor = getattr(import_module(module), own)
+    else:
+        from hpcmarl.algos.external import learner_of
+
+        constructor = learner_of(config.name)
+    algorithm: Algorithm = constructor(spec, config, seed)
     return algorithm

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal
 
+from hpcmarl import plugins
 from hpcmarl.algos.common_reward import check_common_reward
 from hpcmarl.config import (
     ActorCriticConfig,
@@ -106,10 +107,10 @@ def make_design(spec: EnvironmentSpec, config: AlgoConfig) -> Design:
         ConfigError: If the name is unknown, or if the environment does not fit the configuration.
         UsageError: If actions are unbounded.
     """
-    if config.name not in DESIGNS:
-        raise ConfigError(f"algo.name: {config.name} is not known; allowed: {', '.join(DESIGNS)}")
+    design = DESIGNS.get(config.name) or plugins.need("algorithms", config.name).design
     check_common_reward(spec, config)
-    return DESIGNS[config.name](spec, config)
+    described: Design = design(spec, config)
+    return described
 
 
 # ---- REINFORCE

@@ -59,7 +59,7 @@ Trust = Annotated[
     typer.Option(
         "--trust",
         metavar="ID",
-        help="Allow this environment to be imported from any package (repeatable).",
+        help="Allow this environment or class to be imported from any package (repeatable).",
         callback=_trust,
         show_default=False,
     ),
@@ -111,7 +111,7 @@ def load(config: str | None, overrides: Sequence[str]) -> Config:
 
 def set_threads(threads: int) -> None:
     """Set the environment variables that limit the threads of numerical libraries."""
-    from hpcmarl.launch.threads import set_thread_environment
+    from hpcmarl.threads import set_thread_environment
 
     set_thread_environment(threads, os.environ)
 

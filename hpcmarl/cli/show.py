@@ -15,14 +15,15 @@ from hpcmarl.cli.common import (
     print_rows,
     print_table,
 )
+from hpcmarl.errors import UsageError
 
 if TYPE_CHECKING:
-    pass
+    from pydantic import BaseModel
 
 config_app = typer.Typer(no_args_is_help=True, help="Show, check or explain a configuration.")
 list_app = typer.Typer(
     no_args_is_help=True,
-    help="List environments, algorithms, presets, round rules, matchmakers or evaluation strategies.",
+    help="List environments, algorithms, presets, round rules and other choices, also of other packages.",
 )
 
 
@@ -75,20 +76,30 @@ def schema(
     simulation: Annotated[
         bool, typer.Option("--simulation", help="List the keys of hpcmarl simulate instead.")
     ] = False,
+    choice: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[KEY=NAME]",
+            help="List only the keys of this choice, as algo.name=ppo.",
+            show_default=False,
+        ),
+    ] = None,
 ) -> None:
     """List all keys with allowed values, defaults and meanings.
 
     \b
     hpcmarl config schema | grep delay
     hpcmarl config schema --simulation
+    hpcmarl config schema algo.name=my_package.my_module:Mine
     """
     from hpcmarl.config import Config
-    from hpcmarl.config.keys import schema_rows
+    from hpcmarl.config.keys import rows_of, schema_rows
     from hpcmarl.config.simulation import SimulationConfig
 
     root = SimulationConfig if simulation else Config
+    section, model = ("", root) if choice is None else _chosen(choice, root)
     if as_json:
-        typer.echo(json.dumps(root.model_json_schema(), indent=2))
+        typer.echo(json.dumps(model.model_json_schema(), indent=2))
         return
     print_table(
         [
@@ -98,9 +109,31 @@ def schema(
                 "default": row.default,
                 "meaning": row.description + (f" [{', '.join(row.only)}]" if row.only else ""),
             }
-            for row in schema_rows(root)
+            for row in (rows_of(section, model) if section else schema_rows(root))
         ]
     )
+
+
+def _chosen(choice: str, root: type[BaseModel]) -> tuple[str, type[BaseModel]]:
+    """Return the section that KEY=NAME is about, and its model.
+
+    Raises:
+        UsageError: The key chooses no model, or no model has the name.
+    """
+    from hpcmarl import plugins
+    from hpcmarl.config.keys import members_of
+
+    key, _, name = choice.partition("=")
+    kinds = {kind.key: title for title, kind in plugins.KINDS.items() if kind.config}
+    section = key.removesuffix(".name")
+    own = members_of(section, root) if key.endswith(".name") else {}
+    if key not in kinds and not own:
+        raise UsageError(f"{choice}: {key} chooses no keys; allowed: KEY=NAME with {', '.join(kinds)}")
+    found = own.get(name) or (plugins.config_class(kinds[key], name) if key in kinds else None)
+    if found is None:
+        names = [*own, *(each.name for each in plugins.installed(kinds[key]))] if key in kinds else [*own]
+        raise UsageError(f"{choice}: {name or 'no name'} is not known; allowed: {', '.join(names) or 'none'}")
+    return section, found
 
 
 @list_app.command(name="envs")
@@ -111,6 +144,7 @@ def list_environments(as_json: Json = False) -> None:
     (env.batched).
     """
     from hpcmarl.envs import KNOWN_ENVIRONMENTS, has_batched_form
+    from hpcmarl.plugins import installed
 
     print_rows(
         "environments",
@@ -118,6 +152,11 @@ def list_environments(as_json: Json = False) -> None:
             {"id": known.id, "kind": known.kind, "installed": known.installed}
             | {"batched": has_batched_form(known.id), "package": known.package, "summary": known.summary}
             for known in KNOWN_ENVIRONMENTS
+        ]
+        + [
+            {"id": each.name, "kind": "auto", "installed": True, "batched": False, "package": each.package}
+            | {"summary": each.value}
+            for each in installed("environments")
         ],
         as_json,
     )
@@ -130,9 +169,63 @@ def list_algorithms(as_json: Json = False) -> None:
 
     print_rows(
         "algorithms",
-        [{"name": name, "summary": first_line(model)} for name, model in members_of("algo").items()],
+        [_own(name, first_line(model)) for name, model in members_of("algo").items()] + _others("algorithms"),
         as_json,
     )
+
+
+@list_app.command(name="optimizers")
+def list_optimizers(as_json: Json = False) -> None:
+    """List optimizers, for optimizer.name."""
+    from hpcmarl.config.keys import first_line, members_of
+
+    print_rows(
+        "optimizers",
+        [_own(name, first_line(model)) for name, model in members_of("optimizer").items()]
+        + _others("optimizers"),
+        as_json,
+    )
+
+
+@list_app.command(name="callbacks")
+def list_callbacks(as_json: Json = False) -> None:
+    """List installed callbacks, for callbacks. All are from other packages."""
+    _print_others("callbacks", as_json)
+
+
+@list_app.command(name="trackers")
+def list_trackers(as_json: Json = False) -> None:
+    """List installed trackers, for logging.trackers. All are from other packages."""
+    _print_others("trackers", as_json)
+
+
+def _print_others(kind: str, as_json: bool) -> None:
+    rows = _others(kind)
+    if rows or as_json:
+        print_rows(kind, rows, as_json)
+    else:
+        typer.echo(f"no installed package registers {kind} (docs/extending.md)")
+
+
+def _own(name: str, summary: str) -> dict[str, Any]:
+    return {"name": name, "package": "hpcmarl", "summary": summary}
+
+
+def _others(kind: str) -> list[dict[str, Any]]:
+    """Return the rows of classes outside hpcmarl; the summary of one that cannot be used is the reason."""
+    from hpcmarl.errors import HpcmarlError
+    from hpcmarl.plugins import find, installed
+
+    rows = []
+    for each in installed(kind):
+        try:
+            found = find(kind, each.name)
+            lines = (found.__doc__ or "").strip().splitlines() or [each.value]
+            summary = getattr(found, "summary", "") or lines[0].rstrip(".")
+        except HpcmarlError as error:
+            summary = f"cannot be used: {error}"
+        rows.append({"name": each.name, "package": each.package, "summary": summary})
+    return rows
 
 
 @list_app.command(name="presets")
@@ -177,9 +270,8 @@ def list_rules(as_json: Json = False) -> None:
     from hpcmarl.config.keys import first_line
     from hpcmarl.optim.rounds import RULES
 
-    print_rows(
-        "rules", [{"name": name, "summary": first_line(rule)} for name, rule in RULES.items()], as_json
-    )
+    rows = [_own(name, first_line(rule)) for name, rule in RULES.items()]
+    print_rows("rules", rows + _others("rules"), as_json)
 
 
 @list_app.command(name="matchmakers")
@@ -195,10 +287,11 @@ def list_matchmakers(as_json: Json = False) -> None:
         "league.members.<name>.kind.name": MemberKindConfig,
     }
     rows = [
-        {"name": name, "key": key, "summary": summary}
+        {"name": name, "key": key, "package": "hpcmarl", "summary": summary}
         for key, union in choices.items()
         for name, summary in _summaries(union)
     ]
+    rows += [{"name": row["name"], "key": "league.matchmaking.name", **row} for row in _others("matchmakers")]
     print_rows("matchmakers", rows, as_json)
 
 

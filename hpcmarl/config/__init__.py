@@ -20,14 +20,16 @@ from hpcmarl.config.networks import AgentNetworkConfig, InferenceForm, NetworkCo
 from hpcmarl.config.rounds import (
     AdamConfig,
     NigtConfig,
+    OptimizerConfig,
     OptimizerSection,
     RmspropConfig,
     RoundsConfig,
+    RuleConfig,
     SgdConfig,
     critic_contradictions,
     round_contradictions,
 )
-from hpcmarl.config.run import EvalConfig, StopConfig
+from hpcmarl.config.run import CallbackConfig, EvalConfig, StopConfig, TrackerConfig
 from hpcmarl.config.schema import Config, batch_of, contradictions, counts_episodes, inference_form
 from hpcmarl.config.topology import DelayConfig, GroupConfig, TopologyConfig, WorkerConfig
 from hpcmarl.config.value_based import (
@@ -50,6 +52,7 @@ __all__ = [
     "Algo",
     "AlgoConfig",
     "COMAConfig",
+    "CallbackConfig",
     "CommonReward",
     "Config",
     "DelayConfig",
@@ -64,6 +67,7 @@ __all__ = [
     "NetworkConfig",
     "NigtConfig",
     "OperatorConfig",
+    "OptimizerConfig",
     "OptimizerSection",
     "PPOConfig",
     "PolicyConfig",
@@ -75,10 +79,12 @@ __all__ = [
     "ReplayConfig",
     "RmspropConfig",
     "RoundsConfig",
+    "RuleConfig",
     "SgdConfig",
     "SparseConfig",
     "StopConfig",
     "TopologyConfig",
+    "TrackerConfig",
     "VDNConfig",
     "ValueCriticConfig",
     "WQMIXConfig",

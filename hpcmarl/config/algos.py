@@ -1,6 +1,7 @@
 """The section `algo`: the union of all algorithms.
 
-A new algorithm is a class in actor_critics.py, value_based.py or another module, and a member here.
+A new algorithm of hpcmarl is a class in actor_critics.py, value_based.py or another module, and a member
+here. An algorithm outside hpcmarl is named by its path (hpcmarl/plugins.py).
 """
 
 from __future__ import annotations
@@ -10,9 +11,10 @@ from typing import Annotated
 from pydantic import Field
 
 from hpcmarl.config.actor_critics import COMAConfig, MATraceConfig, PPOConfig, ReinforceConfig
+from hpcmarl.config.choice import Choice
 from hpcmarl.config.value_based import IQLConfig, QMIXConfig, RESConfig, VDNConfig, WQMIXConfig
 
-Algo = Annotated[
+_Own = (
     ReinforceConfig
     | MATraceConfig
     | PPOConfig
@@ -21,6 +23,6 @@ Algo = Annotated[
     | VDNConfig
     | QMIXConfig
     | WQMIXConfig
-    | RESConfig,
-    Field(discriminator="name"),
-]
+    | RESConfig
+)
+Algo = Annotated[_Own, Choice("algorithms", Annotated[_Own, Field(discriminator="name")])]

@@ -11,7 +11,8 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from hpcmarl.config import Config, EnvConfig, keys, yaml_text
+from hpcmarl import plugins
+from hpcmarl.config import Config, EnvConfig, choice, keys, yaml_text
 from hpcmarl.config.preset_layer import choose_preset, fill_preset
 from hpcmarl.config.presets import PRESETS
 from hpcmarl.config.renamed import renamed_key, renamed_value
@@ -158,11 +159,19 @@ def _validated(tree: Tree, root: type[Root]) -> Root:
         )
     fill_names(tree)
     try:
-        return root.model_validate(tree.data)
+        with plugins.with_threads(_threads(tree.data)):
+            return root.model_validate(tree.data)
     except ValidationError as error:
         raise ConfigError(_explain(error, tree)) from None
     except RecursionError:
         raise ConfigError(f"{tree.source}: nested too deeply; remove levels of nesting") from None
+
+
+def _threads(data: Mapping[str, Any]) -> int:
+    """Return topology.threads before validation; 1 if it is not set or not valid."""
+    topology = data.get("topology")
+    threads = topology.get("threads") if isinstance(topology, dict) else None
+    return threads if isinstance(threads, int) and threads > 0 else 1
 
 
 def dump_config(config: Config | SimulationConfig) -> str:
@@ -245,7 +254,10 @@ def _place(detail: Any, data: Any) -> Place:
             place = (*place, key)
         elif detail["type"] == "missing" and position == len(location) - 1:
             place = (*place, key)
-    return (*place, "name") if detail["type"].startswith("union_tag") else place
+    of_name = detail["type"].startswith("union_tag") or (
+        detail["type"] == choice.ERROR and isinstance(detail["input"], dict)
+    )
+    return (*place, "name") if of_name else place
 
 
 def _one_finding(place: Place, detail: dict[str, Any], tree: Tree) -> str:
@@ -257,6 +269,8 @@ def _one_finding(place: Place, detail: dict[str, Any], tree: Tree) -> str:
     )
     if kind == "value_error":
         return f"{origin if place else _sources(tree)}: {detail['ctx']['error']}"
+    if kind == choice.ERROR:
+        return f"{origin}: {key}: {detail['ctx']['text']}"
     if kind == "extra_forbidden":
         return _unknown_key(place, tree)
     if "[key]" in detail["loc"] or kind == "invalid_key":
@@ -268,6 +282,8 @@ def _one_finding(place: Place, detail: dict[str, Any], tree: Tree) -> str:
     allowed = keys.describe(expected) if expected is not None else _lower(detail["msg"])
     if kind.startswith("union_tag"):
         allowed = f"one of {', '.join(keys.choices_at(place[:-1], tree.data, tree.root))}"
+        if (outside := keys.allows_classes(place[:-1], tree.data, tree.root)) is not None:
+            allowed += f"; or a class outside hpcmarl ({plugins.unknown(outside).removeprefix('allowed: ')})"
         if key == "algo.name" and isinstance(value, str) and value in PRESETS:
             allowed += f"; {value} is a preset: write preset: {value}"
     if kind in ("missing", "union_tag_not_found"):
@@ -283,6 +299,8 @@ def _one_finding(place: Place, detail: dict[str, Any], tree: Tree) -> str:
         else:
             remedy = f"; remove {key}= for the default"
         return f"{origin}: {key} is empty; allowed: {allowed}{_meaning(place, tree)}{remedy}"
+    if (outside := keys.allows_classes(_schema_place(place), tree.data, tree.root)) is not None:
+        allowed += f"; or a class outside hpcmarl ({plugins.unknown(outside).removeprefix('allowed: ')})"
     renamed = renamed_value(place, value)
     hint = "" if renamed is None else f"; {value} was renamed to {renamed}"
     return f"{origin}: {key} is {show(value)}; allowed: {allowed}{_meaning(place, tree)}{hint}"

@@ -19,6 +19,9 @@ from pydantic_core import PydanticUndefined
 
 from hpcmarl.config import Config
 from hpcmarl.config.base import ONE_LINE
+from hpcmarl.config.choice import Choice, choice_of
+
+CLASS = "package.module:Class or a section with name"
 
 
 @dataclass(frozen=True)
@@ -64,7 +67,9 @@ def describe(annotation: Any, metadata: Iterable[Any] = ()) -> str:
     """
     origin, arguments = get_origin(annotation), get_args(annotation)
     if origin is Annotated:
-        return describe(arguments[0], [*arguments[1:], *metadata])
+        if (choice := choice_of(annotation)) is None:
+            return describe(arguments[0], [*arguments[1:], *metadata])
+        return CLASS if choice.own is None else describe(choice.own)
     if origin in (Union, types.UnionType):
         words = [describe(member) for member in arguments if member is not type(None)]
         if all(_is_model(member) for member in arguments):
@@ -151,7 +156,38 @@ def members_of(section: str, root: type[BaseModel] = Config) -> dict[str, type[B
         Models by name, for `algo` {"reinforce": ..., "ma_trace": ...}; empty for a section without a choice.
     """
     field = root.model_fields.get(section)
-    return _members(field.annotation) if field is not None and field.discriminator else {}
+    return _members(field.annotation) if field is not None and _chooses(field) else {}
+
+
+def model_of(section: str, name: Any, root: type[BaseModel] = Config) -> type[BaseModel] | None:
+    """Return the model that a `name` of a top-level section chooses, also outside hpcmarl.
+
+    Returns:
+        The model; None if there is none.
+    """
+    field = root.model_fields.get(section)
+    found = members_of(section, root).get(name) if isinstance(name, str) else None
+    if field is None:
+        return None
+    choice = choice_of(_with_metadata(field))
+    return choice.model({"name": name}) if found is None and choice is not None else found
+
+
+def rows_of(section: str, model: type[BaseModel]) -> list[KeyRow]:
+    """List the keys of one model of a top-level section."""
+    return list(_rows(model, f"{section}."))
+
+
+def allows_classes(path: tuple[str | int, ...], data: Any, root: type[BaseModel] = Config) -> str | None:
+    """Return the kind of classes outside hpcmarl that the value at `path` may name; None: none."""
+    choice = choice_of(field_at(path, data, root))
+    return None if choice is None else choice.kind
+
+
+def _chooses(field: FieldInfo) -> bool:
+    """Return whether a field is a section whose `name` decides which keys it has."""
+    direct = any(isinstance(item, Choice) for item in field.metadata)
+    return bool(field.discriminator) or (direct and bool(_members(field.annotation)))
 
 
 def key_type(path: tuple[str | int, ...], data: Any, root: type[BaseModel] = Config) -> Any:
@@ -194,6 +230,8 @@ def _plain(annotation: Any) -> list[Any]:
 
 def _model(annotation: Any, value: Any) -> type[BaseModel] | None:
     """Return the model among a type's alternatives; `value["name"]` chooses one of several."""
+    if (choice := choice_of(annotation)) is not None and (foreign := choice.model(value)) is not None:
+        return foreign
     models: list[type[BaseModel]] = [plain for plain in _plain(annotation) if _is_model(plain)]
     if len(models) > 1 and isinstance(value, dict):
         models = [
@@ -263,7 +301,7 @@ def _plural(words: str) -> str:
 def _rows(model: type[BaseModel], prefix: str) -> Iterator[KeyRow]:
     for name, field in model.model_fields.items():
         key = prefix + name
-        if field.discriminator:
+        if _chooses(field):
             yield from _choice_rows(key, field)
             continue
         annotation = _with_metadata(field)
@@ -272,6 +310,8 @@ def _rows(model: type[BaseModel], prefix: str) -> Iterator[KeyRow]:
             yield from _rows(nested, key + ".")
             continue
         yield KeyRow(key, describe(annotation), _default(field), field.description or "")
+        if (choice := choice_of(annotation)) is not None and choice.short:
+            continue
         if _members(annotation):
             yield from _choice_rows(key, field)
         elif nested is not None:

@@ -19,6 +19,7 @@ from hpcmarl.config.base import (
     Section,
     section,
 )
+from hpcmarl.config.choice import Choice
 
 MetaStrategyName = Literal["uniform", "nash", "replicator", "alpha_rank"]
 
@@ -151,10 +152,17 @@ class FixedConfig(Section):
     )
 
 
-MatchmakingConfig = Annotated[
-    LatestConfig | UniformConfig | QualityConfig | PfspConfig | PsroConfig | PartnersConfig | FixedConfig,
-    Field(discriminator="name"),
-]
+class MatchmakerConfig(Section):
+    """Base of the configuration of matchmakers outside hpcmarl."""
+
+    name: str = ""
+    self_share: Fraction = Field(
+        0.0, description="largest share of episodes against the member's own present weights"
+    )
+
+
+_Own = LatestConfig | UniformConfig | QualityConfig | PfspConfig | PsroConfig | PartnersConfig | FixedConfig
+MatchmakingConfig = Annotated[_Own, Choice("matchmakers", Annotated[_Own, Field(discriminator="name")])]
 
 
 class LiveConfig(Section):

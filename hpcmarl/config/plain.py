@@ -10,6 +10,7 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
+from hpcmarl import plugins
 from hpcmarl.config.base import Section
 
 SECTION, SET, TUPLE, DICTIONARY = "section", "set", "tuple", "dictionary"
@@ -33,7 +34,7 @@ def from_json(text: str) -> Any:
 def _plain(value: Any) -> Any:
     if isinstance(value, Section):
         fields = {name: _plain(getattr(value, name)) for name in type(value).model_fields}
-        return {SECTION: type(value).__name__, DICTIONARY: fields, SET: sorted(value.model_fields_set)}
+        return {SECTION: _class_name(type(value)), DICTIONARY: fields, SET: sorted(value.model_fields_set)}
     if isinstance(value, dict):
         return {DICTIONARY: {key: _plain(each) for key, each in value.items()}}
     if isinstance(value, tuple):
@@ -49,7 +50,17 @@ def _restored(value: Any, classes: dict[str, type[Section]]) -> Any:
     if TUPLE in value:
         return tuple(_restored(each, classes) for each in value[TUPLE])
     inside = {key: _restored(each, classes) for key, each in value[DICTIONARY].items()}
-    return classes[value[SECTION]].model_construct(set(value[SET]), **inside) if SECTION in value else inside
+    if SECTION not in value:
+        return inside
+    name = value[SECTION]
+    cls = plugins.load(name) if ":" in name else classes[name]
+    return cls.model_construct(set(value[SET]), **inside)
+
+
+def _class_name(cls: type[Section]) -> str:
+    """Return the name of a section's class: with its module if it lies outside hpcmarl."""
+    outside = not cls.__module__.startswith("hpcmarl.")
+    return f"{cls.__module__}:{cls.__qualname__}" if outside else cls.__name__
 
 
 def _subclasses(cls: type[Section]) -> Iterator[type[Section]]:

@@ -7,11 +7,13 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from hpcmarl.config.base import Count, Fraction, Natural, PositiveFloat, PositiveInt, Section
+from hpcmarl.config.choice import Choice
 
 
 class OptimizerConfig(Section):
-    """Keys of all optimizers."""
+    """Keys of all optimizers; those outside hpcmarl derive their configuration from it."""
 
+    name: str = ""
     step_size: PositiveFloat = Field(description="step size")
     critic_step_size: PositiveFloat | None = Field(None, description="step size of critics; null: step_size")
 
@@ -107,10 +109,22 @@ class RmspropConfig(ClippingConfig):
     )
 
 
+class RuleConfig(Section):
+    """Base of the configuration of round rules outside hpcmarl, whose keys are beside `name`."""
+
+    name: str = ""
+
+    def __str__(self) -> str:
+        return self.name
+
+
+RuleName = Literal["sync", "rennala", "malenia", "afedpg"]
+
+
 class RoundsConfig(Section):
     """Rule that ends a round, and the way in which its gradients are summed."""
 
-    rule: Literal["sync", "rennala", "malenia", "afedpg"] = Field(
+    rule: Annotated[RuleName | RuleConfig, Choice("rules", RuleName, short=True)] = Field(
         "sync", description="rule that decides when a round ends and which work counts (hpcmarl list rules)"
     )
     batch: PositiveInt | None = Field(
@@ -182,7 +196,8 @@ class RoundsConfig(Section):
         return self.admission == "all_begun"
 
 
-OptimizerSection = Annotated[NigtConfig | AdamConfig | SgdConfig | RmspropConfig, Field(discriminator="name")]
+_Own = NigtConfig | AdamConfig | SgdConfig | RmspropConfig
+OptimizerSection = Annotated[_Own, Choice("optimizers", Annotated[_Own, Field(discriminator="name")])]
 
 
 def critic_contradictions(optimizer: OptimizerConfig, learner: str) -> list[str]:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator
 
 from hpcmarl.config.base import Count, Line, Natural, NonNegative, PositiveFloat, PositiveInt, Section
+from hpcmarl.config.choice import Choice
 
 
 class TrajectoriesConfig(Section):
@@ -118,6 +119,21 @@ class WandbConfig(Section):
     tags: tuple[Line, ...] = Field((), description="tags of the run in wandb")
 
 
+class TrackerConfig(Section):
+    """Base of the configuration of trackers outside hpcmarl."""
+
+    name: str = ""
+
+
+class CallbackConfig(Section):
+    """Base of the configuration of callbacks (hpcmarl/callbacks.py)."""
+
+    name: str = ""
+
+
+Callbacks = tuple[Annotated[CallbackConfig, Choice("callbacks", short=True)], ...]
+
+
 class LoggingConfig(Section):
     """Log messages, progress display and rows of metrics."""
 
@@ -143,7 +159,13 @@ class LoggingConfig(Section):
         ),
         json_schema_extra=_with_short_form,
     )
-
+    trackers: tuple[Annotated[TrackerConfig, Choice("trackers", short=True)], ...] = Field(
+        (),
+        description=(
+            "trackers outside hpcmarl that also get the rows of metrics: package.module:Class, or a section "
+            "with name and the tracker's own keys"
+        ),
+    )
     trace: bool = Field(
         False, description="record what each rank does over time, for the timeline of hpcmarl trace"
     )

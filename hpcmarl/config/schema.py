@@ -32,6 +32,7 @@ from hpcmarl.config.rounds import (
     round_contradictions,
 )
 from hpcmarl.config.run import (
+    Callbacks,
     CheckpointConfig,
     EvalConfig,
     FaultsConfig,
@@ -86,6 +87,13 @@ class Config(Section):
         None, description="train several policies against snapshots of each other; null: a single run"
     )
     logging: LoggingConfig = section(LoggingConfig, "log messages, progress display and metrics")
+    callbacks: Callbacks = Field(
+        (),
+        description=(
+            "classes outside hpcmarl that the server's rank calls during the run: package.module:Class, or a "
+            "section with name and the callback's own keys"
+        ),
+    )
     faults: FaultsConfig = section(
         FaultsConfig, "response to non-finite values, and failures injected for tests"
     )
@@ -176,10 +184,10 @@ def contradictions(config: Config) -> list[str]:
             "topology.respawn: true does not work with deterministic: true, because a new actor does not "
             "repeat the work of the dead one; set one of the two keys to false"
         )
-    if config.deterministic and config.algo.name == "ppo":
+    if config.deterministic and config.algo.minibatch_passes is not None:
         found.append(
-            "deterministic: true does not work with algo.name: ppo, whose actors continue during the passes "
-            "over a batch; use algo.name: ma_trace"
+            f"deterministic: true does not work with algo.name: {config.algo.name}, whose actors continue "
+            "during the passes over a batch; use algo.name: ma_trace"
         )
     found += worker_contradictions(
         config.topology, explores=isinstance(config.algo, QLearningConfig), deterministic=config.deterministic

@@ -48,7 +48,7 @@ def cases(config: SimulationConfig, fixed: Collection[str] = ()) -> list[Case]:
     sweep = config.sim.sweep
     found = []
     for setting, changes in (sweep.settings or {"default": {}}).items():
-        for method, own in (sweep.methods or {config.rounds.rule: {}}).items():
+        for method, own in (sweep.methods or {str(config.rounds.rule): {}}).items():
             batches = own.get(BATCH)
             several = isinstance(batches, list | tuple)
             for batch in _batches(config, batches, fixed) if several else [None]:

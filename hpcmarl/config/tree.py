@@ -107,13 +107,13 @@ def _switch(tree: Tree, section: str, name: Any) -> None:
 
     Keys that neither choice has stay, so that validation reports them.
     """
-    members = keys.members_of(section, tree.root)
     values = tree.data.get(section)
-    if name not in members or not isinstance(values, dict):
+    if section not in tree.root.model_fields or not isinstance(values, dict):
         return
-    former = members.get(values.get("name", _default_name(section, tree.root)))
-    if former is not None:
-        dropped = set(former.model_fields) - set(members[name].model_fields)
+    chosen = keys.model_of(section, name, tree.root)
+    former = keys.model_of(section, values.get("name", _default_name(section, tree.root)), tree.root)
+    if former is not None and chosen is not None:
+        dropped = set(former.model_fields) - set(chosen.model_fields)
         tree.data[section] = {key: value for key, value in values.items() if key not in dropped}
 
 

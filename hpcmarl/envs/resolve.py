@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from hpcmarl.config import EnvConfig
-from hpcmarl.envs.trust import check_importable
+from hpcmarl.envs.trust import check_importable, entry_point_of
 from hpcmarl.errors import ConfigError, EnvironmentFailure, HpcmarlError, MissingPackageError
 
 # prefix of the id -> argument of pip if an import fails; the longest matching prefix is used
@@ -69,7 +69,8 @@ def resolve(config: EnvConfig) -> tuple[Source, Any]:
 
 def _find(config: EnvConfig) -> Callable[..., Any]:
     """Return the factory that `env.id` names: an OpenSpiel game, a Gymnasium id or a function."""
-    module_name, _, attribute = config.id.partition(":")
+    registered_id = entry_point_of(config.id)
+    module_name, _, attribute = (config.id if registered_id is None else registered_id.value).partition(":")
     if module_name == "openspiel":
         from hpcmarl.envs.games.openspiel import factory
 

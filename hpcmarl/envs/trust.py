@@ -19,16 +19,25 @@ import json
 import os
 import re
 import sys
-from collections.abc import Iterable
 from functools import lru_cache
 from importlib import metadata
 from pathlib import Path
 from urllib.parse import unquote, urlparse
 
 from hpcmarl.errors import ConfigError
+from hpcmarl.plugins import VARIABLE, Installed, entry_point, trust, trusted
 
-# Ids that --trust named, separated by blanks. Ranks and respawned ranks inherit the variable.
-VARIABLE = "HPCMARL_TRUST"
+__all__ = [
+    "VARIABLE",
+    "check_importable",
+    "check_offered",
+    "entry_point_of",
+    "is_native",
+    "origin",
+    "trust",
+    "trusted",
+]
+
 # A package that depends on one of these libraries holds environments.
 LIBRARIES = frozenset({"pettingzoo", "gymnasium"})
 OWN = "hpcmarl"
@@ -47,14 +56,9 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _EXTRA = re.compile(r"\bextra\b")
 
 
-def trust(ids: Iterable[str]) -> None:
-    """Trust these environments in this process and in its child processes."""
-    os.environ[VARIABLE] = " ".join(dict.fromkeys([*trusted(), *ids]))
-
-
-def trusted() -> list[str]:
-    """Return the ids that `trust` received in this process or in a parent process."""
-    return os.environ.get(VARIABLE, "").split()
+def entry_point_of(id: str) -> Installed | None:
+    """Return the entry point `hpcmarl.environments` of an id; None: the id is a path, or there is none."""
+    return entry_point("environments", id) if id.isidentifier() else None
 
 
 def check_importable(id: str) -> None:
@@ -69,7 +73,7 @@ def check_importable(id: str) -> None:
         ConfigError: If it is refused; the message names the allowed ids.
     """
     package = _package(id)
-    if id in trusted() or is_native(id) or holds_environments(package):
+    if id in trusted() or is_native(id) or holds_environments(package) or entry_point_of(id) is not None:
         return
     found = distributions(package)
     if package in sys.stdlib_module_names or package == OWN:
@@ -102,7 +106,7 @@ def check_offered(id: str, problem: str) -> None:
     Raises:
         ConfigError: If it is refused; the message names the remedy.
     """
-    if id in trusted() or is_native(id):
+    if id in trusted() or is_native(id) or entry_point_of(id) is not None:
         return
     attribute = id.partition(":")[2]
     if holds_environments(_package(id)) and (attribute in OFFERED or not attribute.isidentifier()):
@@ -118,6 +122,8 @@ def origin(id: str) -> str:
     """Describe the origin of an environment's code without importing it."""
     if is_native(id):
         return "part of hpcmarl"
+    if (registered := entry_point_of(id)) is not None:
+        return registered.package
     package = _package(id)
     if found := distributions(package):
         return ", ".join(

@@ -398,6 +398,7 @@ SUMMARY: dict[str, Entry] = {
         "section", "Share of active weights of each layer, by its name.", "`algo.sparse`"
     ),
     "checkpoint_error": Entry("text", "Error of the last checkpoint.", "a failed disk"),
+    "callback_errors": Entry("text", "Callbacks that failed and were switched off, a line each."),
     "versions": Entry("section", "Versions of hpcmarl and of the packages that the results depend on."),
 }
 

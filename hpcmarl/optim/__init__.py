@@ -5,7 +5,8 @@ A round rule decides when the optimizer steps.
 
 from collections.abc import Sequence
 
-from hpcmarl.config import AdamConfig, NigtConfig, RmspropConfig, SgdConfig
+from hpcmarl import plugins
+from hpcmarl.config.rounds import OptimizerConfig
 from hpcmarl.optim.adam import Adam
 from hpcmarl.optim.base import Averages, Optimizer
 from hpcmarl.optim.nigt import Nigt
@@ -16,8 +17,13 @@ from hpcmarl.types import Array, Part
 OPTIMIZERS: dict[str, type[Optimizer]] = {"nigt": Nigt, "adam": Adam, "sgd": Sgd, "rmsprop": Rmsprop}
 
 
+def optimizer_class(name: str) -> type[Optimizer]:
+    """Return the class that `optimizer.name` names, also outside hpcmarl."""
+    return OPTIMIZERS.get(name) or plugins.need("optimizers", name)
+
+
 def make_optimizer(
-    config: NigtConfig | AdamConfig | SgdConfig | RmspropConfig,
+    config: OptimizerConfig,
     parameters: Array,
     parts: Sequence[Part] = (),
     averages: Averages | None = None,
@@ -30,6 +36,6 @@ def make_optimizer(
         parts: Slices that are optimised separately (see Optimizer).
         averages: Entries that are running averages instead of parameters (see Optimizer).
     """
-    optimizer = OPTIMIZERS[config.name](config, parameters, parts)
+    optimizer = optimizer_class(config.name)(config, parameters, parts)
     optimizer.averages = averages
     return optimizer

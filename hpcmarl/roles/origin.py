@@ -1,16 +1,20 @@
-"""Check whether the environments named in a checkpoint's configuration may be imported."""
+"""Check whether the environments and classes named in a checkpoint's configuration may be imported."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from hpcmarl.config import Config, EnvConfig
+from hpcmarl.config.choice import classes_outside
 from hpcmarl.config.file import load_config
+from hpcmarl.config.yaml_text import parse, read_file
 from hpcmarl.envs.trust import check_offered, is_native, origin
 from hpcmarl.errors import HpcmarlError
 from hpcmarl.io.run_directory import RunDirectory, home_of
+from hpcmarl.plugins import KINDS, need, only_known
 from hpcmarl.roles.base import group_environment
 
 
@@ -18,6 +22,47 @@ def environments(config: Config) -> list[EnvConfig]:
     """Return the environments that a configuration names: that of all groups, and those of single groups."""
     groups = range(len(config.topology.group_list))
     return [config.env, *(own for group in groups if (own := group_environment(config, group)) != config.env)]
+
+
+def load_stored(text: str, checkpoint: Path) -> Config:
+    """Load the configuration that a checkpoint holds, and print the origin of its classes outside hpcmarl.
+
+    Callbacks and trackers are left out, since only training needs them. Any other class is imported if an
+    installed package registers it, if the run's own files name it, or after `--trust`.
+
+    Args:
+        text: The configuration, as YAML.
+        checkpoint: The file.
+
+    Raises:
+        ConfigError: It names another class, or is not valid.
+    """
+    with only_known(str(checkpoint), _own_texts(checkpoint)):
+        # load_config takes a text with a line break as YAML, and a single line as the name of a file.
+        config = load_config(text + "\n", ("callbacks=[]", "logging.trackers=[]"))
+    for kind, name in dict.fromkeys(classes_outside(config)):
+        found = need(kind, name)
+        print(f"{KINDS[kind].key} {_shown(name)}: {_shown(origin(found.__module__))}", file=sys.stderr)
+    return config
+
+
+def _own_texts(checkpoint: Path) -> set[str]:
+    """Return all texts in the configurations of the run that a checkpoint lies in; nothing is imported."""
+    found: set[str] = set()
+    for path in _own_files(checkpoint):
+        try:
+            found.update(_texts(parse(read_file(path), str(path))[0]))
+        except HpcmarlError:
+            continue
+    return found
+
+
+def _texts(tree: Any) -> Iterator[str]:
+    if isinstance(tree, str):
+        yield tree
+    elif isinstance(tree, dict | list):
+        for each in tree.values() if isinstance(tree, dict) else tree:
+            yield from _texts(each)
 
 
 def check_environments_of(checkpoint: Path, config: Config) -> None:
@@ -63,15 +108,19 @@ def _own_environments(checkpoint: Path) -> Iterator[EnvConfig]:
 
     They are read from its config.yaml and from the configurations of its earlier starts.
     """
-    home = home_of(checkpoint)
-    if home is None:
-        return
-    for path in (RunDirectory(home).config, *sorted((home / "starts").glob("*.yaml"), reverse=True)):
+    for path in _own_files(checkpoint):
         try:
-            if path.is_file():
-                yield from environments(load_config(path))
+            yield from environments(load_config(path))
         except HpcmarlError:
             continue  # a configuration that does not load makes no environment trusted
+
+
+def _own_files(checkpoint: Path) -> list[Path]:
+    home = home_of(checkpoint)
+    if home is None:
+        return []
+    found = (RunDirectory(home).config, *sorted((home / "starts").glob("*.yaml"), reverse=True))
+    return [path for path in found if path.is_file()]
 
 
 def _key(environment: EnvConfig) -> tuple[str, str]:

@@ -18,7 +18,7 @@ from hpcmarl.comm.topology import Topology
 from hpcmarl.config import Config
 from hpcmarl.envs import describe
 from hpcmarl.errors import ConfigError, FormatError
-from hpcmarl.optim import OPTIMIZERS, make_optimizer
+from hpcmarl.optim import make_optimizer, optimizer_class
 from hpcmarl.optim.rounds import Engine, make_rule
 from hpcmarl.roles.timing import SUMS
 
@@ -61,7 +61,7 @@ def check_fits(config: Config, state: dict[str, Any], attributes: dict[str, Any]
             f"{attributes.get('env', 'its environment')}, the configuration "
             f"makes {expected}; use the configuration of that run (config.yaml beside its checkpoints)"
         )
-    if not set(OPTIMIZERS[config.optimizer.name].state_keys) <= set(saved):
+    if not set(optimizer_class(config.optimizer.name).state_keys) <= set(saved):
         raise ConfigError(
             f"--resume {source}: the checkpoint was written with another optimizer than optimizer.name: "
             f"{config.optimizer.name}; use the configuration of that run (config.yaml beside its checkpoints)"

@@ -8,17 +8,21 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
+import socket
+from collections.abc import Callable, Sequence
 from functools import cache
 
 import hpcmarl.errors
+from hpcmarl import plugins
 from hpcmarl.config import Config
+from hpcmarl.config.choice import classes_outside
 from hpcmarl.config.plain import from_json, to_json
-from hpcmarl.errors import HpcmarlError
+from hpcmarl.errors import ConfigError, HpcmarlError
 from hpcmarl.launch.outcome import said_path
 from hpcmarl.launch.signals import StopSignals
 from hpcmarl.launch.start_watch import watch_start
 from hpcmarl.launch.world import check_world, under_launcher
+from hpcmarl.threads import set_thread_environment
 
 FAILED = "rank 0 failed while it read the configuration"
 
@@ -68,12 +72,46 @@ def shared_config(read: Callable[[], Config], signals: StopSignals) -> Config:
     if message is None:
         return read()  # a rank has died; the next collective call determines and reports which one
     answer = json.loads(message)
-    if "config" in answer:
-        config: Config = from_json(answer["config"])
-        return config
-    failure: HpcmarlError = getattr(hpcmarl.errors, answer["type"])(answer["error"])
+    if "error" in answer:
+        raise _everywhere(getattr(hpcmarl.errors, answer["type"])(answer["error"]))
+    if answer["classes"]:
+        set_thread_environment(answer["threads"], os.environ)
+        _check_classes(answer["classes"])
+    config: Config = from_json(answer["config"])
+    return config
+
+
+def _check_classes(classes: Sequence[tuple[str, str]]) -> None:
+    """Import the classes outside hpcmarl that the configuration names. Collective.
+
+    Args:
+        classes: Kind and name of each class.
+
+    Raises:
+        ConfigError: On every rank, if a rank cannot import them; it names the first such rank.
+    """
+    from hpcmarl.comm.mpi.start import broadcast_at_start, gather_at_start, is_first
+
+    own = ""
+    for kind, name in classes:
+        try:
+            plugins.need(kind, name)
+        except HpcmarlError as error:
+            own = own or f"on {socket.gethostname()}: {plugins.KINDS[kind].key}: {error}"
+    texts = gather_at_start(own)
+    failed = [rank for rank, text in enumerate(texts) if text]
+    line = ""
+    if failed:
+        others = f" (and on {len(failed) - 1} more ranks)" if len(failed) > 1 else ""
+        line = f"rank {failed[0]} {texts[failed[0]]}{others}; install the package on every node"
+    found = broadcast_at_start(line.encode() if is_first() else None)
+    if found:
+        raise _everywhere(ConfigError(found.decode()))
+
+
+def _everywhere(failure: HpcmarlError) -> HpcmarlError:
     failure.everywhere = True
-    raise failure
+    return failure
 
 
 def _read_or_fail(read: Callable[[], Config]) -> bytes:
@@ -82,7 +120,10 @@ def _read_or_fail(read: Callable[[], Config]) -> bytes:
     Unexpected errors are also sent to the other ranks, and then raised on rank 0.
     """
     try:
-        return json.dumps({"config": to_json(read())}).encode()
+        config = read()
+        classes = sorted(set(classes_outside(config)))
+        answer = {"config": to_json(config), "classes": classes, "threads": config.topology.threads}
+        return json.dumps(answer).encode()
     except HpcmarlError as error:
         return json.dumps({"error": str(error), "type": type(error).__name__}).encode()
     except BaseException:

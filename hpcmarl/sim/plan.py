@@ -190,7 +190,7 @@ def fit(
     return Measured(
         groups,
         server,
-        rounds.rule,
+        str(rounds.rule),
         share,
         rounds.late,
         rounds.admission,

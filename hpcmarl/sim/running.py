@@ -188,7 +188,7 @@ def round_time_bound(cluster: Cluster) -> float:
     cancel` and no `admission: all_begun`.
     """
     compute, exchange, rounds = cluster.compute.fixed, cluster.exchange.fixed, cluster.config.rounds
-    bound = {"rennala": rennala_bound, "malenia": malenia_bound}.get(rounds.rule)
+    bound = {"rennala": rennala_bound, "malenia": malenia_bound}.get(str(rounds.rule))
     if bound is None or compute is None or exchange is None or cluster.config.sim.failures:
         return math.nan
     if rounds.late != "cancel" or rounds.counts_all_begun:

@@ -7,14 +7,16 @@ tracker that fails ends alone (background.py).
 from __future__ import annotations
 
 import re
+from functools import partial
 from importlib import metadata
 from importlib.util import find_spec
 from typing import Any
 
-from hpcmarl.config.run import LoggingConfig
+from hpcmarl import plugins
+from hpcmarl.config.run import LoggingConfig, TrackerConfig
 from hpcmarl.errors import MissingPackageError
 from hpcmarl.tracking.background import Trackers, TrackerThread
-from hpcmarl.tracking.base import Place
+from hpcmarl.tracking.base import Place, Tracker
 
 OLDEST_WANDB = (0, 31)  # the first version that resumes offline runs
 __all__ = ["Place", "Trackers", "check_trackers", "make_trackers"]
@@ -49,6 +51,12 @@ def check_trackers(config: LoggingConfig) -> None:
         )
 
 
+def _outside(config: TrackerConfig, place: Place) -> Tracker:
+    """Return a tracker outside hpcmarl."""
+    tracker: Tracker = plugins.need("trackers", config.name)(config, place)
+    return tracker
+
+
 def make_trackers(config: LoggingConfig, place: Place, values: dict[str, Any]) -> Trackers:
     """Start the trackers of a run. It returns at once.
 
@@ -70,6 +78,10 @@ def make_trackers(config: LoggingConfig, place: Place, values: dict[str, Any]) -
 
         set_environment(place)
         threads.append(TrackerThread("wandb", lambda: Wandb(options, place), place.guard))
+    threads += [
+        TrackerThread(settings.name, partial(_outside, settings, place), place.guard)
+        for settings in config.trackers
+    ]
     trackers = Trackers(threads)
     trackers.config(values)
     return trackers

@@ -7,7 +7,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
+
+from hpcmarl.config.run import TrackerConfig
 
 
 @dataclass(frozen=True)
@@ -42,8 +44,14 @@ class Place:
 class Tracker(ABC):
     """Writes the metrics of one run in the format of one tool.
 
-    A background thread calls the methods (background.py). They may block and raise.
+    A background thread calls the methods (background.py). They may block and raise. A tracker outside hpcmarl
+    is built with its configuration and the place: `Mine(config, place)`.
+
+    Attributes:
+        config_class: Keys of a tracker outside hpcmarl in `logging.trackers`.
     """
+
+    config_class: ClassVar[type[TrackerConfig]] = TrackerConfig
 
     @abstractmethod
     def row(self, version: int, env_steps: int, seconds: float, figures: Mapping[str, float]) -> None:

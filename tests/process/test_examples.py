@@ -1,6 +1,6 @@
 """Examples in the documentation.
 
-The changes that a page shows are applied to a copy of the package; then its commands are run.
+The files that a page shows are written to an empty folder; then its commands are run there.
 """
 
 from __future__ import annotations
@@ -22,29 +22,14 @@ ALGORITHM = ROOT / "docs" / "first_algorithm.md"
 ENVIRONMENT = EXAMPLES / "own_environment" / "README.md"
 RULE = EXAMPLES / "own_rule" / "README.md"
 FOLDERS = {
-    ALGORITHM: EXAMPLES / "own_algorithm",
+    ALGORITHM: EXAMPLES / "plugin",
     ENVIRONMENT: ENVIRONMENT.parent,
     RULE: RULE.parent,
 }
-COPIED = ("hpcmarl", "tests", "configs", "pyproject.toml")
 
 
-@pytest.fixture
-def copy(tmp_path: Path) -> Path:
-    """Return a copy of the package and of its tests."""
-    for name in COPIED:
-        if (ROOT / name).is_dir():
-            shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
-        else:
-            shutil.copy(ROOT / name, tmp_path)
-    return tmp_path
-
-
-def follow(page: Path, directory: Path, package: Path) -> str:
-    """Write, change and run the files and commands of a page in a directory.
-
-    Args:
-        package: Directory of the package that the commands import.
+def follow(page: Path, directory: Path) -> str:
+    """Write the files of a page to a directory, and run its commands there.
 
     Returns:
         Standard output of all commands.
@@ -52,7 +37,7 @@ def follow(page: Path, directory: Path, package: Path) -> str:
     environ = {
         **os.environ,
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
-        "PYTHONPATH": str(package),
+        "PYTHONPATH": str(ROOT),
     }
     printed = ""
     for block in blocks_of(page):
@@ -87,7 +72,9 @@ def summary(run_directory: Path) -> dict:
 def test_page_shows_all_files_of_its_example(page: Path) -> None:
     shown = {Path(block.title).name: block.text for block in blocks_of(page) if block.language != "diff"}
     files = {
-        path.name: path.read_text() for path in FOLDERS[page].iterdir() if path.suffix in (".py", ".yaml")
+        path.name: path.read_text()
+        for path in FOLDERS[page].rglob("*")
+        if path.suffix in (".py", ".yaml", ".toml")
     }
     assert files
     assert {name: shown.get(name) for name in files} == files
@@ -95,15 +82,15 @@ def test_page_shows_all_files_of_its_example(page: Path) -> None:
 
 @pytest.mark.slow("trains the example's policies")
 @pytest.mark.mpi
-def test_own_algorithm_passes_its_test_and_learns(copy: Path) -> None:
-    follow(ALGORITHM, copy, copy)
-    assert summary(copy / "runs" / "rloo")["eval_return_mean"] > 190  # the maximum is 200
-    assert summary(copy / "runs" / "rloo-4")["updates"] == 3
+def test_own_algorithm_passes_its_test_and_learns(tmp_path: Path) -> None:
+    follow(ALGORITHM, tmp_path)
+    assert summary(tmp_path / "runs" / "rloo")["eval_return_mean"] > 190  # the maximum is 200
+    assert summary(tmp_path / "runs" / "rloo-4")["updates"] == 3
 
 
 @pytest.mark.slow("trains the example's policies")
 def test_own_environment_is_learned_without_changes(tmp_path: Path) -> None:
-    follow(ENVIRONMENT, tmp_path, ROOT)
+    follow(ENVIRONMENT, tmp_path)
     best = sum(1 - 0.1 * (-(-abs(i - j) // 2) - 1) for i in range(9) for j in range(9) if i != j) / 72
     assert best == pytest.approx(0.906, abs=5e-4)  # the value that the page states
     assert summary(tmp_path / "runs" / "own")["eval_return_mean"] > best - 0.05
@@ -124,8 +111,9 @@ def test_own_environment_follows_the_parallel_api(monkeypatch: pytest.MonkeyPatc
 
 @pytest.mark.slow("starts four ranks")
 @pytest.mark.mpi
-def test_own_rule_passes_its_test_and_ends_rounds(copy: Path) -> None:
-    follow(RULE, copy, copy)
-    run_summary = summary(copy / "runs" / "backup")
+def test_own_rule_passes_its_test_and_ends_rounds(tmp_path: Path) -> None:
+    shutil.copytree(ROOT / "configs", tmp_path / "configs")
+    follow(RULE, tmp_path)
+    run_summary = summary(tmp_path / "runs" / "backup")
     assert run_summary["updates"] == 5
     assert run_summary["used_gradients"] == 5 * 32  # two groups contribute 16 in each round

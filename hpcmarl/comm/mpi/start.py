@@ -12,6 +12,7 @@ import time
 from mpi4py import MPI
 
 LENGTH = struct.Struct("<Q")
+TEXT_BYTES = 1000
 SHORTEST_NAP, LONGEST_NAP = 5e-5, 5e-3
 
 
@@ -37,6 +38,24 @@ def broadcast_at_start(payload: bytes | None) -> bytes | None:
     except MPI.Exception:
         return None
     return bytes(data)
+
+
+def gather_at_start(text: str) -> list[str]:
+    """Return the texts of all ranks on rank 0, each cut to TEXT_BYTES. Collective; waiting ranks sleep.
+
+    Returns:
+        The texts by rank; an empty list on other ranks, or if a rank has died.
+    """
+    own = text.encode()[:TEXT_BYTES].ljust(TEXT_BYTES, b"\0")
+    everyone = bytearray(TEXT_BYTES * MPI.COMM_WORLD.Get_size() if is_first() else 0)
+    try:
+        _complete(MPI.COMM_WORLD.Igather([own, MPI.BYTE], [everyone, MPI.BYTE], 0))
+    except MPI.Exception:
+        return []
+    return [
+        bytes(everyone[place : place + TEXT_BYTES]).rstrip(b"\0").decode(errors="replace")
+        for place in range(0, len(everyone), TEXT_BYTES)
+    ]
 
 
 def _complete(request: MPI.Request) -> None:

@@ -13,7 +13,6 @@ from typing import Any
 from hpcmarl.algos import make_model
 from hpcmarl.algos.model import Model
 from hpcmarl.config import Config
-from hpcmarl.config.file import load_config
 from hpcmarl.envs import describe
 from hpcmarl.errors import ConfigError, FormatError, UsageError
 from hpcmarl.io.checkpoint import find_checkpoint, load_checkpoint
@@ -23,7 +22,7 @@ from hpcmarl.league.core.state import LeagueState
 from hpcmarl.league.runtime.opponent_env import side_of
 from hpcmarl.league.runtime.sides import GameSides, game_of
 from hpcmarl.league.runtime.startup import read_league_state
-from hpcmarl.roles.origin import check_environments_of
+from hpcmarl.roles.origin import check_environments_of, load_stored
 from hpcmarl.types import EnvironmentSpec, FloatArray
 
 
@@ -157,7 +156,7 @@ def read_league(path: str) -> LeagueRun:
         raise FormatError(
             f"{found}: its attribute config is not a text; the file is damaged or of another program"
         )
-    config = load_config(text + "\n")
+    config = load_stored(text, found)
     if config.league is None or "league" not in state:
         raise ConfigError(
             f"{path}: a run without a league; evaluate its policies with `hpcmarl eval {path}`, or start a "

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from hpcmarl import plugins
 from hpcmarl.config.league import EvaluationStrategyConfig, MatchmakingConfig, MemberKindConfig
 from hpcmarl.league.core.kinds import LeagueExploiter, Main, MainExploiter, MemberKind
 from hpcmarl.league.core.matchmaking import Fixed, Latest, Matchmaker, Partners, Pfsp, Quality, Uniform
@@ -39,7 +40,7 @@ STRATEGIES: dict[str, type[EvaluationStrategy]] = {
 
 def make_matchmaker(config: MatchmakingConfig) -> Matchmaker:
     """Return a new matchmaker of the type `config.name`, for one member."""
-    constructor: Any = MATCHMAKERS[config.name]
+    constructor: Any = MATCHMAKERS.get(config.name) or plugins.need("matchmakers", config.name)
     matchmaker: Matchmaker = constructor(config)
     return matchmaker
 

@@ -61,8 +61,8 @@ def assignment_config(config: Config, assignment: TrainingAssignment) -> Config:
             "eval": config.eval.model_copy(
                 update={"episodes": 0, "every_updates": None, "every_seconds": None}
             ),
-            # wandb shows one run, that of the league's server.
-            "logging": config.logging.model_copy(update={"progress": False, "wandb": None}),
+            # wandb and trackers outside hpcmarl show one run, that of the league's server.
+            "logging": config.logging.model_copy(update={"progress": False, "wandb": None, "trackers": ()}),
         }
     )
 

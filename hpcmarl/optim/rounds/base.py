@@ -13,6 +13,8 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
+from hpcmarl.config.rounds import RuleConfig
+
 
 # Commands that a simulation creates by the million are named tuples, which are cheap.
 class Accept(NamedTuple):
@@ -103,8 +105,10 @@ class RoundRule(ABC):
         groups: Number of groups, n.
         batch: Trajectories of a round, M.
         initial_batch: Trajectories of the first round, M_init; None: M.
+        config: Configuration of a rule outside hpcmarl, an instance of `config_class`; None: it has none.
 
     Attributes:
+        config_class: Keys of the rule in the section `rounds.rule`; for rules outside hpcmarl.
         pooled: Whether all local scales are 1, so that one sum serves for all groups.
         any_age: Whether a gradient of any version is accepted and ends a round. Otherwise gradients older
             than the round are dropped.
@@ -118,14 +122,18 @@ class RoundRule(ABC):
         present: Groups that take part.
     """
 
+    config_class: ClassVar[type[RuleConfig]] = RuleConfig
     pooled: ClassVar[bool] = True
     any_age: ClassVar[bool] = False
     waits: ClassVar[bool] = False
     summary: ClassVar[str] = ""
 
-    def __init__(self, groups: int, batch: int, initial_batch: int | None = None) -> None:
+    def __init__(
+        self, groups: int, batch: int, initial_batch: int | None = None, *, config: Any = None
+    ) -> None:
         if groups < 1 or batch < 1:
             raise ValueError(f"a round needs at least one group and one trajectory, not {groups} and {batch}")
+        self.config = config
         self.groups = groups
         self.batch = batch
         self.initial_batch = initial_batch or batch

@@ -71,6 +71,12 @@ class CheckpointCoordinator:
             None if context.resume is None else int(context.resume["engine"]["rule"]["round"])
         )
         self.not_written: str | None = None
+        self._told_of: int | None = None
+
+    def newly_written(self) -> bool:
+        """Return whether a checkpoint has reached the disk since the last call."""
+        before, self._told_of = self._told_of, self.writer.last_version
+        return self._told_of != before
 
     def forget(self, rank: int) -> None:
         """Stop waiting for the states of a lost rank."""

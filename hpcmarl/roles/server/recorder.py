@@ -42,6 +42,13 @@ LEARNER_TOTALS = (
     "dense_gradient_steps",
     *LEARNERS_TIME,
 )
+SUMMARISED = (
+    "staleness_mean",
+    "used_gradients",
+    "wasted_gradients",
+    "repeated_gradients",
+    "dropped_rollouts",
+)
 RECENT_EPISODES = 100
 # Counters of the present start only; a resumed run starts them at zero.
 OF_THIS_START = ("quarantined", "trajectory_bytes", "trajectory_shards")
@@ -384,15 +391,17 @@ class Recorder:
                 totals[name] = totals.get(name, 0.0) + value
         return dict(sorted(totals.items()))
 
-    def finish(self, engine: Engine, status: str, error: str | None) -> None:
-        """Write the last metrics row and summary.json, and show the results.
+    def finish(
+        self, engine: Engine, status: str, error: str | None, callback_errors: Sequence[str] = ()
+    ) -> None:
+        """Write the last metrics row, if there was training, and summary.json; show the results.
 
         Args:
             engine: Rule and optimizer, for the version and counters.
             status: "finished" or "interrupted".
             error: Why the last checkpoint was not written; None: it was.
+            callback_errors: One line for each callback that has failed.
         """
-        # Without training the metrics rows of earlier starts stay unchanged.
         if self._began is not None:
             self._row(engine)
         figures = self._figures(engine)
@@ -427,11 +436,7 @@ class Recorder:
             "resumed_from": (self.context.resume or {}).get("path"),
             "ranks": topology.size,
             "roles": [row["roles"] for row in topology.table()],
-            "staleness_mean": figures["staleness_mean"],
-            "used_gradients": figures["used_gradients"],
-            "wasted_gradients": figures["wasted_gradients"],
-            "repeated_gradients": figures["repeated_gradients"],
-            "dropped_rollouts": figures["dropped_rollouts"],
+            **{name: figures[name] for name in SUMMARISED},
             "bad_gradients": int(self.totals["bad_gradients"]),
             "lost_ranks": self.lost,
             "trajectories_by_group": self.group_counts,
@@ -447,6 +452,7 @@ class Recorder:
                 self.totals["dense_gradient_steps"],
             ),
             "checkpoint_error": error,
+            "callback_errors": list(callback_errors),
             "versions": self.context.versions(),
         }
         self.metrics.close()

@@ -16,6 +16,7 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
+from hpcmarl.callbacks import Moment
 from hpcmarl.comm.protocol import Flags, Kind, vector_message, vector_of
 from hpcmarl.comm.transport import LatestLink, Message
 from hpcmarl.envs import has_fixed_length
@@ -25,6 +26,7 @@ from hpcmarl.packing import unpack
 from hpcmarl.roles.base import Context, Interval, Role
 from hpcmarl.roles.evaluator import Evaluator
 from hpcmarl.roles.reports import ActorReport, LearnerReport
+from hpcmarl.roles.server.callbacks import CallbackRunner, moment_of
 from hpcmarl.roles.server.checkpointing import CheckpointCoordinator
 from hpcmarl.roles.server.recorder import Recorder
 from hpcmarl.roles.server.stragglers import StragglerMonitor
@@ -46,6 +48,7 @@ class Server(Role):
         behind: Groups whose newest parameters may still wait for their link.
         requested_stop: Status with which the run is to stop at the next round or start; None: no stop is
             pending.
+        stop_reason: Cause of the end, in words; empty before it.
         stop_at: Time at which the run stops because its Slurm job ends, in seconds since 1970; None: never.
     """
 
@@ -66,6 +69,8 @@ class Server(Role):
         self.behind: set[int] = set()
         self.stragglers = StragglerMonitor(self.engine.rule, context.topology)
         self.recorder = Recorder(context, algorithm)
+        self.callbacks = CallbackRunner(config)
+        self.stop_reason = ""
         self.checkpoints = CheckpointCoordinator(context)
         self.phase = "start"  # start → train → stop → evaluate → done
         self.status = "finished"
@@ -146,8 +151,10 @@ class Server(Role):
         self.recorder.activity.evaluating = self.evaluator.seconds
         self.recorder.on_round(self.engine)
         self.stragglers.round_ended()
-        if (reason := self.recorder.stop_reason(version)) is not None or self.requested_stop is not None:
-            logger.info("stopping at version %d: %s", version, reason or self.requested_stop)
+        wish = self.callbacks.call("on_update", self._moment)
+        if (reason := self.recorder.stop_reason(version) or wish) or self.requested_stop is not None:
+            self.stop_reason = self.stop_reason or reason or self.requested_stop or ""
+            logger.info("stopping at version %d: %s", version, self.stop_reason)
             self._begin_stop(self.requested_stop or "finished")
             if config.rounds.collective:
                 self._publish(publish)  # the learners still have to close this round
@@ -198,11 +205,30 @@ class Server(Role):
         takes place if another checkpoint is being collected.
         """
         if not self.context.config.rounds.collective:
-            self.evaluator.request(self.engine.optimizer.parameters, version, self.recorder.on_evaluation)
+            self.evaluator.request(self.engine.optimizer.parameters, version, self._on_evaluation)
         elif self.checkpoints.request(version, self._state()):
             self.checkpoints.when_complete = lambda state: self.evaluator.request(
-                state["engine"]["optimizer"]["parameters"], version, self.recorder.on_evaluation
+                state["engine"]["optimizer"]["parameters"], version, self._on_evaluation
             )
+
+    def _on_evaluation(self, result: dict[str, Any]) -> None:
+        """Record the result of an evaluation, and tell the callbacks."""
+        self.recorder.on_evaluation(result)
+        self._notify("on_evaluation")
+
+    def _notify(self, method: str) -> None:
+        """Call the callbacks between rounds; stop training if one of them wishes it."""
+        reason = self.callbacks.call(method, self._moment)
+        if reason is not None and self.phase == "train":
+            self.stop_reason = self.stop_reason or reason
+            logger.info("stopping at version %d: %s", self.engine.version, reason)
+            self._want_stop("finished")
+
+    def _moment(self) -> Moment:
+        status = self.status if self.phase in ("stop", "evaluate") else ""
+        return moment_of(
+            self.recorder, self.engine.version, self.checkpoints.writer.last_path, status, self.stop_reason
+        )
 
     def on_lost(self, rank: int, groups: Sequence[int]) -> None:
         """Stop waiting for a lost rank. The run continues with the remaining groups or stops.
@@ -260,6 +286,8 @@ class Server(Role):
         if self.behind:
             self.behind = {group for group in self.behind if not self.links[group].flush()}
         worked = self.checkpoints.poll()
+        if self.checkpoints.newly_written():
+            self._notify("on_checkpoint")
         self.recorder.tick(self.engine)
         if self.phase == "train":
             self.stragglers.poll()
@@ -271,6 +299,7 @@ class Server(Role):
             and self.requested_stop is None
             and (reason := self.recorder.time_is_up()) is not None
         ):
+            self.stop_reason = reason
             logger.info("stopping at version %d: %s", self.engine.version, reason)
             self._want_stop("finished")
             return True
@@ -303,6 +332,7 @@ class Server(Role):
         if resume is not None:
             self.engine.load_state_dict(resume["engine"])
             self.recorder.load_state_dict(resume["recorder"])
+            self.callbacks.load_state_dict(resume.get("callbacks", {}))
         for role, rank, state in states:
             fields = {
                 "version": self.engine.version,
@@ -319,6 +349,7 @@ class Server(Role):
         self._warn_of_length_bias()
         self.phase = "train"
         if (reason := self.recorder.stop_reason(self.engine.version)) is not None:
+            self.stop_reason = reason
             logger.info("nothing left to do: %s", reason)
             self._begin_stop("finished")
 
@@ -383,6 +414,7 @@ class Server(Role):
     def _begin_stop(self, status: str) -> None:
         """Enter the stop phase and request the last state of every role."""
         self.status, self.phase = status, "stop"
+        self.stop_reason = self.stop_reason or status
         if status == "interrupted":
             self.evaluator.cancel()  # it may take longer than the time left after the signal
         self.recorder.end()
@@ -409,13 +441,16 @@ class Server(Role):
         self.phase = "evaluate"
         if state is not None and self.context.config.eval.episodes and self.status == "finished":
             self.evaluator.request(
-                state["engine"]["optimizer"]["parameters"], self.engine.version, self.recorder.on_evaluation
+                state["engine"]["optimizer"]["parameters"], self.engine.version, self._on_evaluation
             )
 
     def _finish(self) -> None:
         """Write the summary and send every rank its exit code."""
         error = self.checkpoints.close()
-        self.recorder.finish(self.engine, self.status, error)
+        if self.checkpoints.newly_written():
+            self._notify("on_checkpoint")
+        self._notify("on_end")
+        self.recorder.finish(self.engine, self.status, error, self.callbacks.errors)
         code = self._exit_code(error)
         if error is not None and error != self.checkpoints.not_written:  # not_written is already logged
             kept = self.checkpoints.writer.last_version
@@ -444,7 +479,9 @@ class Server(Role):
         return EXIT_FAILURE
 
     def _state(self) -> dict[str, Any]:
-        return {"engine": self.engine.state_dict(), "recorder": self.recorder.state_dict()}
+        state = {"engine": self.engine.state_dict(), "recorder": self.recorder.state_dict()}
+        own = self.callbacks.state_dict()
+        return state | {"callbacks": own} if own else state
 
     def close(self) -> None:
         self.recorder.close()

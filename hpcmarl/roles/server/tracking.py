@@ -15,7 +15,7 @@ def begin_tracking(context: Context, version: int | None, env_steps: int) -> Tra
         env_steps: Environment steps of the run so far.
     """
     logging = context.config.logging
-    if not logging.tensorboard and logging.wandb is None:
+    if not logging.tensorboard and logging.wandb is None and not logging.trackers:
         return Trackers()
     lock = context.lock
     place = Place(

@@ -48,6 +48,7 @@ def place(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """
     monkeypatch.setenv(VARIABLE, "")
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))  # imports append the working directory
     monkeypatch.delitem(sys.modules, "smuggled", raising=False)
     (tmp_path / "smuggled.py").write_text(PRINTER)
     return tmp_path
@@ -213,3 +214,27 @@ def test_resuming_with_a_smuggled_environment_is_refused(single: Path) -> None:
     with pytest.raises(ConfigError, match="is of another environment"):
         run_world(1, single, "stop.updates=9", text=ECHO, resume=str(single))
     assert not Path("ran").exists()
+
+
+def name_class(text: str) -> str:
+    config = yaml.safe_load(text)
+    config["optimizer"] = {"name": "smuggled:Sign", "step_size": 0.1}
+    return yaml.safe_dump(config, sort_keys=False)
+
+
+@pytest.mark.parametrize("command", [EVAL, ["league", "show", "run"]], ids=["single", "league"])
+def test_smuggled_class_is_not_imported(command: list[str], request: Any, run: Any) -> None:
+    smuggle(request.getfixturevalue("league" if "league" in command else "single"), name_class)
+    code, _, error = run(*command)
+    assert code == 2, error
+    assert "names the class smuggled:Sign, which the run's config.yaml does not name" in error
+    assert "--trust smuggled:Sign" in error
+    assert not Path("ran").exists()
+
+
+def test_class_of_the_own_configuration_is_named_and_imported(single: Path, run: Any) -> None:
+    Path("smuggled.py").write_text("from tests.support.plugins import Sign")
+    smuggle(single, name_class, everywhere=True)
+    code, _, error = run(*EVAL)
+    assert code == 0, error
+    assert "optimizer.name smuggled:Sign: " in error

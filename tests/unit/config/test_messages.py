@@ -99,6 +99,23 @@ CASES = {
     "replay that never shrinks": run(
         QMIX, "algo.replay={episodes: 400, dynamic: {}}", key="algo.replay.dynamic.least", value="500"
     ),
+    # choice.py, plugins.py
+    "class of a missing package": run(
+        "algo.name=not_installed.algo:Mine", key="algo.name", value="not_installed.algo:Mine"
+    ),
+    "class of another kind": run(
+        "optimizer.name=tests.support.plugins:Backup",
+        key="optimizer.name",
+        value="plugins:Backup",
+    ),
+    "class that is misspelt": run(
+        "rounds.rule=tests.support.plugins:Bakcup", key="rounds.rule", value="Bakcup"
+    ),
+    "unknown key of a class": run(
+        "callbacks=[{name: 'tests.support.plugins:Stop', versoin: 3}]", key="callbacks.0.versoin", value="3"
+    ),
+    "callback without a name": run("callbacks=[{version: 3}]", key="callbacks.0"),
+    "callback that is not installed": run("callbacks=[patience]", key="callbacks.0", value="patience"),
     # schema.py
     "no groups": run("topology.groups=[]", key="topology.groups", value="[]"),
     "no end": run(key="stop", text="env: {id: a}\n"),

@@ -7,8 +7,8 @@ import pytest
 
 from hpcmarl.errors import LaunchError
 from hpcmarl.launch.mpiexec import MpiProgram, command_line, program_of, run_ranks
-from hpcmarl.launch.threads import VARIABLES, set_thread_environment
 from hpcmarl.launch.world import check_world, launcher_world, library_kind
+from hpcmarl.threads import VARIABLES, set_thread_environment
 
 OPEN_MPI, MPICH = "Open MPI v5.0.11, package: ...", "MPICH Version:\t5.0.2"
 BATCH = {

@@ -17,15 +17,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+from my_marl.description import RLOOConfig
 
 from hpcmarl.algos.base import Algorithm
 from hpcmarl.algos.batch import Batch, evaluate, join, tensor
-from hpcmarl.config import RLOOConfig
 from hpcmarl.maths.returns import rewards_to_go
 from hpcmarl.types import EnvironmentSpec, FloatArray, Rollout
 
 
-class RLOO(Algorithm):
+class RLOOLearner(Algorithm):
     """Policy gradient of whole episodes; see the module for equations and symbols."""
 
     def __init__(self, spec: EnvironmentSpec, config: RLOOConfig, seed: int) -> None:

@@ -2,20 +2,22 @@
 
 import numpy as np
 import pytest
+from my_marl.description import RLOOConfig
 
 from hpcmarl.algos import make_algorithm
 from hpcmarl.algos.batch import select
-from hpcmarl.config import NetworkConfig, RLOOConfig
+from hpcmarl.config import NetworkConfig
 from hpcmarl.errors import ConfigError
 from tests.reference.enumeration import GAME, all_trajectories, exact_gradient
 from tests.support.rollouts import make_spec
 
+RLOO = "my_marl.description:RLOO"
 DISCOUNT = 0.9
 
 
 def test_expected_gradient_of_two_episodes_is_exact():
     """The game has 16 trajectories, so two independent episodes are one of 256 pairs."""
-    config = RLOOConfig(discount=DISCOUNT, network=NetworkConfig(hidden=(4,)))
+    config = RLOOConfig(name=RLOO, discount=DISCOUNT, network=NetworkConfig(hidden=(4,)))
     algorithm = make_algorithm(GAME, config, seed=0)
     algorithm.load_parameters(np.random.default_rng(1).normal(size=algorithm.size).astype(np.float32))
     rollout = all_trajectories(seed=2)
@@ -44,4 +46,4 @@ def probability(algorithm, episode):
 
 def test_turn_based_games_are_refused():
     with pytest.raises(ConfigError, match="turn-based"):
-        make_algorithm(make_spec(turn_based=True), RLOOConfig(), seed=0)
+        make_algorithm(make_spec(turn_based=True), RLOOConfig(name=RLOO), seed=0)
