@@ -62,6 +62,7 @@ setup(
         "league": ["open_spiel>=1.5", "openskill>=6", "scipy>=1.11"],
         "analysis": ["matplotlib", "xarray", "h5netcdf", "hdf5plugin"],
         "report": ["plotly>=6", "arch>=7", "scipy>=1.11"],
+        "sweeps": ["optuna>=4"],
         "wandb": ["wandb>=0.31"],
         "docs": ["mkdocs>=1.6", "mkdocs-material>=9.5", "mkdocstrings[python]>=0.26"],
         "horovod": [

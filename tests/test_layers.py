@@ -104,6 +104,7 @@ ALLOWED = {
     },
     "config.yaml_text": {"errors"},
     "config.keys": {"errors", "config", "config.base", "config.choice"},
+    "config.search": {"config.base"},
     "config.simulation": {"config.base", "config"},
     "config.tree": {"errors", "config", "config.yaml_text", "config.keys"},
     "config.preset_layer": {"errors", "config.presets", "config.tree", "config.yaml_text"},
@@ -118,6 +119,7 @@ ALLOWED = {
         "config.tree",
         "config.presets",
         "config.renamed",
+        "config.search",
         "config.preset_layer",
     },
     "config.differences": {"config", "config.file", "config.yaml_text"},
@@ -146,8 +148,9 @@ ALLOWED = {
     # only sampled.py and playing.py play episodes
     "sim": BASIS | {"optim", "maths", "config.sweep", "config.file", "nets", "algos", "envs"},
     "analysis": BASIS | {"io", "maths", "tracing", "config.file", "config.presets", "config.yaml_text"},
+    "sweeps": BASIS | {"io", "callbacks", "config.file", "config.search", "config.yaml_text"},
     "report": BASIS
-    | {"io", "maths", "config.differences", "config.yaml_text", "league.core", "league.commands"},
+    | {"io", "maths", "config.differences", "config.yaml_text", "league.core", "league.commands", "sweeps"},
     "doctor": EVERYTHING,
     "bench": EVERYTHING,
     "interface": EVERYTHING,

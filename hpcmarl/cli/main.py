@@ -43,9 +43,10 @@ from hpcmarl.cli.report import report
 from hpcmarl.cli.show import config_app, list_app
 from hpcmarl.cli.simulate import simulate
 from hpcmarl.cli.submit import submit
+from hpcmarl.cli.sweep import sweep_trial
 from hpcmarl.cli.trace import trace
 from hpcmarl.cli.watch import watch
-from hpcmarl.errors import HpcmarlError
+from hpcmarl.errors import HpcmarlError, UsageError
 
 if TYPE_CHECKING:
     from hpcmarl.config import Config
@@ -71,6 +72,7 @@ app.command()(submit)
 app.command()(watch)
 app.command()(report)
 app.command()(trace)
+app.command(name="sweep-trial", hidden=True)(sweep_trial)
 
 
 def _show_version(wanted: bool) -> None:
@@ -108,6 +110,12 @@ def train(
             "--accept-changes", help="Resume even if the environment or the name of the run has changed."
         ),
     ] = False,
+    sweep: Annotated[
+        Path | None,
+        typer.Option(
+            "--sweep", metavar="FILE", help="Train the trials of a sweep, each in -n ranks of its own."
+        ),
+    ] = None,
 ) -> None:
     """Train policies.
 
@@ -129,10 +137,20 @@ def train(
     --resume CHECKPOINT, CONFIG may be left out. Differences from the checkpoint's configuration are logged.
     Another environment, or the directory of another run, is refused without --accept-changes.
 
+    --sweep FILE trains CONFIG with other values for some keys: all combinations of a grid, random draws, or
+    what Optuna chooses. --run-dir is the directory of the sweep; the same command continues it.
+
     Exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 75 stopped by a signal after a good
     checkpoint.
     """
     config, changes = split_overrides(config, overrides)
+    if sweep is not None:
+        if resume is not None:
+            raise UsageError("--resume with --sweep: the same command with --run-dir continues a sweep")
+        from hpcmarl.cli.sweep import train_sweep
+
+        file = None if config is None else Path(config)
+        raise typer.Exit(train_sweep(sweep, file, changes, ranks, run_dir, trusted))
 
     def read() -> Config:
         from hpcmarl.config.file import load_config

@@ -69,6 +69,12 @@ def submit(
             help="Submit an array of this many runs; seeds count up from the configuration's seed.",
         ),
     ] = None,
+    sweep: Annotated[
+        Path | None,
+        typer.Option(
+            "--sweep", metavar="FILE", help="Submit an array with a task for each trial of a sweep."
+        ),
+    ] = None,
     hetjob: Annotated[
         str | None,
         typer.Option(
@@ -106,6 +112,7 @@ def submit(
     hpcmarl submit configs/quickstart.yaml --nodes 2 --ntasks-per-node 8 --time 04:00:00 --seeds 5 --dry-run
     hpcmarl submit configs/quickstart.yaml slurm.partition=gpu slurm.modules='[openmpi/5.0]' --depend-verify
     hpcmarl submit preset=qmix env.id=smax:3m stop.env_steps=2000000 --ntasks-per-node 4
+    hpcmarl submit configs/quickstart.yaml --sweep sweep.yaml --ntasks-per-node 4
     hpcmarl submit configs/cluster/rennala_nigt.yaml --ntasks-per-node 9 --sbatch=--gres=gpu:1 --hetjob 4x16
 
     Section slurm of the configuration holds the settings of the cluster: account, partition, modules,
@@ -122,14 +129,16 @@ def submit(
         changes = ["topology.placement=separate", "topology.server=dedicated", *changes]
     settings = load_config(path, changes)
     _check_seeds(seeds, hetjob, given)
+    _check_sweep(sweep, seeds, hetjob)
     job = _job(
         settings, (nodes, tasks, cores), hetjob, time, (extra or [], actor_extra or []), seeds, run_dir
     )
+    job = job if sweep is None else _sweep_job(job, sweep, settings)
     topology = _check_roles(settings, job)
     if dry_run:
         _show(job, verify)
         return
-    _send(job, settings, run_dir is None, verify)
+    _send(job, settings, run_dir is None, verify, sweep)
     _report_estimate(settings, topology, site_stages=job.site.stage)
 
 
@@ -194,10 +203,33 @@ def _job(
     return job
 
 
+def _sweep_job(job: Job, file: Path, settings: Config) -> Job:
+    """Return the job with a task for each trial of a sweep that has not ended.
+
+    Raises:
+        ConfigError: The file or one of its trials is wrong.
+        UsageError: All trials have ended.
+    """
+    from hpcmarl.config.file import load_sweep
+    from hpcmarl.sweeps.directory import SweepDirectory, check, ranges, unended
+
+    sweep = load_sweep(file)
+    check(sweep, settings)
+    left = unended(SweepDirectory(Path(str(job.run_dir))), sweep)
+    if not left:
+        raise UsageError(f"--run-dir {job.run_dir}: all {sweep.count} trials of the sweep have ended")
+    return replace(
+        job,
+        kind="sweep",
+        trials=f"{ranges(left)}%{sweep.parallel}",
+        output=str(job.output).replace("%j", "%A_%a"),
+    )
+
+
 def _placed(job: Job, submission: Submission) -> Job:
     """Return the job with the configuration, run directory and output of a submission."""
     directory = str(submission.directory)
-    output = f"{directory.replace('%', '%%')}/slurm-{'%A_%a' if job.kind == 'array' else '%j'}.out"
+    output = f"{directory.replace('%', '%%')}/slurm-{'%A_%a' if job.kind in ('array', 'sweep') else '%j'}.out"
     return replace(job, config=str(submission.path("yaml")), run_dir=directory, output=output)
 
 
@@ -225,6 +257,15 @@ def _check_seeds(seeds: int | None, hetjob: str | None, overrides: Sequence[str]
         raise UsageError(
             f"--seeds {seeds} with a fixed seed on the command line: leave out one of them (seeds count up "
             "from the configuration's seed)"
+        )
+
+
+def _check_sweep(sweep: Path | None, seeds: int | None, hetjob: str | None) -> None:
+    if sweep is not None and seeds is not None:
+        raise UsageError("--sweep with --seeds: set seeds in the file of the sweep")
+    if sweep is not None and hetjob is not None:
+        raise UsageError(
+            "--sweep with --hetjob: Slurm has no arrays of heterogeneous jobs; leave out one of them"
         )
 
 
@@ -297,22 +338,27 @@ def _show(job: Job, verify: bool) -> None:
         )
 
 
-def _send(job: Job, settings: Config, default_directory: bool, verify: bool) -> None:
+def _send(
+    job: Job, settings: Config, default_directory: bool, verify: bool, sweep: Path | None = None
+) -> None:
     """Write the files that the job will read, and submit it.
 
     Raises:
         UsageError: The run directory cannot be written, or belongs to a job that has not ended.
         HpcmarlError: sbatch refuses the job, or squeue does not answer.
     """
-    from hpcmarl.config.file import dump_config
+    from hpcmarl.config.file import dump_config, load_sweep
     from hpcmarl.launch import sbatch
     from hpcmarl.launch.slurm import render
     from hpcmarl.launch.submissions import claim, list_submissions, new_directory
+    from hpcmarl.sweeps.directory import SweepDirectory, prepare
 
     program = sbatch.find_sbatch()
     directory = Path(str(job.run_dir))
     try:
         directory = new_directory(directory) if default_directory else directory
+        if sweep is not None:
+            prepare(SweepDirectory(directory), load_sweep(sweep), settings)
         # The job uses the configuration as it is now. Later changes of the file do not count, neither in the
         # queue nor between restarts.
         submission = claim(directory, dump_config(settings))

@@ -16,6 +16,7 @@ from hpcmarl.config import Config, EnvConfig, choice, keys, yaml_text
 from hpcmarl.config.preset_layer import choose_preset, fill_preset
 from hpcmarl.config.presets import PRESETS
 from hpcmarl.config.renamed import renamed_key, renamed_value
+from hpcmarl.config.search import SweepConfig
 from hpcmarl.config.simulation import SimulationConfig
 from hpcmarl.config.tree import (
     COMMAND_LINE,
@@ -68,6 +69,21 @@ def load_simulation(path_or_text: str | Path, overrides: Sequence[str] = ()) -> 
         ConfigError: As for `load_config`, or if the file has no section `sim`.
     """
     return _simulation_config(_read(path_or_text, SimulationConfig), overrides)
+
+
+def load_sweep(path: Path) -> SweepConfig:
+    """Load the file of a sweep.
+
+    Raises:
+        ConfigError: As for `load_config`.
+    """
+    data, lines = yaml_text.parse(yaml_text.read_file(path), str(path))
+    if not isinstance(data, dict):
+        raise ConfigError(
+            f"{path}: holds {_kind(data)}; a sweep needs parameters, as in parameters: "
+            "{optimizer.step_size: [0.001, 0.01]}"
+        )
+    return _validated(Tree(data, str(path), SweepConfig, lines=lines), SweepConfig)
 
 
 def load_either(path_or_text: str | Path | None, overrides: Sequence[str] = ()) -> Config | SimulationConfig:

@@ -15,7 +15,8 @@ from importlib.resources import files
 from hpcmarl.config.slurm import SlurmConfig
 from hpcmarl.errors import UsageError
 
-KINDS = ("train", "array", "hetjob", "verify")
+KINDS = ("train", "array", "sweep", "hetjob", "verify")
+BY_HAND = ("train", "array", "hetjob", "verify")  # those of the folder slurm/
 _MARK = re.compile("@([a-z_]+)@")
 _PLAIN = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_@%+=:,./-[]()*&|!~^")
 TITLES = {
@@ -27,6 +28,7 @@ TITLES = {
         "One training run for each seed, each in its own directory. Each is requeued and continues like "
         "train.sbatch."
     ),
+    "sweep": "One training run for each trial of a sweep, each in its own directory, as a job array.",
     "hetjob": (
         "One training run on two kinds of nodes: server and learners on the first (for instance with "
         "GPUs), actors on the second."
@@ -38,6 +40,7 @@ USAGE = {
     "array": (
         "sbatch --array=0-4 --ntasks-per-node=8 --time=04:00:00 slurm/array.sbatch CONFIG [key=value ...]"
     ),
+    "sweep": "hpcmarl submit CONFIG --sweep FILE",
     "hetjob": (
         "sbatch slurm/hetjob.sbatch CONFIG [key=value ...]      (the first component: one rank more "
         "than topology.groups)"
@@ -61,6 +64,18 @@ HETJOB_THREADS = """\
 # One thread for each core of a rank; the components may have different numbers of cores.
 # Since Slurm 22.05 srun does not take the number of cores from sbatch.
 learner_threads=${SLURM_CPUS_PER_TASK_HET_GROUP_0:-1} actor_threads=${SLURM_CPUS_PER_TASK_HET_GROUP_1:-1}"""
+SWEEP_TRIAL = """\
+
+# The first start of a trial writes its configuration, if it is not known beforehand (search: optuna).
+trial=$(printf %04d "$SLURM_ARRAY_TASK_ID")
+config=$run_dir/trials/$trial.yaml
+sweep=$run_dir run_dir=$run_dir/trial-$trial
+if [ ! -e "$sweep/trials/$trial.json" ]; then
+    (
+        [ -z "$environment" ] || PATH="$environment/bin:$PATH"
+        exec python3 -m hpcmarl sweep-trial "$sweep" "$SLURM_ARRAY_TASK_ID"
+    ) || exit
+fi"""
 EACH_NODE = """\
 each_node() {
     local nodes=$SLURM_JOB_NUM_NODES
@@ -112,6 +127,7 @@ class Job:
         components: Nodes; the second component of a heterogeneous job is for actors.
         site: Settings of the cluster.
         seeds: First and last seed of an array.
+        trials: Trials of a sweep as Slurm writes them, such as "1-20%4".
         config: Path of the configuration; None: an argument of the script.
         run_dir: Run directory; None: chosen by the script.
         output: File for the job's output; None: a file in the working directory.
@@ -123,6 +139,7 @@ class Job:
     components: tuple[Component, ...] = (Component(),)
     site: SlurmConfig = field(default_factory=SlurmConfig)
     seeds: tuple[int, int] = (0, 4)
+    trials: str = ""
     config: str | None = None
     run_dir: str | None = None
     output: str | None = None
@@ -147,7 +164,7 @@ def render(job: Job) -> str:
         "directives": "\n".join(_directives(job)),
         "site": _site(job),
         "run": _run(job),
-        "threads": HETJOB_THREADS if het else THREADS,
+        "threads": _threads(job),
         "each_node": HETJOB_EACH_NODE if het else EACH_NODE,
         "launch": HETJOB_LAUNCH if het else LAUNCH,
     }
@@ -155,6 +172,12 @@ def render(job: Job) -> str:
     text = files("hpcmarl.launch").joinpath("templates", template).read_text(encoding="utf-8")
     # substitute in one pass, so that a value that looks like a mark stays as it is
     return _MARK.sub(lambda mark: parts[mark[1]], text)
+
+
+def _threads(job: Job) -> str:
+    if job.kind == "hetjob":
+        return HETJOB_THREADS
+    return THREADS + (f"\n{SWEEP_TRIAL}" if job.kind == "sweep" else "")
 
 
 def _title(job: Job) -> str:
@@ -170,10 +193,12 @@ def _title(job: Job) -> str:
 
 def _directives(job: Job) -> list[str]:
     """Return the #SBATCH lines of the job itself; those of the site are in the site block."""
-    number = "%A_%a" if job.kind == "array" else "%j"
+    number = "%A_%a" if job.kind in ("array", "sweep") else "%j"
     lines = [f"--job-name={job.name}", *_size(job.components[0]), f"--time={job.time}"]
     if job.kind == "array":
         lines.append(f"--array={job.seeds[0]}-{job.seeds[1]}")
+    elif job.kind == "sweep":
+        lines.append(f"--array={job.trials}")
     lines.append(f"--output={job.output if job.output is not None else f'%x-{number}.out'}")
     if job.kind != "verify":
         lines += ["--requeue", "--open-mode=append", f"--signal=B:USR1@{job.site.signal_seconds}"]
@@ -224,17 +249,19 @@ def _run(job: Job) -> str:
         return f"run_dir={word(job.run_dir) if job.run_dir is not None else '${1:?' + asked + '}'}"
     arguments = [f"config=${{1:?{asked}}}", 'changes=("${@:2}")']
     lines = arguments if job.config is None else [f"config={word(job.config)}", "changes=()"]
+    job_of_task = (
+        "job=${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID # SLURM_JOB_ID of the last task names the whole array"
+    )
     name = "$SLURM_JOB_NAME-$SLURM_ARRAY_JOB_ID" if job.kind == "array" else "$SLURM_JOB_NAME-$SLURM_JOB_ID"
     directory = word(job.run_dir) if job.run_dir is not None else f"${{RUN_DIR:-runs/{name}}}"
     if job.kind == "array":
         lines += [
             f"run_dir={directory}/seed-$SLURM_ARRAY_TASK_ID",
             'changes+=("seed=$SLURM_ARRAY_TASK_ID")',
-            (
-                "job=${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID # SLURM_JOB_ID of the last task names the "
-                "whole array"
-            ),
+            job_of_task,
         ]
+    elif job.kind == "sweep":
+        lines += [f"run_dir={directory}", job_of_task]
     else:
         lines += [f"run_dir={directory}", "job=$SLURM_JOB_ID"]
     if job.kind == "hetjob" and job.config is None:

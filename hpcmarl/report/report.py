@@ -20,6 +20,7 @@ from hpcmarl.report.sections.league import league_section
 from hpcmarl.report.sections.learning import learning_section, losses_section
 from hpcmarl.report.sections.overview import differences_section, runs_section
 from hpcmarl.report.sections.speed import ranks_section, rounds_section, speed_section
+from hpcmarl.report.sections.sweep import sweep_section
 
 HEAD_BYTES = 4096  # of a file, which are searched for the mark of a report
 LIVE = ("running", "empty")
@@ -55,6 +56,7 @@ def sections_of(runs: Sequence[ReportedRun], groups: Sequence[RunGroup]) -> list
     sections = [
         differences_section(runs, groups),
         runs_section(runs, groups),
+        sweep_section(runs),
         learning_section(runs, groups, curves),
         speed_section(runs, curves),
         ranks_section(runs),

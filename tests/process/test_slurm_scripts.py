@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from hpcmarl.config.slurm import SlurmConfig
 from hpcmarl.errors import UsageError
-from hpcmarl.launch.slurm import KINDS, Component, Job, by_hand, directive, render, word
+from hpcmarl.launch.slurm import BY_HAND, Component, Job, by_hand, directive, render, word
 from tests.support.waiting import wait_until
 
 ROOT = Path(__file__).parents[2]
@@ -77,7 +77,7 @@ def assert_holds(path, text):
     )
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", BY_HAND)
 def test_shipped_scripts_equal_the_rendered_ones(kind):
     assert_holds(ROOT / "slurm" / f"{kind}.sbatch", by_hand(kind))
 
@@ -89,8 +89,8 @@ def test_rendered_scripts_equal_the_golden_files(name):
 
 @pytest.mark.parametrize(
     "text",
-    [*map(by_hand, KINDS), *map(render, CASES.values())],
-    ids=[*(f"slurm/{kind}" for kind in KINDS), *CASES],
+    [*map(by_hand, BY_HAND), *map(render, CASES.values())],
+    ids=[*(f"slurm/{kind}" for kind in BY_HAND), *CASES],
 )
 def test_scripts_are_valid_bash_without_placeholders(text):
     assert subprocess.run(["bash", "-n"], input=text, text=True, check=False).returncode == 0

@@ -5,6 +5,7 @@
 //   heat     values of rows over intervals of time
 //   matrix   values of rows against columns
 //   points   series of points with intervals
+//   scatter  one point for each trial of a sweep
 //   lineage  points in rows, and lines between them
 (function () {
   const data = JSON.parse(document.getElementById("report-data").textContent);
@@ -211,7 +212,26 @@
     return [traces, layout, Math.min(800, 180 + 46 * spec.members.length)];
   }
 
-  const KINDS = { curves, bars, heat, matrix, points, lineage };
+  function scatter(spec) {
+    const kept = spec.y.map((_, point) => point).filter((point) => spec.runs[point] === null || shownRun(spec.runs[point]));
+    const colours = kept.map((point) => (spec.runs[point] === null ? variable("--series-7") : colourOf(place(spec.runs[point]))));
+    const trace = {
+      type: "scatter", mode: "markers", x: kept.map((point) => (typeof spec.x[point] === "string" ? safe(spec.x[point]) : spec.x[point])),
+      y: kept.map((point) => spec.y[point]), text: kept.map((point) => safe(spec.text[point])),
+      marker: {
+        size: 9, symbol: kept.map((point) => (spec.hollow[point] ? "circle-open" : "circle")),
+        color: colours, line: { color: colours, width: 1.5 },
+      },
+      hovertemplate: "%{x}: %{y:.4~g}<extra>%{text}</extra>",
+    };
+    const layout = {
+      xaxis: { title: { text: safe(spec.x_title) }, type: typeof spec.x[0] === "string" ? "category" : spec.log ? "log" : "linear" },
+      yaxis: { title: { text: safe(spec.unit) } },
+    };
+    return [[trace], layout, 320];
+  }
+
+  const KINDS = { curves, bars, heat, matrix, points, scatter, lineage };
 
   // ---- drawing
 
