@@ -214,22 +214,28 @@ def find(kind: str, name: str) -> type[Any] | None:
     return _cached(kind, name)
 
 
-def need(kind: str, name: str) -> type[Any]:
+def need(kind: str, name: str, own: Iterable[str] = ()) -> type[Any]:
     """Return the class as `find` does.
+
+    Args:
+        kind: A key of KINDS.
+        name: Name of the class.
+        own: Names of hpcmarl's own parts, for the message.
 
     Raises:
         ConfigError: As `find`, and if there is no such class.
     """
     found = find(kind, name)
     if found is None:
-        raise ConfigError(f"{KINDS[kind].key}: {name} is not known; {unknown(kind)}")
+        raise ConfigError(
+            f"{KINDS[kind].key}: {name} is not known; allowed: {', '.join([*own, *others(kind)])}"
+        )
     return found
 
 
-def unknown(kind: str) -> str:
+def others(kind: str) -> list[str]:
     """Return the names that a kind allows besides those of hpcmarl, for messages."""
-    names = [each.name for each in installed(kind)]
-    return f"allowed: package.module:Class{''.join(f', {name}' for name in names)}"
+    return ["package.module:Class", *(each.name for each in installed(kind))]
 
 
 def config_class(kind: str, name: str) -> type[Any] | None:
@@ -331,7 +337,8 @@ def import_module(name: str, target: str) -> Any:
     here = os.getcwd()
     if here not in sys.path:
         sys.path.append(here)
-    if not name.startswith("hpcmarl."):
+    # The module may load numpy, which reads the number of its threads only once.
+    if not name.startswith("hpcmarl.") and "numpy" not in sys.modules:
         set_thread_environment(_threads.get(), os.environ)
     try:
         return importlib.import_module(name)

@@ -283,7 +283,7 @@ def _one_finding(place: Place, detail: dict[str, Any], tree: Tree) -> str:
     if kind.startswith("union_tag"):
         allowed = f"one of {', '.join(keys.choices_at(place[:-1], tree.data, tree.root))}"
         if (outside := keys.allows_classes(place[:-1], tree.data, tree.root)) is not None:
-            allowed += f"; or a class outside hpcmarl ({plugins.unknown(outside).removeprefix('allowed: ')})"
+            allowed += f"; or a class outside hpcmarl ({', '.join(plugins.others(outside))})"
         if key == "algo.name" and isinstance(value, str) and value in PRESETS:
             allowed += f"; {value} is a preset: write preset: {value}"
     if kind in ("missing", "union_tag_not_found"):
@@ -300,7 +300,7 @@ def _one_finding(place: Place, detail: dict[str, Any], tree: Tree) -> str:
             remedy = f"; remove {key}= for the default"
         return f"{origin}: {key} is empty; allowed: {allowed}{_meaning(place, tree)}{remedy}"
     if (outside := keys.allows_classes(_schema_place(place), tree.data, tree.root)) is not None:
-        allowed += f"; or a class outside hpcmarl ({plugins.unknown(outside).removeprefix('allowed: ')})"
+        allowed += f"; or a class outside hpcmarl ({', '.join(plugins.others(outside))})"
     renamed = renamed_value(place, value)
     hint = "" if renamed is None else f"; {value} was renamed to {renamed}"
     return f"{origin}: {key} is {show(value)}; allowed: {allowed}{_meaning(place, tree)}{hint}"
