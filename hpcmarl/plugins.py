@@ -27,11 +27,13 @@ from importlib import metadata
 from typing import Any
 
 from hpcmarl.errors import ConfigError, HpcmarlError, MissingPackageError
+from hpcmarl.packages import distributions, is_local, requirements
 from hpcmarl.threads import set_thread_environment
 
 # Names that --trust gave, separated by blanks. Ranks and respawned ranks inherit the variable.
 VARIABLE = "HPCMARL_TRUST"
 PAGE = "docs/extending.md"
+OWN = "hpcmarl"
 
 
 @dataclass(frozen=True)
@@ -183,11 +185,31 @@ def entry_point(kind: str, name: str) -> Installed | None:
 def _cached(kind: str, name: str) -> type[Any] | None:
     if ":" in name:
         target = name
+        _check_origin(target)
     elif (point := entry_point(kind, name)) is not None:
         target = point.value
     else:
         return None
     return _checked(kind, target)
+
+
+def _check_origin(target: str) -> None:
+    """Refuse a path into an installed package that has nothing to do with hpcmarl, before its import.
+
+    Code of the user is allowed: a module of no installed package, or a package installed from a directory or
+    a repository.
+
+    Raises:
+        ConfigError: It is refused; the message names the remedy.
+    """
+    package = target.partition(":")[0].partition(".")[0]
+    found = distributions(package)
+    if not found or any(is_local(name) or OWN in requirements(name) for name in found) or target in trusted():
+        return
+    raise ConfigError(
+        f"{target}: the package {package} ({', '.join(found)}) does not depend on hpcmarl, so it has no part "
+        f"for it; use a package that does, or your own module; to import it anyway, add --trust {target}"
+    )
 
 
 def find(kind: str, name: str) -> type[Any] | None:

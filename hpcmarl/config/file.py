@@ -136,11 +136,12 @@ def _read(path_or_text: str | Path | None, root: type[BaseModel] | None) -> Tree
 
 def _run_config(tree: Tree, overrides: Sequence[str]) -> Config:
     changes = [parse_override(text) for text in overrides]
-    preset = choose_preset(tree, changes)
-    apply_changes(tree, changes)
-    if preset is not None:
-        fill_preset(tree, preset)
-    config = _validated(tree, Config)
+    with plugins.with_threads(_threads(tree.data, changes)):
+        preset = choose_preset(tree, changes)
+        apply_changes(tree, changes)
+        if preset is not None:
+            fill_preset(tree, preset)
+        config = _validated(tree, Config)
     _check_changed_environments(config, tree)
     return config
 
@@ -159,19 +160,19 @@ def _validated(tree: Tree, root: type[Root]) -> Root:
         )
     fill_names(tree)
     try:
-        with plugins.with_threads(_threads(tree.data)):
-            return root.model_validate(tree.data)
+        return root.model_validate(tree.data)
     except ValidationError as error:
         raise ConfigError(_explain(error, tree)) from None
     except RecursionError:
         raise ConfigError(f"{tree.source}: nested too deeply; remove levels of nesting") from None
 
 
-def _threads(data: Mapping[str, Any]) -> int:
+def _threads(data: Mapping[str, Any], changes: Sequence[tuple[Place, Any]]) -> int:
     """Return topology.threads before validation; 1 if it is not set or not valid."""
     topology = data.get("topology")
-    threads = topology.get("threads") if isinstance(topology, dict) else None
-    return threads if isinstance(threads, int) and threads > 0 else 1
+    found = [topology.get("threads")] if isinstance(topology, dict) else []
+    found += [value for place, value in changes if place == ("topology", "threads")]
+    return found[-1] if found and isinstance(found[-1], int) and found[-1] > 0 else 1
 
 
 def dump_config(config: Config | SimulationConfig) -> str:

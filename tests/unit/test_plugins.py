@@ -66,6 +66,10 @@ WRONG = {
     "missing method": (f"{HERE}:Incomplete", "lacks complete, which .*RoundRule requires; write it"),
     "other configuration": (f"{HERE}:WrongConfig", "config_class is .*; allowed: a class derived from"),
     "no path": ("a b:Mine", "is not the path of a class; write package.module:Class"),
+    "package without hpcmarl": (
+        "yaml.nodes:Node",
+        "does not depend on hpcmarl, so it has no part for",
+    ),
     "standard library": ("os.path:join", "is not the path of a class; write package.module:Class"),
 }
 
