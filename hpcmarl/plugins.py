@@ -27,11 +27,13 @@ from importlib import metadata
 from typing import Any
 
 from hpcmarl.errors import ConfigError, HpcmarlError, MissingPackageError
+from hpcmarl.packages import distributions, is_local, requirements
 from hpcmarl.threads import set_thread_environment
 
 # Names that --trust gave, separated by blanks. Ranks and respawned ranks inherit the variable.
 VARIABLE = "HPCMARL_TRUST"
 PAGE = "docs/extending.md"
+OWN = "hpcmarl"
 
 
 @dataclass(frozen=True)
@@ -183,11 +185,31 @@ def entry_point(kind: str, name: str) -> Installed | None:
 def _cached(kind: str, name: str) -> type[Any] | None:
     if ":" in name:
         target = name
+        _check_origin(target)
     elif (point := entry_point(kind, name)) is not None:
         target = point.value
     else:
         return None
     return _checked(kind, target)
+
+
+def _check_origin(target: str) -> None:
+    """Refuse a path into an installed package that has nothing to do with hpcmarl, before its import.
+
+    Code of the user is allowed: a module of no installed package, or a package installed from a directory or
+    a repository.
+
+    Raises:
+        ConfigError: It is refused; the message names the remedy.
+    """
+    package = target.partition(":")[0].partition(".")[0]
+    found = distributions(package)
+    if not found or any(is_local(name) or OWN in requirements(name) for name in found) or target in trusted():
+        return
+    raise ConfigError(
+        f"{target}: the package {package} ({', '.join(found)}) does not depend on hpcmarl, so it has no part "
+        f"for it; use a package that does, or your own module; to import it anyway, add --trust {target}"
+    )
 
 
 def find(kind: str, name: str) -> type[Any] | None:
@@ -214,22 +236,28 @@ def find(kind: str, name: str) -> type[Any] | None:
     return _cached(kind, name)
 
 
-def need(kind: str, name: str) -> type[Any]:
+def need(kind: str, name: str, own: Iterable[str] = ()) -> type[Any]:
     """Return the class as `find` does.
+
+    Args:
+        kind: A key of KINDS.
+        name: Name of the class.
+        own: Names of hpcmarl's own parts, for the message.
 
     Raises:
         ConfigError: As `find`, and if there is no such class.
     """
     found = find(kind, name)
     if found is None:
-        raise ConfigError(f"{KINDS[kind].key}: {name} is not known; {unknown(kind)}")
+        raise ConfigError(
+            f"{KINDS[kind].key}: {name} is not known; allowed: {', '.join([*own, *others(kind)])}"
+        )
     return found
 
 
-def unknown(kind: str) -> str:
+def others(kind: str) -> list[str]:
     """Return the names that a kind allows besides those of hpcmarl, for messages."""
-    names = [each.name for each in installed(kind)]
-    return f"allowed: package.module:Class{''.join(f', {name}' for name in names)}"
+    return ["package.module:Class", *(each.name for each in installed(kind))]
 
 
 def config_class(kind: str, name: str) -> type[Any] | None:
@@ -331,7 +359,8 @@ def import_module(name: str, target: str) -> Any:
     here = os.getcwd()
     if here not in sys.path:
         sys.path.append(here)
-    if not name.startswith("hpcmarl."):
+    # The module may load numpy, which reads the number of its threads only once.
+    if not name.startswith("hpcmarl.") and "numpy" not in sys.modules:
         set_thread_environment(_threads.get(), os.environ)
     try:
         return importlib.import_module(name)

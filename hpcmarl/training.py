@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from hpcmarl.algos import ALGORITHMS, learner_class
 from hpcmarl.comm.local import LocalWorld
 from hpcmarl.comm.shared_memory import free_shared_bytes
 from hpcmarl.comm.topology import Topology, assign_roles
@@ -226,7 +227,9 @@ def prepare(
         error.everywhere = True  # every rank raises the same error
         raise
     opened: list[OpenedRun] = []
-    problem = form_reduction_group(transport, config, topology)
+    # Both calls are collective, so neither may be left out.
+    of_group = form_reduction_group(transport, config, topology)
+    problem = check_learner_class(transport, config, topology) or of_group
     processes, memory = _processes(transport)
 
     def check_and_open() -> dict[str, Any]:
@@ -299,6 +302,29 @@ def form_reduction_group(transport: Transport, config: Config, topology: Topolog
         )
     except UsageError as error:
         own = str(error)
+    return _first_problem(transport, own)
+
+
+def check_learner_class(transport: Transport, config: Config, topology: Topology) -> str:
+    """Check that learners can import the class of an algorithm outside hpcmarl. Collective.
+
+    Returns:
+        On rank 0 the reason why a learner cannot, in one line; empty on success, with an algorithm of
+        hpcmarl, and on other ranks.
+    """
+    if config.algo.name in ALGORITHMS:
+        return ""
+    own, rank = "", transport.rank
+    if rank in [group.learner for group in topology.groups]:
+        try:
+            learner_class(config.algo.name)
+        except UsageError as error:
+            own = f"rank {rank} (learner) on {topology.hosts[rank]}: algo.name {config.algo.name}: {error}"
+    return _first_problem(transport, own)
+
+
+def _first_problem(transport: Transport, own: str) -> str:
+    """Return the problem of the lowest rank that has one, on rank 0; elsewhere an empty text. Collective."""
     texts = transport.gather_at_first(own.encode()[:PROBLEM_BYTES].ljust(PROBLEM_BYTES, b"\0"))
     return next((text.rstrip(b"\0").decode(errors="replace") for text in texts if text.rstrip(b"\0")), "")
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from hpcmarl import plugins
 from hpcmarl.algos.design import make_design
 from hpcmarl.algos.model import Model
 from hpcmarl.config import AlgoConfig
@@ -54,14 +55,22 @@ def make_model(spec: EnvironmentSpec, config: AlgoConfig, seed: int | None) -> M
     return Model(make_design(spec, config), seed)
 
 
+def learner_class(name: str) -> type[Algorithm]:
+    """Return the class that learners use for `algo.name`. Imports torch.
+
+    Raises:
+        ConfigError: The name is unknown, or its class outside hpcmarl does not exist or lacks a method.
+        MissingPackageError: A package that it needs is not installed.
+    """
+    if name in ALGORITHMS:
+        module, own = ALGORITHMS[name]
+        found: type[Algorithm] = getattr(import_module(module), own)
+        return found
+    described = plugins.need("algorithms", name, ALGORITHMS)
+    return plugins.derived(described.learner, "hpcmarl.algos.base:Algorithm")
+
+
 def make_algorithm(spec: EnvironmentSpec, config: AlgoConfig, seed: int) -> Algorithm:
     """Create the same model with the ability to learn. Imports torch; raises as `make_model`."""
-    if config.name in ALGORITHMS:
-        module, own = ALGORITHMS[config.name]
-        constructor = getattr(import_module(module), own)
-    else:
-        from hpcmarl.algos.external import learner_of
-
-        constructor = learner_of(config.name)
-    algorithm: Algorithm = constructor(spec, config, seed)
+    algorithm: Algorithm = learner_class(config.name)(spec, config, seed)
     return algorithm

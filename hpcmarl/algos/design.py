@@ -107,7 +107,7 @@ def make_design(spec: EnvironmentSpec, config: AlgoConfig) -> Design:
         ConfigError: If the name is unknown, or if the environment does not fit the configuration.
         UsageError: If actions are unbounded.
     """
-    design = DESIGNS.get(config.name) or plugins.need("algorithms", config.name).design
+    design = DESIGNS.get(config.name) or plugins.need("algorithms", config.name, DESIGNS).design
     check_common_reward(spec, config)
     described: Design = design(spec, config)
     return described

@@ -8,7 +8,6 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import Any, ClassVar
 
-from hpcmarl import plugins
 from hpcmarl.algos.design import Design
 from hpcmarl.config import AlgoConfig
 from hpcmarl.types import EnvironmentSpec
@@ -37,13 +36,3 @@ class ExternalAlgorithm(ABC):
         Raises:
             ConfigError: The environment does not fit the algorithm.
         """
-
-
-def learner_of(name: str) -> Any:
-    """Return the class of a learner, given the `algo.name` of an algorithm outside hpcmarl. Imports torch.
-
-    Raises:
-        ConfigError: The class does not exist, or lacks a method.
-    """
-    described = plugins.need("algorithms", name)
-    return plugins.derived(described.learner, "hpcmarl.algos.base:Algorithm")

@@ -59,7 +59,7 @@ class Choice:
             return model.model_validate({"name": value} if isinstance(value, str) else value)
         if self.own is None:
             shown = f"{name} is not known" if name else "no name is given"
-            raise _refusal(f"{shown}; {plugins.unknown(self.kind)}")
+            raise _refusal(f"{shown}; allowed: {', '.join(plugins.others(self.kind))}")
         return own(value)
 
     def __get_pydantic_core_schema__(

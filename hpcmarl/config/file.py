@@ -152,11 +152,12 @@ def _read(path_or_text: str | Path | None, root: type[BaseModel] | None) -> Tree
 
 def _run_config(tree: Tree, overrides: Sequence[str]) -> Config:
     changes = [parse_override(text) for text in overrides]
-    preset = choose_preset(tree, changes)
-    apply_changes(tree, changes)
-    if preset is not None:
-        fill_preset(tree, preset)
-    config = _validated(tree, Config)
+    with plugins.with_threads(_threads(tree.data, changes)):
+        preset = choose_preset(tree, changes)
+        apply_changes(tree, changes)
+        if preset is not None:
+            fill_preset(tree, preset)
+        config = _validated(tree, Config)
     _check_changed_environments(config, tree)
     return config
 
@@ -175,19 +176,19 @@ def _validated(tree: Tree, root: type[Root]) -> Root:
         )
     fill_names(tree)
     try:
-        with plugins.with_threads(_threads(tree.data)):
-            return root.model_validate(tree.data)
+        return root.model_validate(tree.data)
     except ValidationError as error:
         raise ConfigError(_explain(error, tree)) from None
     except RecursionError:
         raise ConfigError(f"{tree.source}: nested too deeply; remove levels of nesting") from None
 
 
-def _threads(data: Mapping[str, Any]) -> int:
+def _threads(data: Mapping[str, Any], changes: Sequence[tuple[Place, Any]]) -> int:
     """Return topology.threads before validation; 1 if it is not set or not valid."""
     topology = data.get("topology")
-    threads = topology.get("threads") if isinstance(topology, dict) else None
-    return threads if isinstance(threads, int) and threads > 0 else 1
+    found = [topology.get("threads")] if isinstance(topology, dict) else []
+    found += [value for place, value in changes if place == ("topology", "threads")]
+    return found[-1] if found and isinstance(found[-1], int) and found[-1] > 0 else 1
 
 
 def dump_config(config: Config | SimulationConfig) -> str:
@@ -299,7 +300,7 @@ def _one_finding(place: Place, detail: dict[str, Any], tree: Tree) -> str:
     if kind.startswith("union_tag"):
         allowed = f"one of {', '.join(keys.choices_at(place[:-1], tree.data, tree.root))}"
         if (outside := keys.allows_classes(place[:-1], tree.data, tree.root)) is not None:
-            allowed += f"; or a class outside hpcmarl ({plugins.unknown(outside).removeprefix('allowed: ')})"
+            allowed += f"; or a class outside hpcmarl ({', '.join(plugins.others(outside))})"
         if key == "algo.name" and isinstance(value, str) and value in PRESETS:
             allowed += f"; {value} is a preset: write preset: {value}"
     if kind in ("missing", "union_tag_not_found"):
@@ -316,7 +317,7 @@ def _one_finding(place: Place, detail: dict[str, Any], tree: Tree) -> str:
             remedy = f"; remove {key}= for the default"
         return f"{origin}: {key} is empty; allowed: {allowed}{_meaning(place, tree)}{remedy}"
     if (outside := keys.allows_classes(_schema_place(place), tree.data, tree.root)) is not None:
-        allowed += f"; or a class outside hpcmarl ({plugins.unknown(outside).removeprefix('allowed: ')})"
+        allowed += f"; or a class outside hpcmarl ({', '.join(plugins.others(outside))})"
     renamed = renamed_value(place, value)
     hint = "" if renamed is None else f"; {value} was renamed to {renamed}"
     return f"{origin}: {key} is {show(value)}; allowed: {allowed}{_meaning(place, tree)}{hint}"

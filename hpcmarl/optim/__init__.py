@@ -19,7 +19,7 @@ OPTIMIZERS: dict[str, type[Optimizer]] = {"nigt": Nigt, "adam": Adam, "sgd": Sgd
 
 def optimizer_class(name: str) -> type[Optimizer]:
     """Return the class that `optimizer.name` names, also outside hpcmarl."""
-    return OPTIMIZERS.get(name) or plugins.need("optimizers", name)
+    return OPTIMIZERS.get(name) or plugins.need("optimizers", name, OPTIMIZERS)
 
 
 def make_optimizer(

@@ -17,6 +17,9 @@ from hpcmarl.io.run_directory import RunDirectory, home_of
 from hpcmarl.plugins import KINDS, need, only_known
 from hpcmarl.roles.base import group_environment
 
+# Only training needs the classes that these keys name.
+WITHOUT_CALLBACKS = ("callbacks=[]", "logging.trackers=[]")
+
 
 def environments(config: Config) -> list[EnvConfig]:
     """Return the environments that a configuration names: that of all groups, and those of single groups."""
@@ -39,7 +42,7 @@ def load_stored(text: str, checkpoint: Path) -> Config:
     """
     with only_known(str(checkpoint), _own_texts(checkpoint)):
         # load_config takes a text with a line break as YAML, and a single line as the name of a file.
-        config = load_config(text + "\n", ("callbacks=[]", "logging.trackers=[]"))
+        config = load_config(text + "\n", WITHOUT_CALLBACKS)
     for kind, name in dict.fromkeys(classes_outside(config)):
         found = need(kind, name)
         print(f"{KINDS[kind].key} {_shown(name)}: {_shown(origin(found.__module__))}", file=sys.stderr)
@@ -82,7 +85,7 @@ def check_environments_of(checkpoint: Path, config: Config) -> None:
     named = environments(config)
     unknown = {_key(environment): environment for environment in named}
     known_ids = set()
-    for own in _own_environments(checkpoint):
+    for own in _own_environments(checkpoint, config):
         known_ids.add(own.id)
         unknown.pop(_key(own), None)
         if not unknown:
@@ -103,16 +106,20 @@ def check_environments_of(checkpoint: Path, config: Config) -> None:
         print(f"environment {_shown(id)}: {_shown(origin(id))}", file=sys.stderr)
 
 
-def _own_environments(checkpoint: Path) -> Iterator[EnvConfig]:
-    """Yield the environments of the run that a checkpoint lies in.
+def _own_environments(checkpoint: Path, config: Config) -> list[EnvConfig]:
+    """Return the environments of the run that a checkpoint lies in.
 
-    They are read from its config.yaml and from the configurations of its earlier starts.
+    They are read from its config.yaml and from the configurations of its earlier starts. No class is imported
+    that the checkpoint's own configuration does not name.
     """
-    for path in _own_files(checkpoint):
-        try:
-            yield from environments(load_config(path))
-        except HpcmarlError:
-            continue  # a configuration that does not load makes no environment trusted
+    found: list[EnvConfig] = []
+    with only_known(str(checkpoint), {name for _, name in classes_outside(config)}):
+        for path in _own_files(checkpoint):
+            try:
+                found += environments(load_config(path, WITHOUT_CALLBACKS))
+            except HpcmarlError:
+                continue  # a configuration that does not load makes no environment trusted
+    return found
 
 
 def _own_files(checkpoint: Path) -> list[Path]:

@@ -80,6 +80,12 @@ def test_page_shows_all_files_of_its_example(page: Path) -> None:
     assert {name: shown.get(name) for name in files} == files
 
 
+def test_page_of_extensions_shows_the_files_of_the_package() -> None:
+    shown = {block.title: block.text for block in blocks_of(ROOT / "docs" / "extending.md") if block.title}
+    assert len(shown) == 2
+    assert shown == {name: (FOLDERS[ALGORITHM] / name).read_text() for name in shown}
+
+
 @pytest.mark.slow("trains the example's policies")
 @pytest.mark.mpi
 def test_own_algorithm_passes_its_test_and_learns(tmp_path: Path) -> None:

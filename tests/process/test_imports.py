@@ -52,6 +52,22 @@ def test_launcher_loads_neither_mpi_nor_torch():
     assert done.stdout.strip() == "loaded:"
 
 
+def test_import_of_a_class_outside_sees_the_configured_threads(tmp_path):
+    """Numpy, which such a class may load, reads the number of its threads only once."""
+    (tmp_path / "threaded.py").write_text(
+        "import os; print(os.environ['OMP_NUM_THREADS'])\n"
+        "from hpcmarl.optim.rounds.sync import Sync as Mine\n"
+    )
+    overrides = ("env.id=a.b", "stop.updates=1", "topology.threads=3", "rounds.rule=threaded:Mine")
+    program = f"from hpcmarl.config.file import load_config; load_config(None, {overrides})"
+    environ = {**os.environ, "PYTHONPATH": str(CONFIGS.parent)}
+    environ.pop("OMP_NUM_THREADS", None)
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=tmp_path, env=environ, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "3"
+
+
 def test_the_data_command_is_light():
     script = (
         "import sys, hpcmarl.cli.data; print(sorted({'h5py', 'numpy', 'torch', 'pydantic', "

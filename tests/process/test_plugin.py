@@ -108,3 +108,24 @@ def test_rank_that_cannot_import_a_class_is_named(tmp_path: Path) -> None:
     assert "rounds.rule: halfway:Mine needs the package not_installed_here" in line
     assert "(and on 1 more ranks); install the package on every node" in line
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.mpi
+def test_learner_that_cannot_be_imported_is_named(tmp_path: Path) -> None:
+    """Only learners import the class; the others wait for the answer."""
+    (tmp_path / "learnerless.py").write_text(
+        "from hpcmarl.algos.design import reinforce_design\n"
+        "from hpcmarl.algos.external import ExternalAlgorithm\n"
+        "class Mine(ExternalAlgorithm):\n"
+        "    learner = 'learnerless:Misspelt'\n"
+        "    design = staticmethod(reinforce_design)\n"
+    )
+    changes = ["algo={name: 'learnerless:Mine'}", "--run-dir", tmp_path / "run"]
+    done = hpcmarl(tmp_path, None, "train", ROOT / "configs" / "quickstart.yaml", "-n", 2, *changes)
+    assert done.returncode == 2
+    assert "(learner) on" in done.stderr
+    assert (
+        "algo.name learnerless:Mine: learnerless:Misspelt: learnerless has no class Misspelt" in done.stderr
+    )
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "run").exists()

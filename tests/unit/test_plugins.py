@@ -66,6 +66,10 @@ WRONG = {
     "missing method": (f"{HERE}:Incomplete", "lacks complete, which .*RoundRule requires; write it"),
     "other configuration": (f"{HERE}:WrongConfig", "config_class is .*; allowed: a class derived from"),
     "no path": ("a b:Mine", "is not the path of a class; write package.module:Class"),
+    "package without hpcmarl": (
+        "yaml.nodes:Node",
+        "does not depend on hpcmarl, so it has no part for",
+    ),
     "standard library": ("os.path:join", "is not the path of a class; write package.module:Class"),
 }
 
@@ -160,16 +164,6 @@ def test_override_of_a_name_keeps_the_keys_of_both(tmp_path):
     assert load_config(text, ("optimizer.name=adam",)).optimizer.step_size == 0.5
     text = RUN + "optimizer: {name: adam, step_size: 0.5, beta1: 0.5}\n"
     assert load_config(text, (f"optimizer.name={HERE}:Sign",)).optimizer.step_size == 0.5
-
-
-def test_threads_are_set_before_the_import_of_a_class(tmp_path, packages, monkeypatch):
-    (tmp_path / "threaded.py").write_text(
-        "import os\nfrom hpcmarl.optim.rounds.sync import Sync\n"
-        "class Mine(Sync):\n    threads = os.environ['OMP_NUM_THREADS']\n"
-    )
-    monkeypatch.delenv("OMP_NUM_THREADS")
-    load_config(RUN, ("topology.threads=3", "rounds.rule=threaded:Mine"))
-    assert plugins.find("rules", "threaded:Mine").threads == "3"
 
 
 def test_only_known_classes_are_imported_from_stored_files(monkeypatch):

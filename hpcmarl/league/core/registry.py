@@ -40,7 +40,7 @@ STRATEGIES: dict[str, type[EvaluationStrategy]] = {
 
 def make_matchmaker(config: MatchmakingConfig) -> Matchmaker:
     """Return a new matchmaker of the type `config.name`, for one member."""
-    constructor: Any = MATCHMAKERS.get(config.name) or plugins.need("matchmakers", config.name)
+    constructor: Any = MATCHMAKERS.get(config.name) or plugins.need("matchmakers", config.name, MATCHMAKERS)
     matchmaker: Matchmaker = constructor(config)
     return matchmaker
 

@@ -238,3 +238,12 @@ def test_class_of_the_own_configuration_is_named_and_imported(single: Path, run:
     code, _, error = run(*EVAL)
     assert code == 0, error
     assert "optimizer.name smuggled:Sign: " in error
+
+
+def test_class_of_config_yaml_alone_is_not_imported(single: Path, run: Any) -> None:
+    """The file decides about trust in the checkpoint's environment; it is not a reason to run code."""
+    path = single / "config.yaml"
+    path.write_text(name_class(path.read_text()))
+    (single / "starts").mkdir(exist_ok=True)
+    run(*EVAL)
+    assert not Path("ran").exists()

@@ -155,7 +155,7 @@ def test_paths_without_a_run_are_refused_in_one_line(tmp_path):
         hpcmarl.load_policy(tmp_path / "none")
     with pytest.raises(FormatError, match="no checkpoint in it verifies"):
         hpcmarl.load_policy(tmp_path)
-    with pytest.raises(AttributeError, match="it offers Policy, Run"):
+    with pytest.raises(AttributeError, match="it offers Callback, Moment, Policy, Run"):
         _ = hpcmarl.trane
 
 

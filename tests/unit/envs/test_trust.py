@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from hpcmarl import packages
 from hpcmarl.config import EnvConfig
 from hpcmarl.envs import trust as module
 from hpcmarl.envs.resolve import resolve
@@ -64,7 +65,7 @@ def fresh(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def forget() -> None:
-    for function in (module.distributions, module.holds_environments, module._packages, module._installed):
+    for function in (module.distributions, module.holds_environments, packages._packages, packages.record_of):
         function.cache_clear()
 
 
@@ -213,6 +214,6 @@ def test_own_module_does_not_read_the_records_of_all_packages(
     (tmp_path / "own_module.py").touch()
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(
-        module.metadata, "packages_distributions", lambda: pytest.fail("a thousand ranks would do so")
+        packages.metadata, "packages_distributions", lambda: pytest.fail("a thousand ranks would do so")
     )
     check_importable("own_module:make")
