@@ -138,6 +138,7 @@ ALLOWED = {
     # only sampled.py and playing.py play episodes
     "sim": BASIS | {"optim", "maths", "config.sweep", "config.file", "nets", "algos", "envs"},
     "analysis": BASIS | {"io", "maths", "tracing", "config.file", "config.presets", "config.yaml_text"},
+    "export": BASIS | {"io", "nets", "algos", "config.file", "analysis"},
     "doctor": EVERYTHING,
     "bench": EVERYTHING,
     "interface": EVERYTHING,
@@ -160,6 +161,8 @@ CONFINED = {
     "open_spiel": ("envs/",),
     "jax": ("envs/smax/games", "envs/smax/draws"),
     "jaxmarl": ("envs/smax/games",),
+    "onnx": ("export/onnx_graph",),
+    "pyarrow": ("export/parquet",),
     "pickle": (),
     "dill": (),
     "cloudpickle": (),

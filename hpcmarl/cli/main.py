@@ -39,6 +39,7 @@ from hpcmarl.cli.common import (
     start,
     trust_options,
 )
+from hpcmarl.cli.export import export
 from hpcmarl.cli.show import config_app, list_app
 from hpcmarl.cli.simulate import simulate
 from hpcmarl.cli.submit import submit
@@ -69,6 +70,7 @@ app.command()(simulate)
 app.command()(submit)
 app.command()(watch)
 app.command()(trace)
+app.command()(export)
 
 
 def _show_version(wanted: bool) -> None:

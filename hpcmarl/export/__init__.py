@@ -1,0 +1,1 @@
+"""Export of runs for other tools: parameters and policies."""
