@@ -61,7 +61,7 @@ setup(
         "league": ["open_spiel>=1.5", "openskill>=6", "scipy>=1.11"],
         "analysis": ["matplotlib", "xarray", "h5netcdf", "hdf5plugin"],
         "wandb": ["wandb>=0.31"],
-        "export": ["onnx>=1.16"],
+        "export": ["onnx>=1.16", "pyarrow>=14"],
         "docs": ["mkdocs>=1.6", "mkdocs-material>=9.5", "mkdocstrings[python]>=0.26"],
         "horovod": [
             "horovod>=0.28.1"

@@ -138,7 +138,7 @@ ALLOWED = {
     # only sampled.py and playing.py play episodes
     "sim": BASIS | {"optim", "maths", "config.sweep", "config.file", "nets", "algos", "envs"},
     "analysis": BASIS | {"io", "maths", "tracing", "config.file", "config.presets", "config.yaml_text"},
-    "export": BASIS | {"io", "nets", "algos", "config.file", "analysis"},
+    "export": BASIS | {"io", "nets", "algos", "config.file", "config.yaml_text", "analysis", "evaluation"},
     "doctor": EVERYTHING,
     "bench": EVERYTHING,
     "interface": EVERYTHING,

@@ -1,7 +1,6 @@
-"""The command `hpcmarl export`, which writes runs in the formats of other tools.
+"""The command `hpcmarl export`, which writes policies and results of a run in the formats of other tools.
 
-The work is done in hpcmarl/export/. All checks of outputs, packages and inputs come before the first file is
-written.
+The work is done in hpcmarl/export/. Outputs and packages are checked before the first file is written.
 """
 
 from __future__ import annotations
@@ -16,22 +15,22 @@ from hpcmarl.cli.common import Json, Trust, finite, print_json, set_threads
 from hpcmarl.errors import UsageError
 
 if TYPE_CHECKING:
-    from hpcmarl.config import Config
+    from hpcmarl.evaluation import Trained
     from hpcmarl.export.network import ActingNetwork
-    from hpcmarl.export.source import Source
-    from hpcmarl.types import EnvironmentSpec, PolicySpec
 
-# option -> allowed endings of its file
-FORMATS: dict[str, tuple[str, ...]] = {
+Result = dict[str, Any]
+# option -> allowed endings of the name; the empty ending is that of a directory
+ENDINGS: dict[str, tuple[str, ...]] = {
+    "--onnx": (".onnx", ""),
+    "--torch": (".pt2", ""),
     "--npz": (".npz",),
-    "--onnx": (".onnx",),
+    "--card": (".md",),
+    "--minari": ("",),
+    "--flat": (".h5", ".parquet"),
+    "--parquet": (".parquet",),
 }
-# option -> optional packages that it needs
-PACKAGES = {"--onnx": ("onnx",)}
-# formats of one policy
-OF_POLICY = ("--onnx", "--torch")
-# formats that need a checkpoint
-OF_CHECKPOINT = ("--npz", *OF_POLICY, "--card")
+OF_CHECKPOINT = ("--onnx", "--torch", "--npz", "--card")
+OF_TRAJECTORIES = ("--minari", "--flat")
 
 
 def _output(option: str, metavar: str, text: str) -> Any:
@@ -40,54 +39,81 @@ def _output(option: str, metavar: str, text: str) -> Any:
 
 def export(
     path: Annotated[Path, typer.Argument(metavar="RUN|CHECKPOINT", help="Run directory or checkpoint file.")],
-    npz: Annotated[
-        Path | None, _output("--npz", "FILE.npz", "Parameters by name, with a JSON description beside them.")
-    ] = None,
     onnx: Annotated[
-        Path | None, _output("--onnx", "FILE.onnx", "Acting network of a policy as ONNX.")
+        Path | None,
+        _output("--onnx", "FILE.onnx|DIR", "Acting network as ONNX. A directory gets a file a policy."),
+    ] = None,
+    torch: Annotated[
+        Path | None,
+        _output("--torch", "FILE.pt2|DIR", "The same as a program of torch.export."),
+    ] = None,
+    npz: Annotated[
+        Path | None, _output("--npz", "FILE.npz", "All parameters by name, with a JSON file beside them.")
+    ] = None,
+    card: Annotated[
+        Path | None, _output("--card", "FILE.md", "Model card: environment, training and evaluation.")
+    ] = None,
+    minari: Annotated[
+        Path | None,
+        _output("--minari", "DIR", "Trajectories as a Minari dataset; its id is the name of DIR."),
+    ] = None,
+    flat: Annotated[
+        Path | None,
+        _output("--flat", "FILE.h5|FILE.parquet", "Trajectories as columns, a row a step of an agent."),
+    ] = None,
+    parquet: Annotated[
+        Path | None, _output("--parquet", "FILE.parquet", "Metrics of the run as Parquet.")
     ] = None,
     policy: Annotated[
         str | None,
-        typer.Option("--policy", metavar="NAME", help="Policy to export. Default: the only one."),
+        typer.Option("--policy", metavar="NAME", help="Policy to export. Default: all, or the only one."),
     ] = None,
-    from_environment: Annotated[
-        bool,
+    member: Annotated[
+        str | None,
+        typer.Option("--member", metavar="NAME", help="Member or snapshot of a league, for its networks."),
+    ] = None,
+    per_agent: Annotated[
+        bool | None,
         typer.Option(
-            "--from-environment",
-            help="Take the spaces from the environment if the checkpoint of an earlier version has none.",
+            "--per-agent/--joint",
+            help="--minari: an episode for each agent, or joint episodes of all agents (the default).",
+            show_default=False,
         ),
-    ] = False,
+    ] = None,
     trusted: Trust = None,
     as_json: Json = False,
 ) -> None:
-    """Write policies and results of a run for other tools.
+    """Write policies, trajectories and results of a run for other tools.
 
-    Each option names a file or directory that must not exist. Several formats can be written at once. The
-    environment is not built.
+    Each option names a file or directory that must not exist; several can be given. docs/export.md describes
+    the formats.
 
     \b
-    hpcmarl export runs/quickstart-20260101-120000 --npz policy.npz --onnx policy.onnx
+    hpcmarl export runs/quickstart-20260101-120000 --onnx policy.onnx --card card.md
+    hpcmarl export runs/quickstart-20260101-120000 --minari spread-v0 --parquet metrics.parquet
     """
-    given = {option: value for option, value in {"--npz": npz, "--onnx": onnx}.items() if value is not None}
-    if not given:
-        raise UsageError(f"export needs at least one format; allowed: {', '.join(FORMATS)}")
+    named = {
+        "--onnx": onnx,
+        "--torch": torch,
+        "--npz": npz,
+        "--card": card,
+        "--minari": minari,
+        "--flat": flat,
+        "--parquet": parquet,
+    }
+    given = {option: place for option, place in named.items() if place is not None}
+    _check_request(given, policy, member, per_agent)
     set_threads(1)
-    from hpcmarl.export.source import check_new, choose_policy, load_source, need
-
-    _check_outputs(given, check_new)
-    for option in given:
-        need(option, *PACKAGES.get(option, ()))
-    results: dict[str, dict[str, Any]] = {}
-    source: Source | None = None
-    chosen: PolicySpec | None = None
+    _check_outputs(given)
+    results: dict[str, Result] = {}
     if any(option in given for option in OF_CHECKPOINT):
-        source = load_source(path, _describe_environment if from_environment else None)
-        if policy is not None or any(option in given for option in OF_POLICY):
-            chosen = choose_policy(source, policy)
-    if source is not None:
-        for option, write in _policy_writers(source, chosen).items():
-            if option in given:
-                results[option] = write(given[option])
+        results |= _export_policies(path, given, policy, member)
+    if any(option in given for option in OF_TRAJECTORIES):
+        results |= _export_trajectories(path, given, policy, per_agent=bool(per_agent))
+    if parquet is not None:
+        from hpcmarl.export.parquet import write_metrics_parquet
+
+        results["--parquet"] = write_metrics_parquet(path, parquet)
     if as_json:
         print_json(finite({option.lstrip("-"): result for option, result in results.items()}))
         return
@@ -95,53 +121,127 @@ def export(
         typer.echo(_line(result))
 
 
-def _policy_writers(source: Source, chosen: PolicySpec | None) -> dict[str, Callable[[Path], dict[str, Any]]]:
-    """Return the writers of the formats that need a checkpoint."""
-    from hpcmarl.export.network import acting_network
-    from hpcmarl.export.onnx_graph import write_onnx
-    from hpcmarl.export.weights import write_npz
-
-    def network() -> ActingNetwork:
-        assert chosen is not None
-        return acting_network(source, chosen)
-
-    return {
-        "--npz": lambda path: write_npz(source, path, chosen),
-        "--onnx": lambda path: write_onnx(network(), path),
-    }
-
-
-def _check_outputs(given: dict[str, Path], check_new: Callable[..., None]) -> None:
-    """Check that all outputs can be made and differ.
+def _check_request(
+    given: dict[str, Path], policy: str | None, member: str | None, per_agent: bool | None
+) -> None:
+    """Check that the options fit together.
 
     Raises:
-        UsageError: One cannot be made, or two are the same.
+        UsageError: No format is given, or an option without its format.
     """
-    outputs: dict[Path, str] = {}
-    for option, path in given.items():
-        check_new(option, path, FORMATS[option])
-        files = [path, *([path.with_suffix(".json")] if option == "--npz" else [])]
-        for file in files[1:]:
-            check_new(option, file)
-        for file in files:
-            other = outputs.setdefault(file.absolute(), option)
-            if other != option:
-                raise UsageError(f"{option} {path}: {other} writes {file}, too; choose another name")
+    if not given:
+        raise UsageError(f"export needs at least one format; allowed: {', '.join(ENDINGS)}")
+    if per_agent is not None and "--minari" not in given:
+        raise UsageError("--per-agent and --joint belong to --minari DIR; add it, or leave them out")
+    if member is not None and not any(option in given for option in OF_CHECKPOINT):
+        raise UsageError(f"--member {member}: belongs to {', '.join(OF_CHECKPOINT)}; leave it out")
+    if policy is not None and not set(given) & {"--onnx", "--torch", "--minari", "--flat"}:
+        raise UsageError(f"--policy {policy}: belongs to --onnx, --torch, --minari and --flat; leave it out")
+    if policy is not None and "--minari" in given and not per_agent:
+        raise UsageError(f"--policy {policy}: a joint Minari dataset has all policies; add --per-agent")
 
 
-def _describe_environment(checkpoint: Path, config: Config) -> EnvironmentSpec:
-    """Build the trusted environment of a checkpoint and return its specification."""
-    from hpcmarl.envs import describe
-    from hpcmarl.roles.origin import check_environments_of
+def _check_outputs(given: dict[str, Path]) -> None:
+    """Check paths and packages.
 
-    check_environments_of(checkpoint, config)
-    return describe(config.env, config.policies)
+    Raises:
+        UsageError: An output cannot be made.
+        MissingPackageError: A package is not installed.
+    """
+    from hpcmarl.export.outputs import check_outputs, need
+
+    check_outputs({option: (place, ENDINGS[option]) for option, place in given.items()})
+    if "--minari" in given:
+        from hpcmarl.export.minari import check_name
+
+        check_name(given["--minari"])
+    for option, place in given.items():
+        if option == "--onnx":
+            need(option, "onnx")
+        elif place.suffix == ".parquet":
+            need(option, "pyarrow")
 
 
-def _line(result: dict[str, Any]) -> str:
+def _export_policies(
+    path: Path, given: dict[str, Path], policy: str | None, member: str | None
+) -> dict[str, Result]:
+    """Write the formats that need a checkpoint."""
+    from hpcmarl.export.card import write_card
+    from hpcmarl.export.weights import write_npz
+    from hpcmarl.interface.policy import trained_policies
+    from hpcmarl.io.run_directory import home_of
+
+    trained = trained_policies(path, member)[0]
+    results: dict[str, Result] = {}
+    for option in ("--onnx", "--torch"):
+        if option in given:
+            results[option] = _write_networks(trained, option, given[option], policy)
+    if "--npz" in given:
+        results["--npz"] = write_npz(trained, given["--npz"])
+    if "--card" in given:
+        results["--card"] = write_card(trained, home_of(path), given["--card"], member)
+    return results
+
+
+def _write_networks(trained: Trained, option: str, place: Path, policy: str | None) -> Result:
+    """Write one policy to a file, or each policy to a file in a new directory."""
+    from hpcmarl.export.network import acting_network
+    from hpcmarl.export.trajectories import choose_policy
+    from hpcmarl.io.atomic import write_directory
+
+    write: Callable[[ActingNetwork, Path], Result]
+    if option == "--onnx":
+        from hpcmarl.export.onnx_graph import write_onnx as write
+    else:
+        from hpcmarl.export.torch_program import write_torch as write
+    policies = {own.name: own for own in trained.spec.policies}
+    ending = ENDINGS[option][0]
+    if place.suffix:
+        if policy is None and len(policies) > 1:
+            raise UsageError(
+                f"{option} {place}: {trained.checkpoint} has {len(policies)} policies; name one with --policy "
+                f"({', '.join(policies)}), or a directory without {ending}, which gets a file for each"
+            )
+        return write(acting_network(trained, choose_policy(trained.checkpoint, policies, policy)), place)
+    chosen = policies if policy is None else {policy: choose_policy(trained.checkpoint, policies, policy)}
+    files: list[Result] = []
+    write_directory(
+        place,
+        lambda partial: files.extend(
+            write(acting_network(trained, own), partial / f"{own.name}{ending}") for own in chosen.values()
+        ),
+    )
+    files = [{**file, "path": str(place / Path(file["path"]).name)} for file in files]
+    return {"path": str(place), "files": files, "parameters": sum(file["parameters"] for file in files)}
+
+
+def _export_trajectories(
+    path: Path, given: dict[str, Path], policy: str | None, *, per_agent: bool
+) -> dict[str, Result]:
+    """Write the formats that need recorded episodes."""
+    from hpcmarl.export.flat import write_flat_hdf5
+    from hpcmarl.export.minari import write_minari
+    from hpcmarl.export.trajectories import RecordedRun
+
+    results: dict[str, Result] = {}
+    with RecordedRun(path) as run:
+        if "--minari" in given:
+            results["--minari"] = write_minari(
+                run, given["--minari"], run.policy(policy) if per_agent else None
+            )
+        if (place := given.get("--flat")) is not None and place.suffix == ".parquet":
+            from hpcmarl.export.parquet import write_flat_parquet
+
+            results["--flat"] = write_flat_parquet(run, place, run.policy(policy))
+        elif place is not None:
+            results["--flat"] = write_flat_hdf5(run, place, None if policy is None else run.policy(policy))
+    return results
+
+
+def _line(result: Result) -> str:
     """Return a result in one line: the path, then its figures."""
     figures = [
-        f"{value} {key.replace('_', ' ')}"
+        f"{value:,} {key.replace('_', ' ')}"
         for key, value in result.items()
         if isinstance(value, int) and not isinstance(value, bool)
     ]

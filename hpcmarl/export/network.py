@@ -3,20 +3,20 @@
 Both exports have the same signature. Rows of a batch are independent agents:
 
     input           type      shape             given if
-    observations    float32   [batch, *shape]   always; as the environment returns them
+    observation     float32   [batch, *shape]   always; as the environment returns it
     agent           int64     [batch]           the network sees the agent's number in its policy
     last_action     int64     [batch]           the network sees the last action; -1: none yet
-    action_mask     bool      [batch, A]        the environment has action masks
-    state_in        float32   [batch, H]        the network is recurrent; zeros at the start of an episode
+    mask            bool      [batch, A]        the environment has action masks
+    state           float32   [batch, H]        the network is recurrent; zeros at the start of an episode
 
     output          type      shape             given if
     logits          float32   [batch, A]        actions are sampled from a softmax; -1e9 if masked
-    q_values        float32   [batch, A]        actions have values; masked actions keep theirs
+    q               float32   [batch, A]        actions have values; masked actions keep theirs
     mean, log_std   float32   [batch, D]        actions are continuous: the Gaussian before the squashing
-    actions         int64     [batch]           discrete actions: the greedy allowed action
+    action          int64     [batch]           discrete actions: the greedy allowed action
                     int64     [batch, C]        multi-discrete actions
                     float32   [batch, D]        continuous actions: the squashed mean
-    state_out       float32   [batch, H]        the network is recurrent
+    next_state      float32   [batch, H]        the network is recurrent
 
 Actions begin at 0, also if the action space of the environment has another start.
 """
@@ -30,7 +30,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from hpcmarl import __version__
-from hpcmarl.export.source import Source
+from hpcmarl.evaluation import Trained
 from hpcmarl.nets.choosers import EpsilonGreedy
 from hpcmarl.nets.numpy_layers import mean_and_deviation
 from hpcmarl.nets.shapes import DenseShape, PolicyShape
@@ -87,30 +87,35 @@ class ActingNetwork:
     def inputs(self) -> list[Port]:
         """The inputs, in order."""
         shape, policy = self.shape, self.policy
-        ports = [Port("observations", "float32", policy.observation_shape)]
+        ports = [Port("observation", "float32", policy.observation_shape)]
         if shape.agent_id:
             ports.append(Port("agent", "int64", ()))
         if shape.last_action:
             ports.append(Port("last_action", "int64", ()))
         if policy.has_mask:
-            ports.append(Port("action_mask", "bool", (policy.action.mask_size,)))
+            ports.append(Port("mask", "bool", (policy.action.mask_size,)))
         if shape.width:
-            ports.append(Port("state_in", "float32", (shape.width,)))
+            ports.append(Port("state", "float32", (shape.width,)))
         return ports
 
     @property
     def outputs(self) -> list[Port]:
         """The outputs, in order."""
         action = self.policy.action
-        ports = [Port("actions", "float32" if self.kind == "gaussian" else "int64", action.shape)]
+        ports = [Port("action", "float32" if self.kind == "gaussian" else "int64", action.shape)]
         if self.kind == "gaussian":
             ports = [Port("mean", "float32", action.shape), Port("log_std", "float32", action.shape), *ports]
         else:
-            name = "q_values" if self.kind == "values" else "logits"
+            name = "q" if self.kind == "values" else "logits"
             ports.insert(0, Port(name, "float32", (sum(action.sizes),)))
         if self.shape.width:
-            ports.append(Port("state_out", "float32", (self.shape.width,)))
+            ports.append(Port("next_state", "float32", (self.shape.width,)))
         return ports
+
+    @property
+    def size(self) -> int:
+        """Number of parameters."""
+        return sum(array.size for array in self.arrays.values())
 
     @property
     def moments(self) -> tuple[FloatArray, FloatArray] | None:
@@ -152,19 +157,21 @@ class ActingNetwork:
         }
 
 
-def acting_network(source: Source, policy: PolicySpec) -> ActingNetwork:
+def acting_network(trained: Trained, policy: PolicySpec) -> ActingNetwork:
     """Return the acting network of a policy.
 
     Args:
-        source: The run.
+        trained: Networks with their parameters.
         policy: One of its policies.
     """
-    model = source.model
+    model = trained.algorithm
     shape = model.design.policies[policy.name]
-    names = model.acting_parameters(policy.name)
     prefix = model.layout.prefix_of(shape)
     named = model.named_parameters()
-    arrays = {name.removeprefix(prefix): np.array(named[name], np.float32, order="C") for name in names}
+    arrays = {
+        name.removeprefix(prefix): np.array(named[name], np.float32, order="C")
+        for name in model.acting_parameters(policy.name)
+    }
     kind: Literal["logits", "values", "gaussian"] = "logits"
     if isinstance(model.choosers[policy.name], EpsilonGreedy):
         kind = "values"
@@ -172,9 +179,9 @@ def acting_network(source: Source, policy: PolicySpec) -> ActingNetwork:
         kind = "gaussian"
     facts = {
         "hpcmarl_version": __version__,
-        "run": source.config.name,
-        "environment": source.config.env.id,
-        "algorithm": source.config.algo.name,
-        "updates": str(source.version),
+        "run": trained.config.name,
+        "environment": trained.config.env.id,
+        "algorithm": trained.config.algo.name,
+        "updates": str(trained.version),
     }
     return ActingNetwork(policy, shape, arrays, kind, facts)

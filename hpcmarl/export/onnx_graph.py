@@ -1,4 +1,4 @@
-"""Export of one policy as an ONNX graph (signature: network.py).
+"""Export of one policy as an ONNX graph. network.py defines its inputs and outputs.
 
 The graph is built from the weights, without torch. It uses operators of opset 17 only, which runtimes since
 2022 execute.
@@ -56,7 +56,7 @@ def write_onnx(network: ActingNetwork, path: Path) -> dict[str, Any]:
         "path": str(path),
         "inputs": [port.name for port in network.inputs],
         "outputs": [port.name for port in network.outputs],
-        "parameters": sum(array.size for array in network.arrays.values()),
+        "parameters": network.size,
         "bytes": len(content),
     }
 
@@ -176,7 +176,7 @@ def _add_policy(graph: _Graph, network: ActingNetwork) -> None:
 def _add_inputs(graph: _Graph, network: ActingNetwork) -> str:
     """Add the flattened observation, the one-hot last action and the agent's one-hot number."""
     shape = network.shape
-    parts = [graph.node("Reshape", "observations", graph.axes(-1, shape.observation))]
+    parts = [graph.node("Reshape", "observation", graph.axes(-1, shape.observation))]
     if shape.last_action:
         # row 0 stands for "no action yet"
         table = np.eye(shape.actions + 1, shape.actions, k=-1, dtype=np.float32)
@@ -189,7 +189,7 @@ def _add_inputs(graph: _Graph, network: ActingNetwork) -> str:
 
 
 def _add_recurrence(graph: _Graph, network: ActingNetwork, value: str) -> str:
-    """Add one step of the GRU; the output state_out is the new memory."""
+    """Add one step of the GRU; the output next_state is the new memory."""
     width, arrays = network.shape.width, network.arrays
 
     def product(rows: str, side: str) -> str:
@@ -197,20 +197,20 @@ def _add_recurrence(graph: _Graph, network: ActingNetwork, value: str) -> str:
         bias = graph.constant(arrays[f"cell.bias_{side}"], f"cell.bias_{side}")
         return graph.node("Gemm", rows, weight, bias, transB=1)
 
-    from_input, from_memory = product(value, "ih"), product("state_in", "hh")
+    from_input, from_memory = product(value, "ih"), product("state", "hh")
     both = [graph.columns(part, 0, 2 * width) for part in (from_input, from_memory)]
     gates = graph.node("Sigmoid", graph.node("Add", *both))
     reset, update = graph.columns(gates, 0, width), graph.columns(gates, width, 2 * width)
     own, echo = (graph.columns(part, 2 * width, 3 * width) for part in (from_input, from_memory))
     candidate = graph.node("Tanh", graph.node("Add", own, graph.node("Mul", reset, echo)))
-    change = graph.node("Mul", update, graph.node("Sub", "state_in", candidate))
-    return graph.node("Add", candidate, change, to="state_out")
+    change = graph.node("Mul", update, graph.node("Sub", "state", candidate))
+    return graph.node("Add", candidate, change, to="next_state")
 
 
 def _add_dueling(graph: _Graph, advantages: str, value: str, masked: bool) -> str:
     """Add the combination of a value and advantages, whose mean is over allowed actions."""
     if masked:
-        allowed = graph.as_float("action_mask")
+        allowed = graph.as_float("mask")
         count = graph.node("ReduceSum", allowed, graph.axes(1), keepdims=1)
         total = graph.node("ReduceSum", graph.node("Mul", advantages, allowed), graph.axes(1), keepdims=1)
         mean = graph.node("Div", total, graph.node("Max", count, graph.numbers(1.0)))
@@ -227,18 +227,18 @@ def _add_choice(graph: _Graph, network: ActingNetwork, raw: str) -> None:
     if masked:
         # values of masked actions stay visible; their logits do not
         to = name if network.kind == "logits" else ""
-        allowed = graph.node("Where", "action_mask", raw, graph.numbers(UNAVAILABLE), to=to)
+        allowed = graph.node("Where", "mask", raw, graph.numbers(UNAVAILABLE), to=to)
     if not masked or network.kind == "values":
         graph.node("Identity", raw, to=name)
     if action.kind == "discrete":
-        graph.node("ArgMax", allowed, axis=1, keepdims=0, to="actions")
+        graph.node("ArgMax", allowed, axis=1, keepdims=0, to="action")
         return
     ends = np.cumsum(action.sizes).tolist()
     parts = [
         graph.node("ArgMax", graph.columns(allowed, end - size, end), axis=1, keepdims=1)
         for end, size in zip(ends, action.sizes, strict=True)
     ]
-    graph.node("Concat", *parts, axis=1, to="actions")
+    graph.node("Concat", *parts, axis=1, to="action")
 
 
 def _add_gaussian(graph: _Graph, network: ActingNetwork, raw: str) -> None:
@@ -250,5 +250,5 @@ def _add_gaussian(graph: _Graph, network: ActingNetwork, raw: str) -> None:
     graph.node("Log", deviation, to="log_std")
     bounded = graph.node("Clip", "mean", graph.numbers(-LARGEST_SQUASH), graph.numbers(LARGEST_SQUASH))
     centre, scale = network.bounds
-    scaled = graph.node("Mul", graph.node("Tanh", bounded), graph.constant(scale, "actions.scale"))
-    graph.node("Add", scaled, graph.constant(centre, "actions.centre"), to="actions")
+    scaled = graph.node("Mul", graph.node("Tanh", bounded), graph.constant(scale, "action.scale"))
+    graph.node("Add", scaled, graph.constant(centre, "action.centre"), to="action")

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import json
 import logging
 import os
 import re
@@ -19,9 +18,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from hpcmarl.errors import FormatError, HpcmarlError, StorageError
 from hpcmarl.io.atomic import PARTIAL, storage_error
 from hpcmarl.io.hdf5.fault_tolerant_file import close_at_exit
@@ -29,49 +25,10 @@ from hpcmarl.io.hdf5.schema import CHECKPOINT
 from hpcmarl.io.hdf5.state_file import read_state, write_state
 from hpcmarl.io.stacking import MARK, stack, unstack
 from hpcmarl.packing import Tree
-from hpcmarl.types import EnvironmentSpec
 
 LOGGER = logging.getLogger(__name__)
 _NAME = re.compile(r"checkpoint-(\d+)\.h5")
 SUPERSEDED = "superseded"
-SPEC = "spec"  # entry of a training state: the specification of the environment, JSON text as bytes
-
-
-def encode_spec(spec: EnvironmentSpec) -> NDArray[np.uint8]:
-    """Encode the specification of an environment for a checkpoint.
-
-    An array may be longer than an attribute of HDF5, which matters for thousands of agents.
-
-    Returns:
-        JSON text in UTF-8, shape [bytes].
-    """
-    return np.frombuffer(json.dumps(spec.tree()).encode(), np.uint8)
-
-
-def spec_of_state(path: str | os.PathLike[str], state: Mapping[str, Any]) -> EnvironmentSpec | None:
-    """Return the specification of the environment in a training state.
-
-    Args:
-        path: The checkpoint, for messages.
-        state: Its state.
-
-    Returns:
-        The specification; None if the checkpoint has none, as those of earlier versions of hpcmarl.
-
-    Raises:
-        FormatError: If the entry is damaged.
-    """
-    entry = state.get(SPEC)
-    if entry is None:
-        return None
-    try:
-        return EnvironmentSpec.of_tree(json.loads(np.asarray(entry, np.uint8).tobytes()))
-    except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
-        words = " ".join(f"{type(error).__name__}: {error}".split())[:200]
-        raise FormatError(
-            f"{os.fspath(path)}: the specification of its environment is damaged ({words}); use an older "
-            "checkpoint"
-        ) from error
 
 
 def checkpoint_path(directory: str | os.PathLike[str], version: int) -> Path:

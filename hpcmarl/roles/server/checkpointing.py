@@ -22,7 +22,7 @@ import numpy as np
 
 from hpcmarl.comm.protocol import Kind, control
 from hpcmarl.errors import StorageError
-from hpcmarl.io.checkpoint import SPEC, CheckpointWriter, encode_spec
+from hpcmarl.io.checkpoint import CheckpointWriter
 from hpcmarl.roles.base import Context
 from hpcmarl.tracing.spans import Span
 
@@ -71,7 +71,6 @@ class CheckpointCoordinator:
             None if context.resume is None else int(context.resume["engine"]["rule"]["round"])
         )
         self.not_written: str | None = None
-        self._spec = encode_spec(context.spec)
 
     def forget(self, rank: int) -> None:
         """Stop waiting for the states of a lost rank."""
@@ -206,8 +205,7 @@ class CheckpointCoordinator:
             if not (self.collective and name == "optimizer")
         }
         start = {"run": self.context.run_id, "number": self.context.start_number, "rollouts": {}}
-        parts = {"roles": {"learner": {}, "actor": {}}, "start": start, SPEC: self._spec}
-        return {**state, "engine": engine, **parts}
+        return {**state, "engine": engine, "roles": {"learner": {}, "actor": {}}, "start": start}
 
     def _place(self, whole: dict[str, Any], role: str, rank: int, state: Any, version: int) -> None:
         """Add the state of a role to a checkpoint.
