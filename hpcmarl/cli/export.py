@@ -199,8 +199,8 @@ def _write_networks(trained: Trained, option: str, place: Path, policy: str | No
     if place.suffix:
         if policy is None and len(policies) > 1:
             raise UsageError(
-                f"{option} {place}: {trained.checkpoint} has {len(policies)} policies; name one with --policy "
-                f"({', '.join(policies)}), or a directory without {ending}, which gets a file for each"
+                f"{option} {place}: {trained.checkpoint} has {len(policies)} policies; name one with "
+                f"--policy ({', '.join(policies)}), or a directory without {ending} for all"
             )
         return write(acting_network(trained, choose_policy(trained.checkpoint, policies, policy)), place)
     chosen = policies if policy is None else {policy: choose_policy(trained.checkpoint, policies, policy)}

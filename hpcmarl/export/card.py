@@ -17,7 +17,7 @@ from hpcmarl.io.run_state import RunState, read_run_state
 from hpcmarl.io.starts import read_starts
 from hpcmarl.types import ActionSpace
 
-SECTIONS = ("algo", "optimizer", "rounds", "topology", "stop")  # of the configuration, in the card
+SECTIONS = ("algo", "optimizer", "rounds")  # of the configuration, in the card
 
 
 def write_card(trained: Trained, run: Path | None, path: Path, member: str | None) -> dict[str, Any]:
@@ -62,10 +62,8 @@ def _table(heading: tuple[str, ...], rows: Iterable[tuple[object, ...]]) -> list
 
 
 def _cell(value: object) -> str:
-    text = (
-        f"{value:,}" if isinstance(value, int) else f"{value:.6g}" if isinstance(value, float) else str(value)
-    )
-    return text.replace("|", "\\|")
+    form = {int: ",", float: ".6g"}.get(type(value), "")
+    return format(value, form).replace("|", "\\|") if form else str(value).replace("|", "\\|")
 
 
 def _model(trained: Trained) -> list[str]:

@@ -78,7 +78,7 @@ class ActingModule(nn.Module):
         best = (
             allowed.argmax(1)
             if action.kind == "discrete"
-            else torch.stack([part.argmax(1) for part in allowed.split(list(action.sizes), 1)], 1)
+            else torch.stack([part.argmax(1) for part in torch.split(allowed, list(action.sizes), 1)], 1)
         )
         # values of masked actions stay visible; their logits do not
         return (raw if self.network.kind == "values" else allowed), best

@@ -182,8 +182,8 @@ def _of_league(path: str | os.PathLike[str], member: str | None) -> tuple[Traine
     league = read_league(str(path))
     if member is None:
         raise UsageError(
-            f"{path} is a league: name the policies to load, member=NAME or --member NAME; allowed: a snapshot, or a member: "
-            f"{', '.join(league.game.members)}"
+            f"{path} is a league: name the policies to load, member=NAME or --member NAME; allowed: a "
+            f"snapshot, or a member: {', '.join(league.game.members)}"
         )
     snapshot = league.snapshot(member)
     algorithm = league.algorithm(snapshot.side)
