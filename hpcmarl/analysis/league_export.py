@@ -1,6 +1,6 @@
 """Export of a league's policies (npz with a JSON description) and payoffs (csv).
 
-docs/league.md describes the formats.
+docs/export.md and docs/league.md describe the formats.
 """
 
 from __future__ import annotations

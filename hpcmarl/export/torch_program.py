@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 from typing import Any
@@ -151,17 +152,16 @@ def write_torch(network: ActingNetwork, path: Path) -> dict[str, Any]:
         "output_names": [port.name for port in network.outputs],
     }
 
-    def write(partial: Path) -> None:
-        with partial.open("wb") as stream:
-            torch.export.save(program, stream, extra_files={METADATA: json.dumps(facts)})
-
-    write_atomically(path, write)
+    # torch ends the process if its archive cannot be written, as on a full disk
+    archive = io.BytesIO()
+    torch.export.save(program, archive, extra_files={METADATA: json.dumps(facts)})
+    write_atomically(path, lambda partial: partial.write_bytes(archive.getbuffer()))
     return {
         "path": str(path),
         "inputs": facts["input_names"],
         "outputs": facts["output_names"],
         "parameters": network.size,
-        "bytes": path.stat().st_size,
+        "bytes": archive.getbuffer().nbytes,
     }
 
 

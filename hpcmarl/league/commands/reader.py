@@ -93,7 +93,7 @@ class LeagueRun:
 def describe_networks(league: LeagueRun, snapshot: Snapshot) -> tuple[dict[str, FloatArray], dict[str, Any]]:
     """Return a snapshot's parameters by name, and a description of its policies.
 
-    The description consists of plain values; docs/league.md explains its keys.
+    The description consists of plain values; docs/export.md explains its keys.
 
     Args:
         league: The league.
