@@ -1,7 +1,7 @@
 """Returns of several runs in the JSON layout of marl-eval (github.com/instadeepai/marl-eval).
 
-The layout is environment -> task -> algorithm -> seed -> step -> metric. marl-eval aggregates over runs and
-tasks, and needs the same steps in all of them.
+The layout is environment -> task -> algorithm -> run -> step -> metric. marl-eval needs the same number of
+steps in all runs, and the same metrics at all steps. Therefore the only metric is `return`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from hpcmarl.config.file import load_config
-from hpcmarl.errors import FormatError
+from hpcmarl.errors import FormatError, UsageError
 from hpcmarl.io.metrics import read_metrics, read_summary
 from hpcmarl.io.run_directory import RunDirectory
 from hpcmarl.types import Array
@@ -23,16 +23,14 @@ POINTS = 20
 
 
 class Curve(NamedTuple):
-    """A metric over a run.
+    """Returns over a run.
 
     Attributes:
         steps: Environment steps, increasing, shape [points].
-        seconds: Training time, shape [points].
-        values: Shape [points].
+        values: Returns, shape [points].
     """
 
     steps: Array
-    seconds: Array
     values: Array
 
 
@@ -40,7 +38,7 @@ class LabelledRun(NamedTuple):
     """A run with its names in the comparison.
 
     Attributes:
-        algorithm: Name of the algorithm or experiment.
+        algorithm: Name of the algorithm.
         seed: Seed of the run.
         path: The run directory.
     """
@@ -53,16 +51,17 @@ class LabelledRun(NamedTuple):
 def marl_eval_tree(runs: Sequence[LabelledRun], points: int = POINTS) -> dict[str, Any]:
     """Return the returns of runs in the layout of marl-eval.
 
-    All runs of a task get the same `points` steps: evenly spaced between the step at which all runs have a
-    value and the last step of the shortest run. The value at a step is the newest one. Values are evaluated
-    returns, or if a run has fewer than two evaluations, the mean returns of its newest 100 episodes.
-    absolute_metrics holds the evaluation at the end of the run.
+    All runs of a task get the same steps: evenly spaced from the step at which all of them have a value to
+    the last step of the shortest run. The value at a step is the newest one. Values are evaluated returns, or
+    if a run has fewer than two evaluations, the mean returns of its newest 100 episodes. absolute_metrics
+    holds the final evaluation; without one, the last value.
 
     Args:
         runs: The runs.
         points: Number of steps, at least 2.
 
     Raises:
+        UsageError: Two runs of a task have the same algorithm and seed.
         FormatError: A run has no returns, or its files are damaged.
     """
     by_task: dict[tuple[str, str], list[tuple[LabelledRun, Curve]]] = {}
@@ -71,12 +70,18 @@ def marl_eval_tree(runs: Sequence[LabelledRun], points: int = POINTS) -> dict[st
         by_task.setdefault(_names(env), []).append((run, curve_of(run.path)))
     tree: dict[str, Any] = {}
     for (environment, task), members in by_task.items():
-        own = tree.setdefault(environment, {}).setdefault(task, {})
         first = max(int(curve.steps[0]) for _, curve in members)
         last = max(min(int(curve.steps[-1]) for _, curve in members), first)
         grid = np.linspace(first, last, points).astype(np.int64)
+        own = tree.setdefault(environment, {}).setdefault(task, {})
         for run, curve in members:
-            own.setdefault(run.algorithm, {})[f"seed_{run.seed}"] = _run_tree(run.path, curve, grid)
+            seeds, seed = own.setdefault(run.algorithm, {}), f"seed_{run.seed}"
+            if seed in seeds:
+                raise UsageError(
+                    f"{run.path}: another run of {environment} {task} is also {run.algorithm} with seed "
+                    f"{run.seed}; export them separately"
+                )
+            seeds[seed] = _run_tree(run.path, curve, grid)
     return tree
 
 
@@ -97,33 +102,25 @@ def curve_of(run: Path) -> Curve:
     """
     columns = read_metrics(run)
     nothing = np.full(len(columns["version"]), np.nan)
+    # rows repeat the newest evaluation
     evaluated = columns.get("eval_version", nothing)
     known = np.flatnonzero(np.isfinite(evaluated))
-    _, places = np.unique(evaluated[known], return_index=True)
-    chosen, name = known[places], "eval_return_mean"
+    chosen, name = known[np.unique(evaluated[known], return_index=True)[1]], "eval_return_mean"
     if len(chosen) < 2:
         name = "return_mean"
         chosen = np.flatnonzero(np.isfinite(columns.get(name, nothing)))
     if not len(chosen):
         raise FormatError(f"{run}: its metrics have no returns; train until an episode has ended")
-    return Curve(columns["env_steps"][chosen], columns["seconds"][chosen], columns[name][chosen])
+    return Curve(columns["env_steps"][chosen], columns[name][chosen])
 
 
 def _run_tree(run: Path, curve: Curve, grid: Array) -> dict[str, Any]:
-    places = np.maximum(np.searchsorted(curve.steps, grid, side="right") - 1, 0)
+    places = np.searchsorted(curve.steps, grid, side="right") - 1
     tree: dict[str, Any] = {
-        f"step_{number}": {
-            "step_count": int(step),
-            "elapsed_time": float(curve.seconds[place]),
-            "return": [float(curve.values[place])],
-        }
-        for number, (step, place) in enumerate(zip(grid, places, strict=True))
+        f"step_{number}": {"step_count": int(step), "return": [float(curve.values[place])]}
+        for number, (step, place) in enumerate(zip(grid, places, strict=True), start=1)
     }
     summary = RunDirectory(run).summary
     evaluation = (read_summary(summary).get("evaluation") or {}) if summary.exists() else {}
-    names = {"return_mean": "return", "win_rate": "win_rate"}
-    absolute = {
-        name: [float(evaluation[key])] for key, name in names.items() if evaluation.get(key) is not None
-    }
-    tree["absolute_metrics"] = absolute or {"return": [float(curve.values[-1])]}
-    return tree
+    final = evaluation.get("return_mean")
+    return {**tree, "absolute_metrics": {"return": [float(curve.values[-1] if final is None else final)]}}
