@@ -104,16 +104,19 @@ def export(
     given = {option: place for option, place in named.items() if place is not None}
     _check_request(given, policy, member, per_agent)
     set_threads(1)
+    from hpcmarl.io.run_directory import home_of
+
     _check_outputs(given)
     results: dict[str, Result] = {}
     if any(option in given for option in OF_CHECKPOINT):
         results |= _export_policies(path, given, policy, member)
+    run = home_of(path) or path  # a file outside a run may be a trajectory file
     if any(option in given for option in OF_TRAJECTORIES):
-        results |= _export_trajectories(path, given, policy, per_agent=bool(per_agent))
+        results |= _export_trajectories(run, given, policy, per_agent=bool(per_agent))
     if parquet is not None:
         from hpcmarl.export.parquet import write_metrics_parquet
 
-        results["--parquet"] = write_metrics_parquet(path, parquet)
+        results["--parquet"] = write_metrics_parquet(run, parquet)
     if as_json:
         print_json(finite({option.lstrip("-"): result for option, result in results.items()}))
         return

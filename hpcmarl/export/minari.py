@@ -141,10 +141,10 @@ def _joint_spaces(run: RecordedRun) -> tuple[Tree, Tree]:
 def _joint_episodes(run: RecordedRun) -> Iterator[Tree]:
     terminated = run.table.columns["terminated"]
     versions = run.table.columns["version"]
-    for number, recording in enumerate(run.recordings()):
+    for number, recording in run.recordings():
         yield {
             **_joint_episode(run, recording, bool(terminated[number])),
-            "attributes": {"version": int(versions[number])},
+            "attributes": {"episode": number, "version": int(versions[number])},
         }
 
 
@@ -182,7 +182,7 @@ def _single_episodes(run: RecordedRun, policy: PolicySpec) -> Iterator[Tree]:
             **_single_episode(episode),
             "attributes": {
                 "agent": policy.agents[episode.agent],
-                "joint_episode": episode.episode,
+                "episode": episode.episode,
                 "version": int(versions[episode.episode]),
             },
         }

@@ -60,13 +60,19 @@ class RecordedRun:
     def __len__(self) -> int:
         return len(self.table)
 
-    def recordings(self) -> Iterator[Recording]:
-        """Read the episodes one at a time, in the order of their end."""
-        return (self._reader.read(number) for number in range(len(self.table)))
+    def recordings(self) -> Iterator[tuple[int, Recording]]:
+        """Read the episodes one at a time, shard after shard, so that each file is opened about once.
+
+        Yields:
+            Number of the episode in `table`, and its steps.
+        """
+        last = np.append(self.table.first[1:], len(self.table.parts)) - 1
+        for number in np.argsort(self.table.parts[last, 0], kind="stable").tolist():
+            yield number, self._reader.read(number)
 
     def agent_episodes(self, policy: PolicySpec) -> Iterator[AgentEpisode]:
         """Read the episodes of each agent of a policy; agents that never act are left out."""
-        for number, recording in enumerate(self.recordings()):
+        for number, recording in self.recordings():
             for place in range(len(policy.agents)):
                 if recording.steps[policy.name]["alive"][:, place].any():
                     yield agent_episode(recording, policy, place, number)
@@ -84,7 +90,7 @@ class AgentEpisode(NamedTuple):
     """The steps in which one agent acts, L of them.
 
     Attributes:
-        episode: Number of the episode in the run.
+        episode: Number of the episode in the table.
         agent: Number of the agent in its policy.
         steps: Steps of the episode in which it acts, shape [L].
         observations: One before each action and one after the last, shape [L + 1, ...]. The last one is zero
@@ -117,7 +123,7 @@ def agent_episode(recording: Recording, policy: PolicySpec, place: int, number: 
         recording: The episode.
         policy: Policy of the agent.
         place: Number of the agent in the policy. It acts at least once.
-        number: Number of the episode.
+        number: Number of the episode in the table.
     """
     own = {name: values[:, place] for name, values in recording.steps[policy.name].items()}
     acts = np.flatnonzero(own["alive"])

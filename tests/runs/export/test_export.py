@@ -118,8 +118,10 @@ def test_a_joint_minari_dataset_has_the_recorded_episodes(run_json, spread, tmp_
     metadata = json.loads((tmp_path / "spread-v0" / "data" / "metadata.json").read_text())
     assert metadata["total_episodes"] == len(table)
     with h5py.File(tmp_path / "spread-v0" / "data" / "main_data.hdf5") as file:
-        for number, returned in enumerate(table.columns["return_mean"]):
-            episode = file[f"episode_{number}"]
+        numbers = [file[f"episode_{place}"].attrs["episode"] for place in range(len(table))]
+        assert sorted(numbers) == list(range(len(table)))
+        for place, number in enumerate(numbers):
+            episode, returned = file[f"episode_{place}"], table.columns["return_mean"][number]
             assert episode["rewards"][()].sum() == pytest.approx(returned, rel=1e-5)
             assert episode["observations/agent_2"].shape == (6, 18)
             assert episode["truncations"][()].tolist() == [False] * 4 + [True]
