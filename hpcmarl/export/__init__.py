@@ -1,1 +1,1 @@
-"""Export of runs for other tools: parameters and policies."""
+"""Export of runs for other programs: policies, trajectories and metrics."""

@@ -7,7 +7,6 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from hpcmarl import __version__
 from hpcmarl.config.file import dump_config
 from hpcmarl.config.yaml_text import inline, parse
 from hpcmarl.errors import HpcmarlError
@@ -37,15 +36,16 @@ def write_card(trained: Trained, run: Path | None, path: Path, member: str | Non
     """
     state = None if run is None else read_run_state(run)
     summary = (None if state is None else state.summary) or {}
+    facts = _newest_start(run)
     text = "\n".join(
         [
             f"# {trained.config.name}" + (f", {member}" if member else ""),
             "",
-            f"Policies for {trained.config.env.id}, trained with {trained.config.algo.name} in hpcmarl "
-            f"{summary.get('versions', {}).get('hpcmarl', __version__)}.",
+            f"Policies for {trained.config.env.id}, trained with {trained.config.algo.name} in hpcmarl"
+            + (f" {facts['hpcmarl_version']}." if "hpcmarl_version" in facts else "."),
             "",
             *_model(trained),
-            *_training(trained, run, state, summary),
+            *_training(trained, facts, state, summary),
             *_evaluation(trained, summary, member),
             *_configuration(trained),
             *_loading(trained, run, member),
@@ -102,38 +102,37 @@ def _action(action: ActionSpace) -> str:
 
 
 def _training(
-    trained: Trained, run: Path | None, state: RunState | None, summary: Mapping[str, Any]
+    trained: Trained, facts: Mapping[str, Any], state: RunState | None, summary: Mapping[str, Any]
 ) -> list[str]:
     env = trained.config.env
     rows: list[tuple[object, ...]] = [("environment", f"`{env.id}`")]
     rows += [("its arguments", f"`{inline(dict(env.kwargs))}`")] if env.kwargs else []
-    rows += [("checkpoint", f"`{trained.checkpoint.name}`"), ("updates", trained.version)]
+    rows += [("checkpoint", f"`{trained.checkpoint.name}`"), ("its updates", trained.version)]
     keys = {"env_steps": "environment steps", "agent_steps": "agent steps", "episodes": "episodes"}
-    rows += [(name, summary[key]) for key, name in keys.items() if key in summary]
-    rows += [("training time, seconds", float(summary["seconds"]))] if "seconds" in summary else []
+    rows += [(f"{name} of the run", summary[key]) for key, name in keys.items() if key in summary]
+    rows += [("training time of the run, seconds", float(summary["seconds"]))] if "seconds" in summary else []
     rows += [("ranks", summary["ranks"])] if "ranks" in summary else []
     rows += [("starts", state.starts)] if state is not None and state.starts else []
     rows += [("state of the run", state.state)] if state is not None else []
-    rows += [(name, value) for name, value in _machine(run)]
+    machine = {"host": "host of the server", "library": "MPI library"}
+    rows += [(name, facts[key]) for key, name in machine.items() if facts.get(key)]
     versions = ", ".join(f"{name} {version}" for name, version in summary.get("versions", {}).items())
     rows += [("versions", versions)] if versions else []
     note = (
         []
-        if summary or run is None
+        if summary or state is None
         else ["The newest start of the run has written no summary, so that its totals are unknown.", ""]
     )
     return ["## Training", "", *_table(("fact", "value"), rows), *note]
 
 
-def _machine(run: Path | None) -> list[tuple[str, str]]:
-    """Return the host and the MPI library of the newest start."""
+def _newest_start(run: Path | None) -> dict[str, Any]:
+    """Return the facts of the newest start of a run, such as host and version; empty if none is recorded."""
     starts = {}
     if run is not None:
         with contextlib.suppress(HpcmarlError):
             starts = read_starts(run)
-    facts = starts[max(starts)].facts if starts else {}
-    names = {"host": "host of the server", "library": "MPI library"}
-    return [(name, str(facts[key])) for key, name in names.items() if facts.get(key)]
+    return dict(starts[max(starts)].facts) if starts else {}
 
 
 def _evaluation(trained: Trained, summary: Mapping[str, Any], member: str | None) -> list[str]:
