@@ -64,6 +64,7 @@ setup(
         "report": ["plotly>=6", "arch>=7", "scipy>=1.11"],
         "sweeps": ["optuna>=4"],
         "wandb": ["wandb>=0.31"],
+        "export": ["onnx>=1.16", "pyarrow>=14"],
         "docs": ["mkdocs>=1.6", "mkdocs-material>=9.5", "mkdocstrings[python]>=0.26"],
         "horovod": [
             "horovod>=0.28.1"

@@ -153,6 +153,7 @@ ALLOWED = {
     "sweeps": BASIS | {"io", "callbacks", "config.file", "config.search", "config.yaml_text"},
     "report": BASIS
     | {"io", "maths", "config.differences", "config.yaml_text", "league.core", "league.commands", "sweeps"},
+    "export": BASIS | {"io", "nets", "algos", "config.file", "config.yaml_text", "analysis", "evaluation"},
     "doctor": EVERYTHING,
     "bench": EVERYTHING,
     "interface": EVERYTHING,
@@ -178,6 +179,8 @@ CONFINED = {
     "open_spiel": ("envs/",),
     "jax": ("envs/smax/games", "envs/smax/draws"),
     "jaxmarl": ("envs/smax/games",),
+    "onnx": ("export/onnx_graph",),
+    "pyarrow": ("export/parquet",),
     "pickle": (),
     "dill": (),
     "cloudpickle": (),

@@ -1,6 +1,6 @@
 """Export of a league's policies (npz with a JSON description) and payoffs (csv).
 
-docs/league.md describes the formats.
+docs/export.md and docs/league.md describe the formats.
 """
 
 from __future__ import annotations
@@ -83,8 +83,12 @@ def write_parameters(
         "parameters": shapes,
     }
     beside = path.with_suffix(".json")
-    write_atomically(path, write)
     write_text(beside, json.dumps(whole, indent=2) + "\n")
+    try:
+        write_atomically(path, write)
+    except BaseException:
+        beside.unlink(missing_ok=True)
+        raise
     count = sum(value.size for value in parameters.values())
     return {"path": str(path), "description": str(beside), "parameters": count, "bytes": path.stat().st_size}
 

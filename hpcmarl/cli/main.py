@@ -39,6 +39,7 @@ from hpcmarl.cli.common import (
     start,
     trust_options,
 )
+from hpcmarl.cli.export import export
 from hpcmarl.cli.report import report
 from hpcmarl.cli.show import config_app, list_app
 from hpcmarl.cli.simulate import simulate
@@ -73,6 +74,7 @@ app.command()(watch)
 app.command()(report)
 app.command()(trace)
 app.command(name="sweep-trial", hidden=True)(sweep_trial)
+app.command()(export)
 
 
 def _show_version(wanted: bool) -> None:

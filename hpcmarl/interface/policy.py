@@ -144,13 +144,30 @@ def load_policy(path: str | os.PathLike[str], *, member: str | None = None, seed
         ConfigError: The path does not exist, or `member` does not fit the run.
         FormatError: No checkpoint verifies, or it does not fit its own configuration.
     """
+    return Policy(*trained_policies(path, member), seed)
+
+
+def trained_policies(path: str | os.PathLike[str], member: str | None) -> tuple[Trained, list[str]]:
+    """Load the networks of a run, or of one member or snapshot of a league.
+
+    Args:
+        path: Run directory or checkpoint file.
+        member: Member or snapshot of a league; None: the run is no league.
+
+    Returns:
+        The networks, and the names of all agents of the environment.
+
+    Raises:
+        ConfigError: The path does not exist, or `member` does not fit the run.
+        FormatError: No checkpoint verifies, or it does not fit its own configuration.
+    """
     checkpoint = read_checkpoint(path)
     if "league" in checkpoint[1]:
-        return Policy(*_of_league(path, member), seed)
+        return _of_league(path, member)
     if member is not None:
-        raise UsageError(f"member={member!r}: {path} is not a league; leave member out")
+        raise UsageError(f"member {member}: {path} is not a league; leave the member out")
     trained = load_trained(*checkpoint)
-    return Policy(trained, _agents(trained.spec), seed)
+    return trained, _agents(trained.spec)
 
 
 def _agents(spec: EnvironmentSpec) -> list[str]:
@@ -165,8 +182,8 @@ def _of_league(path: str | os.PathLike[str], member: str | None) -> tuple[Traine
     league = read_league(str(path))
     if member is None:
         raise UsageError(
-            f"{path} is a league: name the policies to load, member=NAME; allowed: a snapshot, or a member: "
-            f"{', '.join(league.game.members)}"
+            f"{path} is a league: name the policies to load, member=NAME or --member NAME; allowed: a "
+            f"snapshot, or a member: {', '.join(league.game.members)}"
         )
     snapshot = league.snapshot(member)
     algorithm = league.algorithm(snapshot.side)

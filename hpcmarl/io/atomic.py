@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import os
 import re
+import shutil
 import stat
 from collections.abc import Callable
 from pathlib import Path
@@ -171,6 +172,36 @@ def write_atomically(
         raise storage_error(path, "write", error) from error
     except BaseException:
         partial.unlink(missing_ok=True)
+        raise
+
+
+def write_directory(path: Path, write: Callable[[Path], object]) -> None:
+    """Write a new directory with `write`, called with a temporary directory, and publish it as `path`.
+
+    After a failure no temporary directory is left. A stale one of a killed writer is removed first.
+
+    Args:
+        path: The final name, which must not exist.
+        write: Writes files into the directory that it is given.
+
+    Raises:
+        StorageError: If the disk fails, or the name is taken.
+    """
+    partial = partial_path(path)
+    try:
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir()
+        write(partial)
+        for file in (each for each in partial.rglob("*") if each.is_file()):
+            fsync_path(file)
+        fsync_path(partial)
+        os.rename(partial, path)
+        fsync_path(path.parent)
+    except OSError as error:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise storage_error(path, "write", error) from error
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
         raise
 
 

@@ -4,6 +4,7 @@ Its tables load. A tiny run of two seeds is kept and not repeated. A failure is 
 """
 
 import csv
+import json
 import os
 import signal
 import subprocess
@@ -125,6 +126,14 @@ def test_finished_runs_are_not_repeated_and_failures_reported(tmp_path):
     assert "algo.discount" in (out / "broken-3.log").read_text()
     assert (out / "table.csv").read_text() == written
     assert learning(tmp_path, "--table", table, "--show", out / "table.csv").stdout == done.stdout
+    wanted = ("tiny", "--marl-eval", tmp_path / "returns.json", "--table", table, "--out", out)
+    assert learning(tmp_path, *wanted).stdout == f"{tmp_path}/returns.json: 2 runs\n"
+    seeds = json.loads((tmp_path / "returns.json").read_text())["mpe2"]["simple_spread_v3"]["tiny"]
+    final = [seeds[f"seed_{seed}"]["absolute_metrics"]["return"] for seed in (3, 5)]
+    assert final == [[value] for value in returns]
+    refused = learning(tmp_path, *wanted)
+    assert refused.returncode == 2
+    assert "returns.json: exists" in refused.stderr
 
 
 def test_unknown_experiment_exits_with_code_2(tmp_path):

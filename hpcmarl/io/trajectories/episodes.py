@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
+from hpcmarl.errors import FormatError
 from hpcmarl.io.trajectories.layout import Layout
 from hpcmarl.io.trajectories.live_segments import LiveSegments
 from hpcmarl.io.trajectories.shard_reader import ShardReader
@@ -17,6 +19,7 @@ from hpcmarl.types import Array, IntArray
 # deterministic run that is resumed continues its episodes.
 KEYS = ("actor", "slot", "episode")
 ENDS = ("terminated", "truncated", "return_mean", "version", "worker")
+OPEN_FILES = 16  # of an EpisodeReader
 
 
 @dataclass(frozen=True)
@@ -102,6 +105,93 @@ def _joined(shards: tuple[Path, ...], index: dict[str, Array]) -> EpisodeTable:
     return EpisodeTable(shards, columns, begins, parts.astype(np.int64))
 
 
+class Recording(NamedTuple):
+    """The steps of one episode, of L steps.
+
+    Attributes:
+        steps: Policy, or "env" -> column -> values, shape [L, ...].
+        final: Policy, or "env" -> column -> value after the last step, shape [...]; zeros once the episode
+            has terminated.
+        layout: Layout of the file that holds its end.
+    """
+
+    steps: dict[str, dict[str, Array]]
+    final: dict[str, dict[str, Array]]
+    layout: Layout
+
+
+class EpisodeReader:
+    """Reads episodes one at a time, for use in a `with` statement. It keeps few files open.
+
+    Args:
+        table: The episodes.
+    """
+
+    def __init__(self, table: EpisodeTable) -> None:
+        self._table = table
+        self._open: dict[int, ShardReader] = {}  # by number of the shard, least recently used first
+        self._forms: tuple[Path, Layout] | None = None
+
+    def __enter__(self) -> EpisodeReader:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for reader in self._open.values():
+            reader.file.close()
+
+    def read(self, episode: int) -> Recording:
+        """Read the steps of one episode.
+
+        Args:
+            episode: Number of the episode in the table.
+
+        Raises:
+            FormatError: If a shard is damaged, or its agents or spaces differ from those of the others.
+        """
+        found: dict[str, dict[str, list[Array]]] = {}
+        for shard, first, rows in self._table.segments_of(episode).tolist():
+            reader = self.shard(shard)
+            for group in (name for name in reader.layout if name.startswith("steps/")):
+                own = found.setdefault(group.removeprefix("steps/"), {})
+                for name in reader.layout[group].columns:
+                    own.setdefault(name, []).append(reader.rows(group, name, first, first + rows))
+        segment = int(np.searchsorted(reader.index["start"], first))
+        final = {
+            group.removeprefix("final/"): {
+                name: reader.rows(group, name, segment, segment + 1)[0] for name in own.columns
+            }
+            for group, own in reader.layout.items()
+            if group.startswith("final/")
+        }
+        steps = {
+            group: {name: np.concatenate(parts) for name, parts in own.items()}
+            for group, own in found.items()
+        }
+        return Recording(steps, final, reader.layout)
+
+    def shard(self, number: int) -> ShardReader:
+        """Return one of the table's shards, opened."""
+        reader = self._open.pop(number, None)
+        if reader is None:
+            if len(self._open) >= OPEN_FILES:
+                self._open.pop(next(iter(self._open))).file.close()
+            reader = ShardReader(self._table.shards[number])
+            self._check_form(reader)
+        self._open[number] = reader
+        return reader
+
+    def _check_form(self, reader: ShardReader) -> None:
+        form = {path: group for path, group in reader.layout.items() if path.startswith("steps/")}
+        if self._forms is None:
+            self._forms = reader.path, form
+        elif form != self._forms[1]:
+            reader.file.close()
+            raise FormatError(
+                f"{reader.path}: its agents or spaces differ from those of {self._forms[0]}; read the shards "
+                "of each environment separately"
+            )
+
+
 def read_episode(table: EpisodeTable, episode: int) -> tuple[dict[str, dict[str, Array]], Layout]:
     """Read the steps of one episode.
 
@@ -115,15 +205,6 @@ def read_episode(table: EpisodeTable, episode: int) -> tuple[dict[str, dict[str,
     Raises:
         FormatError: If a shard is damaged.
     """
-    found: dict[str, dict[str, list[Array]]] = {}
-    layout: Layout = {}
-    for shard, first, rows in table.segments_of(episode).tolist():
-        with ShardReader(table.shards[shard]) as reader:
-            layout = reader.layout
-            for group in (name for name in layout if name.startswith("steps/")):
-                own = found.setdefault(group.removeprefix("steps/"), {})
-                for name in layout[group].columns:
-                    own.setdefault(name, []).append(reader.rows(group, name, first, first + rows))
-    return {
-        group: {name: np.concatenate(parts) for name, parts in own.items()} for group, own in found.items()
-    }, layout
+    with EpisodeReader(table) as reader:
+        recording = reader.read(episode)
+    return recording.steps, recording.layout

@@ -6,11 +6,12 @@ Nothing is changed: a snapshot whose file does not verify stays in its place.
 from __future__ import annotations
 
 import difflib
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from hpcmarl.algos import make_model
+from hpcmarl.algos.description import describe_policies
 from hpcmarl.algos.model import Model
 from hpcmarl.config import Config
 from hpcmarl.envs import describe
@@ -91,7 +92,7 @@ class LeagueRun:
 def describe_networks(league: LeagueRun, snapshot: Snapshot) -> tuple[dict[str, FloatArray], dict[str, Any]]:
     """Return a snapshot's parameters by name, and a description of its policies.
 
-    The description consists of plain values; docs/league.md explains its keys.
+    The description consists of plain values; docs/export.md explains its keys.
 
     Args:
         league: The league.
@@ -102,23 +103,6 @@ def describe_networks(league: LeagueRun, snapshot: Snapshot) -> tuple[dict[str, 
     """
     algorithm = league.algorithm(snapshot.side)
     algorithm.load_parameters(league.pool.parameters(snapshot.name, algorithm.size))
-    networks, meanings = algorithm.networks(), algorithm.meanings()
-    policies = {
-        policy.name: {
-            "agents": list(policy.agents),
-            "observation_shape": list(policy.observation_shape),
-            "action": {
-                name: list(value) if isinstance(value, tuple) else value
-                for name, value in asdict(policy.action).items()
-            },
-            "has_mask": policy.has_mask,
-            "stages": networks[policy.name],
-            "last_action_one_hot": bool(algorithm.acting_extras(policy.name)["last action"]),
-            "agent_one_hot": league.config.algo.appends_agent_id,
-            "outputs": meanings[policy.name],
-        }
-        for policy in algorithm.spec.policies
-    }
     env = league.config.env
     facts: dict[str, Any] = {
         "snapshot": snapshot.name,
@@ -127,7 +111,7 @@ def describe_networks(league: LeagueRun, snapshot: Snapshot) -> tuple[dict[str, 
     }
     facts |= {"updates": snapshot.updates, "env_steps": snapshot.env_steps}
     config = {"env": env.id, "env_kwargs": dict(env.kwargs), "algorithm": league.config.algo.name}
-    return algorithm.named_parameters(), {**facts, **config, "policies": policies}
+    return algorithm.named_parameters(), {**facts, **config, "policies": describe_policies(algorithm)}
 
 
 def read_league(path: str) -> LeagueRun:

@@ -114,7 +114,7 @@ def logistic(values):
 
 
 def played(stages, named, obs, memory):
-    """Return raw outputs computed from docs/league.md's description of the stages.
+    """Return raw outputs computed from docs/export.md's description of the stages.
 
     This is the twin of nets/policy.py.
     """

@@ -1,0 +1,1 @@
+"""Export of runs for other programs: policies, trajectories and metrics."""
