@@ -39,7 +39,7 @@ setup(
     ],
     python_requires=">=3.11",
     packages=find_packages(include=["hpcmarl", "hpcmarl.*"]),
-    package_data={"hpcmarl": ["py.typed", "launch/templates/*.sbatch"]},
+    package_data={"hpcmarl": ["py.typed", "launch/templates/*.sbatch", "replay/template/*"]},
     install_requires=[
         "numpy>=1.26",
         "torch>=2.2",
@@ -60,6 +60,7 @@ setup(
         "smax": ["jaxmarl>=0.2"],
         "league": ["open_spiel>=1.5", "openskill>=6", "scipy>=1.11"],
         "analysis": ["matplotlib", "xarray", "h5netcdf", "hdf5plugin"],
+        "video": ["pillow>=10.1", "av>=12"],
         "wandb": ["wandb>=0.31"],
         "docs": ["mkdocs>=1.6", "mkdocs-material>=9.5", "mkdocstrings[python]>=0.26"],
         "horovod": [

@@ -39,6 +39,7 @@ from hpcmarl.cli.common import (
     start,
     trust_options,
 )
+from hpcmarl.cli.replay import replay
 from hpcmarl.cli.show import config_app, list_app
 from hpcmarl.cli.simulate import simulate
 from hpcmarl.cli.submit import submit
@@ -68,6 +69,7 @@ app.add_typer(bench_app, name="bench")
 app.command()(simulate)
 app.command()(submit)
 app.command()(watch)
+app.command()(replay)
 app.command()(trace)
 
 

@@ -19,10 +19,12 @@ from gymnasium import spaces
 
 from hpcmarl.config import EnvConfig, PolicyConfig
 from hpcmarl.envs.base import BatchedEnvironment, Seeds, episode_seed
+from hpcmarl.envs.drawing import Scene
 from hpcmarl.envs.grouping import AgentView, group_agents, teams_of
 from hpcmarl.envs.nonfinite import find_nonfinite
 from hpcmarl.envs.slot import TERMINATED, TRUNCATED, Views
 from hpcmarl.envs.smax.maps import find_map, load
+from hpcmarl.envs.smax.scene import draw_battle
 from hpcmarl.envs.spaces import view_action, view_observation
 from hpcmarl.errors import EnvironmentFailure
 from hpcmarl.types import Array, EnvironmentSpec, Episode, FinalFrame, Frame, IntArray, Outcome
@@ -226,6 +228,9 @@ class SmaxBatch(BatchedEnvironment):
                 outcome.finals.append(
                     FinalFrame(row, obs, np.array(seen["state"][row]) if self._with_state else None)
                 )
+        if self.final_drawings is not None:
+            drawn = {row: draw_battle(self._games.game, last, row) for row in rows.tolist()}
+            self.final_drawings.update(drawn)
         each = self._returns[rows]
         by_policy = [each[:, columns].mean(1).tolist() for columns in self._columns]
         finished = zip(
@@ -249,6 +254,10 @@ class SmaxBatch(BatchedEnvironment):
             self._resting[asleep] = True
             self.episode_index[asleep] -= 1  # restart_slots begins the next episode
             self._look_ahead(asleep)
+
+    def drawing(self, slot: int) -> Scene:
+        """Return the units of a battle, with health, range and attacks of the last step."""
+        return draw_battle(self._games.game, self._states, slot)
 
     def _look(self, states: Any) -> dict[str, Array]:
         shown: dict[str, Array] = self._games.restart(states, self._current, np.zeros(self.slots, np.bool_))[
