@@ -119,7 +119,4 @@ def _origin(facts: dict[str, Any], config: Config) -> Origin:
             changed = environment if kind is None else environment.changed(kind.env)
             if changed not in found:
                 found.append(changed)
-    first = int(facts["actor"]) * config.topology.environments_per_actor
-    return Origin(
-        tuple(found), config.policies, config.seed, first + int(facts["slot"]), int(facts["episode"])
-    )
+    return Origin(tuple(found), config.policies, config.seed, int(facts["slot"]), int(facts["episode"]))

@@ -13,7 +13,7 @@ LOUD = 0.5  # an agent says the loudest letter of its word, if that is at least 
 
 
 def draw_world(world: World, slot: int) -> Scene:
-    """Return the bodies of one game: landmarks behind agents.
+    """Return the bodies of one game, small ones in front of large ones.
 
     Args:
         world: The games.
@@ -33,7 +33,7 @@ def draw_world(world: World, slot: int) -> Scene:
         shapes.append(
             Shape("disc", agent_colour(body.name), *places[number], body.size, label=_short(body) + word)
         )
-    return Scene(ARENA, tuple(shapes))
+    return Scene(ARENA, tuple(sorted(shapes, key=lambda shape: -shape.a)))
 
 
 def agent_colour(name: str) -> Colour:
