@@ -101,7 +101,7 @@ def _extras(policies: Sequence[PolicySteps]) -> list[dict[str, Any]]:
     """Return further columns of the table of agents: probabilities of actions, and values."""
     found = []
     if all(policy.logp is not None for policy in policies):
-        name = "Density" if any(policy.kind == "continuous" for policy in policies) else "Probability"
+        name = "Density" if any(policy.kind == "continuous" for policy in policies) else "Prob."
         columns = [np.exp(np.asarray(policy.logp, float)).T for policy in policies]
         found.append({"name": name, "values": [_numbers(own, 4) for own in np.concatenate(columns)]})
     if all(policy.value is not None for policy in policies):

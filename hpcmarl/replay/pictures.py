@@ -13,9 +13,9 @@ import numpy as np
 
 from hpcmarl.envs.drawing import Picture
 
-LONGEST_SIDE = 480  # pixels; larger pictures are reduced
+LONGEST_SIDE = 400  # pixels; larger pictures are reduced
 DARK = 8  # a picture whose channels are all below this counts as black
-QUALITY = 80  # of WebP
+QUALITY = 60  # of WebP
 
 
 @dataclass
@@ -36,8 +36,7 @@ class Pictures:
 
     def append(self, picture: Picture) -> None:
         """Add a picture, uint8 [height, width, 3]."""
-        stride = -(-max(picture.shape[:2]) // LONGEST_SIDE)
-        small = reduced(picture, stride) if stride > 1 else np.ascontiguousarray(picture)
+        small = reduced(picture)
         digest = hashlib.blake2b(small.tobytes(), digest_size=16).digest()
         if digest not in self._known:
             self._known[digest] = len(self.kept)
@@ -63,11 +62,20 @@ class Pictures:
         return ""
 
 
-def reduced(picture: Picture, stride: int) -> Picture:
-    """Return a picture with 1/stride of the rows and columns, each the mean of a block."""
-    height, width = (side // stride * stride for side in picture.shape[:2])
-    blocks = picture[:height, :width].reshape(height // stride, stride, width // stride, stride, 3)
-    return blocks.mean((1, 3)).astype(np.uint8)
+def reduced(picture: Picture) -> Picture:
+    """Return a picture of at most LONGEST_SIDE; without Pillow, a whole number of pixels becomes one."""
+    longest = max(picture.shape[:2])
+    if longest <= LONGEST_SIDE:
+        return np.ascontiguousarray(picture)
+    try:
+        from PIL import Image
+    except ModuleNotFoundError:
+        stride = -(-longest // LONGEST_SIDE)
+        height, width = (max(1, side // stride) for side in picture.shape[:2])
+        blocks = picture[: height * stride, : width * stride].reshape(height, stride, width, stride, 3)
+        return blocks.mean((1, 3)).astype(np.uint8)
+    height, width = (max(1, side * LONGEST_SIDE // longest) for side in picture.shape[:2])
+    return np.array(Image.fromarray(picture).resize((width, height), Image.Resampling.BOX))
 
 
 def data_uri(picture: Picture) -> str:

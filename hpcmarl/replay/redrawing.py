@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes.util
 import os
+import warnings
 from collections.abc import Generator, Iterator
 
 import numpy as np
@@ -29,7 +30,7 @@ from hpcmarl.replay.pictures import Pictures
 from hpcmarl.replay.recording import Origin, Recording, Scenes
 from hpcmarl.types import Array, Frame, Outcome
 
-MOST_SCENES, MOST_PICTURES = 3000, 400
+MOST_SCENES, MOST_PICTURES = 3000, 240
 # Stored observations and rewards are float32; environments of other processors round differently.
 RELATIVE, ABSOLUTE = 1e-4, 1e-5
 
@@ -79,10 +80,11 @@ def _forms(origin: Origin) -> list[EnvConfig]:
 
 
 def _headless() -> None:
-    """Let SDL and MuJoCo render without a display, unless the user has chosen how."""
+    """Let SDL, pyglet and MuJoCo render without a display, unless the user has chosen how."""
     for name in ("SDL_VIDEODRIVER", "SDL_AUDIODRIVER"):
         os.environ.setdefault(name, "dummy")
     if "DISPLAY" not in os.environ:
+        os.environ.setdefault("PYGLET_HEADLESS", "True")
         for name, library in (("egl", "EGL"), ("osmesa", "OSMesa")):
             if ctypes.util.find_library(library) is not None:
                 os.environ.setdefault("MUJOCO_GL", name)
@@ -101,7 +103,9 @@ def _play(
     if not rendered and not is_batched(config):
         raise _NotDrawnError("it has no batched form that draws")
     restless = config.model_copy(update={"restarts": 0, "on_restart_limit": "stop"})
-    batch = make_environment(restless, origin.policies, 1, Seeds(origin.seed, origin.slot))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of packages, about render_mode
+        batch = make_environment(restless, origin.policies, 1, Seeds(origin.seed, origin.slot))
     try:
         frame, outcome = new_frame(batch.spec, 1), new_outcome(batch.spec, 1)
         batch.rests_next[0], batch.final_drawings = True, {}

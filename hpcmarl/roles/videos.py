@@ -63,7 +63,7 @@ class Videos:
         every, self._recorder = self._settings.video_every, None
         due = every > 0 and self._evaluations % every == 0
         self._evaluations += 1
-        if not due or self.busy:
+        if not due:
             return None
         origin = Origin((self._environment,), self._context.config.policies, self._settings.seed, 0, 0)
         recorder = Recorder(self._context.environment_spec, origin)
@@ -89,12 +89,22 @@ class Videos:
             next(steps)
         except StopIteration:
             self._drawing = None
-            thread = threading.Thread(target=self._write, args=(recording, version), daemon=True)
-            self._writing = (thread, time.monotonic() + WRITING_SECONDS)
-            thread.start()
+            self._begin_writing(recording, version)
         return True
 
-    def _write(self, recording: Recording, version: int) -> None:
+    def _begin_writing(self, recording: Recording, version: int) -> None:
+        earlier = None if self._writing is None else self._writing[0]
+        if earlier is not None and earlier.is_alive() and not self.busy:
+            path = video_path(self._context.run_directory, version)
+            LOGGER.warning("%s: no video, since the disk has not responded for a long time", path)
+            return
+        thread = threading.Thread(target=self._write, args=(recording, version, earlier), daemon=True)
+        self._writing = (thread, time.monotonic() + WRITING_SECONDS)
+        thread.start()
+
+    def _write(self, recording: Recording, version: int, earlier: threading.Thread | None) -> None:
+        if earlier is not None:
+            earlier.join()
         path = video_path(self._context.run_directory, version)
         try:
             if recording.drawn is None:

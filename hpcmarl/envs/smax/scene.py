@@ -8,6 +8,8 @@ import numpy as np
 
 from hpcmarl.envs.drawing import Colour, Scene, Shape
 
+MARGIN = 2.0  # around the units, in the map's units
+
 
 def draw_battle(game: Any, states: Any, slot: int) -> Scene:
     """Return the units of one battle, with health, ranges, and the attacks of the last step.
@@ -40,5 +42,7 @@ def draw_battle(game: Any, states: Any, slot: int) -> Scene:
         level = float(np.clip(health[unit] / full[kind], 0.0, 1.0))
         label = str(unit if own else unit - allies)
         units.append(Shape("disc", colour, x, y, float(radii[kind]), label=label, level=level))
-    size = (0.0, 0.0, float(rules.map_width), float(rules.map_height))
-    return Scene(size, (*rings, *shots, *units))
+    places = places[alive] if alive.any() else places
+    left, bottom = (places.min(0) - MARGIN).tolist()
+    right, top = (places.max(0) + MARGIN).tolist()
+    return Scene((left, bottom, right, top), (*rings, *shots, *units))

@@ -124,7 +124,7 @@ function drawStrips() {
       small.getContext("2d").putImageData(image, 0, 0);
       brush.fillStyle = colour("ink");
       brush.textBaseline = "alphabetic";
-      brush.fillText(agent + ": " + strip.features + " observed numbers, each from its least to its most", 0, top + 15);
+      brush.fillText(agent + ": observation, " + strip.features + (strip.features === 1 ? " number" : " numbers"), 0, top + 15);
       brush.imageSmoothingEnabled = false;
       brush.drawImage(small, 0, top + gap - 2, width, tall[place]);
       brush.strokeStyle = colour("rival");
