@@ -13,7 +13,7 @@ from hpcmarl.config import Config
 from hpcmarl.errors import ConfigError, UsageError
 from hpcmarl.evaluation import load_trained, read_checkpoint, record_episodes
 from hpcmarl.interface.run import open_run
-from hpcmarl.io.run_directory import home_of
+from hpcmarl.io.run_directory import RunDirectory, home_of
 from hpcmarl.replay.observed import observe
 from hpcmarl.replay.recording import Recording, choose
 from hpcmarl.replay.redrawing import redraw
@@ -106,9 +106,11 @@ def _stored(run: Path, wanted: str, say: Callable[[str], None]) -> tuple[int | N
     for problem in problems:
         say(problem)
     if not len(table):
+        open_files = any(RunDirectory(run).trajectories.glob("*/*.partial"))
+        advice = " (hpcmarl data salvage recovers open files of a killed run)" if open_files else ""
         say(
-            f"{run}: no complete episode in its finished trajectory files (trajectories.enabled: "
-            f"{str(config.trajectories.enabled).lower()}); episodes are played with the newest checkpoint"
+            f"{run}: no complete episode in its finished trajectory files{advice}; episodes are played with "
+            "the newest checkpoint"
         )
         return None, None
     number = choose_stored(table, wanted)
@@ -159,5 +161,5 @@ def _refuse_league(path: Path, config: Config) -> None:
 def _league_error(path: Path) -> ConfigError:
     return ConfigError(
         f"{path} is a league, whose matches cannot be replayed; replay the stored episodes of a member, "
-        "RUN/members/NAME, or play matches with hpcmarl league match"
+        "RUN/members/NAME/NNNN, or play matches with hpcmarl league match"
     )

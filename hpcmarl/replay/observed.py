@@ -11,10 +11,10 @@ from collections.abc import Callable
 import numpy as np
 
 from hpcmarl.envs.drawing import Colour, Scene, Shape
+from hpcmarl.envs.particles.scene import ARENA, agent_colour
 from hpcmarl.replay.recording import Recording, Scenes
 from hpcmarl.types import FloatArray
 
-ARENA = (-1.2, -1.2, 1.2, 1.2)
 SIZE = 0.06
 # Number of landmarks in observations of `size` elements. These tasks begin an observation with the agent's
 # velocity and position; the positions of the landmarks, relative to the agent, follow.
@@ -51,14 +51,12 @@ def _particles(recording: Recording, step: int, landmarks: Callable[[int], int])
             seen = policy.obs[step, number]
             if not policy.alive[step, number] or seen.ndim != 1 or len(seen) < 4:
                 continue
-            place = seen[2:4].astype(float)
-            colour: Colour = "rival" if name.startswith(("adversary", "lead")) else "agent"
-            label = name.rpartition("_")[2]
-            agents.append(Shape("disc", colour, *place.tolist(), SIZE, label=label))
+            x, y = seen[2:4].astype(float).tolist()
+            agents.append(Shape("disc", agent_colour(name), x, y, SIZE, label=name.rpartition("_")[2]))
             if not marks:
                 ends = 4 + 2 * landmarks(len(seen))
-                relative = seen[4:ends].reshape(-1, 2).astype(float)
-                marks = [Shape("disc", "thing", *mark, SIZE) for mark in (relative + place).tolist()]
+                relative = seen[4:ends].reshape(-1, 2).astype(float).tolist()
+                marks = [Shape("disc", "thing", x + right, y + up, SIZE) for right, up in relative]
     return Scene(ARENA, (*marks, *agents))
 
 
@@ -89,6 +87,8 @@ def _units(rows: FloatArray, allies: int) -> Scene:
             continue
         colour: Colour = "agent" if unit < allies else "rival"
         label = str(unit if unit < allies else unit - allies)
-        place = (x * SMAX_MAP, y * SMAX_MAP, SMAX_RADIUS)
-        shapes.append(Shape("disc", colour, *place, label=label, level=min(health, 1.0)))
+        place = (x * SMAX_MAP, y * SMAX_MAP)
+        shapes.append(
+            Shape("disc", colour, place[0], place[1], SMAX_RADIUS, label=label, level=min(health, 1.0))
+        )
     return Scene((0.0, 0.0, SMAX_MAP, SMAX_MAP), tuple(shapes))

@@ -73,9 +73,10 @@ def reduced(picture: Picture) -> Picture:
         stride = -(-longest // LONGEST_SIDE)
         height, width = (max(1, side // stride) for side in picture.shape[:2])
         blocks = picture[: height * stride, : width * stride].reshape(height, stride, width, stride, 3)
-        return blocks.mean((1, 3)).astype(np.uint8)
+        mean: Picture = blocks.mean((1, 3)).astype(np.uint8)
+        return mean
     height, width = (max(1, side * LONGEST_SIDE // longest) for side in picture.shape[:2])
-    return np.array(Image.fromarray(picture).resize((width, height), Image.Resampling.BOX))
+    return np.array(Image.fromarray(picture).resize((width, height), Image.Resampling.LANCZOS))
 
 
 def data_uri(picture: Picture) -> str:

@@ -107,6 +107,8 @@ def _play(
         warnings.simplefilter("ignore")  # of packages, about render_mode
         batch = make_environment(restless, origin.policies, 1, Seeds(origin.seed, origin.slot))
     try:
+        if {policy.name for policy in batch.spec.policies} != {own.name for own in recording.policies}:
+            raise _NotDrawnError("the actions of its other policies are not stored")
         frame, outcome = new_frame(batch.spec, 1), new_outcome(batch.spec, 1)
         batch.rests_next[0], batch.final_drawings = True, {}
         batch.load_state_dict({"restarts": 0, "episode": np.array([origin.episode - 1])}, frame)
@@ -118,11 +120,16 @@ def _play(
             _compare_observations(recording, step, frame)
             if step % every == 0:
                 _keep(batch.drawing(0), drawings, pictures)
-            _step(recording, step, batch, outcome, frame)
+            try:
+                _step(recording, step, batch, outcome, frame)
+            except HpcmarlError:
+                if recording.end != "failed" or step < recording.steps - 1:
+                    raise
+                break  # it fails again at the step at which it failed
             yield
-        # An environment that failed in the recorded episode goes on here.
-        ended = bool(outcome.episode_end[0])
-        _keep(batch.final_drawings.get(0) if ended else batch.drawing(0), drawings, pictures)
+        else:
+            ended = bool(outcome.episode_end[0])
+            _keep(batch.final_drawings.get(0) if ended else batch.drawing(0), drawings, pictures)
     finally:
         batch.close()
     if pictures.places:
@@ -144,11 +151,13 @@ def _keep(drawing: Drawing | None, scenes: list[Drawing], pictures: Pictures) ->
 def _step(recording: Recording, step: int, batch: BatchedEnvironment, outcome: Outcome, frame: Frame) -> None:
     """Take one recorded step, and compare its rewards and its end."""
     batch.step({policy.name: policy.action[step : step + 1] for policy in recording.policies}, outcome, frame)
+    last = step == recording.steps - 1
+    if last and recording.end == "failed":
+        return  # the failed step has no rewards, and perhaps the environment goes on here
     for policy in recording.policies:
         if not _equal(outcome.policies[policy.name].reward[0], policy.reward[step]):
             raise _NotDrawnError(f"played again from its seed, it gives other rewards at step {step + 1}")
-    last = step == recording.steps - 1
-    if bool(outcome.episode_end[0]) != last and not (last and recording.end == "failed"):
+    if bool(outcome.episode_end[0]) != last:
         raise _NotDrawnError(f"played again from its seed, the episode ends at another step than {step + 1}")
 
 

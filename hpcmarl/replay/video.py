@@ -43,8 +43,10 @@ def write_gif(recording: Recording, path: Path) -> None:
     """
     from PIL import Image
 
-    colours = {"colors": COLOURS, "dither": Image.Dither.NONE}
-    frames = (Image.fromarray(frame).quantize(**colours) for frame in Painter(recording).frames())
+    frames = (
+        Image.fromarray(frame).quantize(COLOURS, dither=Image.Dither.NONE)
+        for frame in Painter(recording).frames()
+    )
     durations = [1000 // RATE] * recording.steps + [1000 * LAST_SECONDS]
     first = next(frames)
     with path.open("wb") as file:

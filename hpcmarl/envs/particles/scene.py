@@ -22,17 +22,15 @@ def draw_world(world: World, slot: int) -> Scene:
     goals = np.atleast_1d(getattr(world, "goal", np.full(world.slots, -1))[slot]).ravel().tolist()
     bodies = [*world.agents, *world.landmarks]
     places = world.position[slot].tolist()
-    first = len(world.agents)
-    shapes = [
-        Shape("disc", "goal" if number in goals else "thing", *places[first + number], body.size)
-        for number, body in enumerate(bodies[first:])
-    ]
-    for number, body in enumerate(world.agents):
+    shapes = []
+    for number, (body, (x, y)) in enumerate(zip(bodies, places, strict=True)):
+        mark = number - len(world.agents)
+        if mark >= 0:
+            shapes.append(Shape("disc", "goal" if mark in goals else "thing", x, y, body.size))
+            continue
         said = world.word[slot, number]
         word = f" “{chr(65 + int(said.argmax()))}”" if body.speaks and said.max(initial=0.0) >= LOUD else ""
-        shapes.append(
-            Shape("disc", agent_colour(body.name), *places[number], body.size, label=_short(body) + word)
-        )
+        shapes.append(Shape("disc", agent_colour(body.name), x, y, body.size, label=_short(body) + word))
     return Scene(ARENA, tuple(sorted(shapes, key=lambda shape: -shape.a)))
 
 

@@ -38,7 +38,8 @@ def draw_battle(game: Any, states: Any, slot: int) -> Scene:
         if attacks[unit] >= first_attack:
             other = int(attacks[unit]) - first_attack
             target = allies + other if own else allies - 1 - other
-            shots.append(Shape("line", colour, x, y, *map(float, places[target])))
+            end = places[target].tolist()
+            shots.append(Shape("line", colour, x, y, end[0], end[1]))
         level = float(np.clip(health[unit] / full[kind], 0.0, 1.0))
         label = str(unit if own else unit - allies)
         units.append(Shape("disc", colour, x, y, float(radii[kind]), label=label, level=level))
