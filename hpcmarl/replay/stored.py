@@ -7,8 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from hpcmarl.config import Config
-from hpcmarl.config.environment import EnvConfig
+from hpcmarl.config import Config, EnvConfig
 from hpcmarl.errors import FormatError
 from hpcmarl.io.trajectories.episodes import EpisodeTable, find_episodes, read_episode
 from hpcmarl.io.trajectories.layout import ENVIRONMENT, GroupLayout
