@@ -158,7 +158,7 @@ def _step(recording: Recording, step: int, batch: BatchedEnvironment, outcome: O
         if not _equal(outcome.policies[policy.name].reward[0], policy.reward[step]):
             raise _NotDrawnError(f"played again from its seed, it gives other rewards at step {step + 1}")
     if bool(outcome.episode_end[0]) != last:
-        raise _NotDrawnError(f"played again from its seed, the episode ends at another step than {step + 1}")
+        raise _NotDrawnError(f"played again from its seed, it ends at another step than {recording.steps}")
 
 
 def _compare_observations(recording: Recording, step: int, frame: Frame) -> None:

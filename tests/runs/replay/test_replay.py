@@ -11,6 +11,7 @@ import pytest
 from hpcmarl.config.file import load_config
 from hpcmarl.errors import StorageError, UsageError
 from hpcmarl.interface.replaying import replay
+from hpcmarl.interface.run import open_run
 from hpcmarl.io.trajectories.episodes import find_episodes, read_episode
 from hpcmarl.io.trajectories.shard_reader import list_shards
 from hpcmarl.replay.pictures import Pictures
@@ -91,7 +92,8 @@ def test_an_environment_that_differs_is_not_claimed(spread, tmp_path):
     config = tmp_path / "run" / "config.yaml"
     config.write_text(config.read_text().replace("max_cycles: 5", "max_cycles: 9"))
     result = replay(tmp_path / "run", episode=0)
-    assert "it ends" in result["notes"][0] or "ends at another step" in result["notes"][0]
+    assert open_run(tmp_path / "run").replay(0) == tmp_path / "run" / "replays" / "episode-0.html"
+    assert "it ends at another step than 5" in result["notes"][0]
     assert result["notes"][1] == "Positions are those in the recorded observations."
     assert (tmp_path / "run" / "replays" / "episode-0.html").exists()
 
