@@ -21,8 +21,9 @@ if TYPE_CHECKING:
 
 
 class Run:
-    """The files of a run. Nothing is written except by `replay`, so that a run can be
-    opened while it is training.
+    """The files of a run, which may be training.
+
+    Only `replay` writes something.
 
     Args:
         path: The run directory.

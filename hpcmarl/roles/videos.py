@@ -1,7 +1,8 @@
 """Videos of evaluation episodes during training (eval.video_every).
 
 An episode of the evaluation is recorded. Afterwards its actions are played again to draw it, one step at a
-time, so that the server waits only briefly. A thread encodes and writes the page. Failures are warnings.
+time, so that the server waits only briefly. During training the steps are paced, since software rendering can
+take a tenth of a second each. A thread encodes and writes the page. Failures are warnings.
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ from hpcmarl.roles.base import Context
 
 LOGGER = logging.getLogger(__name__)
 WRITING_SECONDS = 30.0  # the end of a run waits for a page at most so long
+DRAWING_SECONDS = 60.0  # a video that needs more is left out
+PAUSE = 9.0  # during training, a drawn step is followed by a pause of so many times its duration
 
 
 class Videos:
@@ -37,7 +40,8 @@ class Videos:
     def __init__(self, context: Context, environments: Sequence[EnvConfig]) -> None:
         self._context, self._environment = context, environments[0]
         self._settings = context.config.eval
-        self._evaluations = 0
+        self._evaluations, self._hurried = 0, False
+        self._spent = self._due = 0.0  # seconds of drawing, and time of the next step
         self._recorder: tuple[Recorder, int] | None = None
         self._drawing: tuple[Recording, int, Iterator[None]] | None = None
         self._writing: tuple[threading.Thread, float] | None = None
@@ -57,13 +61,15 @@ class Videos:
     def recorder(self, version: int) -> Recorder | None:
         """Return the recorder of an evaluation that begins; None: it gets no video.
 
+        An evaluation that begins while an earlier episode is being drawn gets none.
+
         Args:
             version: Version of the parameters.
         """
         every, self._recorder = self._settings.video_every, None
         due = every > 0 and self._evaluations % every == 0
         self._evaluations += 1
-        if not due:
+        if not due or self._drawing is not None:
             return None
         origin = Origin((self._environment,), self._context.config.policies, self._settings.seed, 0, 0)
         recorder = Recorder(self._context.environment_spec, origin)
@@ -78,11 +84,12 @@ class Videos:
         if recorder.recordings:
             recording = recorder.recordings[0]
             recording.facts |= {"source": "evaluation episode", "version": version}
-            self._drawing = (recording, version, redraw(recording))
+            self._drawing, self._spent, self._due = (recording, version, redraw(recording)), 0.0, 0.0
 
     def step(self) -> bool:
         """Do a little work on the video, and return whether there was any."""
-        if self._drawing is None:
+        began = time.monotonic()
+        if self._drawing is None or (began < self._due and not self._hurried):
             return False
         recording, version, steps = self._drawing
         try:
@@ -90,6 +97,12 @@ class Videos:
         except StopIteration:
             self._drawing = None
             self._begin_writing(recording, version)
+        taken = time.monotonic() - began
+        self._spent, self._due = self._spent + taken, began + taken * (1 + PAUSE)
+        if self._drawing is not None and self._spent > DRAWING_SECONDS:
+            self._drawing = None
+            path = video_path(self._context.run_directory, version)
+            LOGGER.warning("%s: no video, since drawing it takes more than %g s", path, DRAWING_SECONDS)
         return True
 
     def _begin_writing(self, recording: Recording, version: int) -> None:
@@ -116,6 +129,12 @@ class Videos:
             LOGGER.warning("%s; the training continues without this video", error)
         except Exception as error:  # a video never ends a training
             LOGGER.warning("%s: no video: %s: %s", path, type(error).__name__, " ".join(str(error).split()))
+
+    def end_training(self, *, finished: bool) -> None:
+        """Draw without pauses from now on. A run that was interrupted waits for no video."""
+        self._hurried = True
+        if not finished:
+            self.cancel()
 
     def cancel(self) -> None:
         """Discard the present video, unless it is being written."""

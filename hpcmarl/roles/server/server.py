@@ -406,6 +406,7 @@ class Server(Role):
             )
         state = self.checkpoints.write_final(self.engine.version, self._state())
         self.phase = "evaluate"
+        self.evaluator.videos.end_training(finished=self.status == "finished")
         if state is not None and self.context.config.eval.episodes and self.status == "finished":
             self.evaluator.request(
                 state["engine"]["optimizer"]["parameters"], self.engine.version, self.recorder.on_evaluation

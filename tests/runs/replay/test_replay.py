@@ -196,3 +196,14 @@ def test_a_page_that_cannot_be_written_is_a_warning(tmp_path, monkeypatch, caplo
     assert summary(tmp_path)["status"] == "finished"
     assert summary(tmp_path)["evaluation"]["episodes"] == 4
     assert any("continues without this video" in record.message for record in caplog.records)
+
+
+def test_pages_are_paced_while_the_run_trains(tmp_path, monkeypatch):
+    """Without any time for drawing, the run gets the page of its last evaluation only, or none."""
+    monkeypatch.setattr("hpcmarl.roles.videos.PAUSE", 1e9)
+    run_world(2, tmp_path / "paced", *VIDEOS, "eval.video_every=1")
+    names = {path.name for path in (tmp_path / "paced" / "videos").iterdir()}
+    assert names == {"version-000002.html", "version-000006.html"}
+    monkeypatch.setattr("hpcmarl.roles.videos.DRAWING_SECONDS", 0.0)
+    run_world(2, tmp_path / "none", *VIDEOS)
+    assert not (tmp_path / "none" / "videos").exists()
