@@ -64,6 +64,8 @@ def replay(
         check_out(Path(out))
     place = Path(path)
     number, recording = None, None
+    if not (play or place.is_file()) and (greedy, seed) != (None, None):
+        raise UsageError("--greedy, --sample and --seed are for new episodes; add --play, or remove them")
     if not play and not place.is_file():
         number, recording = _stored(place, wanted, say)
     if recording is None:

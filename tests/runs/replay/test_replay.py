@@ -154,6 +154,7 @@ def test_wrong_requests_are_one_line(spread, tictactoe, tmp_path, run):
         ((spread, "--episode", "9999"), "allowed: 0 to"),
         ((spread, "--episode", "nicest"), "allowed: a number from 0, best, worst, failed"),
         ((spread, "--episode", "failed"), "add --play"),
+        ((spread, "--seed", "3"), "add --play"),
         ((spread, "--out", tmp_path / "a.avi"), "unknown ending"),
         ((tictactoe, "--play", "--episode", "failed", "--episodes", "2"), "lost or cut off"),
         ((tmp_path / "none",), "no such run"),
