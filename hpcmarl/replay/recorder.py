@@ -28,6 +28,7 @@ class Recorder:
     def __init__(self, spec: EnvironmentSpec, origin: Origin, slot: int = 0, most: int = 1) -> None:
         self.recordings: list[Recording] = []
         self._spec, self._origin, self._slot, self._most = spec, origin, slot, most
+        self._number = origin.episode  # of the present episode in the slot
         self._clear()
 
     def _clear(self) -> None:
@@ -40,10 +41,17 @@ class Recorder:
         """Whether all episodes are recorded."""
         return len(self.recordings) >= self._most
 
-    def before(self, frame: Frame, decisions: Mapping[str, Decision]) -> None:
-        """Record observations and actions, before the environment takes the step."""
+    def before(self, frame: Frame, decisions: Mapping[str, Decision], numbers: IntArray) -> None:
+        """Record observations and actions, before the environment takes the step.
+
+        Args:
+            frame: Observations before the step.
+            decisions: Actions of each policy.
+            numbers: Number of each slot's episode, [E].
+        """
         if self.done:
             return
+        self._number = int(numbers[self._slot])
         for name, steps in self._steps.items():
             seen, decided = frame.policies[name], decisions[name]
             steps["obs"].append(np.array(seen.obs[self._slot]))
@@ -52,23 +60,18 @@ class Recorder:
             if decided.logp is not None:
                 steps["logp"].append(np.array(decided.logp[self._slot]))
 
-    def after(self, outcome: Outcome, numbers: IntArray) -> None:
-        """Record rewards after the step, and finish the episode if it has ended.
-
-        Args:
-            outcome: Outcome of the step.
-            numbers: Number of each slot's episode at this step, [E].
-        """
+    def after(self, outcome: Outcome) -> None:
+        """Record rewards after the step, and finish the episode if it has ended."""
         if self.done:
             return
         for name, steps in self._steps.items():
             steps["reward"].append(np.array(outcome.policies[name].reward[self._slot]))
         if outcome.episode_end[self._slot]:
             record = next((episode for episode in outcome.episodes if episode.slot == self._slot), None)
-            self.recordings.append(self._recording(record, int(numbers[self._slot])))
+            self.recordings.append(self._recording(record))
             self._clear()
 
-    def _recording(self, episode: Episode | None, index: int) -> Recording:
+    def _recording(self, episode: Episode | None) -> Recording:
         """Return the recorded steps; an environment that failed has no `Episode`."""
         policies = []
         for policy in self._spec.policies:
@@ -82,5 +85,5 @@ class Recorder:
             policies=tuple(policies),
             end=end,
             won=None if episode is None else episode.outcome.get("win"),
-            origin=Origin(origin.environments, origin.policies, origin.seed, origin.slot, index),
+            origin=Origin(origin.environments, origin.policies, origin.seed, origin.slot, self._number),
         )

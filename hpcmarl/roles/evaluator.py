@@ -138,7 +138,7 @@ class Evaluator(Role):
         return True
 
     def close(self) -> None:
-        self.videos.close()
+        self.videos.cancel()
         if self.match is not None:
             self.match.close()
 
@@ -260,14 +260,13 @@ class Match:
                 self.memory[policy] = decision.memory
         for policy, column in self.random_columns:
             decisions[policy].action[:, column] = self._random_actions(policy, column)
-        numbers = self.environment.episode_index.copy()
         if self.recorder is not None:
-            self.recorder.before(self.frames[0], decisions)
+            self.recorder.before(self.frames[0], decisions, self.environment.episode_index)
         self.environment.step(
             {policy: decision.action for policy, decision in decisions.items()}, self.outcome, self.frames[1]
         )
         if self.recorder is not None:
-            self.recorder.after(self.outcome, numbers)
+            self.recorder.after(self.outcome)
         self.frames.reverse()
         for policy, earned in self.earned.items():
             earned += self.outcome.policies[policy].reward

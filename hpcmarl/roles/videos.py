@@ -137,15 +137,10 @@ class Videos:
             self.cancel()
 
     def cancel(self) -> None:
-        """Discard the present video, unless it is being written."""
+        """Discard the present video, and wait no longer for one that is being written."""
         self._recorder = self._drawing = None
-
-    def close(self) -> None:
-        """Discard the present video, and wait for one that is being written."""
-        self.cancel()
         if self._writing is not None:
-            thread, until = self._writing
-            thread.join(max(0.0, until - time.monotonic()))
+            self._writing = (self._writing[0], 0.0)
 
 
 def video_path(run_directory: Path, version: int) -> Path:
