@@ -39,7 +39,9 @@ setup(
     ],
     python_requires=">=3.11",
     packages=find_packages(include=["hpcmarl", "hpcmarl.*"]),
-    package_data={"hpcmarl": ["py.typed", "launch/templates/*.sbatch", "report/page/report.*"]},
+    package_data={
+        "hpcmarl": ["py.typed", "launch/templates/*.sbatch", "report/page/report.*", "replay/template/*"]
+    },
     install_requires=[
         "numpy>=1.26",
         "torch>=2.2",
@@ -63,6 +65,7 @@ setup(
         "analysis": ["matplotlib", "xarray", "h5netcdf", "hdf5plugin"],
         "report": ["plotly>=6", "arch>=7", "scipy>=1.11"],
         "sweeps": ["optuna>=4"],
+        "video": ["pillow>=10.1", "av>=12"],
         "wandb": ["wandb>=0.31"],
         "export": ["onnx>=1.16", "pyarrow>=14"],
         "docs": ["mkdocs>=1.6", "mkdocs-material>=9.5", "mkdocstrings[python]>=0.26"],

@@ -12,12 +12,20 @@ import numpy as np
 
 from hpcmarl.algos import make_model
 from hpcmarl.algos.model import Model
-from hpcmarl.config import Config, EvalConfig, inference_form
+from hpcmarl.config import Config, EnvConfig, EvalConfig, inference_form
 from hpcmarl.envs import describe
 from hpcmarl.errors import ConfigError, FormatError
 from hpcmarl.io.checkpoint import find_checkpoint, load_checkpoint
+from hpcmarl.replay.recorder import Recorder
+from hpcmarl.replay.recording import Origin, Recording
 from hpcmarl.roles.base import group_environment
-from hpcmarl.roles.evaluator import Match, evaluation_environment, summarise, summarise_agents
+from hpcmarl.roles.evaluator import (
+    BAD_EPISODES,
+    Match,
+    evaluation_environment,
+    summarise,
+    summarise_agents,
+)
 from hpcmarl.roles.origin import check_environments_of, load_stored
 from hpcmarl.types import EnvironmentSpec
 
@@ -133,6 +141,86 @@ def evaluate_checkpoint(
     return {"checkpoint": str(trained.checkpoint), "version": trained.version, **figures}
 
 
+def record_episodes(
+    trained: Trained, episodes: int, greedy: bool | None = None, seed: int | None = None
+) -> list[Recording]:
+    """Play episodes with trained policies, one after the other, and record all steps.
+
+    Args:
+        trained: The policies.
+        episodes: Episodes of each environment of the run's groups.
+        greedy: Whether agents act greedily instead of sampling; None: eval.greedy of the run.
+        seed: Seed of the episodes; None: eval.seed of the run.
+
+    Returns:
+        The episodes, environment by environment.
+
+    Raises:
+        EnvironmentFailure: The environment fails too often.
+    """
+    config = trained.config
+    given = {"seed": seed, "greedy": greedy}
+    settings = config.eval.model_copy(
+        update={
+            **{name: value for name, value in given.items() if value is not None},
+            "episodes": episodes,
+            "environments": 1,
+        }
+    )
+    found: list[Recording] = []
+    for index, environment in enumerate(_different(_environments(config))):
+        batch = evaluation_environment(
+            environment,
+            config.policies,
+            settings,
+            trained.algorithm.needs_state,
+            index,
+            spec=trained.spec,
+            skip_bad_numbers=True,
+        )
+        origin = Origin((environment,), config.policies, settings.seed, index, 0)
+        # An episode that its environment cuts off is recorded, but is not among those that count.
+        recorder = Recorder(trained.spec, origin, most=BAD_EPISODES * episodes)
+        match = Match(
+            trained.algorithm,
+            batch,
+            episodes,
+            settings.greedy,
+            settings.seed,
+            index=index,
+            recorder=recorder,
+        )
+        try:
+            while not match.done:
+                match.step()
+        finally:
+            match.close()
+        found += recorder.recordings
+    for number, recording in enumerate(found):
+        recording.facts |= {
+            "source": f"played episode {number} of {len(found)}",
+            "version": trained.version,
+            "actions": "most probable" if settings.greedy else "sampled",
+            "seed": settings.seed,
+            "checkpoint": trained.checkpoint.name,
+        }
+    return found
+
+
+def _environments(config: Config) -> list[EnvConfig]:
+    """Return the environment of each group."""
+    return [group_environment(config, group) for group in range(len(config.topology.group_list))]
+
+
+def _different(environments: Sequence[EnvConfig]) -> list[EnvConfig]:
+    """Return each environment once, in order."""
+    return [
+        environment
+        for index, environment in enumerate(environments)
+        if environment not in environments[:index]
+    ]
+
+
 def _judge(
     config: Config,
     settings: EvalConfig,
@@ -141,12 +229,8 @@ def _judge(
     random_agents: Sequence[str],
 ) -> dict[str, Any]:
     """Play the episodes of each distinct environment of the groups and summarise them."""
-    environments = [group_environment(config, group) for group in range(len(config.topology.group_list))]
-    different = [
-        environment
-        for index, environment in enumerate(environments)
-        if environment not in environments[:index]
-    ]
+    environments = _environments(config)
+    different = _different(environments)
     results, earned = [], []
     for index, environment in enumerate(different):
         batch = evaluation_environment(

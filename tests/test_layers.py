@@ -30,6 +30,7 @@ EVERYTHING = {"*"}
 RUNS = (
     BASIS
     | {"maths", "nets", "algos", "optim", "envs", "io", "comm", "launch", "rollouts", "tracing", "tracking"}
+    | {"replay"}
     | {f"config.{name}" for name in ("choice", "file", "differences", "plain", "yaml_text")}
 )
 # room (a package or module) -> rooms that it may import besides itself; a new room needs a line here
@@ -137,6 +138,7 @@ ALLOWED = {
     "rollouts": BASIS | {"comm"},
     "tracing": BASIS | {"comm", "io"},
     "algos": BASIS | {"maths", "nets"},
+    "replay": BASIS | {"envs", "io"},
     "roles": RUNS,
     "league.core": BASIS | {"maths"},
     "league": set(),

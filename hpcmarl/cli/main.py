@@ -40,6 +40,7 @@ from hpcmarl.cli.common import (
     trust_options,
 )
 from hpcmarl.cli.export import export
+from hpcmarl.cli.replay import replay
 from hpcmarl.cli.report import report
 from hpcmarl.cli.show import config_app, list_app
 from hpcmarl.cli.simulate import simulate
@@ -72,6 +73,7 @@ app.command()(simulate)
 app.command()(submit)
 app.command()(watch)
 app.command()(report)
+app.command()(replay)
 app.command()(trace)
 app.command(name="sweep-trial", hidden=True)(sweep_trial)
 app.command()(export)

@@ -73,6 +73,13 @@ class EvalConfig(Section):
         None, description="seconds between evaluations during the run; null: none by time"
     )
     seed: Natural = Field(1_000_003, description="seed of the evaluation episodes")
+    video_every: Natural = Field(
+        0,
+        description=(
+            "write a page that plays one episode, RUN/videos/version-NNNNNN.html, with the first evaluation "
+            "of each start and then with one of this many evaluations; 0: never"
+        ),
+    )
 
 
 class StopConfig(Section):

@@ -193,10 +193,11 @@ def contradictions(config: Config) -> list[str]:
         config.topology, explores=isinstance(config.algo, QLearningConfig), deterministic=config.deterministic
     )
     found += round_contradictions(config.rounds, groups, "groups")
-    if config.eval.episodes == 0 and (config.eval.every_updates or config.eval.every_seconds):
+    evaluated = config.eval.every_updates or config.eval.every_seconds or config.eval.video_every
+    if config.eval.episodes == 0 and evaluated:
         found.append(
-            "eval.episodes: 0 does not work with eval.every_updates and eval.every_seconds, whose "
-            "evaluations need episodes; raise eval.episodes, or remove these keys"
+            "eval.episodes: 0 does not work with eval.every_updates, eval.every_seconds and "
+            "eval.video_every, which need episodes; raise eval.episodes, or remove these keys"
         )
     found += algo_contradictions(config.algo)
     if not isinstance(config.algo, ActorCriticConfig):

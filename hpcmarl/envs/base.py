@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from hpcmarl.envs.drawing import Drawing
 from hpcmarl.types import (
     Array,
     BoolArray,
@@ -86,6 +87,8 @@ class BatchedEnvironment(ABC):
         episode_step: Index of the next step in that episode, int64 [E].
         rests_next: Slots that rest after their current episode instead of beginning another one, bool [E].
             The caller writes it.
+        final_drawings: Receives the drawing of the end of each episode, by slot. None: none is made. The
+            caller writes it.
     """
 
     spec: EnvironmentSpec
@@ -94,6 +97,18 @@ class BatchedEnvironment(ABC):
     episode_index: IntArray
     episode_step: IntArray
     rests_next: BoolArray
+    final_drawings: dict[int, Drawing | None] | None = None
+
+    def drawing(self, slot: int) -> Drawing | None:
+        """Return a drawing of the present moment in a slot.
+
+        Args:
+            slot: The slot.
+
+        Returns:
+            The drawing; None if the environment cannot be drawn.
+        """
+        return None
 
     def keep_numbers_in(self, episode_index: IntArray, episode_step: IntArray, rests_next: BoolArray) -> None:
         """Keep the attributes of these names in arrays of the caller, for example in shared memory.

@@ -23,6 +23,7 @@ from hpcmarl.envs.batch_arrays import (
     prefill,
     stuck_agents,
 )
+from hpcmarl.envs.drawing import Drawing
 from hpcmarl.envs.nonfinite import find_nonfinite, make_finite
 from hpcmarl.envs.resolve import Source
 from hpcmarl.envs.slot import TERMINATED, TRUNCATED, Layout, SlotAdapter, Views
@@ -233,6 +234,8 @@ class SlotBatch(BatchedEnvironment):
         if not self.rests_next[row]:
             self._begin(row, views)
             return
+        if self.final_drawings is not None:
+            self.final_drawings[row] = self.drawing(row)
         self._supervisor.resting.add(row)
         self._clear_records(row)
         self._adapters[row].rest(row, views)
@@ -325,6 +328,13 @@ class SlotBatch(BatchedEnvironment):
         else:
             self._begin_next_or_rest(row, views)
         copy_observations(adapter, row, views)
+
+    def drawing(self, slot: int) -> Drawing | None:
+        """Return the picture that the environment renders; None if it was made without rgb_array."""
+        picture = self._adapters[slot].environment.render()
+        if not isinstance(picture, np.ndarray) or picture.ndim != 3 or picture.shape[-1] not in (3, 4):
+            return None
+        return np.ascontiguousarray(picture[..., :3], np.uint8)
 
     def _clear_records(self, row: int) -> None:
         """Reset the counters and records of the slot's episode."""

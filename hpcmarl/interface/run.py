@@ -21,7 +21,9 @@ if TYPE_CHECKING:
 
 
 class Run:
-    """The files of a run. Nothing is written, so that a run can be opened while it is training.
+    """The files of a run, which may be training.
+
+    Only `replay` writes something.
 
     Args:
         path: The run directory.
@@ -98,6 +100,20 @@ class Run:
         from hpcmarl.interface.policy import load_policy
 
         return load_policy(self.path, member=member, seed=seed)
+
+    def replay(self, episode: str | int = "best", **options: Any) -> Path:
+        """Make a page or video of one episode; see `hpcmarl.interface.replaying.replay`.
+
+        Args:
+            episode: Number of the episode, best, worst or failed.
+            options: out, play, episodes, greedy and seed.
+
+        Returns:
+            The file.
+        """
+        from hpcmarl.interface.replaying import replay
+
+        return Path(replay(self.path, episode=episode, **options)["path"])
 
 
 def open_run(path: str | os.PathLike[str]) -> Run:

@@ -25,7 +25,9 @@ from hpcmarl.envs import (
     prepare_environment,
 )
 from hpcmarl.errors import ConfigError, EnvironmentFailure
+from hpcmarl.replay.recorder import Recorder
 from hpcmarl.roles.base import Context, Role, generator_for
+from hpcmarl.roles.videos import Videos
 from hpcmarl.tracing.spans import Span
 from hpcmarl.types import ActionSpace, Array, BoolArray, EnvironmentSpec, Episode, Frame, Outcome
 
@@ -61,14 +63,15 @@ class Evaluator(Role):
                 same.append(group.index)
         self.results: list[list[Episode]] = []
         self.seconds = 0.0
+        self.videos = Videos(context, [config for _, config in self.environments])
         if (wanted := context.config.eval).episodes:  # prepare now, so that the server need not wait later
             for _, config in self.environments:
                 prepare_environment(config, min(wanted.environments, wanted.episodes))
 
     @property
     def idle(self) -> bool:
-        """Whether no evaluation is running or waiting."""
-        return not self.jobs
+        """Whether no evaluation is running or waiting, and no video is being made."""
+        return not self.jobs and not self.videos.busy
 
     def request(self, parameters: Array, version: int, callback: Callable[[Result], None]) -> None:
         """Queue an evaluation.
@@ -84,6 +87,7 @@ class Evaluator(Role):
         """Discard the running evaluation and all waiting ones. Their callbacks are not called."""
         self.jobs.clear()
         self.results = []
+        self.videos.cancel()
         if self.match is not None:
             self.match.close()
             self.match = None
@@ -92,6 +96,8 @@ class Evaluator(Role):
         message.release()
 
     def work(self) -> bool:
+        if self.videos.step():
+            return True
         if not self.jobs:
             return False
         parameters, version, callback = self.jobs[0]
@@ -109,7 +115,13 @@ class Evaluator(Role):
                 skip_bad_numbers=config.faults.on_nan == "skip",
             )
             self.match = Match(
-                self.algorithm, batch, settings.episodes, settings.greedy, settings.seed, index=index
+                self.algorithm,
+                batch,
+                settings.episodes,
+                settings.greedy,
+                settings.seed,
+                index=index,
+                recorder=None if index else self.videos.recorder(version),
             )
         began = time.perf_counter()
         self.match.step()
@@ -126,9 +138,11 @@ class Evaluator(Role):
                 results, self.results = self.results, []
                 weights = [len(groups) for groups, _ in self.environments]
                 callback({"version": version, **summarise(results, weights)})
+                self.videos.begin()
         return True
 
     def close(self) -> None:
+        self.videos.cancel()
         if self.match is not None:
             self.match.close()
 
@@ -182,6 +196,7 @@ class Match:
             measure against.
         index: Number of the environment in the evaluation (see `evaluation_environment`), for drawn actions.
         by_agent: Whether to fill `agent_returns`.
+        recorder: Records the episodes of one slot; None: none are recorded.
 
     Attributes:
         episodes: Finished episodes that count.
@@ -199,8 +214,9 @@ class Match:
         random_agents: Sequence[str] = (),
         index: int = 0,
         by_agent: bool = False,
+        recorder: Recorder | None = None,
     ) -> None:
-        self.algorithm, self.environment = algorithm, environment
+        self.algorithm, self.environment, self.recorder = algorithm, environment, recorder
         self.greedy = greedy
         slots = environment.slots
         self.left = [episodes // slots + (slot < episodes % slots) for slot in range(slots)]
@@ -237,16 +253,24 @@ class Match:
                 f"(allowed: {self.patience}); correct the environment"
             )
         decisions = self.algorithm.act(
-            self.frames[0], self.memory, self.generator, greedy=self.greedy, with_logp=False
+            self.frames[0],
+            self.memory,
+            self.generator,
+            greedy=self.greedy,
+            with_logp=self.recorder is not None and not self.recorder.done,
         )
         for policy, decision in decisions.items():
             if decision.memory is not None:
                 self.memory[policy] = decision.memory
         for policy, column in self.random_columns:
             decisions[policy].action[:, column] = self._random_actions(policy, column)
+        if self.recorder is not None:
+            self.recorder.before(self.frames[0], decisions, self.environment.episode_index)
         self.environment.step(
             {policy: decision.action for policy, decision in decisions.items()}, self.outcome, self.frames[1]
         )
+        if self.recorder is not None:
+            self.recorder.after(self.outcome)
         self.frames.reverse()
         for policy, earned in self.earned.items():
             earned += self.outcome.policies[policy].reward

@@ -9,6 +9,7 @@ The environment keeps its own time limit; `terminated` and `truncated` stay sepa
 from __future__ import annotations
 
 import difflib
+import inspect
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -173,6 +174,9 @@ class GymnasiumAgents:
         }
 
     def render(self) -> Any:
+        mode, bare = self.render_mode, self.environment.unwrapped
+        if mode is not None and "mode" in inspect.signature(bare.render).parameters:
+            return bare.render(mode=mode)  # the interface before Gymnasium 0.26 (lbforaging)
         return self.environment.render()
 
     def close(self) -> None:

@@ -215,6 +215,8 @@ class NativeBatch(BatchedEnvironment):
         for number, (row, index, length, cut_off) in enumerate(places):
             returns = {name: own[number] for name, own in by_policy.items()}
             outcome.episodes.append(Episode(row, index, length, means[number], returns, not cut_off))
+        if self.final_drawings is not None:
+            self.final_drawings.update((row, self.drawing(row)) for row in rows.tolist())
         self._begin(rows)
         if np.count_nonzero(self.rests_next):
             asleep = rows[self.rests_next[rows]]

@@ -14,6 +14,7 @@ import numpy as np
 
 from hpcmarl.config import EnvConfig, PolicyConfig
 from hpcmarl.envs.base import Seeds
+from hpcmarl.envs.drawing import Colour, Scene, Shape
 from hpcmarl.envs.games.search import CONNECT_FOUR, TIC_TAC_TOE, Board
 from hpcmarl.envs.native.base import NativeBatch, random_steps, refuse_state
 from hpcmarl.envs.native.game_tree import spec_of
@@ -213,6 +214,22 @@ class BoardBatch(NativeBatch):
     def _allowed(self, rows: IntArray) -> BoolArray:
         allowed: BoolArray = self._open[rows][:, None] | TURNS[~self._moves[rows] & 1][..., None]
         return allowed
+
+    def drawing(self, slot: int) -> Scene:
+        """Return the board with the marks of both players."""
+        board = self._board
+        owners: tuple[Colour, Colour] = ("agent", "rival")
+        shapes = [
+            Shape("box", "board", column + 0.5, row + 0.5, 0.94, 0.94)
+            for row in range(board.rows)
+            for column in range(board.columns)
+        ]
+        for player, marks in enumerate(self._marks[slot]):
+            for square in np.flatnonzero(marks & self._bits).tolist():
+                row, column = divmod(square, board.columns)
+                place = (column + 0.5, row + 0.5, 0.38)
+                shapes.append(Shape("disc", owners[player], *place, label="XO"[player]))
+        return Scene((0.0, 0.0, float(board.columns), float(board.rows)), tuple(shapes))
 
     def _save_games(self) -> dict[str, Array]:
         """Return the state of the games for `_restore_games`.

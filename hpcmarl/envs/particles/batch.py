@@ -11,7 +11,9 @@ from numpy.typing import NDArray
 from hpcmarl.config import EnvConfig
 from hpcmarl.envs.base import Seeds, episode_seed, new_frame, new_outcome
 from hpcmarl.envs.batch_arrays import unequal_rewards
+from hpcmarl.envs.drawing import Scene
 from hpcmarl.envs.native.base import DRAWN, NativeBatch
+from hpcmarl.envs.particles.scene import draw_world
 from hpcmarl.envs.particles.world import PUSHES, World
 from hpcmarl.errors import EnvironmentFailure
 from hpcmarl.types import Array, BoolArray, DoubleArray, EnvironmentSpec, FloatArray, IntArray
@@ -181,6 +183,10 @@ class ParticleBatch(NativeBatch):
 
     def _allowed(self, rows: IntArray) -> None:
         return None
+
+    def drawing(self, slot: int) -> Scene:
+        """Return the bodies of a game and the words of its agents."""
+        return draw_world(self._world, slot)
 
     def picture(self, slot: int) -> NDArray[np.uint8]:
         """Return a picture of the game in a slot, painted by the package.

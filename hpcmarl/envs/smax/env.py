@@ -19,13 +19,15 @@ from gymnasium import spaces
 
 from hpcmarl.config import EnvConfig, PolicyConfig
 from hpcmarl.envs.base import BatchedEnvironment, Seeds, episode_seed
+from hpcmarl.envs.drawing import Scene
 from hpcmarl.envs.grouping import AgentView, group_agents, teams_of
 from hpcmarl.envs.nonfinite import find_nonfinite
 from hpcmarl.envs.slot import TERMINATED, TRUNCATED, Views
 from hpcmarl.envs.smax.maps import find_map, load
+from hpcmarl.envs.smax.scene import draw_battle
 from hpcmarl.envs.spaces import view_action, view_observation
 from hpcmarl.errors import EnvironmentFailure
-from hpcmarl.types import Array, EnvironmentSpec, Episode, FinalFrame, Frame, IntArray, Outcome
+from hpcmarl.types import Array, BoolArray, EnvironmentSpec, Episode, FinalFrame, Frame, IntArray, Outcome
 
 # steps of random actions that are drawn in advance for bare stepping
 DRAWN = 64
@@ -147,7 +149,7 @@ class SmaxBatch(BatchedEnvironment):
         views = Views(self._names, frame, outcome)
         for name, columns in zip(self._names, self._columns, strict=True):
             self._actions[:, columns] = actions[name] if self._discrete else np.clip(actions[name], 0.0, 1.0)
-        acted, resting = self._alive, self._resting
+        acted, resting = self._alive, self._resting.copy()
         self._states, last, result, shown = self._games.advance(
             self._states, self._actions, self._current, self._following, self._limit
         )
@@ -161,7 +163,7 @@ class SmaxBatch(BatchedEnvironment):
         views.episode_start[...] = over
         if over.any():
             self._finish(np.flatnonzero(over), last, result, outcome)
-        self._rest(outcome, views)
+        self._rest(outcome, views, resting)
         self._check_numbers(outcome, views)
 
     def _write_outcome(
@@ -226,6 +228,9 @@ class SmaxBatch(BatchedEnvironment):
                 outcome.finals.append(
                     FinalFrame(row, obs, np.array(seen["state"][row]) if self._with_state else None)
                 )
+        if self.final_drawings is not None:
+            drawn = {row: draw_battle(self._games.game, last, row) for row in rows.tolist()}
+            self.final_drawings.update(drawn)
         each = self._returns[rows]
         by_policy = [each[:, columns].mean(1).tolist() for columns in self._columns]
         finished = zip(
@@ -250,6 +255,10 @@ class SmaxBatch(BatchedEnvironment):
             self.episode_index[asleep] -= 1  # restart_slots begins the next episode
             self._look_ahead(asleep)
 
+    def drawing(self, slot: int) -> Scene:
+        """Return the units of a battle, with health, range and attacks of the last step."""
+        return draw_battle(self._games.game, self._states, slot)
+
     def _look(self, states: Any) -> dict[str, Array]:
         shown: dict[str, Array] = self._games.restart(states, self._current, np.zeros(self.slots, np.bool_))[
             1
@@ -270,15 +279,21 @@ class SmaxBatch(BatchedEnvironment):
         for row, index in zip(rows.tolist(), self.episode_index[rows].tolist(), strict=True):
             self._following[row] = episode_seed(seed, first + row, index + 1)
 
-    def _rest(self, outcome: Outcome, views: Views) -> None:
-        """Clear resting slots: no agent acts, observations and rewards are zero."""
+    def _rest(self, outcome: Outcome, views: Views, rested: BoolArray) -> None:
+        """Clear resting slots: no agent acts, observations and rewards are zero.
+
+        Args:
+            outcome: Results of the step.
+            views: Arrays of the step.
+            rested: Slots that rested in the step. Those that rest from now on keep their last rewards.
+        """
         rows = self._resting
         if not rows.any():
             return
         for number, name in enumerate(self._names):
             views.obs[number][rows] = 0.0
             views.alive[number][rows] = False
-            outcome.policies[name].reward[rows] = 0.0
+            outcome.policies[name].reward[rested] = 0.0
             if (mask := views.masks[number]) is not None:
                 mask[rows] = True
 

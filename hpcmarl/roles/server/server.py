@@ -399,10 +399,12 @@ class Server(Role):
             logger.info("interrupted: the evaluation is cancelled; resume the run to repeat it")
             self.status = status
             self.evaluator.cancel()
+        elif status == "interrupted":
+            self.evaluator.videos.cancel()  # only a video is still being made
 
     def _evaluates(self) -> bool:
         """Return whether an evaluation is running or still to come."""
-        return not self.evaluator.idle or (self.phase == "stop" and self.context.config.eval.episodes > 0)
+        return bool(self.evaluator.jobs) or (self.phase == "stop" and self.context.config.eval.episodes > 0)
 
     def _want_stop(self, status: str) -> None:
         """Stop now, or at the end of the round in a deterministic run, so that it resumes bit for bit."""
@@ -439,6 +441,7 @@ class Server(Role):
             )
         state = self.checkpoints.write_final(self.engine.version, self._state())
         self.phase = "evaluate"
+        self.evaluator.videos.end_training(finished=self.status == "finished")
         if state is not None and self.context.config.eval.episodes and self.status == "finished":
             self.evaluator.request(
                 state["engine"]["optimizer"]["parameters"], self.engine.version, self._on_evaluation

@@ -124,6 +124,7 @@ CASES = {
     ),
     "deterministic respawn": run("deterministic=true", "topology.respawn=true", key="topology.respawn"),
     "deterministic ppo": run("deterministic=true", "algo.name=ppo", key="deterministic", value="ppo"),
+    "videos without episodes": run("eval={episodes: 0, video_every: 1}", key="eval.video_every", value="0"),
     "evaluation without episodes": run(
         "eval={episodes: 0, every_updates: 5}", key="eval.episodes", value="0"
     ),

@@ -301,6 +301,26 @@ def test_smax_slots_restart_and_rest_separately() -> None:
 
 
 @needs_jaxmarl
+def test_smax_slots_that_rest_next_keep_their_last_reward() -> None:
+    def last_rewards(rests: bool) -> dict[int, list[float]]:
+        environment, found = make(), dict[int, list[float]]()
+        frame, outcome = new_frame(environment.spec, SLOTS), new_outcome(environment.spec, SLOTS)
+        environment.rests_next[:] = rests
+        environment.reset(frame)
+        while len(found) < SLOTS:
+            targets = frame.policies["ally"].action_mask[..., 5:]
+            chosen = np.where(targets.any(-1), 5 + targets.argmax(-1), 4)
+            environment.step({"ally": chosen}, outcome, frame)
+            for episode in outcome.episodes:
+                found.setdefault(episode.slot, outcome.policies["ally"].reward[episode.slot].tolist())
+        return found
+
+    kept = last_rewards(True)
+    assert any(map(any, kept.values()))
+    assert kept == last_rewards(False)
+
+
+@needs_jaxmarl
 def test_smax_policies_may_split_the_team() -> None:
     whole, split = make(), make({"last": ("ally_2",)})
     assert [(policy.name, policy.agents) for policy in split.spec.policies] == [
