@@ -35,10 +35,12 @@ from hpcmarl.launch.timelimit import job_end
 from hpcmarl.roles.base import Context, group_environment
 from hpcmarl.roles.worker_number import with_number_of_workers
 from hpcmarl.roles.worker_plan import check_shared_memory
+from hpcmarl.runtime.abort import AbortHook
 from hpcmarl.runtime.entry import enter_world
+from hpcmarl.runtime.failure import FILE_ONLY, record_failure
 from hpcmarl.runtime.host_memory import UNKNOWN, MemoryFacts, crowded_hosts, free_shared_memory
 from hpcmarl.runtime.log_files import LogFile
-from hpcmarl.runtime.rank import AbortHook, Rank, serve
+from hpcmarl.runtime.rank import Rank, serve
 from hpcmarl.runtime.root_broadcast import run_on_root_and_broadcast
 from hpcmarl.runtime.tracing import measure_clocks_again, traced
 from hpcmarl.tracking import check_trackers
@@ -135,6 +137,7 @@ def train_planned(
     try:
         config, run_dir = plan(transport)
         context = prepare(transport, config, run_dir, resume, end, accept_changes=accept_changes)
+        hook.context = context
         start_logging(context)
         hook.rank = rank = make_rank(context)
         # Objects that exist now stay until the end: garbage collections need not visit them.
@@ -163,13 +166,13 @@ def train_planned(
                 sys.exit(error.exit_code)  # rank 0 prints the error
             raise
         if transport.size == 1:
-            _close(hook)
+            _close(hook, error)
             raise
         hook.fail(error)
         raise
     except BaseException as error:
         if transport.size == 1:
-            _close(hook)
+            _close(hook, error)
             raise
         hook.fail(error)
         raise
@@ -184,13 +187,18 @@ def make_rank(context: Context) -> Rank:
     return LeagueRank(context)
 
 
-def _close(hook: AbortHook) -> None:
-    """Close the rank after a failure in a world of one rank.
+def _close(hook: AbortHook, error: BaseException) -> None:
+    """Close the rank after a failure in a world of one rank, and record the failure.
 
     Written files stay readable, and no thread writes while Python shuts down.
     """
+    place = hook.place()
     if hook.rank is not None:
         hook.rank.close()
+    if hook.context is not None and isinstance(error, Exception):
+        _, path = record_failure(hook.context, error, place)
+        if isinstance(error, HpcmarlError) and path is not None:
+            error.recorded = str(path)
 
 
 def prepare(
@@ -371,6 +379,19 @@ def check_environments(config: Config) -> EnvironmentSpec:
     return spec
 
 
+class Terse(logging.Formatter):
+    """Format of the terminal: without the traceback of a failure that training survives."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Return whether the terminal shows a record; a failing rank prints its failure itself."""
+        return not getattr(record, FILE_ONLY, False)
+
+    def format(self, record: logging.LogRecord) -> str:
+        if record.levelno < logging.ERROR:
+            return record.getMessage()
+        return super().format(record)
+
+
 def start_logging(context: Context) -> None:
     """Start logging to logs/rank-NNNN.log, and on the server's rank to standard error as well.
 
@@ -380,7 +401,8 @@ def start_logging(context: Context) -> None:
     handlers: list[logging.Handler] = [LogFile(RunDirectory(context.run_directory).log_path(context.rank))]
     if context.rank == context.topology.server:
         shown = logging.StreamHandler()
-        shown.setFormatter(logging.Formatter("%(message)s"))
+        shown.setFormatter(terse := Terse("%(message)s"))
+        shown.addFilter(terse)
         handlers.append(shown)
     handlers[0].setFormatter(
         logging.Formatter(f"%(asctime)s rank {context.rank} %(levelname)s %(name)s: %(message)s")

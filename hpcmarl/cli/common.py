@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from hpcmarl.errors import HpcmarlError, UsageError
+from hpcmarl.errors import EnvironmentFailure, HpcmarlError, UsageError
 
 if TYPE_CHECKING:
     from hpcmarl.config import Config
@@ -266,6 +267,15 @@ def printable(text: str) -> str:
     return "".join(
         letter if letter.isprintable() or letter == " " else f"\\x{ord(letter):02x}" for letter in text
     )
+
+
+def print_frames(error: HpcmarlError) -> None:
+    """Print the last frames of an environment that has failed, on standard error."""
+    if isinstance(error, EnvironmentFailure):
+        from hpcmarl.envs.failure_trace import last_frames
+
+        for line in last_frames(error):
+            print(printable(line), file=sys.stderr)
 
 
 def config_of(path: str | None) -> Path:

@@ -31,6 +31,7 @@ from hpcmarl.cli.common import (
     load,
     names_environment,
     option,
+    print_frames,
     print_result,
     printable,
     resume_source,
@@ -287,8 +288,10 @@ def main() -> None:
     except HpcmarlError as error:
         sys.stdout.flush()
         if not (error.everywhere and _rank_label()):  # rank 0 prints an error that all ranks raise
+            print_frames(error)
+            whole = f" (whole traceback: {error.recorded})" if error.recorded else ""
             print(
-                f"{_rank_label()}error: {printable(' '.join(str(error).split()))}",
+                f"{_rank_label()}error: {printable(' '.join(str(error).split()) + whole)}",
                 file=sys.stderr,
                 flush=True,
             )
