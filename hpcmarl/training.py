@@ -12,7 +12,7 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,9 +33,11 @@ from hpcmarl.launch.processes import started_at
 from hpcmarl.launch.signals import StopSignals
 from hpcmarl.launch.timelimit import job_end
 from hpcmarl.roles.base import Context, group_environment
+from hpcmarl.roles.efficiency import cores_of_host
 from hpcmarl.roles.worker_number import with_number_of_workers
 from hpcmarl.roles.worker_plan import check_shared_memory
 from hpcmarl.runtime.abort import AbortHook
+from hpcmarl.runtime.announcement import announce, crowded_cores, describe_policies, describe_ranks
 from hpcmarl.runtime.entry import enter_world
 from hpcmarl.runtime.failure import FILE_ONLY, record_failure
 from hpcmarl.runtime.host_memory import UNKNOWN, MemoryFacts, crowded_hosts, free_shared_memory
@@ -235,7 +237,9 @@ def prepare(
         raise
     opened: list[OpenedRun] = []
     problem = form_reduction_group(transport, config, topology)
-    processes, memory = _processes(transport)
+    processes, memory, cores = _processes(transport)
+    if transport.rank == 0 and transport.size > 1:
+        announce(config, describe_ranks(topology))
 
     def check_and_open() -> dict[str, Any]:
         if problem:
@@ -268,18 +272,37 @@ def prepare(
         context, start_number=found["start"], start_version=found["version"], run_id=found["run"]
     )
     if opened:
-        model_size = context.model(drawn=False).size if config.league is None else 0
-        context = replace(
-            context,
-            processes=processes,
-            resume=opened[0].state,
-            lock=opened[0].lock,
-            remarks=(*((choice,) if choice else ()), *opened[0].remarks),
-            warnings=crowded_hosts(topology, model_size, memory),
-        )
+        context = _of_root(replace(context, processes=processes), opened[0], choice, memory, cores)
     elif found["server"]:
         context = replace(context, processes={topology.server: tuple(found["server"])})
     return traced(context, found["clock"])
+
+
+def _of_root(
+    context: Context, run: OpenedRun, choice: str, memory: Sequence[MemoryFacts], cores: Mapping[int, int]
+) -> Context:
+    """Return the context of rank 0: the opened run, with remarks and warnings to log.
+
+    Args:
+        context: Context without them.
+        run: The opened run.
+        choice: Remark about the number of workers; empty: none.
+        memory: Memory of each rank.
+        cores: Cores of each rank's host.
+    """
+    config, topology = context.config, context.topology
+    size = context.model(drawn=False).size if config.league is None else 0
+    first = describe_policies(context.spec, size, run.directory)
+    return replace(
+        context,
+        resume=run.state,
+        lock=run.lock,
+        remarks=(first, *((choice,) if choice else ()), *run.remarks),
+        warnings=(
+            *crowded_hosts(topology, size, memory),
+            *crowded_cores(topology, cores, config.topology.threads),
+        ),
+    )
 
 
 def _sides(config: Config, spec: EnvironmentSpec) -> Sequence[EnvironmentSpec]:
@@ -311,12 +334,15 @@ def form_reduction_group(transport: Transport, config: Config, topology: Topolog
     return next((text.rstrip(b"\0").decode(errors="replace") for text in texts if text.rstrip(b"\0")), "")
 
 
-def _processes(transport: Transport) -> tuple[dict[int, tuple[int, int]], list[MemoryFacts]]:
-    """Collect the process and the memory of each rank on rank 0. Collective.
+def _processes(
+    transport: Transport,
+) -> tuple[dict[int, tuple[int, int]], list[MemoryFacts], dict[int, int]]:
+    """Collect the process, the memory and the cores of each rank on rank 0. Collective.
 
     Returns:
         Rank -> process number and start time, used to end a frozen process; empty for virtual ranks. Then
-        memory use and available memory of each rank.
+        memory use and available memory of each rank. Then the cores that the ranks of its host may use, by
+        rank; empty for virtual ranks.
     """
     available = available_memory()
     own = np.array(
@@ -326,16 +352,19 @@ def _processes(transport: Transport) -> tuple[dict[int, tuple[int, int]], list[M
             resident_memory(),
             UNKNOWN if available is None else available,
             UNKNOWN if (shared := free_shared_bytes()) is None else shared,
+            cores_of_host(transport.size),
         ],
         np.int64,
     )
     everyone = [np.frombuffer(part, np.int64).tolist() for part in transport.gather_at_first(own.tobytes())]
     virtual = transport.shares_memory((transport.rank + 1) % transport.size)
     if virtual:
-        return {}, [MemoryFacts(0.0, UNKNOWN)] * transport.size
-    return {rank: (pid, start) for rank, (pid, start, *_) in enumerate(everyone)}, [
-        MemoryFacts(*facts) for _, _, *facts in everyone
-    ]
+        return {}, [MemoryFacts(0.0, UNKNOWN)] * transport.size, {}
+    return (
+        {rank: (pid, start) for rank, (pid, start, *_) in enumerate(everyone)},
+        [MemoryFacts(*facts[:-1]) for _, _, *facts in everyone],
+        {rank: facts[-1] for rank, facts in enumerate(everyone)},
+    )
 
 
 def check_environments(config: Config) -> EnvironmentSpec:

@@ -137,6 +137,33 @@ def start(
     raise typer.Exit(run_ranks(ranks, arguments, os.environ, _resumable if trains else None, source))
 
 
+def say_first_line(config: Config, ranks: int | None, run_dir: str | None, resume: str | None) -> None:
+    """Print which training starts, before anything slow happens.
+
+    Only the first process of a job does so: the one that starts the ranks, or else rank 0.
+
+    Args:
+        config: Configuration of the run.
+        ranks: Ranks that this process starts; None: those of the world around it.
+        run_dir: Value of --run-dir.
+        resume: Value of --resume.
+    """
+    from hpcmarl.launch.outcome import OUTCOME
+    from hpcmarl.launch.world import launcher_world
+
+    world = launcher_world(os.environ)
+    if os.environ.get(OUTCOME) or (world is not None and world.rank > 0) or not config.logging.progress:
+        return
+    size = ranks or (world.size if world is not None else 1)
+    place = f", run directory {run_dir}" if run_dir else ""
+    print(
+        f"{config.name}: {config.algo.name} on {config.env.id}, starting {size} rank{'s' if size > 1 else ''}"
+        f"{f', resuming {resume}' if resume else ''}{place}",
+        file=sys.stderr,
+        flush=True,
+    )
+
+
 def resume_source(run_dir: str | None, resume: str | None, name: str | None) -> Path | None:
     """Return the run directory or checkpoint that a command resumes from; None: a new run.
 

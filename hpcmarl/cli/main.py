@@ -35,6 +35,7 @@ from hpcmarl.cli.common import (
     print_result,
     printable,
     resume_source,
+    say_first_line,
     set_threads,
     split_overrides,
     start,
@@ -150,6 +151,7 @@ def train(
             from hpcmarl.io.run_directory import new_run_directory
 
             run_dir = str(new_run_directory(settings.name))
+        say_first_line(settings, ranks, run_dir, resume)
         options = [
             *option("--run-dir", run_dir),
             *option("--resume", resume),
@@ -159,6 +161,7 @@ def train(
         arguments = ["train", *([config] if config else []), *changes, *options]
         start(ranks, arguments, trains=True, source=lambda: resume_source(run_dir, resume, settings.name))
     check_single(ranks)
+    say_first_line(settings, ranks, run_dir, resume)
     from hpcmarl.training import train as train_ranks
 
     raise typer.Exit(train_ranks(settings, run_dir, resume, accept_changes=accept_changes, signals=signals))

@@ -142,6 +142,7 @@ class Recorder:
     def begin(self) -> None:
         """Begin to count training time, and remove metrics rows that this start supersedes."""
         self._began = time.monotonic()
+        self.display.begin(int(self.totals["env_steps"]))
         self.last_row = self.row_before = (-1, self.seconds, self.totals["env_steps"])
         resume = self.context.resume
         version = None if resume is None else int(resume["engine"]["rule"]["round"])
