@@ -64,6 +64,7 @@ ALLOWED = {
     "config.rounds": {"config.base"},
     "config.presets": set(),
     "config.renamed": set(),
+    "config.foreign": set(),
     "config.plain": {"config.base"},
     "config.schema": {
         "errors",
@@ -110,6 +111,7 @@ ALLOWED = {
         "config.tree",
         "config.presets",
         "config.renamed",
+        "config.foreign",
         "config.preset_layer",
     },
     "config.differences": {"config", "config.file", "config.yaml_text"},

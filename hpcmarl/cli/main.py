@@ -41,6 +41,7 @@ from hpcmarl.cli.common import (
     start,
     trust_options,
 )
+from hpcmarl.cli.hints import WithOverrides
 from hpcmarl.cli.show import config_app, list_app
 from hpcmarl.cli.simulate import simulate
 from hpcmarl.cli.submit import submit
@@ -68,7 +69,7 @@ app.add_typer(config_app, name="config")
 app.add_typer(list_app, name="list")
 app.add_typer(bench_app, name="bench")
 app.command()(simulate)
-app.command()(submit)
+app.command(cls=WithOverrides)(submit)
 app.command()(watch)
 app.command()(trace)
 
@@ -89,7 +90,7 @@ def _options(
     """Options before the command."""
 
 
-@app.command()
+@app.command(cls=WithOverrides)
 def train(
     config: OptionalConfig = None,
     overrides: Overrides = None,
@@ -216,7 +217,7 @@ def evaluate(
     print_result(evaluate_checkpoint(path, episodes, greedy, seed, random or ()), as_json)
 
 
-@app.command()
+@app.command(cls=WithOverrides)
 def doctor(
     config: OptionalConfig = None,
     overrides: Overrides = None,

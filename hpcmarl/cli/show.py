@@ -15,6 +15,7 @@ from hpcmarl.cli.common import (
     print_rows,
     print_table,
 )
+from hpcmarl.cli.hints import WithOverrides
 
 if TYPE_CHECKING:
     pass
@@ -26,7 +27,7 @@ list_app = typer.Typer(
 )
 
 
-@config_app.command()
+@config_app.command(cls=WithOverrides)
 def show(config: OptionalConfig = None, overrides: Overrides = None) -> None:
     """Print the whole configuration as YAML.
 
@@ -41,7 +42,7 @@ def show(config: OptionalConfig = None, overrides: Overrides = None) -> None:
     typer.echo(dump_config(load_either(*file_and_changes(config, overrides))), nl=False)
 
 
-@config_app.command()
+@config_app.command(cls=WithOverrides)
 def check(config: OptionalConfig = None, overrides: Overrides = None) -> None:
     """Check a configuration.
 

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from hpcmarl.config import Config, EnvConfig, keys, yaml_text
+from hpcmarl.config.foreign import present_key, present_option, present_value
 from hpcmarl.config.preset_layer import choose_preset, fill_preset
 from hpcmarl.config.presets import PRESETS
 from hpcmarl.config.renamed import renamed_key, renamed_value
@@ -268,8 +269,7 @@ def _one_finding(place: Place, detail: dict[str, Any], tree: Tree) -> str:
     allowed = keys.describe(expected) if expected is not None else _lower(detail["msg"])
     if kind.startswith("union_tag"):
         allowed = f"one of {', '.join(keys.choices_at(place[:-1], tree.data, tree.root))}"
-        if key == "algo.name" and isinstance(value, str) and value in PRESETS:
-            allowed += f"; {value} is a preset: write preset: {value}"
+        allowed += _meant(place, value, keys.choices_at(place[:-1], tree.data, tree.root), origin)
     if kind in ("missing", "union_tag_not_found"):
         return f"{origin}: {key} is missing; allowed: {allowed}{_meaning(place, tree)}"
     if value is None and "null" not in allowed:
@@ -285,7 +285,46 @@ def _one_finding(place: Place, detail: dict[str, Any], tree: Tree) -> str:
         return f"{origin}: {key} is empty; allowed: {allowed}{_meaning(place, tree)}{remedy}"
     renamed = renamed_value(place, value)
     hint = "" if renamed is None else f"; {value} was renamed to {renamed}"
+    if not hint and not kind.startswith("union_tag"):
+        hint = _meant(place, value, keys.literals(expected), origin)
     return f"{origin}: {key} is {show(value)}; allowed: {allowed}{_meaning(place, tree)}{hint}"
+
+
+def _foreign(place: Place, tree: Tree) -> str:
+    """Return the key or option that an unknown key of another library stands for; empty if there is none."""
+    name = str(place[-1])
+    if (option := present_option(name)) is not None:
+        return f"{name} is the option {option} of the command line; "
+    meant = present_key(name)
+    if meant is None or meant == dotted(place):
+        return ""
+    key, _, meaning = meant.partition(" ")
+    section = tuple(key.split(".")[:-1])
+    if not meaning and key.split(".")[-1] not in keys.keys_at(section, tree.data, tree.root):
+        meant += f" with another {section[0]}.name" if section else ""
+    return f"{name} is called {meant} here; "
+
+
+def _meant(place: Place, value: Any, allowed: Sequence[str], origin: str) -> str:
+    """Return which allowed value, preset or key a wrong value probably means; empty if none is near.
+
+    Args:
+        place: Place of the value.
+        value: The value.
+        allowed: Allowed values.
+        origin: File and line of the value, or COMMAND_LINE.
+    """
+    key = dotted(place)
+    if not isinstance(value, str):
+        return ""
+    if key in ("env", "algo", "optimizer"):
+        inner = f"{key}.{'id' if key == 'env' else 'name'}"
+        return f"; write {inner}={value}" if origin == COMMAND_LINE else f"; write {inner}: {value}"
+    if key == "algo.name" and (name := value.lower()) in PRESETS and name not in allowed:
+        line = f"preset={name}" if origin == COMMAND_LINE else f"preset: {name}"
+        return f"; {value} is a preset: write {line} instead of algo.name"
+    meant = present_value(place, value, allowed)
+    return "" if meant is None else f"; did you mean {meant}?"
 
 
 def _unknown_key(place: Place, tree: Tree) -> str:
@@ -298,6 +337,7 @@ def _unknown_key(place: Place, tree: Tree) -> str:
     owners = [member for member, model in members.items() if key in model.model_fields]
     suggestions = keys.nearest(key, siblings, dotted(place[:-1]), tree.root)
     hint = f"did you mean {' or '.join(suggestions)}? " if suggestions else ""
+    hint = _foreign(place, tree) or hint
     if (renamed := renamed_key((*section, key))) is not None:
         hint = f"it was renamed to {renamed}; "
     if "." in key and key in suggestions:

@@ -23,10 +23,12 @@ TESTS = "tests.support.environments"
 @pytest.mark.parametrize(
     ("config", "error", "words"),
     [
+        ({"id": "mpe3.simple_spread_v3"}, ConfigError, "did you mean mpe2.simple_spread_v3?"),
+        ({"id": "CartPole-v1"}, ConfigError, "did you mean gymnasium:CartPole-v1?"),
         (
-            {"id": "mpe3.simple_spread_v3"},
+            {"id": "overcookd_env"},
             MissingPackageError,
-            "the package mpe3 is not installed; pip install mpe3",
+            "overcookd_env is not installed; install the package that has overcookd_env, or start",
         ),
         ({"id": "mpe2.simple_sprad_v3"}, ConfigError, "did you mean mpe2.simple_spread_v3?"),
         ({"id": "pettingzoo.mpe.simple_v3"}, MissingPackageError, "pip install mpe2"),
