@@ -65,6 +65,7 @@ ALLOWED = {
     "config.presets": set(),
     "config.renamed": set(),
     "config.foreign": set(),
+    "shipped": {"errors"},
     "config.plain": {"config.base"},
     "config.schema": {
         "errors",
@@ -113,6 +114,7 @@ ALLOWED = {
         "config.renamed",
         "config.foreign",
         "config.preset_layer",
+        "shipped",
     },
     "config.differences": {"config", "config.file", "config.yaml_text"},
     "config.sweep": {"config.simulation", "config.file"},

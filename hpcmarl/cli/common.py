@@ -20,7 +20,10 @@ if TYPE_CHECKING:
     from hpcmarl.config import Config
 
 OptionalConfig = Annotated[
-    str | None, typer.Argument(metavar="CONFIG", help="YAML file with the configuration.", show_default=False)
+    str | None,
+    typer.Argument(
+        metavar="CONFIG", help="YAML file, or the name of a shipped configuration.", show_default=False
+    ),
 ]
 Overrides = Annotated[
     list[str] | None,

@@ -42,6 +42,7 @@ from hpcmarl.cli.common import (
     trust_options,
 )
 from hpcmarl.cli.hints import WithOverrides
+from hpcmarl.cli.init import init
 from hpcmarl.cli.show import config_app, list_app
 from hpcmarl.cli.simulate import simulate
 from hpcmarl.cli.submit import submit
@@ -62,7 +63,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     help="Train multi-agent reinforcement-learning policies on one machine and on Slurm clusters over MPI.",
-    epilog="First run: hpcmarl train configs/quickstart.yaml -n 4",
+    epilog="First run: hpcmarl train quickstart -n 4",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.add_typer(config_app, name="config")
@@ -71,6 +72,7 @@ app.add_typer(bench_app, name="bench")
 app.command()(simulate)
 app.command(cls=WithOverrides)(submit)
 app.command()(watch)
+app.command()(init)
 app.command()(trace)
 
 

@@ -18,12 +18,15 @@ from hpcmarl.cli.common import (
 from hpcmarl.cli.hints import WithOverrides
 
 if TYPE_CHECKING:
-    pass
+    from hpcmarl.shipped import Shipped
 
 config_app = typer.Typer(no_args_is_help=True, help="Show, check or explain a configuration.")
 list_app = typer.Typer(
     no_args_is_help=True,
-    help="List environments, algorithms, presets, round rules, matchmakers or evaluation strategies.",
+    help=(
+        "List shipped configurations, environments, algorithms, presets, round rules, matchmakers or "
+        "evaluation strategies."
+    ),
 )
 
 
@@ -122,6 +125,47 @@ def list_environments(as_json: Json = False) -> None:
         ],
         as_json,
     )
+
+
+@list_app.command(name="configs")
+def list_configurations(as_json: Json = False) -> None:
+    """List shipped configurations, which `hpcmarl train NAME` finds from any directory.
+
+    `ranks` is the number in the configuration's example, and `time` its duration on two cores, where it is
+    known. hpcmarl init DIR NAME copies one.
+    """
+    from hpcmarl.shipped import configurations
+
+    rows = []
+    for each in configurations():
+        needs, installed = _needs(each)
+        rows.append(
+            {
+                "name": each.name,
+                "command": each.command,
+                "ranks": each.ranks or "-",
+                "time": each.duration or "-",
+            }
+            | {"needs": needs or "-", "installed": installed, "summary": each.summary}
+        )
+    print_rows("configurations", rows, as_json)
+
+
+def _needs(each: Shipped) -> tuple[str, bool]:
+    """Return what pip must install for a shipped configuration, and whether it is installed."""
+    import re
+
+    from hpcmarl.envs.known import KNOWN_ENVIRONMENTS
+
+    match = re.search(r"(?m)^ *(?:env: *\{)? *id: *([\w.:/-]+)", each.text)
+    id = match[1] if match else ""
+    known = next((own for own in KNOWN_ENVIRONMENTS if own.id == id), None) or next(
+        (own for own in KNOWN_ENVIRONMENTS if ":" in id and own.id.partition(":")[0] == id.partition(":")[0]),
+        None,
+    )
+    package = "" if known is None or known.package == "hpcmarl" else known.package
+    needs = f"hpcmarl[{each.extras}]" if each.extras else package
+    return needs, known is None or known.installed
 
 
 @list_app.command(name="algos")

@@ -30,6 +30,7 @@ from hpcmarl.config.tree import (
 )
 from hpcmarl.config.yaml_text import Place
 from hpcmarl.errors import ConfigError
+from hpcmarl.shipped import file_of
 
 Root = TypeVar("Root", bound=BaseModel)
 
@@ -107,14 +108,16 @@ def _read(path_or_text: str | Path | None, root: type[BaseModel] | None) -> Tree
     if path_or_text is None:
         return Tree({}, COMMAND_LINE)
     if isinstance(path_or_text, Path) or "\n" not in path_or_text:
-        content: bytes | str = yaml_text.read_file(Path(path_or_text))
-        source = str(path_or_text)
+        path = file_of(str(path_or_text))
+        content: bytes | str = yaml_text.read_file(path)
+        source = str(path)
     else:
         content, source = path_or_text, "configuration text"
     data, lines = yaml_text.parse(content, source)
     if data is None:
         raise ConfigError(
-            f"{source}: empty; a configuration needs at least env.id and one key of stop (examples: configs/)"
+            f"{source}: empty; a configuration needs at least env.id and one key of stop (examples: hpcmarl "
+            "list configs)"
         )
     if not isinstance(data, dict):
         raise ConfigError(
