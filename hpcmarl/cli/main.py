@@ -102,7 +102,12 @@ def train(
         typer.Option("--run-dir", metavar="DIR", help="Run directory. Default: runs/NAME-DATE-TIME."),
     ] = None,
     resume: Annotated[
-        str | None, typer.Option("--resume", metavar="auto|RUN|CHECKPOINT", help="Resume from a checkpoint.")
+        str | None,
+        typer.Option(
+            "--resume",
+            metavar="auto|RUN|CHECKPOINT",
+            help="Resume from a checkpoint; with another --run-dir, fork the run.",
+        ),
     ] = None,
     trusted: Trust = None,
     accept_changes: Annotated[
@@ -130,6 +135,7 @@ def train(
 
     --resume auto takes the run in --run-dir, else the newest run of the same name. With --resume RUN or
     --resume CHECKPOINT, CONFIG may be left out. Differences from the checkpoint's configuration are logged.
+    --resume A --run-dir B forks: B continues from a checkpoint of A, and A stays as it is.
     Another environment, or the directory of another run, is refused without --accept-changes.
 
     Exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 75 stopped by a signal after a good
