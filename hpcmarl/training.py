@@ -25,6 +25,7 @@ from hpcmarl.comm.topology import Topology, assign_roles
 from hpcmarl.comm.transport import Transport
 from hpcmarl.config import Config
 from hpcmarl.envs import batching_remark, describe, image_remark
+from hpcmarl.envs.summary import uncovered_remark
 from hpcmarl.errors import EXIT_SUCCESS, ConfigError, HpcmarlError, UsageError
 from hpcmarl.io.run_directory import RunDirectory
 from hpcmarl.launch.memory import available_memory, resident_memory
@@ -445,6 +446,10 @@ def start_logging(context: Context) -> None:
     roles = "+".join(context.topology.roles_of(context.rank))
     if context.rank == context.topology.server and (remark := image_remark(context.spec)):
         logging.getLogger(__name__).warning("%s (hpcmarl doctor names a remedy)", remark)
+    if context.rank == context.topology.server and (
+        remark := uncovered_remark(context.spec, context.config.policies)
+    ):
+        logging.getLogger(__name__).info("%s", remark)
     if context.rank == context.topology.server and (remark := batching_remark(context.config.env)):
         logging.getLogger(__name__).info("%s", remark)
     for warning in context.warnings:

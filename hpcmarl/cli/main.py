@@ -119,10 +119,11 @@ def train(
 ) -> None:
     """Train policies.
 
-    Without -n the command runs in the MPI world around it (mpirun, srun), or in one process.
+    Without -n the command runs in the MPI world around it (mpirun, srun), or in one process. A bare mpirun of
+    Open MPI needs --oversubscribe for more ranks than cores and --allow-run-as-root as root; -n adds both.
 
     \b
-    hpcmarl train configs/quickstart.yaml -n 4 stop.seconds=30
+    hpcmarl train quickstart -n 4 stop.seconds=30
     mpirun -n 8 hpcmarl train configs/quickstart.yaml rounds.rule=rennala
     hpcmarl train --resume runs/quickstart-20260101-120000 -n 4
     hpcmarl train preset=mappo env.id=mpe2.simple_spread_v3 stop.env_steps=2000000 -n 4

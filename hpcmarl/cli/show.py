@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
+import sys
+import textwrap
 from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
@@ -11,14 +14,22 @@ from hpcmarl.cli.common import (
     Json,
     OptionalConfig,
     Overrides,
+    Trust,
     file_and_changes,
     print_rows,
     print_table,
+    set_threads,
 )
 from hpcmarl.cli.hints import WithOverrides
+from hpcmarl.errors import UsageError
 
 if TYPE_CHECKING:
+    from pydantic import BaseModel
+
+    from hpcmarl.config import Config
+    from hpcmarl.config.keys import KeyRow
     from hpcmarl.shipped import Shipped
+    from hpcmarl.types import EnvironmentSpec
 
 config_app = typer.Typer(no_args_is_help=True, help="Show, check or explain a configuration.")
 list_app = typer.Typer(
@@ -46,13 +57,22 @@ def show(config: OptionalConfig = None, overrides: Overrides = None) -> None:
 
 
 @config_app.command(cls=WithOverrides)
-def check(config: OptionalConfig = None, overrides: Overrides = None) -> None:
+def check(
+    config: OptionalConfig = None,
+    overrides: Overrides = None,
+    env: Annotated[
+        bool, typer.Option("--env", help="Also make the environment, and check it as training does.")
+    ] = False,
+    trusted: Trust = None,
+) -> None:
     """Check a configuration.
 
-    The command prints one line. It exits with code 2 if the configuration is not valid.
+    The command prints one line. With --env it also prints the policies with their spaces, and refuses what
+    training would refuse. It exits with code 2 if the configuration is not valid.
 
     \b
     hpcmarl config check configs/quickstart.yaml rounds.rule=malenia
+    hpcmarl config check configs/quickstart.yaml --env
     """
     from hpcmarl.config import Config
     from hpcmarl.config.file import load_either
@@ -60,11 +80,16 @@ def check(config: OptionalConfig = None, overrides: Overrides = None) -> None:
     path, changes = file_and_changes(config, overrides)
     source, settings = path or "command line", load_either(path, changes)
     if isinstance(settings, Config):
+        spec = _checked_environment(settings) if env else None
         typer.echo(
             f"{source} is valid: {settings.env.id}, {settings.algo.name}, {settings.optimizer.name}, "
             f"{settings.rounds.rule}"
         )
+        if spec is not None:
+            _show_environment(settings, spec)
         return
+    if env:
+        raise UsageError("--env is for runs, and this is a simulation; leave --env out")
     from hpcmarl.config.sweep import candidates, cases
 
     found = cases(settings, [change.partition("=")[0].strip() for change in changes])
@@ -73,8 +98,38 @@ def check(config: OptionalConfig = None, overrides: Overrides = None) -> None:
     typer.echo(f"{source} is valid: a simulation of {len(found)} cases, objective {settings.objective.name}")
 
 
+def _checked_environment(settings: Config) -> EnvironmentSpec:
+    """Make the environments of a run, and check them and the packages of trackers as training does.
+
+    Raises:
+        HpcmarlError: Training would refuse the configuration.
+    """
+    set_threads(settings.topology.threads)
+    from hpcmarl.tracking import check_trackers
+    from hpcmarl.training import check_environments
+
+    check_trackers(settings.logging)
+    return check_environments(settings)
+
+
+def _show_environment(settings: Config, spec: EnvironmentSpec) -> None:
+    """Print what the policies see, and warnings about it."""
+    from hpcmarl.envs import image_remark
+    from hpcmarl.envs.summary import describe_policy, describe_state, uncovered_remark
+
+    for policy in spec.policies:
+        typer.echo(f"policy {policy.name}: {describe_policy(policy)}")
+    typer.echo(f"state: {describe_state(spec)}")
+    for remark in filter(None, (image_remark(spec), uncovered_remark(spec, settings.policies))):
+        typer.echo(f"warning: {remark}", err=True)
+
+
 @config_app.command()
 def schema(
+    key: Annotated[
+        str | None,
+        typer.Argument(metavar="KEY", help="Show only this key or section.", show_default=False),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON schema, for editors.")] = False,
     simulation: Annotated[
         bool, typer.Option("--simulation", help="List the keys of hpcmarl simulate instead.")
@@ -82,7 +137,10 @@ def schema(
 ) -> None:
     """List all keys with allowed values, defaults and meanings.
 
+    With KEY, or in a terminal, lines are as long as the terminal is wide. Elsewhere each key is one line.
+
     \b
+    hpcmarl config schema rounds.batch
     hpcmarl config schema | grep delay
     hpcmarl config schema --simulation
     """
@@ -94,6 +152,11 @@ def schema(
     if as_json:
         typer.echo(json.dumps(root.model_json_schema(), indent=2))
         return
+    rows = schema_rows(root) if key is None else matching_rows(key, root)
+    if key is not None or sys.stdout.isatty():
+        for row in rows:
+            _print_key(row)
+        return
     print_table(
         [
             {
@@ -102,9 +165,43 @@ def schema(
                 "default": row.default,
                 "meaning": row.description + (f" [{', '.join(row.only)}]" if row.only else ""),
             }
-            for row in schema_rows(root)
+            for row in rows
         ]
     )
+
+
+def matching_rows(key: str, root: type[BaseModel]) -> list[KeyRow]:
+    """Return the rows of a key, of a section, or of all keys with this last part.
+
+    Args:
+        key: Dotted key; numbers of items stand for `0`, names of dictionaries for `<name>`.
+        root: Model of the whole file.
+
+    Raises:
+        UsageError: No key has this name.
+    """
+    from hpcmarl.config.foreign import present_key
+    from hpcmarl.config.keys import nearest, schema_rows
+
+    rows = schema_rows(root)
+    found = [row for row in rows if row.key == key or row.key.startswith(f"{key}.")]
+    found = found or [row for row in rows if row.key.rsplit(".", 1)[-1] == key]
+    if found:
+        return found
+    near = [present_key(key.rsplit(".", 1)[-1]) or ""] if present_key(key.rsplit(".", 1)[-1]) else []
+    near = near or nearest(key, list(root.model_fields), "", root)
+    hint = f"did you mean {' or '.join(near)}? " if near else ""
+    raise UsageError(f"{key}: no such key; {hint}allowed: a key or section of hpcmarl config schema")
+
+
+def _print_key(row: KeyRow) -> None:
+    """Print a key with its allowed values, default and meaning, wrapped to the terminal."""
+    width = max(40, shutil.get_terminal_size().columns)
+    typer.echo(row.key)
+    only = f" ({', '.join(row.only)} only)" if row.only else ""
+    lines = [f"allowed: {row.allowed}{only}", f"default: {row.default}", row.description]
+    for line in filter(None, lines):
+        typer.echo(textwrap.fill(line, width, initial_indent="    ", subsequent_indent="        "))
 
 
 @list_app.command(name="envs")

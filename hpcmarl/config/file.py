@@ -339,7 +339,10 @@ def _unknown_key(place: Place, tree: Tree) -> str:
     name = f" with {choice}.name: {tree.data[choice].get('name')}" if members else ""
     owners = [member for member, model in members.items() if key in model.model_fields]
     suggestions = keys.nearest(key, siblings, dotted(place[:-1]), tree.root)
-    hint = f"did you mean {' or '.join(suggestions)}? " if suggestions else ""
+    others = [name for name in suggestions if name != dotted(place)]
+    hint = f"did you mean {' or '.join(others)}? " if others else ""
+    if len(others) < len(suggestions):  # the key exists with another choice of its section
+        hint = f"it belongs to another {dotted(place[:-1])}.name; "
     hint = _foreign(place, tree) or hint
     if (renamed := renamed_key((*section, key))) is not None:
         hint = f"it was renamed to {renamed}; "
