@@ -130,6 +130,7 @@ class RunDirectory:
                 errno.ENOTDIR,
                 errno.EEXIST,
                 errno.ENAMETOOLONG,
+                errno.ENOENT,
             ):
                 words = os.strerror(error.errno)
                 raise ConfigError(

@@ -181,10 +181,10 @@ class TestOutput:
         assert "did you mean optimizer.step_size?" in error
 
     def test_config_check_makes_the_environment(self, run):
-        code, out, _ = run("config", "check", CONFIG, "--env")
+        code, out, _ = run("config", "check", "quickstart", "--env")
         assert code == 0
         assert "policy agent: 3 agents" in out
-        assert run("config", "check", CONFIG, "--env", "env.id=mpe2.simple_sprad_v3")[0] == 2
+        assert run("config", "check", "quickstart", "--env", "env.id=mpe2.simple_sprad_v3")[0] == 2
 
     def test_config_schema_prints_a_table_and_json(self, run):
         lines = run("config", "schema")[1].splitlines()
