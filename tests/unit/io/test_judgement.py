@@ -4,6 +4,7 @@ import pytest
 
 from hpcmarl.config.file import load_config
 from hpcmarl.io.judgement import Shares, judge, shares_of
+from hpcmarl.io.metrics import read_metrics, read_summary
 from tests.support.worlds import SPREAD
 
 CASES = {
@@ -52,3 +53,10 @@ def test_shares_come_from_summaries_of_any_version(name):
     shares = shares_of(summary, load_config(SPREAD))
     assert (shares.too_old, shares.actors_waiting, shares.environment) == (0.27, 0.4, 0.3)
     assert shares_of({}, load_config(SPREAD)).too_old == 0
+
+
+def test_older_names_of_figures_are_read_as_the_present_ones(tmp_path):
+    (tmp_path / "metrics.csv").write_text("version,used_gradients\n1,32\n")
+    assert read_metrics(tmp_path)["used_trajectories"].tolist() == [32.0]
+    (tmp_path / "summary.json").write_text('{"used_gradients": 32}')
+    assert read_summary(tmp_path / "summary.json") == {"used_trajectories": 32}
