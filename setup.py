@@ -4,12 +4,33 @@ tools/constraints.txt."""
 from pathlib import Path
 
 from setuptools import find_packages, setup
+from setuptools.command.build_py import build_py
 
 version = next(
     line.split('"')[1]
     for line in Path("hpcmarl/__init__.py").read_text().splitlines()
     if line.startswith("__version__")
 )
+
+
+class BuildWithShippedFiles(build_py):
+    """Copies the directories configs/ and slurm/ into the package, where hpcmarl/shipped finds them."""
+
+    def run(self):
+        super().run()
+        if not self.editable_mode:
+            for source, target in self.shipped():
+                self.mkpath(str(target.parent))
+                self.copy_file(str(source), str(target))
+
+    def shipped(self):
+        for pattern in ("configs/**/*.yaml", "slurm/*.sbatch"):
+            for source in sorted(Path().glob(pattern)):
+                yield source, Path(self.build_lib, "hpcmarl", "shipped", source)
+
+    def get_outputs(self, include_bytecode=1):
+        return [*super().get_outputs(include_bytecode), *(str(target) for _, target in self.shipped())]
+
 
 setup(
     name="hpcmarl",
@@ -38,6 +59,7 @@ setup(
         "Typing :: Typed",
     ],
     python_requires=">=3.11",
+    cmdclass={"build_py": BuildWithShippedFiles},
     packages=find_packages(include=["hpcmarl", "hpcmarl.*"]),
     package_data={
         "hpcmarl": ["py.typed", "launch/templates/*.sbatch", "report/page/report.*", "replay/template/*"]

@@ -31,10 +31,12 @@ class HpcmarlError(Exception):
         exit_code: Exit code of the process that ends with this error.
         everywhere: Whether every rank raises this error at the same point. Then only rank 0 prints it, and no
             rank has to be stopped by another one.
+        recorded: File with the whole traceback; empty: there is none.
     """
 
     exit_code = EXIT_FAILURE
     everywhere = False
+    recorded = ""
 
 
 class UsageError(HpcmarlError):

@@ -162,7 +162,7 @@ def _open_locked(
         if source is not None and inside:
             loaded, changes = _load(config, request, topology, source, inside=True)
         start = _next_start(target, loaded, _facts(topology, library))
-        remarks = _remarks(config, start, loaded, changes)
+        remarks = _remarks(config, target, start, loaded, changes)
         directory.create(
             dump_config(config), keep=f"start-{start.number - 1:04d}" if start.number > 1 else None
         )
@@ -320,8 +320,18 @@ def _facts(topology: Topology, library: str) -> dict[str, Any]:
     }
 
 
-def _remarks(config: Config, start: Start, loaded: Loaded | None, changes: list[Difference]) -> list[str]:
-    """Return lines for the log: the checkpoint, roles whose state is missing in it, and changed settings."""
+def _remarks(
+    config: Config, target: Path, start: Start, loaded: Loaded | None, changes: list[Difference]
+) -> list[str]:
+    """Return lines for the log: the checkpoint, roles whose state is missing in it, and changed settings.
+
+    Args:
+        config: Configuration of this start.
+        target: Run directory of this start.
+        start: This start.
+        loaded: The checkpoint; None: there is none.
+        changes: Differences from its configuration.
+    """
     facts = start.facts
     job = f"job {facts['job']}, " if facts["job"] else ""
     place = f"{job}process {facts['process']} on {facts['host']}, {facts['library']}"
@@ -331,11 +341,13 @@ def _remarks(config: Config, start: Start, loaded: Loaded | None, changes: list[
             "superseded"
         )
         return [f"start {start.number} of {config.name} ({place}): {again}"] if start.number > 1 else []
+    home = home_of(loaded.path)
+    source = loaded.path if home is None else home
+    forked = home is None or home.resolve() != target.resolve()
+    verb = f"forked into {target} from" if forked else "resumed from"
     lines = [
-        (
-            f"start {start.number} of {config.name} ({place}): resuming from version {start.version}, "
-            f"{loaded.path}"
-        )
+        f"{verb} version {start.version} of {source} ({loaded.path.name}); start {start.number} of "
+        f"{config.name}, {place}"
     ]
     if missing := loaded.state.get("missing"):
         lines.append(
@@ -344,6 +356,8 @@ def _remarks(config: Config, start: Start, loaded: Loaded | None, changes: list[
         )
     shown = [change for change in changes if change.key != NAME_KEY or start.parent is not None]
     lines += [f"changed since that checkpoint: {change}" for change in shown[:SHOWN_DIFFERENCES]]
+    if not shown:
+        lines.append("the configuration is that of the checkpoint")
     if len(shown) > SHOWN_DIFFERENCES:
         lines.append(f"changed since that checkpoint: {len(shown) - SHOWN_DIFFERENCES} more keys")
     return lines

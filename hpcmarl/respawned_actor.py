@@ -20,8 +20,9 @@ from hpcmarl.envs.trust import trust
 from hpcmarl.launch.processes import started_at
 from hpcmarl.launch.signals import StopSignals
 from hpcmarl.roles.base import Context
+from hpcmarl.runtime.abort import AbortHook
 from hpcmarl.runtime.payloads import RespawnedStart
-from hpcmarl.runtime.rank import AbortHook, Rank, serve
+from hpcmarl.runtime.rank import Rank, serve
 from hpcmarl.runtime.respawn import RespawnManager
 from hpcmarl.runtime.tracing import traced
 from hpcmarl.training import start_logging
@@ -70,7 +71,7 @@ def main() -> None:
     start = RespawnedStart.unpack(transport.payload)
     hook = AbortHook(transport)
     try:
-        context = context_of(transport, start)
+        hook.context = context = context_of(transport, start)
         transport.join(context.topology.size, RespawnManager(context).parent_of(context.rank))
         start_logging(context)
         hook.rank = rank = Rank(traced(context))

@@ -12,7 +12,7 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,6 +26,7 @@ from hpcmarl.comm.topology import Topology, assign_roles
 from hpcmarl.comm.transport import Transport
 from hpcmarl.config import Config
 from hpcmarl.envs import batching_remark, describe, image_remark
+from hpcmarl.envs.summary import uncovered_remark
 from hpcmarl.errors import EXIT_SUCCESS, ConfigError, HpcmarlError, UsageError
 from hpcmarl.io.run_directory import RunDirectory
 from hpcmarl.launch.memory import available_memory, resident_memory
@@ -34,12 +35,16 @@ from hpcmarl.launch.processes import started_at
 from hpcmarl.launch.signals import StopSignals
 from hpcmarl.launch.timelimit import job_end
 from hpcmarl.roles.base import Context, group_environment
+from hpcmarl.roles.efficiency import cores_of_host
 from hpcmarl.roles.worker_number import with_number_of_workers
 from hpcmarl.roles.worker_plan import check_shared_memory
+from hpcmarl.runtime.abort import AbortHook
+from hpcmarl.runtime.announcement import announce, crowded_cores, describe_policies, describe_ranks
 from hpcmarl.runtime.entry import enter_world
+from hpcmarl.runtime.failure import FILE_ONLY, record_failure
 from hpcmarl.runtime.host_memory import UNKNOWN, MemoryFacts, crowded_hosts, free_shared_memory
 from hpcmarl.runtime.log_files import LogFile
-from hpcmarl.runtime.rank import AbortHook, Rank, serve
+from hpcmarl.runtime.rank import Rank, serve
 from hpcmarl.runtime.root_broadcast import run_on_root_and_broadcast
 from hpcmarl.runtime.tracing import measure_clocks_again, traced
 from hpcmarl.tracking import check_trackers
@@ -136,6 +141,7 @@ def train_planned(
     try:
         config, run_dir = plan(transport)
         context = prepare(transport, config, run_dir, resume, end, accept_changes=accept_changes)
+        hook.context = context
         start_logging(context)
         hook.rank = rank = make_rank(context)
         # Objects that exist now stay until the end: garbage collections need not visit them.
@@ -164,13 +170,13 @@ def train_planned(
                 sys.exit(error.exit_code)  # rank 0 prints the error
             raise
         if transport.size == 1:
-            _close(hook)
+            _close(hook, error)
             raise
         hook.fail(error)
         raise
     except BaseException as error:
         if transport.size == 1:
-            _close(hook)
+            _close(hook, error)
             raise
         hook.fail(error)
         raise
@@ -185,13 +191,18 @@ def make_rank(context: Context) -> Rank:
     return LeagueRank(context)
 
 
-def _close(hook: AbortHook) -> None:
-    """Close the rank after a failure in a world of one rank.
+def _close(hook: AbortHook, error: BaseException) -> None:
+    """Close the rank after a failure in a world of one rank, and record the failure.
 
     Written files stay readable, and no thread writes while Python shuts down.
     """
+    place = hook.place()
     if hook.rank is not None:
         hook.rank.close()
+    if hook.context is not None and isinstance(error, Exception):
+        _, path = record_failure(hook.context, error, place)
+        if isinstance(error, HpcmarlError) and path is not None:
+            error.recorded = str(path)
 
 
 def prepare(
@@ -230,7 +241,9 @@ def prepare(
     # Both calls are collective, so neither may be left out.
     of_group = form_reduction_group(transport, config, topology)
     problem = check_learner_class(transport, config, topology) or of_group
-    processes, memory = _processes(transport)
+    processes, memory, cores = _processes(transport)
+    if transport.rank == 0 and transport.size > 1:
+        announce(config, describe_ranks(topology))
 
     def check_and_open() -> dict[str, Any]:
         if problem:
@@ -263,18 +276,37 @@ def prepare(
         context, start_number=found["start"], start_version=found["version"], run_id=found["run"]
     )
     if opened:
-        model_size = context.model(drawn=False).size if config.league is None else 0
-        context = replace(
-            context,
-            processes=processes,
-            resume=opened[0].state,
-            lock=opened[0].lock,
-            remarks=(*((choice,) if choice else ()), *opened[0].remarks),
-            warnings=crowded_hosts(topology, model_size, memory),
-        )
+        context = _of_root(replace(context, processes=processes), opened[0], choice, memory, cores)
     elif found["server"]:
         context = replace(context, processes={topology.server: tuple(found["server"])})
     return traced(context, found["clock"])
+
+
+def _of_root(
+    context: Context, run: OpenedRun, choice: str, memory: Sequence[MemoryFacts], cores: Mapping[int, int]
+) -> Context:
+    """Return the context of rank 0: the opened run, with remarks and warnings to log.
+
+    Args:
+        context: Context without them.
+        run: The opened run.
+        choice: Remark about the number of workers; empty: none.
+        memory: Memory of each rank.
+        cores: Cores of each rank's host.
+    """
+    config, topology = context.config, context.topology
+    size = context.model(drawn=False).size if config.league is None else 0
+    first = describe_policies(context.spec, size, run.directory)
+    return replace(
+        context,
+        resume=run.state,
+        lock=run.lock,
+        remarks=(first, *((choice,) if choice else ()), *run.remarks),
+        warnings=(
+            *crowded_hosts(topology, size, memory),
+            *crowded_cores(topology, cores, config.topology.threads),
+        ),
+    )
 
 
 def _sides(config: Config, spec: EnvironmentSpec) -> Sequence[EnvironmentSpec]:
@@ -329,12 +361,15 @@ def _first_problem(transport: Transport, own: str) -> str:
     return next((text.rstrip(b"\0").decode(errors="replace") for text in texts if text.rstrip(b"\0")), "")
 
 
-def _processes(transport: Transport) -> tuple[dict[int, tuple[int, int]], list[MemoryFacts]]:
-    """Collect the process and the memory of each rank on rank 0. Collective.
+def _processes(
+    transport: Transport,
+) -> tuple[dict[int, tuple[int, int]], list[MemoryFacts], dict[int, int]]:
+    """Collect the process, the memory and the cores of each rank on rank 0. Collective.
 
     Returns:
         Rank -> process number and start time, used to end a frozen process; empty for virtual ranks. Then
-        memory use and available memory of each rank.
+        memory use and available memory of each rank. Then the cores that the ranks of its host may use, by
+        rank; empty for virtual ranks.
     """
     available = available_memory()
     own = np.array(
@@ -344,16 +379,19 @@ def _processes(transport: Transport) -> tuple[dict[int, tuple[int, int]], list[M
             resident_memory(),
             UNKNOWN if available is None else available,
             UNKNOWN if (shared := free_shared_bytes()) is None else shared,
+            cores_of_host(transport.size),
         ],
         np.int64,
     )
     everyone = [np.frombuffer(part, np.int64).tolist() for part in transport.gather_at_first(own.tobytes())]
     virtual = transport.shares_memory((transport.rank + 1) % transport.size)
     if virtual:
-        return {}, [MemoryFacts(0.0, UNKNOWN)] * transport.size
-    return {rank: (pid, start) for rank, (pid, start, *_) in enumerate(everyone)}, [
-        MemoryFacts(*facts) for _, _, *facts in everyone
-    ]
+        return {}, [MemoryFacts(0.0, UNKNOWN)] * transport.size, {}
+    return (
+        {rank: (pid, start) for rank, (pid, start, *_) in enumerate(everyone)},
+        [MemoryFacts(*facts[:-1]) for _, _, *facts in everyone],
+        {rank: facts[-1] for rank, facts in enumerate(everyone)},
+    )
 
 
 def check_environments(config: Config) -> EnvironmentSpec:
@@ -397,6 +435,19 @@ def check_environments(config: Config) -> EnvironmentSpec:
     return spec
 
 
+class Terse(logging.Formatter):
+    """Format of the terminal: without the traceback of a failure that training survives."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Return whether the terminal shows a record; a failing rank prints its failure itself."""
+        return not getattr(record, FILE_ONLY, False)
+
+    def format(self, record: logging.LogRecord) -> str:
+        if record.levelno < logging.ERROR:
+            return record.getMessage()
+        return super().format(record)
+
+
 def start_logging(context: Context) -> None:
     """Start logging to logs/rank-NNNN.log, and on the server's rank to standard error as well.
 
@@ -406,7 +457,8 @@ def start_logging(context: Context) -> None:
     handlers: list[logging.Handler] = [LogFile(RunDirectory(context.run_directory).log_path(context.rank))]
     if context.rank == context.topology.server:
         shown = logging.StreamHandler()
-        shown.setFormatter(logging.Formatter("%(message)s"))
+        shown.setFormatter(terse := Terse("%(message)s"))
+        shown.addFilter(terse)
         handlers.append(shown)
     handlers[0].setFormatter(
         logging.Formatter(f"%(asctime)s rank {context.rank} %(levelname)s %(name)s: %(message)s")
@@ -420,6 +472,10 @@ def start_logging(context: Context) -> None:
     roles = "+".join(context.topology.roles_of(context.rank))
     if context.rank == context.topology.server and (remark := image_remark(context.spec)):
         logging.getLogger(__name__).warning("%s (hpcmarl doctor names a remedy)", remark)
+    if context.rank == context.topology.server and (
+        remark := uncovered_remark(context.spec, context.config.policies)
+    ):
+        logging.getLogger(__name__).info("%s", remark)
     if context.rank == context.topology.server and (remark := batching_remark(context.config.env)):
         logging.getLogger(__name__).info("%s", remark)
     for warning in context.warnings:

@@ -73,6 +73,8 @@ ALLOWED = {
     "config.rounds": {"config.base", "config.choice"},
     "config.presets": set(),
     "config.renamed": set(),
+    "config.foreign": set(),
+    "shipped": {"errors"},
     "config.plain": {"plugins", "config.base"},
     "config.schema": {
         "errors",
@@ -123,7 +125,9 @@ ALLOWED = {
         "config.presets",
         "config.renamed",
         "config.search",
+        "config.foreign",
         "config.preset_layer",
+        "shipped",
     },
     "config.differences": {"config", "config.file", "config.yaml_text"},
     "config.sweep": {"config.simulation", "config.file"},

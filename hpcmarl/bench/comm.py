@@ -23,7 +23,7 @@ from hpcmarl.envs import describe
 from hpcmarl.errors import UsageError
 from hpcmarl.roles.base import ARENA_STEPS
 from hpcmarl.rollouts.layout import RolloutLayout
-from hpcmarl.runtime.rank import AbortHook
+from hpcmarl.runtime.abort import AbortHook
 from hpcmarl.training import join_world
 
 SIZES = {"64 KiB": 1 << 16, "1 MiB": 1 << 20, "4 MiB": 1 << 22, "16 MiB": 1 << 24}

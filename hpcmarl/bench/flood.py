@@ -12,7 +12,7 @@ from hpcmarl.comm.protocol import Buffer, Kind, vector_message
 from hpcmarl.comm.transport import Transport
 from hpcmarl.config.file import load_config
 from hpcmarl.roles.learner.learner import Learner
-from hpcmarl.runtime.rank import AbortHook
+from hpcmarl.runtime.abort import AbortHook
 
 # The actors sleep through the whole run. With Rennala most messages are added to a sum, and every thousandth
 # message causes a step of the optimizer.

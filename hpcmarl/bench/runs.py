@@ -20,7 +20,8 @@ from hpcmarl.launch.signals import StopSignals
 from hpcmarl.optim.rounds import Engine
 from hpcmarl.roles.base import Context, Role
 from hpcmarl.roles.server.recorder import Recorder
-from hpcmarl.runtime.rank import AbortHook, Rank, serve
+from hpcmarl.runtime.abort import AbortHook
+from hpcmarl.runtime.rank import Rank, serve
 from hpcmarl.training import prepare, start_logging
 
 

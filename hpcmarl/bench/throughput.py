@@ -19,7 +19,8 @@ from hpcmarl.comm.transport import Backoff, Transport
 from hpcmarl.config import AlgoConfig, Config
 from hpcmarl.envs import Seeds
 from hpcmarl.envs.bare import make_bare, step_bare
-from hpcmarl.runtime.rank import AbortHook, Rank
+from hpcmarl.runtime.abort import AbortHook
+from hpcmarl.runtime.rank import Rank
 from hpcmarl.training import join_world, prepare, start_logging
 
 WINDOW = 2.5  # seconds of one window; the two alternate

@@ -7,19 +7,23 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from hpcmarl.errors import HpcmarlError, UsageError
+from hpcmarl.errors import EnvironmentFailure, HpcmarlError, UsageError
 
 if TYPE_CHECKING:
     from hpcmarl.config import Config
 
 OptionalConfig = Annotated[
-    str | None, typer.Argument(metavar="CONFIG", help="YAML file with the configuration.", show_default=False)
+    str | None,
+    typer.Argument(
+        metavar="CONFIG", help="YAML file, or the name of a shipped configuration.", show_default=False
+    ),
 ]
 Overrides = Annotated[
     list[str] | None,
@@ -134,6 +138,33 @@ def start(
     from hpcmarl.launch.mpiexec import run_ranks
 
     raise typer.Exit(run_ranks(ranks, arguments, os.environ, _resumable if trains else None, source))
+
+
+def say_first_line(config: Config, ranks: int | None, run_dir: str | None, resume: str | None) -> None:
+    """Print which training starts, before anything slow happens.
+
+    Only the first process of a job does so: the one that starts the ranks, or else rank 0.
+
+    Args:
+        config: Configuration of the run.
+        ranks: Ranks that this process starts; None: those of the world around it.
+        run_dir: Value of --run-dir.
+        resume: Value of --resume.
+    """
+    from hpcmarl.launch.outcome import OUTCOME
+    from hpcmarl.launch.world import launcher_world
+
+    world = launcher_world(os.environ)
+    if os.environ.get(OUTCOME) or (world is not None and world.rank > 0) or not config.logging.progress:
+        return
+    size = ranks or (world.size if world is not None else 1)
+    place = f", run directory {run_dir}" if run_dir else ""
+    print(
+        f"{config.name}: {config.algo.name} on {config.env.id}, starting {size} rank{'s' if size > 1 else ''}"
+        f"{f', resuming {resume}' if resume else ''}{place}",
+        file=sys.stderr,
+        flush=True,
+    )
 
 
 def resume_source(run_dir: str | None, resume: str | None, name: str | None) -> Path | None:
@@ -266,6 +297,15 @@ def printable(text: str) -> str:
     return "".join(
         letter if letter.isprintable() or letter == " " else f"\\x{ord(letter):02x}" for letter in text
     )
+
+
+def print_frames(error: HpcmarlError) -> None:
+    """Print the last frames of an environment that has failed, on standard error."""
+    if isinstance(error, EnvironmentFailure):
+        from hpcmarl.envs.failure_trace import last_frames
+
+        for line in last_frames(error):
+            print(printable(line), file=sys.stderr)
 
 
 def config_of(path: str | None) -> Path:

@@ -31,15 +31,19 @@ from hpcmarl.cli.common import (
     load,
     names_environment,
     option,
+    print_frames,
     print_result,
     printable,
     resume_source,
+    say_first_line,
     set_threads,
     split_overrides,
     start,
     trust_options,
 )
 from hpcmarl.cli.export import export
+from hpcmarl.cli.hints import WithOverrides
+from hpcmarl.cli.init import init
 from hpcmarl.cli.replay import replay
 from hpcmarl.cli.report import report
 from hpcmarl.cli.show import config_app, list_app
@@ -63,17 +67,18 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     help="Train multi-agent reinforcement-learning policies on one machine and on Slurm clusters over MPI.",
-    epilog="First run: hpcmarl train configs/quickstart.yaml -n 4",
+    epilog="First run: hpcmarl train quickstart -n 4",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.add_typer(config_app, name="config")
 app.add_typer(list_app, name="list")
 app.add_typer(bench_app, name="bench")
 app.command()(simulate)
-app.command()(submit)
+app.command(cls=WithOverrides)(submit)
 app.command()(watch)
 app.command()(report)
 app.command()(replay)
+app.command()(init)
 app.command()(trace)
 app.command(name="sweep-trial", hidden=True)(sweep_trial)
 app.command()(export)
@@ -95,7 +100,7 @@ def _options(
     """Options before the command."""
 
 
-@app.command()
+@app.command(cls=WithOverrides)
 def train(
     config: OptionalConfig = None,
     overrides: Overrides = None,
@@ -105,7 +110,12 @@ def train(
         typer.Option("--run-dir", metavar="DIR", help="Run directory. Default: runs/NAME-DATE-TIME."),
     ] = None,
     resume: Annotated[
-        str | None, typer.Option("--resume", metavar="auto|RUN|CHECKPOINT", help="Resume from a checkpoint.")
+        str | None,
+        typer.Option(
+            "--resume",
+            metavar="auto|RUN|CHECKPOINT",
+            help="Resume from a checkpoint; with another --run-dir, fork the run.",
+        ),
     ] = None,
     trusted: Trust = None,
     accept_changes: Annotated[
@@ -123,10 +133,11 @@ def train(
 ) -> None:
     """Train policies.
 
-    Without -n the command runs in the MPI world around it (mpirun, srun), or in one process.
+    Without -n the command runs in the MPI world around it (mpirun, srun), or in one process. A bare mpirun of
+    Open MPI needs --oversubscribe for more ranks than cores and --allow-run-as-root as root; -n adds both.
 
     \b
-    hpcmarl train configs/quickstart.yaml -n 4 stop.seconds=30
+    hpcmarl train quickstart -n 4 stop.seconds=30
     mpirun -n 8 hpcmarl train configs/quickstart.yaml rounds.rule=rennala
     hpcmarl train --resume runs/quickstart-20260101-120000 -n 4
     hpcmarl train preset=mappo env.id=mpe2.simple_spread_v3 stop.env_steps=2000000 -n 4
@@ -139,6 +150,7 @@ def train(
 
     --resume auto takes the run in --run-dir, else the newest run of the same name. With --resume RUN or
     --resume CHECKPOINT, CONFIG may be left out. Differences from the checkpoint's configuration are logged.
+    --resume A --run-dir B forks: B continues from a checkpoint of A, and A stays as it is.
     Another environment, or the directory of another run, is refused without --accept-changes.
 
     --sweep FILE trains CONFIG with other values for some keys: all combinations of a grid, random draws, or
@@ -173,6 +185,7 @@ def train(
             from hpcmarl.io.run_directory import new_run_directory
 
             run_dir = str(new_run_directory(settings.name))
+        say_first_line(settings, ranks, run_dir, resume)
         options = [
             *option("--run-dir", run_dir),
             *option("--resume", resume),
@@ -182,6 +195,7 @@ def train(
         arguments = ["train", *([config] if config else []), *changes, *options]
         start(ranks, arguments, trains=True, source=lambda: resume_source(run_dir, resume, settings.name))
     check_single(ranks)
+    say_first_line(settings, ranks, run_dir, resume)
     from hpcmarl.training import train as train_ranks
 
     raise typer.Exit(train_ranks(settings, run_dir, resume, accept_changes=accept_changes, signals=signals))
@@ -236,7 +250,7 @@ def evaluate(
     print_result(evaluate_checkpoint(path, episodes, greedy, seed, random or ()), as_json)
 
 
-@app.command()
+@app.command(cls=WithOverrides)
 def doctor(
     config: OptionalConfig = None,
     overrides: Overrides = None,
@@ -311,8 +325,10 @@ def main() -> None:
     except HpcmarlError as error:
         sys.stdout.flush()
         if not (error.everywhere and _rank_label()):  # rank 0 prints an error that all ranks raise
+            print_frames(error)
+            whole = f" (whole traceback: {error.recorded})" if error.recorded else ""
             print(
-                f"{_rank_label()}error: {printable(' '.join(str(error).split()))}",
+                f"{_rank_label()}error: {printable(' '.join(str(error).split()) + whole)}",
                 file=sys.stderr,
                 flush=True,
             )

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
+import sys
+import textwrap
 from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
@@ -11,23 +14,34 @@ from hpcmarl.cli.common import (
     Json,
     OptionalConfig,
     Overrides,
+    Trust,
     file_and_changes,
     print_rows,
     print_table,
+    set_threads,
 )
+from hpcmarl.cli.hints import WithOverrides
 from hpcmarl.errors import UsageError
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
 
+    from hpcmarl.config import Config
+    from hpcmarl.config.keys import KeyRow
+    from hpcmarl.shipped import Shipped
+    from hpcmarl.types import EnvironmentSpec
+
 config_app = typer.Typer(no_args_is_help=True, help="Show, check or explain a configuration.")
 list_app = typer.Typer(
     no_args_is_help=True,
-    help="List environments, algorithms, presets, round rules and other choices, also of other packages.",
+    help=(
+        "List shipped configurations, environments, algorithms, presets, round rules and other choices, also "
+        "of other packages."
+    ),
 )
 
 
-@config_app.command()
+@config_app.command(cls=WithOverrides)
 def show(config: OptionalConfig = None, overrides: Overrides = None) -> None:
     """Print the whole configuration as YAML.
 
@@ -42,14 +56,23 @@ def show(config: OptionalConfig = None, overrides: Overrides = None) -> None:
     typer.echo(dump_config(load_either(*file_and_changes(config, overrides))), nl=False)
 
 
-@config_app.command()
-def check(config: OptionalConfig = None, overrides: Overrides = None) -> None:
+@config_app.command(cls=WithOverrides)
+def check(
+    config: OptionalConfig = None,
+    overrides: Overrides = None,
+    env: Annotated[
+        bool, typer.Option("--env", help="Also make the environment, and check it as training does.")
+    ] = False,
+    trusted: Trust = None,
+) -> None:
     """Check a configuration.
 
-    The command prints one line. It exits with code 2 if the configuration is not valid.
+    The command prints one line. With --env it also prints the policies with their spaces, and refuses what
+    training would refuse. It exits with code 2 if the configuration is not valid.
 
     \b
     hpcmarl config check configs/quickstart.yaml rounds.rule=malenia
+    hpcmarl config check configs/quickstart.yaml --env
     """
     from hpcmarl.config import Config
     from hpcmarl.config.file import load_either
@@ -57,11 +80,16 @@ def check(config: OptionalConfig = None, overrides: Overrides = None) -> None:
     path, changes = file_and_changes(config, overrides)
     source, settings = path or "command line", load_either(path, changes)
     if isinstance(settings, Config):
+        spec = _checked_environment(settings) if env else None
         typer.echo(
             f"{source} is valid: {settings.env.id}, {settings.algo.name}, {settings.optimizer.name}, "
             f"{settings.rounds.rule}"
         )
+        if spec is not None:
+            _show_environment(settings, spec)
         return
+    if env:
+        raise UsageError("--env is for runs, and this is a simulation; leave --env out")
     from hpcmarl.config.sweep import candidates, cases
 
     found = cases(settings, [change.partition("=")[0].strip() for change in changes])
@@ -70,24 +98,53 @@ def check(config: OptionalConfig = None, overrides: Overrides = None) -> None:
     typer.echo(f"{source} is valid: a simulation of {len(found)} cases, objective {settings.objective.name}")
 
 
+def _checked_environment(settings: Config) -> EnvironmentSpec:
+    """Make the environments of a run, and check them and the packages of trackers as training does.
+
+    Raises:
+        HpcmarlError: Training would refuse the configuration.
+    """
+    set_threads(settings.topology.threads)
+    from hpcmarl.tracking import check_trackers
+    from hpcmarl.training import check_environments
+
+    check_trackers(settings.logging)
+    return check_environments(settings)
+
+
+def _show_environment(settings: Config, spec: EnvironmentSpec) -> None:
+    """Print what the policies see, and warnings about it."""
+    from hpcmarl.envs import image_remark
+    from hpcmarl.envs.summary import describe_policy, describe_state, uncovered_remark
+
+    for policy in spec.policies:
+        typer.echo(f"policy {policy.name}: {describe_policy(policy)}")
+    typer.echo(f"state: {describe_state(spec)}")
+    for remark in filter(None, (image_remark(spec), uncovered_remark(spec, settings.policies))):
+        typer.echo(f"warning: {remark}", err=True)
+
+
 @config_app.command()
 def schema(
+    key: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="KEY|KEY=NAME",
+            help="Show only this key or section, or the keys of a choice, as in algo.name=ppo.",
+            show_default=False,
+        ),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON schema, for editors.")] = False,
     simulation: Annotated[
         bool, typer.Option("--simulation", help="List the keys of hpcmarl simulate instead.")
     ] = False,
-    choice: Annotated[
-        str | None,
-        typer.Argument(
-            metavar="[KEY=NAME]",
-            help="List only the keys of this choice, as algo.name=ppo.",
-            show_default=False,
-        ),
-    ] = None,
 ) -> None:
     """List all keys with allowed values, defaults and meanings.
 
+    With KEY, or in a terminal, lines are as long as the terminal is wide. Elsewhere each key is one line.
+
     \b
+    hpcmarl config schema rounds.batch
     hpcmarl config schema | grep delay
     hpcmarl config schema --simulation
     hpcmarl config schema algo.name=my_package.my_module:Mine
@@ -97,9 +154,18 @@ def schema(
     from hpcmarl.config.simulation import SimulationConfig
 
     root = SimulationConfig if simulation else Config
-    section, model = ("", root) if choice is None else _chosen(choice, root)
+    chosen = key is not None and "=" in key
+    section, model = _chosen(str(key), root) if chosen else ("", root)
     if as_json:
         typer.echo(json.dumps(model.model_json_schema(), indent=2))
+        return
+    if chosen:
+        rows = rows_of(section, model)
+    else:
+        rows = schema_rows(root) if key is None else matching_rows(key, root)
+    if key is not None or sys.stdout.isatty():
+        for row in rows:
+            _print_key(row)
         return
     print_table(
         [
@@ -109,7 +175,7 @@ def schema(
                 "default": row.default,
                 "meaning": row.description + (f" [{', '.join(row.only)}]" if row.only else ""),
             }
-            for row in (rows_of(section, model) if section else schema_rows(root))
+            for row in rows
         ]
     )
 
@@ -136,6 +202,40 @@ def _chosen(choice: str, root: type[BaseModel]) -> tuple[str, type[BaseModel]]:
     return section, found
 
 
+def matching_rows(key: str, root: type[BaseModel]) -> list[KeyRow]:
+    """Return the rows of a key, of a section, or of all keys with this last part.
+
+    Args:
+        key: Dotted key; numbers of items stand for `0`, names of dictionaries for `<name>`.
+        root: Model of the whole file.
+
+    Raises:
+        UsageError: No key has this name.
+    """
+    from hpcmarl.config.foreign import present_key
+    from hpcmarl.config.keys import nearest, schema_rows
+
+    rows = schema_rows(root)
+    found = [row for row in rows if row.key == key or row.key.startswith(f"{key}.")]
+    found = found or [row for row in rows if row.key.rsplit(".", 1)[-1] == key]
+    if found:
+        return found
+    near = [present_key(key.rsplit(".", 1)[-1]) or ""] if present_key(key.rsplit(".", 1)[-1]) else []
+    near = near or nearest(key, list(root.model_fields), "", root)
+    hint = f"did you mean {' or '.join(near)}? " if near else ""
+    raise UsageError(f"{key}: no such key; {hint}allowed: a key or section of hpcmarl config schema")
+
+
+def _print_key(row: KeyRow) -> None:
+    """Print a key with its allowed values, default and meaning, wrapped to the terminal."""
+    width = max(40, shutil.get_terminal_size().columns)
+    typer.echo(row.key)
+    only = f" ({', '.join(row.only)} only)" if row.only else ""
+    lines = [f"allowed: {row.allowed}{only}", f"default: {row.default}", row.description]
+    for line in filter(None, lines):
+        typer.echo(textwrap.fill(line, width, initial_indent="    ", subsequent_indent="        "))
+
+
 @list_app.command(name="envs")
 def list_environments(as_json: Json = False) -> None:
     """List environments that are known to run.
@@ -160,6 +260,47 @@ def list_environments(as_json: Json = False) -> None:
         ],
         as_json,
     )
+
+
+@list_app.command(name="configs")
+def list_configurations(as_json: Json = False) -> None:
+    """List shipped configurations, which `hpcmarl train NAME` finds from any directory.
+
+    `ranks` is the number in the configuration's example, and `time` its duration on two cores, where it is
+    known. hpcmarl init DIR NAME copies one.
+    """
+    from hpcmarl.shipped import configurations
+
+    rows = []
+    for each in configurations():
+        needs, installed = _needs(each)
+        rows.append(
+            {
+                "name": each.name,
+                "command": each.command,
+                "ranks": each.ranks or "-",
+                "time": each.duration or "-",
+            }
+            | {"needs": needs or "-", "installed": installed, "summary": each.summary}
+        )
+    print_rows("configurations", rows, as_json)
+
+
+def _needs(each: Shipped) -> tuple[str, bool]:
+    """Return what pip must install for a shipped configuration, and whether it is installed."""
+    import re
+
+    from hpcmarl.envs.known import KNOWN_ENVIRONMENTS
+
+    match = re.search(r"(?m)^ *(?:env: *\{)? *id: *([\w.:/-]+)", each.text)
+    id = match[1] if match else ""
+    known = next((own for own in KNOWN_ENVIRONMENTS if own.id == id), None) or next(
+        (own for own in KNOWN_ENVIRONMENTS if ":" in id and own.id.partition(":")[0] == id.partition(":")[0]),
+        None,
+    )
+    package = "" if known is None or known.package == "hpcmarl" else known.package
+    needs = f"hpcmarl[{each.extras}]" if each.extras else package
+    return needs, known is None or known.installed
 
 
 @list_app.command(name="algos")

@@ -6,7 +6,7 @@ prints it.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import groupby, islice, pairwise
@@ -157,6 +157,18 @@ class Topology:
                 }
             )
         return rows
+
+
+def in_words(ranks: Iterable[int]) -> str:
+    """Return a short text for a set of ranks: "rank 3", "ranks 0-7, 9"."""
+    numbers, parts = sorted(ranks), list[list[int]]()
+    for number in numbers:
+        if parts and parts[-1][1] == number - 1:
+            parts[-1][1] = number
+        else:
+            parts.append([number, number])
+    text = ", ".join(str(first) if first == last else f"{first}-{last}" for first, last in parts)
+    return f"rank{'s' if len(numbers) != 1 else ''} {text}"
 
 
 def assign_roles(size: int, hosts: Sequence[str], config: TopologyConfig) -> Topology:

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ValidationError
 
 from hpcmarl import plugins
 from hpcmarl.config import Config, EnvConfig, choice, keys, yaml_text
+from hpcmarl.config.foreign import present_key, present_option, present_value
 from hpcmarl.config.preset_layer import choose_preset, fill_preset
 from hpcmarl.config.presets import PRESETS
 from hpcmarl.config.renamed import renamed_key, renamed_value
@@ -31,6 +32,7 @@ from hpcmarl.config.tree import (
 )
 from hpcmarl.config.yaml_text import Place
 from hpcmarl.errors import ConfigError
+from hpcmarl.shipped import file_of
 
 Root = TypeVar("Root", bound=BaseModel)
 
@@ -123,14 +125,16 @@ def _read(path_or_text: str | Path | None, root: type[BaseModel] | None) -> Tree
     if path_or_text is None:
         return Tree({}, COMMAND_LINE)
     if isinstance(path_or_text, Path) or "\n" not in path_or_text:
-        content: bytes | str = yaml_text.read_file(Path(path_or_text))
-        source = str(path_or_text)
+        path = file_of(str(path_or_text))
+        content: bytes | str = yaml_text.read_file(path)
+        source = str(path)
     else:
         content, source = path_or_text, "configuration text"
     data, lines = yaml_text.parse(content, source)
     if data is None:
         raise ConfigError(
-            f"{source}: empty; a configuration needs at least env.id and one key of stop (examples: configs/)"
+            f"{source}: empty; a configuration needs at least env.id and one key of stop (examples: hpcmarl "
+            "list configs)"
         )
     if not isinstance(data, dict):
         raise ConfigError(
@@ -301,8 +305,7 @@ def _one_finding(place: Place, detail: dict[str, Any], tree: Tree) -> str:
         allowed = f"one of {', '.join(keys.choices_at(place[:-1], tree.data, tree.root))}"
         if (outside := keys.allows_classes(place[:-1], tree.data, tree.root)) is not None:
             allowed += f"; or a class outside hpcmarl ({', '.join(plugins.others(outside))})"
-        if key == "algo.name" and isinstance(value, str) and value in PRESETS:
-            allowed += f"; {value} is a preset: write preset: {value}"
+        allowed += _meant(place, value, keys.choices_at(place[:-1], tree.data, tree.root), origin)
     if kind in ("missing", "union_tag_not_found"):
         return f"{origin}: {key} is missing; allowed: {allowed}{_meaning(place, tree)}"
     if value is None and "null" not in allowed:
@@ -320,7 +323,46 @@ def _one_finding(place: Place, detail: dict[str, Any], tree: Tree) -> str:
         allowed += f"; or a class outside hpcmarl ({', '.join(plugins.others(outside))})"
     renamed = renamed_value(place, value)
     hint = "" if renamed is None else f"; {value} was renamed to {renamed}"
+    if not hint and not kind.startswith("union_tag"):
+        hint = _meant(place, value, keys.literals(expected), origin)
     return f"{origin}: {key} is {show(value)}; allowed: {allowed}{_meaning(place, tree)}{hint}"
+
+
+def _foreign(place: Place, tree: Tree) -> str:
+    """Return the key or option that an unknown key of another library stands for; empty if there is none."""
+    name = str(place[-1])
+    if (option := present_option(name)) is not None:
+        return f"{name} is the option {option} of the command line; "
+    meant = present_key(name)
+    if meant is None or meant == dotted(place):
+        return ""
+    key, _, meaning = meant.partition(" ")
+    section = tuple(key.split(".")[:-1])
+    if not meaning and key.split(".")[-1] not in keys.keys_at(section, tree.data, tree.root):
+        meant += f" with another {section[0]}.name" if section else ""
+    return f"{name} is called {meant} here; "
+
+
+def _meant(place: Place, value: Any, allowed: Sequence[str], origin: str) -> str:
+    """Return which allowed value, preset or key a wrong value probably means; empty if none is near.
+
+    Args:
+        place: Place of the value.
+        value: The value.
+        allowed: Allowed values.
+        origin: File and line of the value, or COMMAND_LINE.
+    """
+    key = dotted(place)
+    if not isinstance(value, str):
+        return ""
+    if key in ("env", "algo", "optimizer"):
+        inner = f"{key}.{'id' if key == 'env' else 'name'}"
+        return f"; write {inner}={value}" if origin == COMMAND_LINE else f"; write {inner}: {value}"
+    if key == "algo.name" and (name := value.lower()) in PRESETS and name not in allowed:
+        line = f"preset={name}" if origin == COMMAND_LINE else f"preset: {name}"
+        return f"; {value} is a preset: write {line} instead of algo.name"
+    meant = present_value(place, value, allowed)
+    return "" if meant is None else f"; did you mean {meant}?"
 
 
 def _unknown_key(place: Place, tree: Tree) -> str:
@@ -332,7 +374,11 @@ def _unknown_key(place: Place, tree: Tree) -> str:
     name = f" with {choice}.name: {tree.data[choice].get('name')}" if members else ""
     owners = [member for member, model in members.items() if key in model.model_fields]
     suggestions = keys.nearest(key, siblings, dotted(place[:-1]), tree.root)
-    hint = f"did you mean {' or '.join(suggestions)}? " if suggestions else ""
+    others = [name for name in suggestions if name != dotted(place)]
+    hint = f"did you mean {' or '.join(others)}? " if others else ""
+    if len(others) < len(suggestions):  # the key exists with another choice of its section
+        hint = f"it belongs to another {dotted(place[:-1])}.name; "
+    hint = _foreign(place, tree) or hint
     if (renamed := renamed_key((*section, key))) is not None:
         hint = f"it was renamed to {renamed}; "
     if "." in key and key in suggestions:

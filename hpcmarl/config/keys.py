@@ -207,6 +207,16 @@ def choices_at(path: tuple[str | int, ...], data: Any, root: type[BaseModel] = C
     return list(_members(field_at(path, data, root)))
 
 
+def literals(annotation: Any) -> list[str]:
+    """Return the texts that a type allows by name; empty if it allows other values, too."""
+    return [
+        str(value)
+        for plain in _plain(annotation)
+        if get_origin(plain) is Literal
+        for value in get_args(plain)
+    ]
+
+
 def _members(annotation: Any) -> dict[str, type[BaseModel]]:
     """Return the models of a union by their `name`; empty unless there are several."""
     models = [member for member in _plain(annotation) if _is_model(member) and "name" in member.model_fields]

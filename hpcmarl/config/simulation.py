@@ -238,6 +238,15 @@ class SampledWorkerConfig(Section):
     )
 
 
+class SimulatedMATraceConfig(MATraceConfig):
+    """MA-Trace without a critic of the state, which the simulator does not record."""
+
+    critic: Literal["joint_observation", "independent"] = Field(
+        "joint_observation",
+        description="critic of all observations (joint_observation), or of each agent's own (independent)",
+    )
+
+
 class PolicyObjectiveConfig(Section):
     """J_i(theta) = expected return in worker i's environment; gradients come from really played episodes."""
 
@@ -246,7 +255,7 @@ class PolicyObjectiveConfig(Section):
     policies: dict[str, PolicyConfig] = Field(
         {}, description="policies by name, as in a run; default: agents with the same spaces share a policy"
     )
-    algo: Annotated[ReinforceConfig | MATraceConfig, Field(discriminator="name")] = section(
+    algo: Annotated[ReinforceConfig | SimulatedMATraceConfig, Field(discriminator="name")] = section(
         ReinforceConfig, "algorithm that computes the gradients"
     )
     reference_steps: Count = Field(
@@ -408,11 +417,6 @@ def _critic_contradictions(config: SimulationConfig) -> list[str]:
             f"objective.{'name' if algo is None else 'algo.name'}: {(algo or config.objective).name}",
         )
     found = []
-    if algo.critic == "state":
-        found.append(
-            "objective.algo.critic: state needs the environment's state, which the simulator does not "
-            "record; use objective.algo.critic: joint_observation or independent"
-        )
     if algo.critic_network is not None and algo.critic_network.recurrent:
         found.append(
             "objective.algo.critic_network.recurrent: true needs the critics' memory, which the simulator "

@@ -93,15 +93,11 @@ def read_file(path: Path) -> bytes:
     """Return the bytes of a configuration file.
 
     Raises:
-        ConfigError: If the file does not exist, is a directory, cannot be read or is larger than 1 MiB.
+        ConfigError: If the file is a directory, cannot be read or is larger than 1 MiB.
     """
     try:
         with path.open("rb") as stream:
             content = stream.read(SIZE_LIMIT + 1)
-    except FileNotFoundError:
-        raise ConfigError(
-            f"{path}: no such file; use the path of a YAML configuration (examples: configs/)"
-        ) from None
     except IsADirectoryError:
         raise ConfigError(f"{path}: a directory; use a YAML file (a run directory has config.yaml)") from None
     # ValueError: the path holds a null byte

@@ -54,7 +54,7 @@ def examine(config: Config | None, run_directory: Path, json: bool) -> int:
     about_job: list[Finding] = []
     if config is not None:
         environment, spec = checks.check_environment(config)
-        about_job.append(environment)
+        about_job += environment
         if (topology := world.roles_of(hosts, config)) is not None:
             about_job += estimate(config, topology, spec, world.memory_by_host(exchange.reports))
             shared = world.shared_memory_by_host(exchange.reports)

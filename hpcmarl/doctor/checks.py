@@ -89,7 +89,23 @@ def check_mpiexec(environ: Mapping[str, str], library: str) -> Finding:
             "MPI4PY_MPIABI; ranks would not find each other"
         )
         return Finding("BAD", "mpiexec", f"{value}, but mpi4py loads {LIBRARIES[loaded]}", remedy)
-    return Finding("OK", "mpiexec", value)
+    return Finding("OK", "mpiexec", value, bare_mpirun(program.library, os.geteuid() == 0))
+
+
+def bare_mpirun(library: str, is_root: bool) -> str:
+    """Return the options that a bare mpirun needs on one machine; empty if it needs none.
+
+    Args:
+        library: Library of the mpiexec.
+        is_root: Whether the user is root.
+    """
+    if library != "openmpi":
+        return ""
+    root = "--allow-run-as-root as root, and " if is_root else ""
+    return (
+        f"a bare mpirun needs {root}--oversubscribe --bind-to none for more ranks than cores; hpcmarl train "
+        "-n RANKS adds them"
+    )
 
 
 def check_left_behind() -> list[Finding]:
@@ -170,28 +186,38 @@ def check_tracking(config: Config | None) -> list[Finding]:
     return [Finding("OK", "trackers", f"wandb, {config.logging.wandb.mode}")]
 
 
-def check_environment(config: Config) -> tuple[Finding, EnvironmentSpec | None]:
-    """Create the environment of a configuration.
+def check_environment(config: Config) -> tuple[list[Finding], EnvironmentSpec | None]:
+    """Create the environments of a configuration, and check them as training does.
 
     Returns:
-        A finding, and the specification of the environment; None if it cannot be created.
+        Findings about the environment, its policies and its state; and the specification of the environment,
+        None if training would refuse it.
     """
-    from hpcmarl.envs import describe
+    from hpcmarl.envs.summary import describe_policy, describe_state, uncovered_remark
+    from hpcmarl.training import check_environments
 
     try:
-        spec = describe(config.env, config.policies)
+        spec = check_environments(config)
     except HpcmarlError as error:
-        return Finding("BAD", "environment", config.env.id, str(error)), None
-    return _describe_environment(spec), spec
+        return [Finding("BAD", "environment", config.env.id, str(error))], None
+    findings = [_describe_environment(spec)]
+    findings += [Finding("OK", f"policy {policy.name}", describe_policy(policy)) for policy in spec.policies]
+    findings.append(Finding("OK", "state", describe_state(spec)))
+    if remark := uncovered_remark(spec, config.policies):
+        findings.append(
+            Finding("WARN", "policies", remark, "add a pattern to policies.<name>.agents, such as '*'")
+        )
+    return findings, spec
 
 
 def _describe_environment(spec: EnvironmentSpec) -> Finding:
     from hpcmarl.envs import image_remark
 
-    policies = ", ".join(
-        f"{policy.name}: {len(policy.agents)} agents, {policy.action.kind}" for policy in spec.policies
+    count = len(spec.policies)
+    found = (
+        f"{spec.id} ({'turn-based' if spec.turn_based else 'parallel'}, {count} "
+        f"{'policies' if count > 1 else 'policy'})"
     )
-    found = f"{spec.id} ({'turn-based' if spec.turn_based else 'parallel'}; {policies})"
     if remark := image_remark(spec):
         return Finding(
             "WARN",

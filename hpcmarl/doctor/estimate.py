@@ -7,12 +7,12 @@ constants were measured; docs/administrators.md describes how.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from hpcmarl.comm.shared_memory import too_small
-from hpcmarl.comm.topology import Topology
+from hpcmarl.comm.topology import Topology, in_words
 from hpcmarl.config import Config, QLearningConfig
 from hpcmarl.doctor.findings import Finding, Status
 from hpcmarl.errors import HpcmarlError
@@ -75,18 +75,6 @@ def estimate(
         *judge_memory(config, topology, work, available or {}),
         _start(topology, staged),
     ]
-
-
-def in_words(ranks: Iterable[int]) -> str:
-    """Return a short text for a set of ranks: "rank 3", "ranks 0-7, 9"."""
-    numbers, parts = sorted(ranks), list[list[int]]()
-    for number in numbers:
-        if parts and parts[-1][1] == number - 1:
-            parts[-1][1] = number
-        else:
-            parts.append([number, number])
-    text = ", ".join(str(first) if first == last else f"{first}-{last}" for first, last in parts)
-    return f"rank{'s' if len(numbers) != 1 else ''} {text}"
 
 
 @dataclass(frozen=True)

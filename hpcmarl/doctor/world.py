@@ -13,11 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from hpcmarl.comm.shared_memory import free_shared_bytes
-from hpcmarl.comm.topology import Topology, assign_roles
+from hpcmarl.comm.topology import Topology, assign_roles, in_words
 from hpcmarl.comm.transport import Backoff, PeerFailure, Transport
 from hpcmarl.config import Config, TopologyConfig
 from hpcmarl.doctor.checks import write_problem
-from hpcmarl.doctor.estimate import in_words
 from hpcmarl.doctor.findings import Finding
 from hpcmarl.doctor.ping import AllPairs
 from hpcmarl.errors import HpcmarlError, LaunchError

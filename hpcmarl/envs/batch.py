@@ -160,7 +160,7 @@ class SlotBatch(BatchedEnvironment):
                 adapter.play(actions)
             except Exception as error:
                 limit.stop()
-                self._supervisor.consume_restart(row, error)
+                self._supervisor.consume_restart(row, error, self._step_of(row))
                 broken.add(row)
         limit.stop()
         return broken
@@ -187,7 +187,7 @@ class SlotBatch(BatchedEnvironment):
             except EnvironmentFailure as error:
                 raise self._supervisor.contract_error(row, error) from error
             except Exception as error:
-                self._supervisor.consume_restart(row, error)
+                self._supervisor.consume_restart(row, error, self._step_of(row))
                 broken.add(row)
                 end = adapter.abort(row, views)
             if end:
@@ -213,6 +213,7 @@ class SlotBatch(BatchedEnvironment):
         if crashed:
             adapter.environment = self._supervisor.rebuild(row, adapter.environment)
             return
+        self._supervisor.proved(row)
         returns = self._returns[row].tolist()
         outcome.episodes.append(
             Episode(
@@ -344,6 +345,10 @@ class SlotBatch(BatchedEnvironment):
 
     def _seed(self, row: int) -> int:
         return episode_seed(self._seeds.seed, self._seeds.first_slot + row, int(self.episode_index[row]))
+
+    def _step_of(self, row: int) -> int:
+        """Return the number of the step that is being played, from 1."""
+        return int(self.episode_step[row]) + 1
 
     def _where(self, row: int) -> str:
         slot = self._seeds.first_slot + row

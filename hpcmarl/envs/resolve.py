@@ -10,6 +10,7 @@ import difflib
 import importlib
 import os
 import pkgutil
+import re
 import sys
 import warnings
 from collections.abc import Callable
@@ -17,6 +18,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from hpcmarl.config import EnvConfig
+from hpcmarl.envs.known import KNOWN_ENVIRONMENTS
 from hpcmarl.envs.trust import check_importable, entry_point_of
 from hpcmarl.errors import ConfigError, EnvironmentFailure, HpcmarlError, MissingPackageError
 
@@ -93,9 +95,11 @@ def _import(name: str, id: str) -> Any:
         # In the last position it hides no installed package.
         sys.path.append(here)
     if not all(part.isidentifier() for part in name.split(".")):
+        meant = near_ids(id) or ([f"gymnasium:{id}"] if re.fullmatch(r"[\w/]+-v\d+", id) else [])
+        hint = f"did you mean {' or '.join(meant)}? " if meant else ""
         raise ConfigError(
-            f"env.id {id!r} is not an import path; allowed: a PettingZoo module (mpe2.simple_spread_v3), "
-            "package.module:factory, gymnasium:ID, or openspiel:GAME"
+            f"env.id {id!r} is not an import path; {hint}allowed: a PettingZoo module "
+            "(mpe2.simple_spread_v3), package.module:factory, gymnasium:ID, or openspiel:GAME"
         )
     check_importable(id)
     try:
@@ -120,20 +124,58 @@ def _not_found(name: str, missing: str, id: str) -> Exception:
     """Return the error for a module that does not exist, in a missing or in an installed package."""
     parent, _, last = missing.rpartition(".")
     if not parent:
+        if near := near_ids(id):
+            return ConfigError(
+                f"env.id {id}: no module {missing}; did you mean {' or '.join(near)}? For a module of your "
+                f"own start hpcmarl in the directory of {missing}.py"
+            )
         return MissingPackageError(
-            f"env.id {id}: the package {missing} is not installed; {_hint(name, missing)}, or start hpcmarl "
-            f"in the directory of {missing}.py"
+            f"env.id {id}: the module {missing} is not installed; {_hint(name, missing)}"
         )
     package = sys.modules.get(parent)
     modules = [module.name for module in pkgutil.iter_modules(getattr(package, "__path__", []))]
-    near = difflib.get_close_matches(last, modules, n=1, cutoff=0.5)
-    meant = f"did you mean {parent}.{near[0]}?" if near else f"it has {', '.join(modules) or 'no modules'}"
+    close = difflib.get_close_matches(last, modules, n=1, cutoff=0.5)
+    meant = f"did you mean {parent}.{close[0]}?" if close else f"it has {', '.join(modules) or 'no modules'}"
     return ConfigError(f"env.id {id}: {parent} has no module {last}; {meant}")
 
 
 def _hint(name: str, missing: str) -> str:
+    """Return how to get a missing package.
+
+    Only known packages are named for pip. Anyone can publish a package under a name that a user mistypes.
+
+    Args:
+        name: Module that `env.id` names.
+        missing: Module that is missing.
+    """
     known = [prefix for prefix in PIP_HINTS if name == prefix or name.startswith(prefix + ".")]
-    return f"pip install {PIP_HINTS[max(known, key=len)] if known else missing}"
+    if known:
+        return f"pip install {PIP_HINTS[max(known, key=len)]}"
+    packages = {known.package for known in KNOWN_ENVIRONMENTS if missing.split(".")[0] in known.modules}
+    if packages:
+        return f"pip install '{min(packages, key=len)}'"
+    return (
+        f"install the package that has {missing}, or start hpcmarl in the directory of {missing}.py; hpcmarl "
+        "list envs shows known environments"
+    )
+
+
+def near_ids(id: str) -> list[str]:
+    """Return the known ids that a wrong id probably means, at most three, the best first.
+
+    Args:
+        id: Value of `env.id`, such as simple_spread, CartPole-v1 or 3m.
+    """
+    ids = [known.id for known in KNOWN_ENVIRONMENTS]
+    word = id.replace(":", ".").split(".")[-1].lower()
+    leaf_of = {known: known.replace(":", ".").split(".")[-1].lower() for known in ids}
+    same = [
+        known for known, leaf in leaf_of.items() if leaf == word or re.sub(r"[_-]v\d+$", "", leaf) == word
+    ]
+    if same:
+        return same[:3]
+    near = difflib.get_close_matches(word, list(leaf_of.values()), n=1, cutoff=0.8)
+    return [known for known, leaf in leaf_of.items() if leaf in near][:3]
 
 
 def _factory(module: Any, attribute: str, config: EnvConfig) -> Callable[..., Any]:

@@ -1,13 +1,15 @@
 """Replaces broken environments: time limits, a restart budget, and the quarantine of slots.
 
 An environment that raises or hangs consumes a restart. Past the budget the run stops, or the slot is
-quarantined (`env.on_restart_limit`). An environment with non-finite values is replaced without consuming a
-restart.
+quarantined (`env.on_restart_limit`). The same happens before, if a bug repeats: the new environment of a slot
+raises the same exception on the same line at the same step. An environment with non-finite values is replaced
+without consuming a restart.
 """
 
 from __future__ import annotations
 
 import contextlib
+import logging
 import signal
 import threading
 from collections import Counter
@@ -16,15 +18,21 @@ from types import FrameType
 from typing import Any
 
 from hpcmarl.config import EnvConfig
+from hpcmarl.envs.failure_trace import FailurePlace, place_of
 from hpcmarl.envs.resolve import Source
 from hpcmarl.errors import EnvironmentFailure
 
+logger = logging.getLogger(__name__)
 # ratio of the time limit of a reset to that of a step
 RESET_FACTOR = 10.0
 
 
 class StepTimeout(Exception):
     """The environment did not finish within its time limit."""
+
+
+# Failures of the machine or of a time limit, which a new environment may not meet again.
+TRANSIENT = (StepTimeout, OSError, MemoryError)
 
 
 class TimeLimit:
@@ -111,6 +119,9 @@ class EnvSupervisor:
         self.retired: set[int] = set()
         self.resting: set[int] = set()
         self.counts: Counter[str] = Counter(restarts=0, hangs=0, bad_numbers=0, quarantined=0)
+        # place and step of the last failure of each slot that has finished no episode since
+        self._last: dict[int, tuple[FailurePlace, int]] = {}
+        self._logged: set[FailurePlace] = set()
 
     @property
     def idle(self) -> set[int]:
@@ -121,31 +132,51 @@ class EnvSupervisor:
         """Return the exception for an environment that breaks the interface; a restart would not help."""
         return EnvironmentFailure(f"environment {self.where(row)} broke the PettingZoo contract: {error}")
 
-    def consume_restart(self, row: int, error: Exception) -> None:
-        """Consume one restart; past the budget, quarantine the slot or raise.
+    def consume_restart(self, row: int, error: Exception, step: int = 0) -> None:
+        """Consume one restart; past the budget or for a repeated bug, quarantine the slot or raise.
 
         Args:
             row: The slot.
             error: Exception of the environment.
+            step: Step of the episode; 0 for a reset or a constructor.
 
         Raises:
-            EnvironmentFailure: From `error`, if the budget is spent and `env.on_restart_limit` is stop, or no
-                slot is left.
+            EnvironmentFailure: From `error`, if no restart is left or the bug repeats, and
+                `env.on_restart_limit` is stop or no slot is left.
         """
         self.counts["hangs"] += isinstance(error, StepTimeout)
-        if self.counts["restarts"] < self.config.restarts:
+        failure = (place_of(error), step)
+        repeated = self._last.get(row) == failure and not isinstance(error, TRANSIENT)
+        self._last[row] = failure
+        problem = f"environment {self.where(row)} raised {type(error).__name__}: {error}"
+        if self.counts["restarts"] < self.config.restarts and not repeated:
             self.counts["restarts"] += 1
+            self._log_restart(problem, failure[0], error)
             return
-        problem = (
-            f"environment {self.where(row)} raised {type(error).__name__}: {error}; env.restarts: "
-            f"{self.config.restarts} allows no further restart"
+        reason = (
+            "its replacement failed in the same way at the same step, so no further restart is tried"
+            if repeated
+            else f"env.restarts: {self.config.restarts} allows no further restart"
         )
         if self.config.on_restart_limit == "stop":
-            raise EnvironmentFailure(problem) from error
+            raise EnvironmentFailure(f"{problem}; {reason}") from error
         self.retired.add(row)
         self.counts["quarantined"] = len(self.retired)
+        logger.warning("%s; %s; its slot is in quarantine", problem, reason)
         if len(self.retired) == self.slots:
-            raise EnvironmentFailure(f"{problem}, and all {self.slots} slots are in quarantine") from error
+            raise EnvironmentFailure(
+                f"{problem}; {reason}, and all {self.slots} slots are in quarantine"
+            ) from error
+
+    def proved(self, row: int) -> None:
+        """Note that the slot has finished an episode, so that its next failure is not a repetition."""
+        self._last.pop(row, None)
+
+    def _log_restart(self, problem: str, place: FailurePlace, error: Exception) -> None:
+        """Log a restart, once for each place in the environment's code."""
+        if place not in self._logged:
+            self._logged.add(place)
+            logger.warning("%s; it is replaced by a new one", problem, exc_info=error)
 
     def rebuild(self, row: int, old: Any) -> Any:
         """Replace a broken environment by a new one.

@@ -103,7 +103,9 @@ COLUMNS: dict[str, Metric] = {
         "mean of the run",
         "Age of trajectories when their gradient reached the server: versions between sampling and use.",
     ),
-    "used_gradients": Metric("trajectory", "counter", "Trajectories whose gradients were part of an update."),
+    "used_trajectories": Metric(
+        "trajectory", "counter", "Trajectories whose gradients were part of an update."
+    ),
     "wasted_gradients": Metric(
         "trajectory",
         "counter",
@@ -362,7 +364,7 @@ SUMMARY: dict[str, Entry] = {
     "ranks": Entry("rank", "Number of MPI ranks."),
     "roles": Entry("list", "Roles of each rank."),
     "staleness_mean": Entry("update", "As the column."),
-    "used_gradients": Entry("trajectory", "As the column."),
+    "used_trajectories": Entry("trajectory", "As the column."),
     "wasted_gradients": Entry("trajectory", "As the column."),
     "repeated_gradients": Entry("trajectory", "As the column."),
     "dropped_rollouts": Entry("trajectory", "As the column."),

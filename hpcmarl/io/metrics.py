@@ -31,7 +31,7 @@ from hpcmarl.io.hdf5.schema import (
     write_attributes,
 )
 from hpcmarl.io.metric_reference import unit_of
-from hpcmarl.io.row_files import VERSION, load_npy, read_csv
+from hpcmarl.io.row_files import VERSION, load_npy, present_names, read_csv
 from hpcmarl.io.table import Table
 
 CSV, GROUPS_NPY, HDF5 = "metrics.csv", "metrics-groups.npy", "metrics.h5"
@@ -123,10 +123,11 @@ def read_hdf5(path: Path) -> dict[str, Array]:
         FormatError: If the file is damaged or foreign.
     """
     with open_checked(path, METRICS) as file, reading(path):
-        return {
+        columns = {
             str(item.attrs.get("column", item.name[1:])): item[()].astype(np.float64)
             for item in _datasets(path, file, 1)
         }
+    return dict(zip(present_names(list(columns)), columns.values(), strict=True))
 
 
 def read_hdf5_groups(path: Path) -> GroupHistory | None:
@@ -268,4 +269,4 @@ def read_summary(path: Path) -> dict[str, Any]:
         raise FormatError(f"{path}: not a summary of a run: {' '.join(str(error).split())[:200]}") from error
     if not isinstance(summary, dict):
         raise FormatError(f"{path}: not a summary of a run, which is one JSON object")
-    return summary
+    return dict(zip(present_names(list(summary)), summary.values(), strict=True))

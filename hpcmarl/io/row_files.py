@@ -33,6 +33,7 @@ LARGEST_VERSION = 2.0**53
 ROWS_AT_ONCE = 256  # written or read
 # Earlier versions of hpcmarl wrote the figures of single groups to metrics.csv.
 OLD_GROUP_COLUMN = re.compile(r"group_\d+/")
+RENAMED_COLUMNS = {"used_gradients": "used_trajectories"}  # older name -> present name
 _NPY = np.lib.format
 
 
@@ -211,6 +212,11 @@ class NpyFile(RowFile):
 # ---- reading metrics.csv
 
 
+def present_names(names: Sequence[str]) -> list[str]:
+    """Return columns under their present names; files of earlier versions of hpcmarl have older ones."""
+    return [name if (now := RENAMED_COLUMNS.get(name)) is None or now in names else now for name in names]
+
+
 class CsvRows:
     """The rows of a metrics.csv, read one after the other.
 
@@ -238,6 +244,7 @@ class CsvRows:
             raise FormatError(f"{path}: not a text file of metrics; move it away") from error
         except csv.Error as error:
             raise FormatError(f"{path}: not a table of metrics ({error}); move it away") from error
+        self.names = present_names(self.names)
         if len(set(self.names)) != len(self.names):
             raise FormatError(f"{path}: line 1 names a column twice; move the file away")
 

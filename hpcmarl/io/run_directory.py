@@ -59,6 +59,10 @@ class RunDirectory:
         """Return logs/rank-NNNN.log."""
         return self.logs / f"rank-{rank:04d}.log"
 
+    def failure_path(self, start: int) -> Path:
+        """Return logs/failure-NNNN.log, the traceback with which a start ended."""
+        return self.logs / f"failure-{start:04d}.log"
+
     def trajectory_directory(self, rank: int) -> Path:
         """Return trajectories/rank-NNNN."""
         return self.trajectories / f"rank-{rank:04d}"
@@ -126,6 +130,7 @@ class RunDirectory:
                 errno.ENOTDIR,
                 errno.EEXIST,
                 errno.ENAMETOOLONG,
+                errno.ENOENT,
             ):
                 words = os.strerror(error.errno)
                 raise ConfigError(

@@ -54,7 +54,8 @@ class RunState:
             return f"running since {since}" + (f" on {host}" if host else "") + f", {update}"
         if self.state == "killed":
             return f"killed (started {since}, {update})"
-        return f"{self.state} (started {since})"
+        reason = self.summary.get("error") if self.state == "failed" and self.summary else None
+        return f"{self.state} (started {since})" + (f": {reason}" if isinstance(reason, str) else "")
 
 
 def _clock(seconds: float) -> str:
@@ -75,9 +76,11 @@ def read_run_state(directory: str | os.PathLike[str]) -> RunState:
         with contextlib.suppress(HpcmarlError, OSError):
             owner = read_owner(path) or {}
     state: State = "killed"
-    if owner:
+    if summary is not None and summary.get("status") == "failed":
+        state, owner = "failed", {}  # the lock of an aborted job stays until it is stale
+    elif owner:
         state = "running"
-    elif summary is not None and summary.get("status") in ("finished", "interrupted", "failed"):
+    elif summary is not None and summary.get("status") in ("finished", "interrupted"):
         state = summary["status"]
     elif newest is None and not (path / CSV).exists():
         state = "empty"

@@ -30,6 +30,8 @@ TERM_SECONDS = 3.0
 ALARM_MARGIN = 30.0
 # Maximum time in MPI_Init while all ranks of this host are alive; then a rank of another host is missing.
 LIMIT_SECONDS = 300.0
+# Time until rank 0's watch first says that ranks are still starting; later lines follow at tripled times.
+FIRST_WORD_SECONDS = 10.0
 JOINED = b"joined"
 LOCAL_RANK = ("OMPI_COMM_WORLD_LOCAL_RANK", "MPI_LOCALRANKID", "SLURM_LOCALID")
 LOCAL_SIZE = ("OMPI_COMM_WORLD_LOCAL_SIZE", "MPI_LOCALNRANKS")
@@ -170,6 +172,7 @@ def watch(local: int, parent: int, expected: int, limit: float, said: str) -> No
     known: dict[int, dict[str, str]] = {}
     starter = f"rank {_number(os.environ, RANK)}"
     began, starter_ended = time.monotonic(), False
+    word_at = FIRST_WORD_SECONDS if _number(os.environ, RANK) == 0 else limit
     while True:
         if select.select([sys.stdin.buffer], [], [], LOOK_SECONDS)[0]:
             if sys.stdin.buffer.read() == JOINED:
@@ -182,6 +185,14 @@ def watch(local: int, parent: int, expected: int, limit: float, said: str) -> No
         seconds = time.monotonic() - began
         missing = missing_rank(known, there, expected, seconds) or (starter if starter_ended else None)
         known |= there
+        if missing is None and seconds > word_at:
+            word_at *= 3
+            of = f" of {expected}" if expected else ""
+            _say(
+                f"waiting for ranks to start for {seconds:.0f} s: {len(there)}{of} run on "
+                f"{os.uname().nodename}\n",
+                "",
+            )
         if missing is None and seconds > limit:
             missing = "a rank of another host (all of this one are alive)"
         if local > 0 and any(_number(variables, LOCAL_RANK) == 0 for variables in there.values()):

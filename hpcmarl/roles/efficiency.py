@@ -14,12 +14,12 @@ from hpcmarl.comm.topology import Topology
 from hpcmarl.config import Config
 from hpcmarl.envs import Seeds
 from hpcmarl.envs.bare import make_bare, step_bare
+from hpcmarl.io.judgement import judge, shares_of
 from hpcmarl.roles.base import Context
 
 logger = logging.getLogger(__name__)
 BARE_SECONDS = 1.0
 BARE_SEED = 1_000_000  # first slot number; beyond the slots of a run, so that no run has its seeds
-UNUSED = 0.05  # larger unused shares are reported at the end of the run
 
 
 def measure_bare(context: Context, actor: int, group: int) -> float | None:
@@ -173,7 +173,7 @@ def format_times(times: Mapping[str, Mapping[str, float]]) -> str:
 def closing_lines(summary: Mapping[str, Any], config: Config) -> list[str]:
     """Return the lines that summarise a run's efficiency at its end.
 
-    They report the share of bare stepping, the time of the roles, and the unused work with a remedy.
+    They report the share of bare stepping, the time of the roles, and findings with the key to change.
 
     Args:
         summary: Contents of summary.json.
@@ -187,26 +187,4 @@ def closing_lines(summary: Mapping[str, Any], config: Config) -> list[str]:
             f"in each of {summary['bare_processes']} processes"
         )
     lines.append(f"time: {format_times(summary['time_shares'])}")
-    slower = "" if config.rounds.backpressure else "set rounds.backpressure: true (actors wait), "
-    if summary["unused_share"] > UNUSED:
-        lines.append(
-            f"the learners were behind and left {100 * summary['unused_share']:.0f} % of the environment "
-            f"steps unused ({summary['unused_env_steps']:,}): {slower}use more learners "
-            f"(topology.groups){_less_work(config)}"
-        )
-    if (summary["replay_shortfall"] or 0.0) > UNUSED:
-        lines.append(
-            f"the learners were behind and used episodes {100 * summary['replay_shortfall']:.0f} % less "
-            f"often than algo.replay.samples_per_insert requires: {slower}use more learners "
-            "(topology.groups) or lower algo.replay.samples_per_insert"
-        )
-    return lines
-
-
-def _less_work(config: Config) -> str:
-    """Return the advice to lower the key that repeats rollouts; empty if each is used once already."""
-    passes = config.algo.minibatch_passes
-    name, times = (
-        ("reuse", config.algo.gradients_per_rollout) if passes is None else ("epochs", passes.epochs)
-    )
-    return f" or lower algo.{name} (now {times})" if times > 1 else ""
+    return [*lines, *judge(shares_of(summary, config))]

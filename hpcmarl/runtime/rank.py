@@ -1,44 +1,27 @@
-"""Main loop of a rank: build its roles, route messages to them, step them, and sleep when they are idle.
-
-This module also ends the whole job if a rank fails.
-"""
+"""Main loop of a rank: build its roles, route messages to them, step them, and sleep when they are idle."""
 
 from __future__ import annotations
 
-import contextlib
 import logging
-import os
-import sys
-import threading
 import time
-import traceback
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any, ClassVar, NoReturn
+from typing import ClassVar
 
 from hpcmarl.comm import REPAIRABLE
 from hpcmarl.comm.protocol import Kind, control
-from hpcmarl.comm.transport import Backoff, Message, PeerAborted, PeerFailure, Transport
-from hpcmarl.errors import EXIT_FAILURE, EXIT_SUCCESS, EXIT_TRY_AGAIN, HpcmarlError
-from hpcmarl.launch.outcome import is_said, report_explained, said_path
+from hpcmarl.comm.transport import Backoff, Message, PeerFailure
+from hpcmarl.errors import EXIT_SUCCESS, HpcmarlError
 from hpcmarl.launch.processes import kill_process
 from hpcmarl.launch.signals import StopSignals
 from hpcmarl.roles import ROLES, load_role
 from hpcmarl.roles.base import Context, Role
-from hpcmarl.runtime.heartbeat import Liveness, RunLost, ServerLost, ServerSilent
+from hpcmarl.runtime.heartbeat import Liveness, RunLost, ServerLost
 from hpcmarl.runtime.payloads import LostRank, ReplacedRank
 from hpcmarl.runtime.respawn import RespawnManager
 from hpcmarl.tracing.spans import NO_NUMBER, NO_PEER, Span, Tracer
 
 logger = logging.getLogger(__name__)
 
-# Longest time that a failing rank spends on closing its files.
-CLOSING_SECONDS = 4.0
-# Wait after an error message: launchers forward the output of a rank only while the job is alive.
-FORWARDING_SECONDS = 0.3
-# Time for a rank to notice a death at the start; it may be reading a checkpoint.
-TURN_SECONDS = 3.0
-STARTING_TURNS = 4  # ranks that may report a death at the start; the others end silently
-FIRST_OTHER = 1  # lowest rank that is not the server's
 MESSAGES_A_STEP = 256
 
 FOR_THE_RANK = (Kind.EXIT, Kind.LOST, Kind.ALIVE, Kind.REPLACED)
@@ -360,130 +343,3 @@ def serve(rank: Rank, signals: StopSignals) -> int:
         else:
             rank.rest(backoff)
     return rank.exit_code if rank.exit_code is not None else EXIT_SUCCESS
-
-
-class AbortHook:
-    """Ends the whole job when this rank fails in any thread, after printing where and why.
-
-    Attributes:
-        rank: The rank; None until its roles are built.
-        doing: Activity of the process until then, for error messages.
-    """
-
-    def __init__(self, transport: Transport) -> None:
-        self.transport = transport
-        self.rank: Rank | None = None
-        self.doing = "starting"
-        threading.excepthook = self._on_thread_failure
-
-    def _on_thread_failure(self, failure: Any) -> None:
-        self.fail(failure.exc_value, thread=failure.thread.name if failure.thread else "thread")
-
-    def fail(self, error: BaseException | None, thread: str = "") -> None:
-        """Report a failure and abort the world; does not return under MPI.
-
-        A rank that ends because of another one usually prints nothing. There are two exceptions. One rank
-        reports the loss of the server's rank or a death before the roles were built. Every rank that detects
-        a silent server reports it.
-
-        Args:
-            error: The failure.
-            thread: Name of the thread in which it occurred; empty: the main thread.
-        """
-        if isinstance(error, PeerFailure):
-            if self.rank is not None:
-                logger.error("%s", error)
-            elif not isinstance(error, PeerAborted):
-                self._report_death_at_start()
-            if isinstance(error, ServerSilent) or (isinstance(error, ServerLost) and self._is_first_left()):
-                report_explained(os.environ)
-                sys.stderr.write(f"error: {error}; the job ends\n")
-                sys.stderr.flush()
-                time.sleep(FORWARDING_SECONDS)
-            self._leave(EXIT_TRY_AGAIN if isinstance(error, RunLost) and self._resumable() else EXIT_FAILURE)
-        role = self.rank.present if self.rank is not None else self.doing
-        place = (
-            f"rank {self.transport.rank} of {self.transport.size} "
-            f"({role}{', thread ' + thread if thread else ''}) on {self.transport.host}"
-        )
-        text = "".join(traceback.format_exception(error)) if error is not None else ""
-        # Before the roles are built there is no log file, and the logger would only repeat the text below.
-        if self.rank is not None:
-            logger.error("%s failed: %s", place, error, exc_info=error)
-        marked = "".join(f"[rank {self.transport.rank}] {line}\n" for line in text.splitlines())
-        sys.stderr.write(f"{marked}error: {place} failed: {type(error).__name__}: {error}; the job ends\n")
-        sys.stderr.flush()
-        self._close_soon()
-        time.sleep(FORWARDING_SECONDS)
-        self.transport.abort()
-
-    def _report_death_at_start(self) -> None:
-        """Print the ranks that died before the roles were built, once for the job.
-
-        The lowest living rank prints them. If it is busy, the next ranks do so in turn, after TURN_SECONDS
-        each.
-        """
-        dead: set[int] = set()
-        began = time.monotonic()
-        while (waited := time.monotonic() - began) < STARTING_TURNS * TURN_SECONDS:
-            try:
-                if (message := self.transport.receive()) is not None:
-                    message.release()
-            except PeerFailure:  # another rank has reported it, or this MPI library cannot name dead ranks
-                return
-            dead.update(self.transport.lost())
-            lower = sum(rank not in dead for rank in range(self.transport.rank))
-            if dead and waited > FORWARDING_SECONDS + lower * TURN_SECONDS and not is_said(os.environ):
-                names = ", ".join(str(rank) for rank in sorted(dead))
-                sys.stderr.write(f"error: rank {names} died while the ranks were starting; the job ends\n")
-                sys.stderr.flush()
-                report_explained(os.environ)
-                self.transport.announce_abort()
-                time.sleep(FORWARDING_SECONDS)
-                return
-            time.sleep(0.01)
-
-    def _is_first_left(self) -> bool:
-        """Return whether this rank must report the loss of the server's rank, as the lowest living rank.
-
-        Other ranks may have died at the same moment, so poll for a while. On a single host a file shows
-        whether another rank has reported the loss. There, wait longer for a lower rank that seems to be alive
-        but does not report it.
-        """
-        dead = set() if self.rank is None else set(self.rank.dead)
-        noted = (
-            bool(said_path(os.environ))
-            and self.rank is not None
-            and len(set(self.rank.context.topology.hosts)) == 1
-        )
-        limit = STARTING_TURNS * TURN_SECONDS if noted else FORWARDING_SECONDS
-        began, lower = time.monotonic(), True
-        while (waited := time.monotonic() - began) < limit and not is_said(os.environ):
-            with contextlib.suppress(HpcmarlError):
-                if (message := self.transport.receive()) is not None:
-                    message.release()
-            dead.update(self.transport.lost())
-            lower = any(rank not in dead for rank in range(FIRST_OTHER, self.transport.rank))
-            if not lower and waited > FORWARDING_SECONDS:
-                break
-            time.sleep(0.01)
-        return not lower and not is_said(os.environ)
-
-    def _resumable(self) -> bool:
-        from hpcmarl.io.checkpoint import list_checkpoints
-
-        return self.rank is not None and bool(
-            list_checkpoints(self.rank.context.run_directory / "checkpoints")
-        )
-
-    def _close_soon(self) -> None:
-        """Close files so that they stay readable; end the process if this exceeds CLOSING_SECONDS."""
-        guard = threading.Timer(CLOSING_SECONDS, os._exit, (1,))
-        guard.daemon = True
-        guard.start()
-        if self.rank is not None:
-            self.rank.close()
-
-    def _leave(self, code: int) -> NoReturn:
-        self._close_soon()
-        os._exit(code)  # MPI_Finalize would wait for ranks that are gone

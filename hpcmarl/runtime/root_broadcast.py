@@ -26,15 +26,17 @@ def run_on_root_and_broadcast(transport: Transport, find: Callable[[], dict[str,
         HpcmarlError: On every rank, the error that `find` raised on rank 0, with `everywhere` set.
     """
     result: dict[str, Any] = {}
+    cause: HpcmarlError | None = None
     if transport.rank == 0:
         try:
             result = {"found": find()}
         except HpcmarlError as error:
+            cause = error
             result = {"error": str(error), "type": type(error).__name__}
     result = unpack(transport.broadcast(bytes(pack(result)) if transport.rank == 0 else None))
     if "error" in result:
         failure = getattr(hpcmarl.errors, result["type"])(result["error"])
         failure.everywhere = True
-        raise failure
+        raise failure from cause  # with the traceback of an environment
     found: dict[str, Any] = result["found"]
     return found

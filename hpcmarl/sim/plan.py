@@ -223,7 +223,7 @@ def _own_figures(
     """
     rows = [
         np.asarray(columns.get(name, ()), dtype=np.float64)
-        for name in ("seconds", "version", "used_gradients")
+        for name in ("seconds", "version", "used_trajectories")
     ]
     if min(map(len, rows)) < 2:
         return math.nan, math.nan

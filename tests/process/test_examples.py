@@ -122,4 +122,4 @@ def test_own_rule_passes_its_test_and_ends_rounds(tmp_path: Path) -> None:
     follow(RULE, tmp_path)
     run_summary = summary(tmp_path / "runs" / "backup")
     assert run_summary["updates"] == 5
-    assert run_summary["used_gradients"] == 5 * 32  # two groups contribute 16 in each round
+    assert run_summary["used_trajectories"] == 5 * 32  # two groups contribute 16 in each round

@@ -52,3 +52,6 @@ def test_train_raises_the_line_of_a_wrong_configuration(tmp_path):
 def test_train_raises_when_the_training_fails(tmp_path):
     with pytest.raises(HpcmarlError, match=r"injected fault: faults\.raise_in actor"):
         hpcmarl.train(CONFIG, run_dir=tmp_path / "run", overrides={"faults.raise_in": "actor"}, quiet=True)
+    failed = hpcmarl.Run(tmp_path / "run")
+    assert failed.state.state == "failed"
+    assert "injected fault" in failed.summary["error"]

@@ -321,6 +321,17 @@ class Fragile(Crowd):
         return observations, *rest
 
 
+class Rarely(Fragile):
+    """Every second episode of the process raises at its fourth step; the others end after ten."""
+
+    episodes = 0
+
+    def reset(self, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
+        Rarely.episodes += 1
+        self.break_at = 3 if Rarely.episodes % 2 else -1
+        return super().reset(seed)
+
+
 class NoPossibleAgents(Crowd):
     """An environment that lists its agents only after a reset.
 

@@ -20,6 +20,7 @@ from rich.table import Table
 from rich.text import Text
 
 from hpcmarl.io.curve import Curve
+from hpcmarl.io.judgement import why_no_round
 from hpcmarl.launch.world import TERMINAL
 from hpcmarl.roles.base import Context, Interval
 from hpcmarl.roles.efficiency import closing_lines, format_times
@@ -53,6 +54,14 @@ class Display:
         self.curve = Curve()
         self.due = Interval(1.0 / REDRAWS_PER_SECOND if self.console else FIRST_LINE)
         self.last = (time.monotonic(), 0)
+
+    def begin(self, env_steps: int) -> None:
+        """Note that training begins; environment steps of earlier starts do not count for the speed.
+
+        Args:
+            env_steps: Environment steps of earlier starts.
+        """
+        self.last = (time.monotonic(), env_steps)
 
     def update(self, figures: Callable[[], dict[str, Any]]) -> None:
         """Redraw the display if due.
@@ -152,7 +161,12 @@ class Display:
         )
         text += f"({summary['env_steps_per_second']:,.0f}/s), return {summary['return_mean']:.2f}"
         text += "" if evaluated is None else f", evaluated {evaluated:.2f}"
-        for line in (text, *closing_lines(summary, self.context.config)):
+        lines = [text]
+        if not summary["updates"]:
+            context = self.context
+            arrived = sum(summary["trajectories_by_group"])
+            lines.append(why_no_round(context.config, context.batch, arrived, summary["seconds"]))
+        for line in (*lines, *closing_lines(summary, self.context.config)):
             logger.info("%s", line)
         logger.info("results in %s", self.context.run_directory)
 

@@ -44,7 +44,7 @@ LEARNER_TOTALS = (
 )
 SUMMARISED = (
     "staleness_mean",
-    "used_gradients",
+    "used_trajectories",
     "wasted_gradients",
     "repeated_gradients",
     "dropped_rollouts",
@@ -133,6 +133,7 @@ class Recorder:
     def begin(self) -> None:
         """Begin to count training time, and remove metrics rows that this start supersedes."""
         self._began = time.monotonic()
+        self.display.begin(int(self.totals["env_steps"]))
         self.last_row = self.row_before = (-1, self.seconds, self.totals["env_steps"])
         self.activity.serving_before = self.times.serving_seconds
         self._note_activity()
@@ -332,7 +333,7 @@ class Recorder:
             "return_mean": float(recent.mean()),
             "return_std": float(recent.std()),
             "staleness_mean": self.totals["staleness"] / max(1.0, self.totals["trajectories"]),
-            "used_gradients": engine.used,
+            "used_trajectories": engine.used,
             "wasted_gradients": int(wasted),
             "repeated_gradients": int(self.totals["repeated"]),
             "dropped_rollouts": int(self.totals["overflow"]),

@@ -9,7 +9,8 @@ from pathlib import Path
 from hpcmarl.algos import ALGORITHMS
 from hpcmarl.config.file import load_config
 from hpcmarl.launch.signals import StopSignals
-from hpcmarl.runtime.rank import AbortHook, serve
+from hpcmarl.runtime.abort import AbortHook
+from hpcmarl.runtime.rank import serve
 from hpcmarl.training import join_world, make_rank, prepare
 from tests.support.worlds import SPREAD
 

@@ -2,7 +2,7 @@
 
 import time
 
-from hpcmarl.runtime.rank import AbortHook
+from hpcmarl.runtime.abort import AbortHook
 from hpcmarl.training import join_world
 
 transport = join_world()

@@ -64,13 +64,13 @@ def test_batch_is_that_of_all_groups_together(tmp_path, groups, slots):
         "algo.epochs=2",
     ]
     told, _ = trained(tmp_path, 4, "preset=mappo", *changes)
-    assert told["used_gradients"] == 2 * 8
+    assert told["used_trajectories"] == 2 * 8
 
 
 def test_replayed_episodes_are_learned_from_as_published(tmp_path):
     run_world(2, tmp_path, "preset=vdn", "stop.updates=40", text=RUN)
     told = summary(tmp_path)
-    assert told["used_gradients"] == 40 * 32
+    assert told["used_trajectories"] == 40 * 32
     # After 32 episodes, each update needs one more; actors may have played a few more.
     assert 32 + 39 <= told["episodes"] <= 32 + 39 + 3
 

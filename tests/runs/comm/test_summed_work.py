@@ -33,7 +33,7 @@ def test_summed_trajectories_are_those_reported_as_used(tmp_path, monkeypatch, r
         f"rounds.rule={rule}",
     )
     run_world(5, tmp_path, *changes, *fixed, order=7)
-    assert summary(tmp_path)["used_gradients"] == sum(summed)
+    assert summary(tmp_path)["used_trajectories"] == sum(summed)
 
 
 def test_older_episodes_are_dropped_and_not_summed(tmp_path):

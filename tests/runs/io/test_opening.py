@@ -94,11 +94,17 @@ def test_differences_are_logged(
         start_logging(context)
     assert context.lock is not None
     context.lock.release()
-    assert "start 2 of run (process " in caplog.text
-    assert "resuming from version 6" in caplog.text
+    assert f"resumed from version 6 of {run} (checkpoint-0000000006.h5); start 2 of run" in caplog.text
     assert "changed since that checkpoint: optimizer.step_size: " in caplog.text
     assert "-> 0.5" in caplog.text
     assert "changed since that checkpoint: seed: 0 -> 9" in caplog.text
+    fork = prepare(LocalWorld(1).transports[0], load_config(SPREAD), str(tmp_path / "fork"), str(run))
+    assert fork.lock is not None
+    fork.lock.release()
+    assert [line.partition(" (")[0] for line in fork.remarks[1:]] == [
+        f"forked into {tmp_path / 'fork'} from version 6 of {run}",
+        "the configuration is that of the checkpoint",
+    ]
 
 
 def test_another_environment_is_refused_unless_accepted(tmp_path: Path) -> None:

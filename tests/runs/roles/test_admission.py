@@ -76,7 +76,7 @@ def test_unbiased_rounds_give_no_warning(tmp_path, caplog, changes):
 def test_agreed_episodes_are_all_used(tmp_path):
     run_world(3, tmp_path, "rounds.batch=5", "stop.updates=40", "eval.episodes=0", text=GAME)
     told = summary(tmp_path)
-    assert (told["used_gradients"], told["wasted_gradients"], told["dropped_rollouts"]) == (200, 0, 0)
+    assert (told["used_trajectories"], told["wasted_gradients"], told["dropped_rollouts"]) == (200, 0, 0)
     assert told["episodes"] == 200
 
 
@@ -85,7 +85,7 @@ def test_default_batch_is_an_episode_of_every_slot(tmp_path):
         3, tmp_path, "topology.environments_per_actor=3", "stop.updates=4", "eval.episodes=0", text=GAME
     )
     told = summary(tmp_path)
-    assert told["used_gradients"] == 4 * 3 * sum("actor" in roles for roles in told["roles"])
+    assert told["used_trajectories"] == 4 * 3 * sum("actor" in roles for roles in told["roles"])
 
 
 @pytest.mark.parametrize("respawn", ["false", "true"])
@@ -206,7 +206,7 @@ def test_first_episodes_to_finish_do_not_stop_a_run(tmp_path, changes):
 @pytest.mark.parametrize(
     "changes", [("rounds.batch=5",), ("rounds.rule=malenia", TWO_GROUPS, "rounds.batch=8")]
 )
-def test_refused_gradients_do_not_stop_a_round(tmp_path, monkeypatch, changes):
+def test_refused_trajectories_do_not_stop_a_round(tmp_path, monkeypatch, changes):
     calls = itertools.count()
     monkeypatch.setattr(NonFiniteGradientFilter, "accepts", lambda *_: next(calls) % 3 != 0)
     run_world(

@@ -40,7 +40,7 @@ def test_deterministic_runs_with_and_without_workers_agree(tmp_path, game):
         final_parameters(tmp_path / "fused"), final_parameters(tmp_path / "workers")
     )
     fused, by_workers = (summary(tmp_path / name) for name in ("fused", "workers"))
-    for key in ("updates", "env_steps", "episodes", "used_gradients"):
+    for key in ("updates", "env_steps", "episodes", "used_trajectories"):
         assert fused.get(key) == by_workers.get(key), key
 
 

@@ -45,7 +45,7 @@ def test_reinforce_counts_whole_episodes(tmp_path, rule, late):
     run_world(5, tmp_path, *REINFORCE, GROUPS, f"rounds.rule={rule}", f"rounds.late={late}", order=3)
     told = summary(tmp_path)
     assert told["updates"] == 6
-    assert told["used_gradients"] >= 6 * 4
+    assert told["used_trajectories"] >= 6 * 4
 
 
 @pytest.mark.parametrize("optimizer", ["nigt", "adam", "sgd"])
@@ -61,7 +61,7 @@ def test_afedpg_steps_with_every_gradient(tmp_path, size, optimizer):
     ranks = run_world(size, tmp_path, *changes, "checkpoint.every_updates=10", order=4)
     told = summary(tmp_path)
     assert (told["updates"], told["wasted_gradients"]) == (30, 0)
-    assert told["used_gradients"] >= 30 * 2
+    assert told["used_trajectories"] >= 30 * 2
     assert len(ranks[0].roles["server"].links) == min(3, size)
     assert min(told["trajectories_by_group"]) > 0
     run_world(size, tmp_path, *changes, "stop.updates=40", resume=str(tmp_path))
@@ -98,7 +98,7 @@ def test_afedpg_uses_one_whole_episode_per_update(tmp_path, late):
     )
     ranks = run_world(5, tmp_path, *changes, order=3)
     told = summary(tmp_path)
-    assert told["updates"] == told["used_gradients"] == 30  # a gradient uses one episode
+    assert told["updates"] == told["used_trajectories"] == 30  # a gradient uses one episode
     assert sum(rank.roles["learner"].version > 0 for rank in ranks if "learner" in rank.roles) == 2
 
 
@@ -133,7 +133,7 @@ def test_off_policy_work_that_came_late_is_learned_from_again(tmp_path):
     run_world(4, tmp_path, *changes, "stop.updates=20", order=1)
     told = summary(tmp_path)
     assert told["wasted_gradients"] >= told["repeated_gradients"] > 0
-    assert told["used_gradients"] * 6 <= told["env_steps"]  # a trajectory has six steps and is used once
+    assert told["used_trajectories"] * 6 <= told["env_steps"]  # a trajectory has six steps and is used once
 
 
 @pytest.mark.parametrize(

@@ -171,6 +171,21 @@ class TestOutput:
     def test_config_check_summarises_a_valid_file(self, run, here):
         assert run("config", "check", "tiny.yaml")[1] == "tiny.yaml is valid: a.b, ma_trace, adam, sync\n"
 
+    def test_config_schema_explains_one_key(self, run, monkeypatch):
+        monkeypatch.setenv("COLUMNS", "60")
+        lines = run("config", "schema", "rounds.batch")[1].splitlines()
+        assert lines[0] == "rounds.batch"
+        assert max(map(len, lines)) <= 60
+        code, _, error = run("config", "schema", "lr")
+        assert code == 2
+        assert "did you mean optimizer.step_size?" in error
+
+    def test_config_check_makes_the_environment(self, run):
+        code, out, _ = run("config", "check", "quickstart", "--env")
+        assert code == 0
+        assert "policy agent: 3 agents" in out
+        assert run("config", "check", "quickstart", "--env", "env.id=mpe2.simple_sprad_v3")[0] == 2
+
     def test_config_schema_prints_a_table_and_json(self, run):
         lines = run("config", "schema")[1].splitlines()
         assert any(

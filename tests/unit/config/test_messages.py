@@ -296,6 +296,10 @@ CASES = {
     "choice without a name": run("league.matchmaking={rate: 1}", key="league.matchmaking.name"),
     "preset as an algorithm": run("algo.name=mappo", key="algo.name", value="mappo"),
     "several": run("seed=-1", "rounds.batch=0", key="seed", value="-1"),
+    "text for a section": run(key="env", value="a.b", text="env: a.b\nstop: {updates: 3}\n"),
+    "key of another choice": run(
+        "league={matchmaking: {name: latest, rate: 3}}", key="league.matchmaking.rate", value="3"
+    ),
     "renamed key": run("env.past_restarts=stop", key="env.past_restarts", value="stop"),
     "renamed value": run("topology.placement=apart", key="topology.placement", value="apart"),
     "dotted key": run(key="env.id", text=RUN + "env.id: x\n"),

@@ -247,7 +247,7 @@ ERRORS = {
     "preset as algorithm": (
         BASE + "algo: {name: mappo}\n",
         (),
-        ["algo.name is 'mappo'", "mappo is a preset: write preset: mappo"],
+        ["algo.name is 'mappo'", "mappo is a preset: write preset: mappo instead of algo.name"],
     ),
     "key of another algorithm": (
         BASE + "preset: qmix\nalgo: {unroll: 5}\n",

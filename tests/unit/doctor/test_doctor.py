@@ -194,18 +194,20 @@ class TestFindings:
         assert finding.status == "BAD"
 
     def test_environment_finding_describes_or_rejects_it(self):
-        bad, nothing = checks.check_environment(load_config(BASE))
+        (bad,), nothing = checks.check_environment(load_config(BASE))
         assert nothing is None
         assert bad.status == "BAD"
         assert bad.remedy
-        good, spec = checks.check_environment(
+        (good, policy, state), spec = checks.check_environment(
             load_config("env: {id: mpe2.simple_spread_v3}\nstop: {updates: 1}\n")
         )
-        assert "3 agents, discrete" in good.value
+        assert "parallel, 1 policy" in good.value
+        assert policy.value.endswith("observations 18, actions discrete 5, no action masks")
+        assert state.value.startswith("54 numbers")
         assert spec.policies[0].agents == ("agent_0", "agent_1", "agent_2")
 
     def test_image_environment_is_warned_about(self):
-        seen, _ = checks.check_environment(
+        (seen, *_), _ = checks.check_environment(
             load_config("env: {id: tests.support.environments:screen}\nstop: {updates: 1}\n")
         )
         assert seen.status == "WARN"

@@ -2,10 +2,10 @@
 
 import pytest
 
-from hpcmarl.comm.topology import assign_roles
+from hpcmarl.comm.topology import assign_roles, in_words
 from hpcmarl.config.file import load_config
 from hpcmarl.doctor import estimate as estimates
-from hpcmarl.doctor.estimate import Workload, estimate, in_words
+from hpcmarl.doctor.estimate import Workload, estimate
 from hpcmarl.envs import describe
 
 SPREAD = "env: {id: mpe2.simple_spread_v3}\nstop: {updates: 1}\n"

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from hpcmarl.config import EnvConfig, PolicyConfig
 from hpcmarl.envs import KNOWN_ENVIRONMENTS, Seeds, describe, make_environment, new_frame, new_outcome
+from hpcmarl.envs.failure_trace import last_frames
 from hpcmarl.errors import ConfigError, EnvironmentFailure, MissingPackageError
 from tests.support.environments import Fragile
 from tests.support.twins import play
@@ -22,10 +23,12 @@ TESTS = "tests.support.environments"
 @pytest.mark.parametrize(
     ("config", "error", "words"),
     [
+        ({"id": "mpe3.simple_spread_v3"}, ConfigError, "did you mean mpe2.simple_spread_v3?"),
+        ({"id": "CartPole-v1"}, ConfigError, "did you mean gymnasium:CartPole-v1?"),
         (
-            {"id": "mpe3.simple_spread_v3"},
+            {"id": "overcookd_env"},
             MissingPackageError,
-            "the package mpe3 is not installed; pip install mpe3",
+            "overcookd_env is not installed; install the package that has overcookd_env, or start",
         ),
         ({"id": "mpe2.simple_sprad_v3"}, ConfigError, "did you mean mpe2.simple_spread_v3?"),
         ({"id": "pettingzoo.mpe.simple_v3"}, MissingPackageError, "pip install mpe2"),
@@ -167,10 +170,10 @@ def fragile(restarts: int, **kwargs: Any) -> Any:
 def test_failed_environment_is_replaced_and_truncated() -> None:
     environment = fragile(restarts=4, step=3)
     built = Fragile.built
-    rows = play(environment, 8, with_state=True)
-    assert environment.counts["restarts"] == 4
-    assert Fragile.built - built == 4
-    assert [row["end"].tolist() for row in rows] == [[0, 0], [0, 0], [0, 0], [2, 2]] * 2
+    rows = play(environment, 7, with_state=True)
+    assert environment.counts["restarts"] == 2
+    assert Fragile.built - built == 2
+    assert [row["end"].tolist() for row in rows] == [[0, 0], [0, 0], [0, 0], [2, 2], [0, 0], [0, 0], [0, 0]]
     broken = rows[3]
     assert broken["outcome"]["walker"]["truncated"].all()
     assert not broken["outcome"]["walker"]["terminated"].any()
@@ -180,7 +183,29 @@ def test_failed_environment_is_replaced_and_truncated() -> None:
         np.testing.assert_array_equal(final.obs["walker"], broken["frame"]["walker"]["obs"][final.slot])
         np.testing.assert_array_equal(final.state, broken["state"][final.slot])
     assert rows[4]["start"].all()
-    assert environment.episode_index.tolist() == [2, 2]
+    assert environment.episode_index.tolist() == [1, 1]
+
+
+def test_repeated_bug_is_not_restarted_until_the_budget_ends() -> None:
+    environment = fragile(restarts=50, step=3)
+    with pytest.raises(EnvironmentFailure, match="failed in the same way at the same step") as caught:
+        play(environment, 8, with_state=True)
+    assert environment.counts["restarts"] == 2  # one for each slot
+    lines = last_frames(caught.value)
+    assert lines[-1] == "RuntimeError: the wheel came off"
+    assert lines[-2].strip().startswith('raise RuntimeError("the wheel')
+    assert "in step" in lines[-3]
+    assert not [line for line in lines if "hpcmarl/envs/" in line]
+
+
+def test_rare_failures_use_the_budget_of_restarts() -> None:
+    """Failures with a whole episode between them, and those of the operating system, are no repeated bug."""
+    environment = fragile(restarts=6, reset_every=2, steps=3)
+    play(environment, 8, with_state=True)
+    assert environment.counts["restarts"] == 4
+    sometimes = make_environment(EnvConfig(id=f"{TESTS}:Rarely", restarts=6), {}, 1, Seeds(0))
+    play(sometimes, 60)
+    assert sometimes.counts["restarts"] == 4
 
 
 def test_failure_past_the_budget_names_slot_and_keeps_cause() -> None:

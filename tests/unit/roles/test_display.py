@@ -65,6 +65,26 @@ def test_plain_line_tells_progress_and_lost_ranks(monkeypatch, caplog):
     assert line.endswith("160 episodes, return -21.50 ± 3.25, 2 ranks lost, 1 rank replaced")
 
 
+def test_first_speed_after_a_resume_leaves_out_earlier_steps(monkeypatch, caplog):
+    display = display_of(monkeypatch=monkeypatch)
+    display.begin(3_999)
+    display.last = (display.last[0] - 1.0, display.last[1])
+    with caplog.at_level(logging.INFO):
+        display.update(lambda: FIGURES)
+    assert "4,000 environment steps (1/s)" in caplog.text
+
+
+def test_run_without_an_update_says_why_no_round_ended(monkeypatch, caplog):
+    display = display_of(monkeypatch=monkeypatch)
+    with caplog.at_level(logging.INFO):
+        display.finish(SUMMARY | {"updates": 0, "trajectories_by_group": [3, 0]})
+        display.finish(SUMMARY | {"updates": 0, "trajectories_by_group": [0]})
+    some, none = [record.message for record in caplog.records if "no round ended" in record.message]
+    assert f"needs {display.context.batch} trajectories (rounds.batch) and 3 had arrived" in some
+    assert some.endswith("Raise stop.seconds, or lower rounds.batch")
+    assert "and none had arrived; a trajectory is one unroll of 6 steps (algo.unroll)" in none
+
+
 def test_plain_lines_become_rarer(monkeypatch):
     display = display_of(monkeypatch=monkeypatch)
     for before, after in ((5.0, 10.0), (40.0, 60.0), (60.0, 60.0)):

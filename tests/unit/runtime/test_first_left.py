@@ -4,8 +4,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from hpcmarl.runtime import rank as rank_module
-from hpcmarl.runtime.rank import AbortHook
+from hpcmarl.runtime import abort as abort_module
+from hpcmarl.runtime.abort import AbortHook
 
 
 class Watched:
@@ -18,8 +18,8 @@ class Watched:
 
     def __init__(self, seconds, monkeypatch):
         self.seconds, self.now = seconds, 0.0
-        monkeypatch.setattr(rank_module.time, "monotonic", lambda: self.now)
-        monkeypatch.setattr(rank_module.time, "sleep", self.sleep)
+        monkeypatch.setattr(abort_module.time, "monotonic", lambda: self.now)
+        monkeypatch.setattr(abort_module.time, "sleep", self.sleep)
 
     def sleep(self, seconds):
         self.now += seconds
@@ -38,7 +38,7 @@ def first_left(monkeypatch, tmp_path):
             monkeypatch.setenv("HPCMARL_OUTCOME", str(tmp_path / "code"))
         else:
             monkeypatch.delenv("HPCMARL_OUTCOME", raising=False)
-        monkeypatch.setattr(rank_module.threading, "excepthook", None)
+        monkeypatch.setattr(abort_module.threading, "excepthook", None)
         hook = AbortHook(Watched(seconds, monkeypatch))
         hook.rank = SimpleNamespace(dead={0}, context=SimpleNamespace(topology=SimpleNamespace(hosts=hosts)))
         return hook._is_first_left()

@@ -81,7 +81,11 @@ def test_a_seed_repeats_a_simulation_with_a_critic(rule):
 @pytest.mark.parametrize(
     ("text", "change", "words"),
     [
-        (CRITIC, "objective.algo.critic=state", "objective.algo.critic: state needs the environment's state"),
+        (
+            CRITIC,
+            "objective.algo.critic=state",
+            "objective.algo.critic is 'state'; allowed: one of joint_obs",
+        ),
         (
             CRITIC,
             "objective.algo.critic_network={hidden: [8], recurrent: true}",

@@ -30,7 +30,7 @@ RULES = ("sync", "rennala", "malenia", "afedpg")
 
 def row(times, *, slots=1, spread=0.0, exchange=0.5, timed=100.0, server=0.0):
     """Return a row of metrics of groups with the given seconds a trajectory."""
-    told = {"version": 10.0, "seconds": 20.0, "used_gradients": 40.0, "server/gradient_seconds": server}
+    told = {"version": 10.0, "seconds": 20.0, "used_trajectories": 40.0, "server/gradient_seconds": server}
     for group, seconds in enumerate(times):
         figures = {
             "slots": slots,
@@ -188,7 +188,7 @@ def test_the_best_rule_depends_on_the_objectives():
 def test_fit_uses_newest_row_and_fills_missing_exchange():
     older, newer = row([1.0, 3.0]), row([2.0, 3.0], exchange=0.75)
     del newer["group_1/exchange_seconds"], older["group_1/exchange_seconds"]
-    newer |= {"seconds": 30.0, "version": 30.0, "used_gradients": 120.0}
+    newer |= {"seconds": 30.0, "version": 30.0, "used_trajectories": 120.0}
     run = fit_rows(older, newer)
     assert run.groups[0].trajectory_seconds == 2.0
     assert run.groups[1].exchange_seconds == 0.75
@@ -215,7 +215,7 @@ def test_measured_rate_covers_whole_rounds_of_all_groups():
         | {
             "seconds": at,
             "version": version,
-            "used_gradients": used,
+            "used_trajectories": used,
             "group_0/trajectories": used,
             "group_1/trajectories": late,
         }
