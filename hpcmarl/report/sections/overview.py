@@ -6,6 +6,10 @@ import math
 import time
 from collections.abc import Sequence
 
+from hpcmarl import plugins
+from hpcmarl.config.file import load_config
+from hpcmarl.errors import HpcmarlError
+from hpcmarl.io.judgement import judge, shares_of
 from hpcmarl.io.run_state import RunState
 from hpcmarl.report.blocks import Part, Section, Table, Text, number, percent
 from hpcmarl.report.grouping import NOT_COMPARED, UNKNOWN, RunGroup, differing_keys
@@ -51,11 +55,27 @@ def runs_section(runs: Sequence[ReportedRun], groups: Sequence[RunGroup]) -> Sec
         if (reason := _reason(run.state))
     ]
     parts += [Text(problem, "warning") for run in runs for problem in run.problems]
+    parts += [Text(f"{run.label}: {finding}.") for run in runs for finding in findings(run)]
     return Section("Runs", "runs", parts)
 
 
 def _reason(state: RunState) -> str:
-    return str((state.summary or {}).get("reason") or "")
+    return str((state.summary or {}).get("error") or "")
+
+
+def findings(run: ReportedRun) -> list[str]:
+    """Return who waited for whom in a run and which key to change; empty before its end.
+
+    Classes that the configuration names by a path are not imported, so such a run has no findings.
+    """
+    if not run.summary.get("time_shares") or run.league is not None:
+        return []
+    try:
+        with plugins.only_known(f"{run.path}/config.yaml", ()):
+            config = load_config(run.config_text)
+    except HpcmarlError:
+        return []
+    return judge(shares_of(run.summary, config))
 
 
 def _figures(run: ReportedRun) -> list[str]:

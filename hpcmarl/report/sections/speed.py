@@ -280,13 +280,8 @@ def _durations(run: ReportedRun) -> Array | None:
     return whole
 
 
-def used_trajectories(run: ReportedRun) -> Array | None:
-    """Return the column of trajectories that updates have used; None if the run has none."""
-    return run.columns.get("used_trajectories", run.columns.get("used_gradients"))
-
-
 def _wasted(run: ReportedRun) -> Array | None:
-    used, wasted = used_trajectories(run), run.columns.get("wasted_gradients")
+    used, wasted = run.columns.get("used_trajectories"), run.columns.get("wasted_gradients")
     if used is None or wasted is None:
         return None
     shares: Array = wasted / np.maximum(used + wasted, 1.0)

@@ -1,5 +1,6 @@
 """hpcmarl report: what it says about runs, and what it does with bad ones."""
 
+import json
 import shutil
 
 import numpy as np
@@ -186,3 +187,29 @@ def test_reports_replace_reports(tmp_path, made):
     second = write_report([made], target)
     assert (len(first.runs), len(second.runs)) == (1, 5)
     assert target.stat().st_size == second.file_bytes
+
+
+def test_report_says_what_to_change(tmp_path):
+    directory = make_run(tmp_path / "busy", rows=3)
+    summary = json.loads((directory / "summary.json").read_text())
+    summary |= {
+        "time_shares": {"learners": {"learning": 0.9}, "actors": {"waiting": 0.4}},
+        "used_trajectories": 70,
+        "wasted_gradients": 30,
+    }
+    (directory / "summary.json").write_text(json.dumps(summary))
+    page = html([read_run(directory, "busy")], "busy")
+    assert "30 % of the trajectories came too late for their round: set rounds.backpressure: true" in page
+    assert "learners were busy 90 % of the time and actors waited 40 % for them" in page
+    config = directory / "config.yaml"
+    config.write_text(config.read_text().replace("{name: ma_trace}", "{name: 'os.path:join'}"))
+    assert "learners were busy" not in html([read_run(directory, "busy")], "busy")  # no foreign code is run
+
+
+def test_failed_run_is_shown_with_its_reason(tmp_path):
+    directory = make_run(tmp_path / "bad", rows=3)
+    failed = {"status": "failed", "error": "rank 2 failed: IndexError in my_env.py, line 40"}
+    (directory / "summary.json").write_text(json.dumps(failed))
+    assert "bad: failed: rank 2 failed: IndexError in my_env.py, line 40" in html(
+        [read_run(directory, "bad")], "t"
+    )
