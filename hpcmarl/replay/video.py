@@ -82,7 +82,8 @@ def write_mp4(recording: Recording, path: Path) -> None:
     import av
 
     codec = next((name for name in CODECS if name in av.codecs_available), CODECS[-1])
-    painter, picture = Painter(recording), None
+    painter = Painter(recording)
+    picture: Any = None  # the newest frame; the last one is shown longer
     try:
         with av.open(str(path), "w", format="mp4") as container:
             stream: Any = container.add_stream(codec, rate=Fraction(RATE))
