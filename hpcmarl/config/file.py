@@ -17,7 +17,7 @@ from hpcmarl.config.foreign import present_key, present_option, present_value
 from hpcmarl.config.preset_layer import choose_preset, fill_preset
 from hpcmarl.config.presets import PRESETS
 from hpcmarl.config.renamed import renamed_key, renamed_value
-from hpcmarl.config.search import SweepConfig
+from hpcmarl.config.search import SearchConfig
 from hpcmarl.config.simulation import SimulationConfig
 from hpcmarl.config.tree import (
     COMMAND_LINE,
@@ -73,7 +73,7 @@ def load_simulation(path_or_text: str | Path, overrides: Sequence[str] = ()) -> 
     return _simulation_config(_read(path_or_text, SimulationConfig), overrides)
 
 
-def load_sweep(path: Path) -> SweepConfig:
+def load_sweep(path: Path) -> SearchConfig:
     """Load the file of a sweep.
 
     Raises:
@@ -85,7 +85,7 @@ def load_sweep(path: Path) -> SweepConfig:
             f"{path}: holds {_kind(data)}; a sweep needs parameters, as in parameters: "
             "{optimizer.step_size: [0.001, 0.01]}"
         )
-    return _validated(Tree(data, str(path), SweepConfig, lines=lines), SweepConfig)
+    return _validated(Tree(data, str(path), SearchConfig, lines=lines), SearchConfig)
 
 
 def load_either(path_or_text: str | Path | None, overrides: Sequence[str] = ()) -> Config | SimulationConfig:

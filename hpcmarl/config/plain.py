@@ -27,7 +27,7 @@ def from_json(text: str) -> Any:
     Args:
         text: Trusted output of `to_json`. The values are not validated again.
     """
-    classes = {cls.__name__: cls for cls in _subclasses(Section)}
+    classes = {cls.__name__: cls for cls in _subclasses(Section) if not _is_outside(cls)}
     return _restored(json.loads(text), classes)
 
 
@@ -59,8 +59,11 @@ def _restored(value: Any, classes: dict[str, type[Section]]) -> Any:
 
 def _class_name(cls: type[Section]) -> str:
     """Return the name of a section's class: with its module if it lies outside hpcmarl."""
-    outside = not cls.__module__.startswith("hpcmarl.")
-    return f"{cls.__module__}:{cls.__qualname__}" if outside else cls.__name__
+    return f"{cls.__module__}:{cls.__qualname__}" if _is_outside(cls) else cls.__name__
+
+
+def _is_outside(cls: type[Section]) -> bool:
+    return not cls.__module__.startswith("hpcmarl.")
 
 
 def _subclasses(cls: type[Section]) -> Iterator[type[Section]]:

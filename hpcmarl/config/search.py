@@ -49,7 +49,7 @@ class PruneConfig(Section):
     )
 
 
-class SweepConfig(Section):
+class SearchConfig(Section):
     """Trials of one configuration with other values for some keys."""
 
     search: Literal["grid", "random", "optuna"] = Field(
@@ -77,12 +77,12 @@ class SweepConfig(Section):
     @model_validator(mode="after")
     def _check(self) -> Self:
         if not self.parameters:
-            raise ValueError("parameters: empty; name at least one key, as in optimizer.step_size: [0.001]")
+            raise ValueError("parameters: empty; write at least one key, as in optimizer.step_size: [0.001]")
         for key, values in self.parameters.items():
             if key == "seed":
                 raise ValueError("parameters.seed: use seeds: N, the number of runs of each combination")
             if isinstance(values, tuple) and not values:
-                raise ValueError(f"parameters.{key}: an empty list; name at least one value")
+                raise ValueError(f"parameters.{key}: an empty list; allowed: at least one value")
             if isinstance(values, RangeConfig) and self.search == "grid":
                 raise ValueError(f"parameters.{key}: a range, and search: grid needs a list of values")
             if isinstance(values, RangeConfig) and (problem := values.problem()):

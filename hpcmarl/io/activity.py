@@ -81,8 +81,9 @@ class ActivityHistory:
     def __init__(self, ranks: int) -> None:
         row_bytes = max(1, 4 * ranks * len(ACTIVITIES))
         self.most = int(np.clip(MOST_BYTES // row_bytes, FEWEST_ROWS, MOST_ROWS))
-        self._seconds: list[float] = []
-        self._spent: list[FloatArray] = []
+        self._seconds: Array = np.zeros(self.most)
+        self._spent: FloatArray = np.zeros((self.most, ranks, len(ACTIVITIES)), np.float32)
+        self._rows = 0
         self._apart = 0.0  # minimum distance between rows, seconds
 
     def append(self, seconds: float, spent: Array) -> None:
@@ -92,13 +93,14 @@ class ActivityHistory:
             seconds: Training time, seconds.
             spent: Cumulative seconds, [rank, activity]; copied.
         """
-        if self._seconds and seconds < self._seconds[-1] + self._apart:
+        if self._rows and seconds < self._seconds[self._rows - 1] + self._apart:
             return
-        self._seconds.append(seconds)
-        self._spent.append(np.array(spent, np.float32))
-        if len(self._seconds) > self.most:
-            del self._seconds[1:-1:2], self._spent[1:-1:2]
-            self._apart = 2.0 * (self._seconds[-1] - self._seconds[0]) / self.most
+        if self._rows == self.most:
+            kept = -(-self.most // 2)
+            self._seconds[:kept], self._spent[:kept] = self._seconds[::2], self._spent[::2]
+            self._rows, self._apart = kept, 2.0 * (seconds - float(self._seconds[0])) / self.most
+        self._seconds[self._rows], self._spent[self._rows] = seconds, spent
+        self._rows += 1
 
     def rows(self, ranks: Sequence[str]) -> RankActivity:
         """Return a copy of the rows.
@@ -106,8 +108,8 @@ class ActivityHistory:
         Args:
             ranks: Name of each rank.
         """
-        spent = np.stack(self._spent) if self._spent else np.zeros((0, len(ranks), len(ACTIVITIES)))
-        return RankActivity(np.array(self._seconds), spent.astype(np.float32), ACTIVITIES, tuple(ranks))
+        seconds, spent = self._seconds[: self._rows].copy(), self._spent[: self._rows].copy()
+        return RankActivity(seconds, spent, ACTIVITIES, tuple(ranks))
 
 
 class ActivityFile:

@@ -15,7 +15,7 @@ import numpy as np
 
 from hpcmarl.config import Config
 from hpcmarl.config.file import dump_config, load_config, load_sweep
-from hpcmarl.config.search import SweepConfig
+from hpcmarl.config.search import SearchConfig
 from hpcmarl.config.yaml_text import inline, write
 from hpcmarl.errors import ConfigError, FormatError, HpcmarlError, UsageError
 from hpcmarl.io.atomic import read_bytes, write_text
@@ -84,7 +84,7 @@ class SweepDirectory:
         """Return the run directory of a trial."""
         return self.path / f"trial-{number:04d}"
 
-    def read_sweep(self) -> SweepConfig:
+    def read_sweep(self) -> SearchConfig:
         """Return the sweep.
 
         Raises:
@@ -104,7 +104,7 @@ def number_of(run_directory: Path) -> int | None:
     return int(name) if name != run_directory.name and name.isdecimal() else None
 
 
-def prepare(directory: SweepDirectory, sweep: SweepConfig, base: Config) -> None:
+def prepare(directory: SweepDirectory, sweep: SearchConfig, base: Config) -> None:
     """Write the files of a sweep and check every configuration that is known beforehand.
 
     A directory that holds the same sweep is continued.
@@ -142,7 +142,7 @@ def prepare(directory: SweepDirectory, sweep: SweepConfig, base: Config) -> None
             write_trial(directory, trial, config)
 
 
-def check(sweep: SweepConfig, base: Config) -> list[tuple[Trial, Config]]:
+def check(sweep: SearchConfig, base: Config) -> list[tuple[Trial, Config]]:
     """Check every configuration that is known beforehand.
 
     Returns:
@@ -161,7 +161,7 @@ def check(sweep: SweepConfig, base: Config) -> list[tuple[Trial, Config]]:
     return [(trial, config_of(sweep, base, trial)) for trial in trials]
 
 
-def unended(directory: SweepDirectory, sweep: SweepConfig) -> list[int]:
+def unended(directory: SweepDirectory, sweep: SearchConfig) -> list[int]:
     """Return the numbers of the trials that need more work; all of them if the directory is new."""
     return [each.trial.number for each in outcomes(directory, sweep) if not each.ended]
 
@@ -177,7 +177,7 @@ def ranges(numbers: Sequence[int]) -> str:
     return ",".join(str(first) if first == last else f"{first}-{last}" for first, last in parts)
 
 
-def config_of(sweep: SweepConfig, base: Config, trial: Trial) -> Config:
+def config_of(sweep: SearchConfig, base: Config, trial: Trial) -> Config:
     """Return the configuration of a trial.
 
     Raises:
@@ -235,7 +235,7 @@ def read_progress(directory: SweepDirectory, number: int) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def outcomes(directory: SweepDirectory, sweep: SweepConfig) -> Iterator[Outcome]:
+def outcomes(directory: SweepDirectory, sweep: SearchConfig) -> Iterator[Outcome]:
     """Yield where each trial stands, in order."""
     for number in range(1, sweep.count + 1):
         trial = read_trial(directory, number)
@@ -246,7 +246,7 @@ def outcomes(directory: SweepDirectory, sweep: SweepConfig) -> Iterator[Outcome]
             yield outcome(directory, sweep, trial)
 
 
-def outcome(directory: SweepDirectory, sweep: SweepConfig, trial: Trial) -> Outcome:
+def outcome(directory: SweepDirectory, sweep: SearchConfig, trial: Trial) -> Outcome:
     """Return where one trial stands, from the files of its run."""
     path = directory.run_of(trial.number)
     state = read_run_state(path).state
@@ -276,14 +276,14 @@ def _last_finite(values: Any) -> float | None:
     return float(finite[-1]) if finite.size else None
 
 
-def best_of(sweep: SweepConfig, found: Sequence[Outcome]) -> Outcome | None:
+def best_of(sweep: SearchConfig, found: Sequence[Outcome]) -> Outcome | None:
     """Return the best trial that has a value; None: there is none. Trials cut short count."""
     sign = 1.0 if sweep.goal == "maximise" else -1.0
     valued = [each for each in found if each.value is not None and math.isfinite(each.value)]
     return max(valued, key=lambda each: sign * (each.value or 0.0), default=None)
 
 
-def write_table(directory: SweepDirectory, sweep: SweepConfig, found: Sequence[Outcome]) -> None:
+def write_table(directory: SweepDirectory, sweep: SearchConfig, found: Sequence[Outcome]) -> None:
     """Write sweep.csv: a row for each trial.
 
     Raises:

@@ -13,7 +13,7 @@ from types import FrameType
 from typing import Any
 
 from hpcmarl.config.file import load_config
-from hpcmarl.config.search import SweepConfig
+from hpcmarl.config.search import SearchConfig
 from hpcmarl.errors import EXIT_FAILURE, EXIT_SUCCESS, EXIT_TRY_AGAIN, EXIT_USAGE
 from hpcmarl.sweeps.directory import (
     Outcome,
@@ -48,7 +48,7 @@ class LocalSweep:
     def __init__(
         self,
         directory: SweepDirectory,
-        sweep: SweepConfig,
+        sweep: SearchConfig,
         ranks: int | None,
         options: Sequence[str],
         say: Callable[[str, int, int], None],

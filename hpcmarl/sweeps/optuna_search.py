@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from hpcmarl.config import Config
-from hpcmarl.config.search import RangeConfig, SweepConfig
+from hpcmarl.config.search import RangeConfig, SearchConfig
 from hpcmarl.config.yaml_text import inline
 from hpcmarl.errors import ConfigError, MissingPackageError
 from hpcmarl.sweeps.directory import (
@@ -38,7 +38,7 @@ def _optuna() -> Any:
     return optuna
 
 
-def check_values(sweep: SweepConfig, base: Config) -> None:
+def check_values(sweep: SearchConfig, base: Config) -> None:
     """Check the ends of all ranges and all values of lists, each with the first values of the others.
 
     Raises:
@@ -56,7 +56,7 @@ def check_values(sweep: SweepConfig, base: Config) -> None:
             config_of(sweep, base, Trial(0, 0, 0, {**first, key: value}))
 
 
-def open_study(directory: SweepDirectory, sweep: SweepConfig, number: int) -> Any:
+def open_study(directory: SweepDirectory, sweep: SearchConfig, number: int) -> Any:
     """Open the study of a sweep; make it if it does not exist.
 
     Args:
@@ -78,7 +78,7 @@ def open_study(directory: SweepDirectory, sweep: SweepConfig, number: int) -> An
     )
 
 
-def ask(directory: SweepDirectory, sweep: SweepConfig, base: Config, number: int) -> Trial:
+def ask(directory: SweepDirectory, sweep: SearchConfig, base: Config, number: int) -> Trial:
     """Choose the values of a trial and write its configuration; one that is written already stays.
 
     Raises:
@@ -111,7 +111,7 @@ def ask(directory: SweepDirectory, sweep: SweepConfig, base: Config, number: int
     return trial
 
 
-def _distributions(optuna: Any, sweep: SweepConfig) -> dict[str, Any]:
+def _distributions(optuna: Any, sweep: SearchConfig) -> dict[str, Any]:
     kinds = optuna.distributions
     found: dict[str, Any] = {}
     for key, values in sweep.parameters.items():
@@ -127,7 +127,7 @@ def _distributions(optuna: Any, sweep: SweepConfig) -> dict[str, Any]:
     return found
 
 
-def _values(sweep: SweepConfig, params: dict[str, Any]) -> Values:
+def _values(sweep: SearchConfig, params: dict[str, Any]) -> Values:
     """Return the values that Optuna's parameters stand for; choices from lists are texts there."""
     values: Values = {}
     for key, chosen in params.items():
@@ -139,7 +139,7 @@ def _values(sweep: SweepConfig, params: dict[str, Any]) -> Values:
     return values
 
 
-def tell(study: Any, directory: SweepDirectory, sweep: SweepConfig) -> None:
+def tell(study: Any, directory: SweepDirectory, sweep: SearchConfig) -> None:
     """Tell Optuna the results of all trials that have ended since it was told last."""
     states = _optuna().trial.TrialState
     for each in study.trials:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from hpcmarl.config.search import RangeConfig, SweepConfig
+from hpcmarl.config.search import RangeConfig, SearchConfig
 
 Values = dict[str, Any]
 
@@ -32,7 +32,7 @@ class Trial:
     values: Mapping[str, Any]
 
 
-def place_of(sweep: SweepConfig, number: int) -> tuple[int, int]:
+def place_of(sweep: SearchConfig, number: int) -> tuple[int, int]:
     """Return the combination and the seed of a trial.
 
     Args:
@@ -42,7 +42,7 @@ def place_of(sweep: SweepConfig, number: int) -> tuple[int, int]:
     return (number - 1) // sweep.seeds, (number - 1) % sweep.seeds
 
 
-def fixed_trial(sweep: SweepConfig, number: int) -> Trial:
+def fixed_trial(sweep: SearchConfig, number: int) -> Trial:
     """Return a trial of a grid or of a random search, which depends on nothing but the file and its number.
 
     Args:
@@ -54,14 +54,14 @@ def fixed_trial(sweep: SweepConfig, number: int) -> Trial:
     return Trial(number, point, seed, values)
 
 
-def _grid_values(sweep: SweepConfig, point: int) -> Values:
+def _grid_values(sweep: SearchConfig, point: int) -> Values:
     lists = [values for values in sweep.parameters.values() if isinstance(values, tuple)]
     return dict(
         zip(sweep.parameters, next(itertools.islice(itertools.product(*lists), point, None)), strict=True)
     )
 
 
-def _drawn_values(sweep: SweepConfig, point: int) -> Values:
+def _drawn_values(sweep: SearchConfig, point: int) -> Values:
     generator = np.random.default_rng([sweep.seed, point])
     return {
         key: draw(values, generator)

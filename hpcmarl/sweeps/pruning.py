@@ -14,7 +14,7 @@ from hpcmarl.callbacks import Callback, Moment, StopTraining
 from hpcmarl.config import Config
 from hpcmarl.config.file import load_config
 from hpcmarl.config.run import CallbackConfig
-from hpcmarl.config.search import PruneConfig, SweepConfig
+from hpcmarl.config.search import PruneConfig, SearchConfig
 from hpcmarl.io.atomic import write_text
 from hpcmarl.sweeps.directory import SweepDirectory, number_of, read_progress
 
@@ -29,7 +29,7 @@ class MedianPruner(Callback):
 
     def __init__(self, config: CallbackConfig) -> None:
         super().__init__(config)
-        self._sweep: SweepConfig | None = None
+        self._sweep: SearchConfig | None = None
         self._directory: SweepDirectory | None = None
         self._config: Config | None = None
         self._number: int | None = None

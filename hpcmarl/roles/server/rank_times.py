@@ -53,7 +53,9 @@ class RankTimes:
         self.evaluating = self.serving_before = 0.0
         self._actors: Array = np.zeros((topology.size, len(ACTIVITIES)))
         self._learners: Array = np.zeros((topology.size, len(ACTIVITIES)))
-        self._reported: dict[int, Array] = {}  # rank -> newest counters, which _actors holds already
+        self._reported: Array = np.zeros(
+            (topology.size, len(ACTIVITIES))
+        )  # newest counters, in _actors already
 
     def on_actor(self, report: ActorReport) -> None:
         """Add the progress of an actor's counters, and of its workers', since the last report."""
@@ -72,9 +74,9 @@ class RankTimes:
 
     def _add(self, rank: int, newest: Array) -> None:
         """Add the difference to the counters before; a new process in the place of a lost one began at 0."""
-        before = self._reported.get(rank, np.zeros(len(ACTIVITIES)))
-        self._reported[rank] = newest
+        before = self._reported[rank]
         self._actors[rank] += newest - before if (newest >= before).all() else newest
+        self._reported[rank] = newest
 
     def on_learner(self, report: LearnerReport) -> None:
         """Add the seconds of a learner's report, which are those since its last report."""

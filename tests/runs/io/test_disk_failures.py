@@ -178,12 +178,12 @@ def test_only_a_missing_checkpoint_directory_is_recreated(tmp_path, caplog, what
 
 
 def test_unwritable_summary_is_logged_or_raises(tmp_path, monkeypatch, caplog):
-    from hpcmarl.roles.server import recorder as recording
+    from hpcmarl.roles.server import summary_file
 
     def full(*_):
         raise StorageError("summary.json: cannot write: No space left on device; the disk is full")
 
-    monkeypatch.setattr(recording, "write_summary", full)
+    monkeypatch.setattr(summary_file, "write_summary", full)
     ranks = run_world(1, tmp_path / "run")
     assert ranks[0].exit_code == 0
     assert "summary.json: cannot write" in caplog.text

@@ -16,7 +16,7 @@ from pydantic import BaseModel, ValidationError
 
 import hpcmarl.config
 from hpcmarl.config import Config, keys
-from hpcmarl.config.file import load_config, load_simulation
+from hpcmarl.config.file import load_config, load_simulation, load_sweep
 from hpcmarl.config.league_checks import self_play_contradictions
 from hpcmarl.config.simulation import SimulationConfig
 from hpcmarl.config.tree import show
@@ -317,6 +317,43 @@ CASES = {
     "thousands of digits": run(key="", text="seed: " + "9" * 5000 + "\n"),
     "large text": run(key="", text="# " + "x" * (1 << 20) + "\n"),
 }
+
+
+# text of a sweep -> key or value that the message names, and a part of it
+SWEEPS = {
+    "[]\n": ("a list", "a sweep needs parameters"),
+    "parameters: {}\n": ("parameters", "empty; write at least one key"),
+    "parameters: {seed: [1]}\n": ("parameters.seed", "use seeds: N"),
+    "parameters: {a: []}\n": ("parameters.a", "an empty list"),
+    "parameters: {a: {low: 1, high: 2}}\n": ("parameters.a", "search: grid needs a list"),
+    "parameters: {a: [1]}\ntrials: 3\n": ("trials", "search: grid tries all combinations"),
+    "search: random\nparameters: {a: [1]}\n": ("trials", "random needs the number of draws"),
+    "search: optuna\ntrials: 3\nseeds: 2\nparameters: {a: [1]}\n": ("seeds: 2", "with search: optuna"),
+    "search: random\ntrials: 3\nparameters: {a: {low: 2, high: 1}}\n": ("low: 2", "is not below high: 1"),
+    "search: random\ntrials: 3\nparameters: {a: {low: 0, high: 1, log: true}}\n": ("low: 0", "a low above 0"),
+    "search: random\ntrials: 3\nparameters: {a: {low: 0, high: 1, step: 2}}\n": ("step: 2", "above 0"),
+    "search: random\ntrials: 3\nparameters: {a: {low: 1, high: 2, step: 1, log: true}}\n": (
+        "step",
+        "exclude",
+    ),
+    "search: random\ntrials: 9000000\nparameters: {a: [1]}\n": ("9,000,000", "at most 100,000"),
+    "parameters: {a: [1]}\nparalel: 2\n": ("paralel", "parallel"),
+    "parameters: {a: [1]}\ngoal: biggest\n": ("goal", "'biggest'"),
+    "parameters: {a: [1]}\nprune: {checks: 0}\n": ("prune.checks", "is 0"),
+}
+
+
+def sweep_message(folder: Path, text: str) -> str:
+    path = folder / "sweep.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError) as raised:
+        load_sweep(path)
+    return str(raised.value)
+
+
+@pytest.mark.parametrize("text", SWEEPS)
+def test_message_about_a_sweep_names_key_and_remedy(tmp_path: Path, text: str) -> None:
+    assert_plain(sweep_message(tmp_path, text), *SWEEPS[text])
 
 
 def message(case: Case) -> str:
@@ -653,7 +690,8 @@ class MessageReader:
 
 
 def test_every_message_of_the_sources_has_a_case(tmp_path: Path) -> None:
-    messages = [*crafted_messages(), *file_messages(tmp_path).values(), OF_THE_MODEL, OF_THE_GAME]
+    of_sweeps = [sweep_message(tmp_path, text) for text in SWEEPS]
+    messages = [*crafted_messages(), *file_messages(tmp_path).values(), *of_sweeps, OF_THE_MODEL, OF_THE_GAME]
     missing: list[str] = []
     count = 0
     for path in SOURCES:

@@ -5,13 +5,13 @@ import math
 import numpy as np
 import pytest
 
-from hpcmarl.config.search import RangeConfig, SweepConfig
+from hpcmarl.config.search import RangeConfig, SearchConfig
 from hpcmarl.sweeps.directory import ranges
 from hpcmarl.sweeps.points import draw, fixed_trial
 
 
 def test_grid_trials_are_all_combinations_with_their_seeds():
-    sweep = SweepConfig(parameters={"a": (1, 2), "b": ("x", "y", "z")}, seeds=2)
+    sweep = SearchConfig(parameters={"a": (1, 2), "b": ("x", "y", "z")}, seeds=2)
     trials = [fixed_trial(sweep, number) for number in range(1, sweep.count + 1)]
     assert [tuple(trial.values.values()) for trial in trials[::2]] == [
         (1, "x"),
@@ -31,12 +31,12 @@ def test_draws_depend_on_the_seed_and_number_alone():
         "trials": 50,
         "parameters": {"a": RangeConfig(low=0.0, high=1.0), "b": (1, 2)},
     }
-    sweep = SweepConfig(**settings, seeds=2)
+    sweep = SearchConfig(**settings, seeds=2)
     values = [fixed_trial(sweep, number).values for number in range(1, 101)]
     assert values == [fixed_trial(sweep, number).values for number in range(1, 101)]
     assert values[0] == values[1] != values[2]
     assert {each["b"] for each in values} == {1, 2}
-    assert fixed_trial(SweepConfig(**settings, seed=1), 1).values != values[0]
+    assert fixed_trial(SearchConfig(**settings, seed=1), 1).values != values[0]
 
 
 @pytest.mark.parametrize(
