@@ -117,12 +117,19 @@ def test_screen_reader_finds_names_and_tables(page, report_file):
     assert page.run(figures + ".every((figure) => figure.querySelector('table tbody tr td'))")
 
 
-def test_printed_report_has_all_plots(page, report_file):
-    page.open(report_file, 1200, dark=True)
-    page.call("Emulation.setEmulatedMedia", media="print")
+def test_printed_report_is_light_and_fits_the_paper(page, report_file):
+    """The browser draws for paper before the rules of print hold."""
+    page.open(report_file, 1600, dark=True)
+    font = "document.querySelector('.plot').layout.font.color"
+    page.run("hpcmarlReport.drawAll()")
+    dark = page.run(font)
     page.run("dispatchEvent(new Event('beforeprint'))")
     assert page.run("hpcmarlReport.waiting.size") == 0
     assert page.run("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
     assert page.run("getComputedStyle(document.querySelector('.controls')).display") == "none"
-    assert page.run("document.querySelector('.plot').layout.font.color") == "#000000"
-    page.call("Emulation.setEmulatedMedia", media="")
+    assert page.run(font) == "#000000"
+    wide = "[...document.querySelectorAll('.main-svg')].map((drawn) => drawn.getBoundingClientRect().right)"
+    assert max(page.run(wide)) <= 700
+    page.run("dispatchEvent(new Event('afterprint'))")
+    assert page.run(font) == dark != "#000000"
+    assert max(page.run(wide)) > 700

@@ -27,6 +27,7 @@
   // Plotly reads a part of HTML in texts; names of files must not be taken for it.
   const safe = (text) => String(text).replace(/&/g, "&amp;").replace(/</g, "&lt;").replace(/>/g, "&gt;");
   const isNarrow = () => window.innerWidth < NARROW;
+  const isPrinting = () => document.documentElement.classList.contains("printing");
 
   function wrapped(text, width) {
     const lines = [""];
@@ -264,9 +265,13 @@
     if (["heat", "matrix", "points", "lineage"].includes(spec.kind)) figure.hidden = !shownRun(spec.run);
     if (figure.hidden) return;
     const [traces, layout, height] = KINDS[spec.kind](spec);
+    if (isPrinting()) layout.width = element.clientWidth;
     element.style.height = height + "px"; // a responsive plot takes the height of its element
-    const config = { responsive: true, displaylogo: false, displayModeBar: isNarrow() ? false : "hover" };
-    Plotly.react(element, traces, merged(base(height), layout), config);
+    const config = { responsive: true, displaylogo: false, displayModeBar: isNarrow() || isPrinting() ? false : "hover" };
+    const changed = element.dataset.printing !== String(isPrinting());
+    element.dataset.printing = String(isPrinting());
+    // react() keeps the size and the buttons of an earlier drawing
+    (changed ? Plotly.newPlot : Plotly.react)(element, traces, merged(base(height), layout), config);
   }
 
   const waiting = new Set(Object.keys(data.plots));
@@ -385,9 +390,13 @@
     redraw();
   });
   addEventListener("beforeprint", () => {
+    document.documentElement.classList.add("printing");
     drawAll();
     redraw();
   });
-  addEventListener("afterprint", redraw);
+  addEventListener("afterprint", () => {
+    document.documentElement.classList.remove("printing");
+    redraw();
+  });
   window.hpcmarlReport = { drawAll, waiting };
 })();
