@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,7 @@ from hpcmarl.io.simulation import read_simulation
 from hpcmarl.io.starts import DIRECTORY as STARTS
 from hpcmarl.io.starts import read_start, read_starts
 from hpcmarl.io.trajectories.layout import ENVIRONMENT
-from hpcmarl.io.trajectories.live_segments import as_plain, superseded
+from hpcmarl.io.trajectories.live_segments import all_shards, as_plain, overlaps, superseded
 from hpcmarl.io.trajectories.salvage import list_partials
 from hpcmarl.io.trajectories.shard import is_live
 from hpcmarl.io.trajectories.shard_reader import ShardReader, list_shards, verify_shard
@@ -104,6 +104,26 @@ def verify_file(path: Path) -> dict[str, Any]:
             reason += f"; `hpcmarl data salvage {path}` recovers the undamaged segments"
         return {"path": str(path), "status": BAD, "reason": reason}
     return {"path": str(path), "status": GOOD, "reason": ""}
+
+
+def verify_paths(paths: Sequence[Path]) -> tuple[list[dict[str, Any]], dict[str, dict[str, int]]]:
+    """Read all files of some paths, and compare the shards of each directory.
+
+    Args:
+        paths: Files and directories.
+
+    Returns:
+        The result of `verify_file` for each file, with one more for each shard that holds the rollouts of
+        another one; and the superseded trajectories in the directories, see `superseded`.
+    """
+    found = [verify_file(file) for path in paths for file in run_files(path)]
+    directories = [path for path in paths if path.is_dir()]
+    found += [
+        {"path": str(shard), "status": BAD, "reason": why}
+        for path in directories
+        for shard, why in overlaps(path)
+    ]
+    return found, superseded([shard for path in directories for shard in all_shards(path)])
 
 
 def describe(path: Path) -> dict[str, Any]:
