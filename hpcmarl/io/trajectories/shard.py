@@ -86,27 +86,35 @@ class _Rows:
         self.types = {name: h5py.h5t.py_create(column.dtype) for name, column in layout.columns.items()}
 
     def append(self, rows: Mapping[str, Array], count: int) -> None:
-        """Add rows and write every chunk that is complete."""
+        """Add rows and write every chunk that is complete. Whole chunks of `rows` are not staged."""
         done = 0
         while done < count:
-            take = min(count - done, self.capacity - self.staged)
-            for name, stage in self.stage.items():
-                stage[self.staged : self.staged + take] = rows[name][done : done + take]
-            self.staged += take
+            if not self.staged and count - done >= self.capacity:
+                take = (count - done) // self.capacity * self.capacity
+                self._write({name: rows[name][done : done + take] for name in self.stage}, take)
+                self.written += take
+            else:
+                take = min(count - done, self.capacity - self.staged)
+                for name, stage in self.stage.items():
+                    stage[self.staged : self.staged + take] = rows[name][done : done + take]
+                self.staged += take
+                if self.staged == self.capacity:
+                    self.write()
+                    self.written, self.staged = self.written + self.capacity, 0
             done += take
-            if self.staged == self.capacity:
-                self.write()
-                self.written, self.staged = self.written + self.capacity, 0
 
     def write(self) -> None:
         """Write the staged rows. They stay staged, so that the complete chunk replaces them later."""
-        if not self.staged:
-            return
-        total = self.written + self.staged
+        if self.staged:
+            self._write({name: stage[: self.staged] for name, stage in self.stage.items()}, self.staged)
+
+    def _write(self, columns: Mapping[str, Array], count: int) -> None:
+        """Write rows after the complete chunks."""
+        total = self.written + count
         self.scale.set_extent((total,))
         # The low-level interface of h5py: its indexing takes longer than the writing.
         for name, dataset in self.datasets.items():
-            rows = self.stage[name][: self.staged]
+            rows = np.ascontiguousarray(columns[name], self.stage[name].dtype)
             dataset.set_extent((total, *rows.shape[1:]))
             if rows.size:
                 target = dataset.get_space()
