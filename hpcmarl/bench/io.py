@@ -209,12 +209,9 @@ def _check_space(gigabytes: float, directory: Path | None) -> None:
 
 def _make_case(root: Path, gigabytes: float, compression: str) -> Case:
     spec, rollouts = _play()
-    origin = {"rank": 0, "run": 0, "start_number": 0, "rollout": 0}
-    sizes = [
-        sum(array.nbytes for group in shard_rows(rollout, 0, origin)[0].values() for array in group.values())
-        for rollout in rollouts
-    ]
-    size = round(statistics.mean(sizes))
+    origin = {"rank": 0, "run": 0, "start_number": 0}
+    rows, _ = shard_rows(rollouts, range(len(rollouts)), 0, origin)
+    size = sum(array.nbytes for group in rows.values() for array in group.values()) // len(rollouts)
     return Case(root, spec, rollouts, size, max(SHARDS, round(gigabytes * 1e9 / size)), compression)
 
 

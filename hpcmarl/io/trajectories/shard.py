@@ -86,15 +86,17 @@ class _Rows:
         self.types = {name: h5py.h5t.py_create(column.dtype) for name, column in layout.columns.items()}
 
     def append(self, rows: Mapping[str, Array], count: int) -> None:
-        """Add rows and write every chunk that is complete. Whole chunks of `rows` are not staged."""
+        """Add rows and write every chunk that is complete. Whole chunks of `rows` are not staged.
+
+        The columns take turns chunk by chunk, so that a truncated file keeps the first rows of all columns.
+        """
         done = 0
         while done < count:
-            if not self.staged and count - done >= self.capacity:
-                take = (count - done) // self.capacity * self.capacity
+            take = min(count - done, self.capacity - self.staged)
+            if take == self.capacity:
                 self._write({name: rows[name][done : done + take] for name in self.stage}, take)
                 self.written += take
             else:
-                take = min(count - done, self.capacity - self.staged)
                 for name, stage in self.stage.items():
                     stage[self.staged : self.staged + take] = rows[name][done : done + take]
                 self.staged += take

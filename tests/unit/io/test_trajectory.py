@@ -65,7 +65,7 @@ def test_segments_equal_the_reference_implementation(steps, slots, deaths, end_r
         random_rollout(make_spec(*TWO), steps, slots, generator, deaths=deaths, end_rate=end_rate), generator
     )
     rollout = replace(rollout, slots=rollout.slots + 10)  # those of a later actor
-    segments = cut_segments(rollout)
+    segments = cut_segments([rollout])
     expected = slow_segments(rollout)
     assert segments.index["length"].tolist() == [
         stop - first for first, stop in (segment["steps"] for segment in expected)
@@ -86,7 +86,7 @@ def test_segments_equal_the_reference_implementation(steps, slots, deaths, end_r
 
 def test_slot_major_orders_rows_by_slot_then_step():
     array = np.arange(2 * 3 * 5).reshape(2, 3, 5)
-    assert slot_major(array).tolist() == [
+    assert slot_major([array]).tolist() == [
         array[step, slot].tolist() for slot in range(3) for step in range(2)
     ]
 
@@ -97,14 +97,14 @@ def test_episode_numbers_follow_the_episode_records():
     rollout.episode_end[1] = 1
     rollout.episode[:] = 5
     ended = [Episode(0, 5, 1, 0.0, {}, True), Episode(1, 9, 1, 0.0, {}, True)]
-    assert cut_segments(replace(rollout, episodes=ended)).index["episode"].tolist() == [5, 6, 9, 10]
+    assert cut_segments([replace(rollout, episodes=ended)]).index["episode"].tolist() == [5, 6, 9, 10]
 
 
 def test_whole_episode_segment_has_its_return():
     generator = np.random.default_rng(0)
     rollout = random_rollout(make_spec(), 7, 1, generator, whole_episode=True)
     rollout = replace(rollout, slots=np.array([4]), episodes=[Episode(0, 3, 7, 1.5, {"agent": 1.5}, True)])
-    index = cut_segments(rollout).index
+    index = cut_segments([rollout]).index
     assert (index["return_mean"].tolist(), index["slot"].tolist(), index["length"].tolist()) == (
         [1.5],
         [4],
@@ -343,7 +343,7 @@ def test_damaged_shards_fail_verification(tmp_path):
     write(tmp_path, make_spec(), [rollout])
     (shard,) = list_shards(tmp_path)
     good = shard.read_bytes()
-    where = good.index(slot_major(rollout.policies["agent"].obs[:10]).tobytes())
+    where = good.index(slot_major([rollout.policies["agent"].obs[:10]]).tobytes())
     bad = bytearray(good)
     bad[where + 5] ^= 1
     shard.write_bytes(bad)
