@@ -36,7 +36,7 @@ from hpcmarl.io.trajectories.writer import TrajectoryWriter, shard_rows
 from hpcmarl.roles.base import Context
 from hpcmarl.types import EnvironmentSpec, Rollout
 
-REPEATS = 5
+REPEATS = 3
 PLAYED = 16  # rollouts that are played
 SHARDS = 4  # at least, so that merging has something to do
 WAITING_BYTES = 16 << 20  # of rollouts that wait for the writer's thread; it drops rollouts beyond 64 MiB

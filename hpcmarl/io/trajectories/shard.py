@@ -180,12 +180,14 @@ class ShardFile:
     def append(self, rows: Mapping[str, Mapping[str, Array]], steps: int, segments: int) -> None:
         """Add rows to all groups.
 
+        The index comes before the steps, which are useless without it if the file is truncated later.
+
         Args:
             rows: Group -> column -> array.
             steps: Rows for every group under /steps.
             segments: Rows for every other group.
         """
-        for name in self._groups:
+        for name in sorted(self._groups, key=lambda name: name.startswith("steps/")):
             self.append_group(name, rows[name], steps if name.startswith("steps/") else segments)
 
     def append_group(self, name: str, rows: Mapping[str, Array], count: int) -> None:
