@@ -22,7 +22,7 @@ from hpcmarl.io.trajectories.merge import merge_shards
 from hpcmarl.io.trajectories.segments import cut_segments, slot_major
 from hpcmarl.io.trajectories.shard import ShardFile
 from hpcmarl.io.trajectories.shard_reader import check_shard, list_shards, verify_shard
-from hpcmarl.io.trajectories.writer import TrajectoryWriter, copy_rollout, rollout_bytes
+from hpcmarl.io.trajectories.writer import TrajectoryWriter, copy_rollout, rollout_bytes, shard_rows
 from hpcmarl.types import EnvironmentSpec, Episode, PolicySpec
 from tests.support.rollouts import CONTINUOUS, DISCRETE, MULTI_DISCRETE, make_spec, random_rollout
 from tests.support.trajectories import check_segments, read, slow_segments, with_episodes
@@ -82,6 +82,26 @@ def test_segments_equal_the_reference_implementation(steps, slots, deaths, end_r
         )
     np.testing.assert_array_equal(segments.final_state, [segment["final"]["env"] for segment in expected])
     assert set(INDEX_COLUMNS) - set(ORIGIN) == set(segments.index)
+
+
+def test_rollouts_cut_together_equal_rollouts_cut_alone():
+    """Rollouts differ in steps and slots, as whole episodes do."""
+    generator, spec = np.random.default_rng(3), make_spec(*TWO)
+    rollouts = [
+        with_episodes(random_rollout(spec, steps, slots, generator, end_rate=0.3), generator)
+        for steps, slots in ((5, 3), (1, 1), (8, 2), (4, 4))
+    ]
+    rollouts = [replace(rollout, actor=place) for place, rollout in enumerate(rollouts)]
+    origin = {"rank": 2, "run": 0, "start_number": 1}
+    together, count = shard_rows(rollouts, [4, 5, 9, 12], 100, origin)
+    first_row, parts = 100, []
+    for rollout, number in zip(rollouts, (4, 5, 9, 12), strict=True):
+        parts.append(shard_rows([rollout], [number], first_row, origin))
+        first_row += rollout.steps * rollout.count
+    assert count == sum(segments for _, segments in parts)
+    for group, columns in together.items():
+        for name, values in columns.items():
+            np.testing.assert_array_equal(values, np.concatenate([rows[group][name] for rows, _ in parts]))
 
 
 def test_slot_major_orders_rows_by_slot_then_step():
