@@ -183,7 +183,7 @@ ALLOWED = {
 CONFINED = {
     "mpi4py": ("comm/mpi/", "comm/reductions/mpi_allreduce", "comm/reductions/torch_store"),
     "horovod": ("comm/reductions/horovod_allreduce",),
-    "h5py": ("io/",),
+    "h5py": ("io/", "bench/bare_hdf5"),
     "hdf5plugin": ("io/",),
     "wandb": ("tracking/",),
     "tensorboard": (),

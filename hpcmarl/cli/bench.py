@@ -201,6 +201,53 @@ def sparse(
 
 
 @bench_app.command()
+def io(
+    gigabytes: Annotated[
+        float, typer.Option("--gigabytes", min=0.0001, help="Size of the trajectories before compression.")
+    ] = 0.5,
+    compression: Annotated[
+        str,
+        typer.Option("--compression", metavar="NAME", help="Setting trajectories.compression."),
+    ] = "none",
+    directory: Annotated[
+        Path | None,
+        typer.Option(
+            "--dir",
+            metavar="DIR",
+            help="Place for the files, which are deleted at the end. Default: the temporary directory.",
+            show_default=False,
+        ),
+    ] = None,
+    runs: Annotated[
+        int, typer.Option("--runs", min=0, max=1000, help="Runs of the report; 0: measure no report.")
+    ] = 10,
+    rows: Annotated[
+        int, typer.Option("--rows", min=1, max=10_000_000, help="Rows of metrics of each run.")
+    ] = 20_000,
+    as_json: Json = False,
+) -> None:
+    """Compare trajectory files with bare h5py, and measure a report of long runs.
+
+    Both write and read the same arrays with the same chunks, checksums and compression. They take turns.
+    Writing ends with fsync. Reading is from the page cache. Ratios are hpcmarl's speed by that of bare h5py.
+
+    \b
+    write_ratio    the writer of an actor
+    verify_ratio   hpcmarl data verify, against bare reading
+    inspect_ratio  hpcmarl data inspect, against bare reading
+    merge_ratio    hpcmarl data merge, against bare reading and writing
+    report_...     hpcmarl report in a process of its own
+
+    \b
+    hpcmarl bench io --gigabytes 2 --dir /scratch --json
+    """
+    set_threads(1)
+    from hpcmarl.bench.io import run
+
+    print_result(run(gigabytes, compression, directory, runs, rows), as_json)
+
+
+@bench_app.command()
 def comm(
     config: OptionalConfig = None,
     overrides: Overrides = None,

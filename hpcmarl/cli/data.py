@@ -101,23 +101,10 @@ def verify(paths: Paths, as_json: Json = False) -> None:
     \b
     hpcmarl data verify runs/quickstart-20260101-120000
     """
-    from hpcmarl.io.describe import BAD, run_files, verify_file
-    from hpcmarl.io.trajectories.live_segments import (
-        all_shards,
-        as_plain,
-        describe_superseded,
-        overlaps,
-        superseded,
-    )
+    from hpcmarl.io.describe import BAD, verify_paths
+    from hpcmarl.io.trajectories.live_segments import as_plain, describe_superseded
 
-    found = [verify_file(file) for path in paths for file in run_files(path)]
-    found += [
-        {"path": str(shard), "status": BAD, "reason": why}
-        for path in paths
-        if path.is_dir()
-        for shard, why in overlaps(path)
-    ]
-    gone = superseded([shard for path in paths if path.is_dir() for shard in all_shards(path)])
+    found, gone = verify_paths(paths)
     counts = {status: sum(item["status"] == status for item in found) for status in ("good", "bad", "open")}
     if as_json:
         print_json({"files": found, **counts, "superseded": as_plain(gone)})

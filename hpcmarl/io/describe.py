@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,7 @@ from hpcmarl.io.simulation import read_simulation
 from hpcmarl.io.starts import DIRECTORY as STARTS
 from hpcmarl.io.starts import read_start, read_starts
 from hpcmarl.io.trajectories.layout import ENVIRONMENT
-from hpcmarl.io.trajectories.live_segments import as_plain, superseded
+from hpcmarl.io.trajectories.live_segments import RolloutSpans, SupersededCounts, as_plain
 from hpcmarl.io.trajectories.salvage import list_partials
 from hpcmarl.io.trajectories.shard import is_live
 from hpcmarl.io.trajectories.shard_reader import ShardReader, list_shards, verify_shard
@@ -41,12 +41,12 @@ GOOD, BAD, OPEN = "good", "bad", "open"
 
 
 def file_kind(path: Path) -> str:
-    """Return the format of a finished HDF5 file.
+    """Return the format of a finished HDF5 file. Only its root attributes are checked.
 
     Raises:
         FormatError: If it is not a readable file of hpcmarl.
     """
-    with open_checked(path, None) as file, reading(path):
+    with open_checked(path, None, contents=False) as file, reading(path):
         return str(file.attrs["format"])
 
 
@@ -68,8 +68,12 @@ def _is_start(path: Path) -> bool:
     return path.parent.name == STARTS and path.suffix == ".json"
 
 
-def verify_file(path: Path) -> dict[str, Any]:
+def verify_file(path: Path, note: Callable[[ShardReader], object] | None = None) -> dict[str, Any]:
     """Read a whole file and report whether it is good.
+
+    Args:
+        path: The file.
+        note: Called with each shard while it is open, see `verify_shard`.
 
     Returns:
         A dictionary of "path", "status" (good, bad, or open for a temporary file) and "reason" (one line,
@@ -91,7 +95,7 @@ def verify_file(path: Path) -> dict[str, Any]:
             read_summary(path)
         else:
             {
-                TRAJECTORIES: verify_shard,
+                TRAJECTORIES: lambda shard: verify_shard(shard, note),
                 CHECKPOINT: verify_checkpoint,
                 SNAPSHOT: verify_snapshot,
                 METRICS: verify_hdf5,
@@ -104,6 +108,36 @@ def verify_file(path: Path) -> dict[str, Any]:
             reason += f"; `hpcmarl data salvage {path}` recovers the undamaged segments"
         return {"path": str(path), "status": BAD, "reason": reason}
     return {"path": str(path), "status": GOOD, "reason": ""}
+
+
+def verify_paths(paths: Sequence[Path]) -> tuple[list[dict[str, Any]], dict[str, dict[str, int]]]:
+    """Read all files of some paths, and compare the shards of each directory.
+
+    Args:
+        paths: Files and directories.
+
+    Returns:
+        The result of `verify_file` for each file, with one more for each shard that holds the rollouts of
+        another one; and the superseded trajectories in the directories, see `superseded`.
+    """
+    found: list[dict[str, Any]] = []
+    doubles: list[tuple[Path, str]] = []
+    counts = SupersededCounts()
+    for path in paths:
+        if not path.is_dir():
+            found += [verify_file(path)]
+            continue
+        spans = RolloutSpans()
+
+        def note(reader: ShardReader, spans: RolloutSpans = spans) -> None:
+            if reader.path.match("shard-*.h5"):
+                spans.note(reader)
+                counts.note(reader)
+
+        found += [verify_file(file, note) for file in run_files(path)]
+        doubles += spans.overlaps()
+    found += [{"path": str(shard), "status": BAD, "reason": why} for shard, why in doubles]
+    return found, counts.by_start
 
 
 def describe(path: Path) -> dict[str, Any]:
@@ -131,8 +165,12 @@ def _root(path: Path, attributes: dict[str, Any]) -> dict[str, Any]:
     return {"path": str(path), **shown, "bytes": path.stat().st_size}
 
 
-def _describe_shard(path: Path, *, partial: bool) -> dict[str, Any]:
+def _describe_shard(
+    path: Path, *, partial: bool, note: Callable[[ShardReader], object] | None = None
+) -> dict[str, Any]:
     with ShardReader(path, partial=partial) as shard:
+        if note is not None:
+            note(shard)
         with reading(path):
             attributes = read_attributes(shard.file)
         index = shard.index
@@ -220,13 +258,12 @@ def _describe_simulation(path: Path) -> dict[str, Any]:
 
 
 def _describe_run(path: Path) -> dict[str, Any]:
-    shards, bad = [], []
+    shards, bad, counts = [], [], SupersededCounts()
     for shard in list_shards(path):
         try:
-            shards.append(_describe_shard(shard, partial=False))
+            shards.append(_describe_shard(shard, partial=False, note=counts.note))
         except FormatError as error:
             bad.append(str(error))
-    gone = superseded([path])
     summary = path / "summary.json"
     checkpoints = list_checkpoints(path)
     try:
@@ -245,7 +282,7 @@ def _describe_run(path: Path) -> dict[str, Any]:
         "steps": sum(shard["steps"] for shard in shards),
         "segments": sum(shard["segments"] for shard in shards),
         "episodes_ended": sum(shard["episodes_ended"] for shard in shards),
-        "superseded": as_plain(gone),
+        "superseded": as_plain(counts.by_start),
         "starts": sorted(read_starts(path)),
         "environments": sorted({str(shard.get("env")) for shard in shards}),
         "ranks": sorted({shard.get("rank") for shard in shards}),

@@ -172,7 +172,12 @@ def reading(path: str | os.PathLike[str]) -> Iterator[None]:
 
 
 def open_checked(
-    path: str | os.PathLike[str], kind: str | None, *, unfinished: bool = False, damaged: bool = False
+    path: str | os.PathLike[str],
+    kind: str | None,
+    *,
+    unfinished: bool = False,
+    damaged: bool = False,
+    contents: bool = True,
 ) -> h5py.File:
     """Open a file of hpcmarl for reading.
 
@@ -181,6 +186,7 @@ def open_checked(
         kind: Format that it must have, a key of FORMAT_VERSIONS; None: any of them.
         unfinished: Whether the file may have been left open by a killed writer.
         damaged: Whether chunks may be missing or bad, so that reading them fails.
+        contents: Whether to check groups and datasets. Without it only root attributes may be read.
 
     Returns:
         The open file.
@@ -206,7 +212,8 @@ def open_checked(
         file = _open(path, unfinished or damaged)
         try:
             check_root(file, kind)
-            check_safe(file, damaged=damaged)
+            if contents:
+                check_safe(file, damaged=damaged)
         except BaseException:
             file.close()
             raise

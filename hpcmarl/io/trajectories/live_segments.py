@@ -76,6 +76,28 @@ class LiveSegments:
             reader.select(live)
 
 
+class SupersededCounts:
+    """Counts the superseded segments and steps of shards that are open.
+
+    Attributes:
+        by_start: Number of a start -> {"segments", "steps"}; starts without superseded segments are left out.
+    """
+
+    def __init__(self) -> None:
+        self.by_start: dict[str, dict[str, int]] = {}
+        self._live = LiveSegments()
+
+    def note(self, reader: ShardReader) -> None:
+        """Count those of one shard. A shard whose run has a damaged record of a start is skipped."""
+        with contextlib.suppress(FormatError):
+            gone = ~self._live.of(reader)
+            for start in np.unique(reader.index["start_number"][gone]).tolist():
+                own = gone & (reader.index["start_number"] == start)
+                count = self.by_start.setdefault(str(start), {"segments": 0, "steps": 0})
+                count["segments"] += int(own.sum())
+                count["steps"] += int(reader.index["length"][own].sum())
+
+
 def superseded(paths: Sequence[Path]) -> dict[str, dict[str, int]]:
     """Count the superseded segments and steps in the shards of files and directories.
 
@@ -84,19 +106,56 @@ def superseded(paths: Sequence[Path]) -> dict[str, dict[str, int]]:
     Returns:
         Number of a start -> {"segments", "steps"}; starts without superseded segments are left out.
     """
-    live, counts = LiveSegments(), dict[str, dict[str, int]]()
+    counts = SupersededCounts()
     for shard in (shard for path in paths for shard in list_shards(path) if shard.suffix == ".h5"):
-        try:
-            with ShardReader(shard) as reader:
-                gone = ~live.of(reader)
-                for start in np.unique(reader.index["start_number"][gone]).tolist():
-                    own = gone & (reader.index["start_number"] == start)
-                    count = counts.setdefault(str(start), {"segments": 0, "steps": 0})
-                    count["segments"] += int(own.sum())
-                    count["steps"] += int(reader.index["length"][own].sum())
-        except FormatError:
-            continue
-    return counts
+        with contextlib.suppress(FormatError), ShardReader(shard) as reader:
+            counts.note(reader)
+    return counts.by_start
+
+
+class RolloutSpans:
+    """First and last rollouts that shards hold, noted while each shard is open."""
+
+    def __init__(self) -> None:
+        self._shards: list[Path] = []
+        # (run, start, rank) -> (first rollout, last rollout, place in _shards) of each shard
+        self._spans: dict[tuple[str, int, int], list[tuple[int, int, int]]] = {}
+
+    def note(self, reader: ShardReader) -> None:
+        """Note those of one shard. Shards are noted in their order, and before segments are selected."""
+        for key, rollouts in _rollouts(reader).items():
+            self._spans.setdefault(key, []).append((int(rollouts[0]), int(rollouts[-1]), len(self._shards)))
+        self._shards.append(reader.path)
+
+    def overlaps(self) -> list[tuple[Path, str]]:
+        """Find shards that hold rollouts which an earlier shard holds, too; see `overlaps`."""
+        return [(shard, f"{why}; move one of them away") for shard, why in self._doubles()]
+
+    def refuse(self) -> None:
+        """Check that no two shards hold the same rollouts.
+
+        Those of a run and of its copy do, and so do those of a run and of a file that was merged from them.
+
+        Raises:
+            UsageError: If two shards hold the same rollouts.
+        """
+        for shard, why in self._doubles():
+            raise UsageError(f"{shard}: {why}; leave one of them out")
+
+    def _doubles(self) -> list[tuple[Path, str]]:
+        """Return pairs of a shard and a description.
+
+        Ranges are compared first. Only shards whose ranges overlap are opened again.
+        """
+        doubles = []
+        for key, parts in self._spans.items():
+            parts = sorted(parts)
+            ends = accumulate((last for _, last, _ in parts), max)
+            if any(first <= end for (first, _, _), end in zip(parts[1:], ends, strict=False)):
+                doubles += _exact_doubles(
+                    key, [self._shards[place] for place in sorted(place for _, _, place in parts)]
+                )
+        return doubles
 
 
 def overlaps(path: Path) -> list[tuple[Path, str]]:
@@ -108,19 +167,16 @@ def overlaps(path: Path) -> list[tuple[Path, str]]:
     Returns:
         The later of each two shards, and a description of the problem in one line.
     """
-    return [(shard, f"{why}; move one of them away") for shard, why in _doubles(all_shards(path))]
+    return _spans(all_shards(path)).overlaps()
 
 
 def refuse_overlaps(shards: Sequence[Path]) -> None:
-    """Check that no two shards hold the same rollouts.
-
-    Those of a run and of its copy do, and so do those of a run and of a file that was merged from them.
+    """Check that no two shards hold the same rollouts, see `RolloutSpans.refuse`.
 
     Raises:
         UsageError: If two shards hold the same rollouts.
     """
-    for shard, why in _doubles(shards):
-        raise UsageError(f"{shard}: {why}; leave one of them out")
+    _spans(shards).refuse()
 
 
 def all_shards(path: Path) -> list[Path]:
@@ -131,21 +187,12 @@ def all_shards(path: Path) -> list[Path]:
     return sorted(path.rglob("shard-*.h5")) if path.is_dir() else [path]
 
 
-def _doubles(shards: Sequence[Path]) -> list[tuple[Path, str]]:
-    spans: dict[tuple[str, int, int], list[tuple[int, int, int]]] = {}
-    for place, shard in enumerate(shards):
+def _spans(shards: Sequence[Path]) -> RolloutSpans:
+    spans = RolloutSpans()
+    for shard in shards:
         with contextlib.suppress(FormatError), ShardReader(shard) as reader:
-            for key, rollouts in _rollouts(reader).items():
-                spans.setdefault(key, []).append((int(rollouts[0]), int(rollouts[-1]), place))
-    doubles = []
-    for key, parts in spans.items():
-        parts.sort()
-        ends = accumulate((last for _, last, _ in parts), max)
-        if any(first <= end for (first, _, _), end in zip(parts[1:], ends, strict=False)):
-            doubles += _exact_doubles(
-                key, [shards[place] for place in sorted(place for _, _, place in parts)]
-            )
-    return doubles
+            spans.note(reader)
+    return spans
 
 
 def _exact_doubles(key: tuple[str, int, int], shards: Sequence[Path]) -> list[tuple[Path, str]]:
@@ -176,13 +223,20 @@ def _rollouts(reader: ShardReader) -> dict[tuple[str, int, int], IntArray]:
     index, names = reader.index, runs_of(reader)
     known = index["rollout"] >= 0
     place = np.clip(index["run"], 0, len(names) - 1)
+    origins = [place[known], index["start_number"][known], index["rank"][known]]
     numbers = {}
-    for key in np.unique(
-        np.stack([place[known], index["start_number"][known], index["rank"][known]]), axis=1
-    ).T.tolist():
+    for key in _unique_rows(origins):
         own = known & (place == key[0]) & (index["start_number"] == key[1]) & (index["rank"] == key[2])
         numbers[names[key[0]], key[1], key[2]] = np.unique(index["rollout"][own]).astype(np.int64)
     return numbers
+
+
+def _unique_rows(columns: Sequence[IntArray]) -> list[list[int]]:
+    """Return the different rows of some columns, sorted. Most shards have only one."""
+    if len(columns[0]) and all((column == column[0]).all() for column in columns):
+        return [[int(column[0]) for column in columns]]
+    rows: list[list[int]] = np.unique(np.stack(list(columns)), axis=1).T.tolist()
+    return rows
 
 
 def describe_superseded(counts: dict[str, dict[str, int]]) -> list[str]:

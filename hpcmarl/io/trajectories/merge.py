@@ -7,11 +7,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from hpcmarl.errors import UsageError
+from hpcmarl.errors import FormatError, HpcmarlError, UsageError
 from hpcmarl.io.atomic import storage_error
 from hpcmarl.io.hdf5.schema import read_attributes
 from hpcmarl.io.trajectories.layout import Layout
-from hpcmarl.io.trajectories.live_segments import LiveSegments, refuse_overlaps, runs_of
+from hpcmarl.io.trajectories.live_segments import LiveSegments, RolloutSpans, runs_of
 from hpcmarl.io.trajectories.salvage import append_shard
 from hpcmarl.io.trajectories.shard import ShardFile
 from hpcmarl.io.trajectories.shard_reader import ShardReader, list_shards
@@ -45,23 +45,39 @@ def _shape(layout: Layout) -> Any:
 def _in_common(shards: Sequence[Path]) -> tuple[Layout, dict[str, Any]]:
     """Return the layout of all shards and the root attributes of their merged file.
 
+    Each shard is opened once.
+
     Raises:
-        UsageError: If their layouts or environments differ.
+        UsageError: If two shards hold the same rollouts, or their layouts or environments differ.
+        FormatError: If a shard is damaged.
     """
-    runs: dict[str, None] = {}
-    with ShardReader(shards[0]) as first:
-        layout, attributes = first.layout, read_attributes(first.file)
+    spans, runs = RolloutSpans(), dict[str, None]()
+    problem: HpcmarlError | None = None
+    first: tuple[Layout, dict[str, Any]] | None = None
     for shard in shards:
-        with ShardReader(shard) as reader:
-            own = read_attributes(reader.file)
-            if _shape(reader.layout) != _shape(layout) or own.get("env") != attributes.get("env"):
-                environments = f"{own.get('env')} and {attributes.get('env')}"
-                raise UsageError(
-                    f"{shard}: another environment or layout than {shards[0]} ({environments}); merge them "
-                    "separately"
-                )
-            attributes["rank"] = attributes["rank"] if own.get("rank") == attributes["rank"] else -1
-            runs |= dict.fromkeys(runs_of(reader))
+        try:
+            with ShardReader(shard) as reader:
+                spans.note(reader)
+                own, layout = read_attributes(reader.file), reader.layout
+                runs |= dict.fromkeys(runs_of(reader))
+        except FormatError as error:
+            problem = problem or error
+            continue
+        if first is None:
+            first = layout, own
+        attributes = first[1]
+        if _shape(layout) != _shape(first[0]) or own.get("env") != attributes.get("env"):
+            environments = f"{own.get('env')} and {attributes.get('env')}"
+            problem = problem or UsageError(
+                f"{shard}: another environment or layout than {shards[0]} ({environments}); merge them "
+                "separately"
+            )
+        attributes["rank"] = attributes["rank"] if own.get("rank") == attributes["rank"] else -1
+    spans.refuse()
+    if problem is not None:
+        raise problem
+    assert first is not None
+    layout, attributes = first
     return layout, {**attributes, "merged_from": [str(shard) for shard in shards], "runs": list(runs)}
 
 
@@ -92,7 +108,6 @@ def merge_shards(
     if output.exists():
         raise UsageError(f"--out {output}: exists; choose another name or delete it first")
     shards = collect_shards(paths)
-    refuse_overlaps(shards)
     layout, attributes = _in_common(shards)
     runs = {name: place for place, name in enumerate(attributes["runs"])}
     live, left_out = LiveSegments(), 0

@@ -86,27 +86,37 @@ class _Rows:
         self.types = {name: h5py.h5t.py_create(column.dtype) for name, column in layout.columns.items()}
 
     def append(self, rows: Mapping[str, Array], count: int) -> None:
-        """Add rows and write every chunk that is complete."""
+        """Add rows and write every chunk that is complete. Whole chunks of `rows` are not staged.
+
+        The columns take turns chunk by chunk, so that a truncated file keeps the first rows of all columns.
+        """
         done = 0
         while done < count:
             take = min(count - done, self.capacity - self.staged)
-            for name, stage in self.stage.items():
-                stage[self.staged : self.staged + take] = rows[name][done : done + take]
-            self.staged += take
+            if take == self.capacity:
+                self._write({name: rows[name][done : done + take] for name in self.stage}, take)
+                self.written += take
+            else:
+                for name, stage in self.stage.items():
+                    stage[self.staged : self.staged + take] = rows[name][done : done + take]
+                self.staged += take
+                if self.staged == self.capacity:
+                    self.write()
+                    self.written, self.staged = self.written + self.capacity, 0
             done += take
-            if self.staged == self.capacity:
-                self.write()
-                self.written, self.staged = self.written + self.capacity, 0
 
     def write(self) -> None:
         """Write the staged rows. They stay staged, so that the complete chunk replaces them later."""
-        if not self.staged:
-            return
-        total = self.written + self.staged
+        if self.staged:
+            self._write({name: stage[: self.staged] for name, stage in self.stage.items()}, self.staged)
+
+    def _write(self, columns: Mapping[str, Array], count: int) -> None:
+        """Write rows after the complete chunks."""
+        total = self.written + count
         self.scale.set_extent((total,))
         # The low-level interface of h5py: its indexing takes longer than the writing.
         for name, dataset in self.datasets.items():
-            rows = self.stage[name][: self.staged]
+            rows = np.ascontiguousarray(columns[name], self.stage[name].dtype)
             dataset.set_extent((total, *rows.shape[1:]))
             if rows.size:
                 target = dataset.get_space()
@@ -170,12 +180,14 @@ class ShardFile:
     def append(self, rows: Mapping[str, Mapping[str, Array]], steps: int, segments: int) -> None:
         """Add rows to all groups.
 
+        The index comes before the steps, which are useless without it if the file is truncated later.
+
         Args:
             rows: Group -> column -> array.
             steps: Rows for every group under /steps.
             segments: Rows for every other group.
         """
-        for name in self._groups:
+        for name in sorted(self._groups, key=lambda name: name.startswith("steps/")):
             self.append_group(name, rows[name], steps if name.startswith("steps/") else segments)
 
     def append_group(self, name: str, rows: Mapping[str, Array], count: int) -> None:

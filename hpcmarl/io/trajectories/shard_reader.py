@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import h5py
@@ -339,15 +339,21 @@ def check_shard(path: str | os.PathLike[str]) -> None:
         pass
 
 
-def verify_shard(path: str | os.PathLike[str]) -> None:
+def verify_shard(path: str | os.PathLike[str], note: Callable[[ShardReader], object] | None = None) -> None:
     """Check the structure of a shard, and every chunk against its Fletcher32 checksum.
 
     The rows are read in bounded memory.
+
+    Args:
+        path: The shard.
+        note: Called with the open shard once its structure is checked, before its rows are read.
 
     Raises:
         FormatError: If the shard is damaged.
     """
     with ShardReader(path) as shard:
+        if note is not None:
+            note(shard)
         for group in shard.layout:
             for _ in shard.slabs(group):
                 pass

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import os
 import re
 import threading
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from hpcmarl.errors import HpcmarlError, StorageError
 from hpcmarl.io.atomic import PARTIAL, storage_error
 from hpcmarl.io.hdf5.fault_tolerant_file import close_at_exit
 from hpcmarl.io.hdf5.schema import TRAJECTORIES, root_attributes
-from hpcmarl.io.trajectories.layout import ENVIRONMENT, INDEX, ORIGIN, layout_of_spec
+from hpcmarl.io.trajectories.layout import ENVIRONMENT, INDEX, layout_of_spec
 from hpcmarl.io.trajectories.salvage import salvage_file
 from hpcmarl.io.trajectories.segments import cut_segments, slot_major
 from hpcmarl.io.trajectories.shard import ShardFile, filter_options
@@ -35,6 +36,7 @@ LOGGER = logging.getLogger(__name__)
 QUEUE_BYTES = 64 << 20  # rollouts that may wait for the disk
 WAKE_BYTES = 1 << 20  # the thread is woken early if so many bytes wait
 WAKE_SECONDS = 0.25
+TOGETHER_BYTES = 1 << 20  # waiting rollouts of so many bytes are converted together
 RETRY_SECONDS = 30.0  # after an error of the disk
 # After salvage of its open shard, a killed process has lost at most the steps of so many seconds.
 FLUSH_SECONDS = 10.0
@@ -108,49 +110,58 @@ def files_a_day(config: TrajectoriesConfig, ranks: int) -> float:
 
 
 def shard_rows(
-    rollout: Rollout, first_row: int, origin: Mapping[str, int]
+    rollouts: Sequence[Rollout], numbers: Sequence[int], first_row: int, origin: Mapping[str, int]
 ) -> tuple[dict[str, dict[str, Array]], int]:
-    """Convert a rollout to rows of a shard.
+    """Convert rollouts to rows of a shard.
 
     Args:
-        rollout: The rollout.
+        rollouts: The rollouts, which have the same policies.
+        numbers: Their numbers, for the column "rollout".
         first_row: Rows that the shard already has.
-        origin: Values of the columns of layout.ORIGIN.
+        origin: Values of the other columns of layout.ORIGIN.
 
     Returns:
         Group -> column -> array, and the number of segments.
     """
-    segments = cut_segments(rollout)
-    steps = rollout.steps
+    segments = cut_segments(rollouts)
     rows: dict[str, dict[str, Array]] = {}
-    for name, policy in rollout.policies.items():
-        arrays = {
-            "obs": policy.obs[:steps],
-            "action": policy.action,
-            "reward": policy.reward,
-            "alive": policy.alive[:steps],
-            "logp": policy.logp,
-            "terminated": policy.terminated,
-            "truncated": policy.truncated,
+    for name in rollouts[0].policies:
+        policies = [rollout.policies[name] for rollout in rollouts]
+        arrays: dict[str, list[Array]] = {
+            "obs": [policy.obs[:-1] for policy in policies],
+            "action": [policy.action for policy in policies],
+            "reward": [policy.reward for policy in policies],
+            "alive": [policy.alive[:-1] for policy in policies],
+            "logp": [policy.logp for policy in policies],
+            "terminated": [policy.terminated for policy in policies],
+            "truncated": [policy.truncated for policy in policies],
         }
-        if policy.action_mask is not None:
-            arrays["action_mask"] = policy.action_mask[:steps]
-        rows[f"steps/{name}"] = {key: slot_major(array) for key, array in arrays.items()}
+        masks = [policy.action_mask[:-1] for policy in policies if policy.action_mask is not None]
+        if masks:
+            arrays["action_mask"] = list(masks)
+        rows[f"steps/{name}"] = {key: slot_major(parts) for key, parts in arrays.items()}
         rows[f"final/{name}"] = {
             "obs": segments.final_obs[name],
             "episode_return": segments.episode_return[name],
         }
     environment = {
-        "episode_start": slot_major(rollout.episode_start[:steps]),
-        "episode_end": slot_major(rollout.episode_end),
+        "episode_start": slot_major([rollout.episode_start[:-1] for rollout in rollouts]),
+        "episode_end": slot_major([rollout.episode_end for rollout in rollouts]),
     }
-    if rollout.state is not None and segments.final_state is not None:
-        environment["state"] = slot_major(rollout.state[:steps])
+    if segments.final_state is not None:
+        environment["state"] = slot_major(
+            [rollout.state[:-1] for rollout in rollouts if rollout.state is not None]
+        )
         rows[f"final/{ENVIRONMENT}"] = {"state": segments.final_state}
     rows[f"steps/{ENVIRONMENT}"] = environment
-    count = len(segments.index["start"])
-    origins = {name: np.full(count, origin[name]) for name in ORIGIN}
-    rows[INDEX] = {**segments.index, "start": segments.index["start"] + first_row, **origins}
+    count = len(segments.source)
+    origins = {name: np.full(count, value) for name, value in origin.items()}
+    rows[INDEX] = {
+        **segments.index,
+        "start": segments.index["start"] + first_row,
+        **origins,
+        "rollout": np.array(numbers)[segments.source],
+    }
     return rows, count
 
 
@@ -299,7 +310,7 @@ class TrajectoryWriter:
             try:
                 self._try_again(closing)
                 while self._queue:
-                    self._take(*self._queue.popleft())
+                    self._take(self._next())
                     self._tend(False)  # keeps flushes and shards on time even if the queue never empties
                 self._tend(closing)
             except Exception as error:
@@ -308,22 +319,40 @@ class TrajectoryWriter:
             if closing:
                 return
 
-    def _take(self, rollout: Rollout, size: int, number: int) -> None:
+    def _next(self) -> list[tuple[Rollout, int, int]]:
+        """Take rollouts from the queue that belong into the same shard, at least one."""
+        first = self._queue.popleft()
+        taken, size = [first], first[1]
+        room = min(TOGETHER_BYTES, self._room())
+        while self._queue and size < room:
+            taken.append(self._queue.popleft())
+            size += taken[-1][1]
+        return taken
+
+    def _room(self) -> float:
+        """Return the bytes that the open shard may still get. The first rollout of a shard is alone."""
+        if self._shard is None:
+            return 0.0
+        limit, size = self.config.max_gigabytes, self._shard.size
+        budget = math.inf if limit is None else limit * 1e9 - self._closed_bytes - size
+        return min(self.config.shard_megabytes * 1e6 - size, budget)
+
+    def _take(self, rollouts: Sequence[tuple[Rollout, int, int]]) -> None:
         stored = False
         try:
             if not self._stopped:
-                self._store(rollout, number)
+                self._store([rollout for rollout, _, _ in rollouts], [number for *_, number in rollouts])
                 stored = True
         finally:
-            self._taken += size
-            self._lost += not stored
+            self._taken += sum(size for _, size, _ in rollouts)
+            self._lost += 0 if stored else len(rollouts)
 
-    def _store(self, rollout: Rollout, number: int) -> None:
+    def _store(self, rollouts: Sequence[Rollout], numbers: Sequence[int]) -> None:
         if self._shard is None:
             self._shard = self._new_shard()
             self._opened = self._flushed = time.monotonic()
-        rows, segments = shard_rows(rollout, self._shard.steps, {**self._origin, "rollout": number})
-        steps = rollout.steps * rollout.count
+        rows, segments = shard_rows(rollouts, numbers, self._shard.steps, self._origin)
+        steps = sum(rollout.steps * rollout.count for rollout in rollouts)
         self._shard.append(rows, steps, segments)
         if self._shard.segments == segments:
             # Write all other parts of the file before its rows, so that a truncated file loses rows only.

@@ -50,8 +50,8 @@ def open_shard(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
     generator = np.random.default_rng(0)
     for number in range(ROLLOUTS):
         rollout = random_rollout(make_spec(), STEPS, SLOTS, generator)
-        origin = {"rank": 1, "run": 0, "start_number": 1, "rollout": number}
-        contents, segments = shard_rows(rollout, shard.steps, origin)
+        origin = {"rank": 1, "run": 0, "start_number": 1}
+        contents, segments = shard_rows([rollout], [number], shard.steps, origin)
         shard.append(contents, STEPS * SLOTS, segments)
         if number in (0, 40, ROLLOUTS - 1):
             shard.flush()

@@ -22,7 +22,7 @@ from hpcmarl.io.trajectories.merge import merge_shards
 from hpcmarl.io.trajectories.segments import cut_segments, slot_major
 from hpcmarl.io.trajectories.shard import ShardFile
 from hpcmarl.io.trajectories.shard_reader import check_shard, list_shards, verify_shard
-from hpcmarl.io.trajectories.writer import TrajectoryWriter, copy_rollout, rollout_bytes
+from hpcmarl.io.trajectories.writer import TrajectoryWriter, copy_rollout, rollout_bytes, shard_rows
 from hpcmarl.types import EnvironmentSpec, Episode, PolicySpec
 from tests.support.rollouts import CONTINUOUS, DISCRETE, MULTI_DISCRETE, make_spec, random_rollout
 from tests.support.trajectories import check_segments, read, slow_segments, with_episodes
@@ -65,7 +65,7 @@ def test_segments_equal_the_reference_implementation(steps, slots, deaths, end_r
         random_rollout(make_spec(*TWO), steps, slots, generator, deaths=deaths, end_rate=end_rate), generator
     )
     rollout = replace(rollout, slots=rollout.slots + 10)  # those of a later actor
-    segments = cut_segments(rollout)
+    segments = cut_segments([rollout])
     expected = slow_segments(rollout)
     assert segments.index["length"].tolist() == [
         stop - first for first, stop in (segment["steps"] for segment in expected)
@@ -84,9 +84,29 @@ def test_segments_equal_the_reference_implementation(steps, slots, deaths, end_r
     assert set(INDEX_COLUMNS) - set(ORIGIN) == set(segments.index)
 
 
+def test_rollouts_cut_together_equal_rollouts_cut_alone():
+    """Rollouts differ in steps and slots, as whole episodes do."""
+    generator, spec = np.random.default_rng(3), make_spec(*TWO)
+    rollouts = [
+        with_episodes(random_rollout(spec, steps, slots, generator, end_rate=0.3), generator)
+        for steps, slots in ((5, 3), (1, 1), (8, 2), (4, 4))
+    ]
+    rollouts = [replace(rollout, actor=place) for place, rollout in enumerate(rollouts)]
+    origin = {"rank": 2, "run": 0, "start_number": 1}
+    together, count = shard_rows(rollouts, [4, 5, 9, 12], 100, origin)
+    first_row, parts = 100, []
+    for rollout, number in zip(rollouts, (4, 5, 9, 12), strict=True):
+        parts.append(shard_rows([rollout], [number], first_row, origin))
+        first_row += rollout.steps * rollout.count
+    assert count == sum(segments for _, segments in parts)
+    for group, columns in together.items():
+        for name, values in columns.items():
+            np.testing.assert_array_equal(values, np.concatenate([rows[group][name] for rows, _ in parts]))
+
+
 def test_slot_major_orders_rows_by_slot_then_step():
     array = np.arange(2 * 3 * 5).reshape(2, 3, 5)
-    assert slot_major(array).tolist() == [
+    assert slot_major([array]).tolist() == [
         array[step, slot].tolist() for slot in range(3) for step in range(2)
     ]
 
@@ -97,14 +117,14 @@ def test_episode_numbers_follow_the_episode_records():
     rollout.episode_end[1] = 1
     rollout.episode[:] = 5
     ended = [Episode(0, 5, 1, 0.0, {}, True), Episode(1, 9, 1, 0.0, {}, True)]
-    assert cut_segments(replace(rollout, episodes=ended)).index["episode"].tolist() == [5, 6, 9, 10]
+    assert cut_segments([replace(rollout, episodes=ended)]).index["episode"].tolist() == [5, 6, 9, 10]
 
 
 def test_whole_episode_segment_has_its_return():
     generator = np.random.default_rng(0)
     rollout = random_rollout(make_spec(), 7, 1, generator, whole_episode=True)
     rollout = replace(rollout, slots=np.array([4]), episodes=[Episode(0, 3, 7, 1.5, {"agent": 1.5}, True)])
-    index = cut_segments(rollout).index
+    index = cut_segments([rollout]).index
     assert (index["return_mean"].tolist(), index["slot"].tolist(), index["length"].tolist()) == (
         [1.5],
         [4],
@@ -343,7 +363,7 @@ def test_damaged_shards_fail_verification(tmp_path):
     write(tmp_path, make_spec(), [rollout])
     (shard,) = list_shards(tmp_path)
     good = shard.read_bytes()
-    where = good.index(slot_major(rollout.policies["agent"].obs[:10]).tobytes())
+    where = good.index(slot_major([rollout.policies["agent"].obs[:10]]).tobytes())
     bad = bytearray(good)
     bad[where + 5] ^= 1
     shard.write_bytes(bad)
