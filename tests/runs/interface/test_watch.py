@@ -7,6 +7,7 @@ from typer.testing import CliRunner
 
 from hpcmarl.analysis.watch import duration, follow, look
 from hpcmarl.cli.main import app
+from hpcmarl.errors import UsageError
 from hpcmarl.io.run_lock import acquire
 from tests.support.worlds import run_world
 
@@ -79,6 +80,25 @@ def test_damaged_files_do_not_end_a_watch(tmp_path):
     (tmp_path / "metrics.csv").write_bytes(b"\0" * 100)
     (tmp_path / "summary.json").write_text("{")
     assert look(tmp_path).line().startswith("killed")
+
+
+@pytest.mark.parametrize(
+    ("path", "why"),
+    [
+        ("quickstart.yaml", "quickstart.yaml: does not exist and has the name of a file; allowed: the dir"),
+        (
+            "nowhere/run",
+            "nowhere is no directory, so no run can begin in it; allowed: the directory of a run",
+        ),
+        ("kept.txt", "kept.txt: a file; allowed: the directory of a run"),
+    ],
+)
+def test_a_path_that_no_run_can_have_is_refused(tmp_path, path, why):
+    """Without the error, the command would wait without end."""
+    (tmp_path / "kept.txt").touch()
+    with pytest.raises(UsageError, match=why) as raised:
+        CliRunner().invoke(app, ["watch", str(tmp_path / path)], catch_exceptions=False)
+    assert raised.value.exit_code == 2
 
 
 def test_durations_have_at_most_two_units():
