@@ -13,6 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from hpcmarl.cli.common import finite, print_columns, print_json
+from hpcmarl.cli.progress import BYTES, Progress
 
 data_app = typer.Typer(
     no_args_is_help=True,
@@ -90,6 +91,14 @@ def inspect(paths: Paths, as_json: Json = False) -> None:
         print_columns(_flat("", item), ("key", "value"))
 
 
+def _size(path: Path) -> int:
+    """Return the size of a file, bytes; 0 if it has gone, as a temporary file of a running writer may."""
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0
+
+
 @data_app.command()
 def verify(paths: Paths, as_json: Json = False) -> None:
     """Read every file completely and check it.
@@ -110,7 +119,13 @@ def verify(paths: Paths, as_json: Json = False) -> None:
         superseded,
     )
 
-    found = [verify_file(file) for path in paths for file in run_files(path)]
+    files = [file for path in paths for file in run_files(path)]
+    found = []
+    with Progress(BYTES, sum(map(_size, files))) as progress:
+        for file in files:
+            size = _size(file)
+            found.append(verify_file(file))
+            progress.advance(size)
     found += [
         {"path": str(shard), "status": BAD, "reason": why}
         for path in paths
@@ -155,7 +170,10 @@ def salvage(
     """
     from hpcmarl.io.trajectories.salvage import salvage as recover
 
-    found = [item for path in paths for item in recover(path, remove=remove)]
+    found = []
+    for path in paths:
+        with Progress(f"files of {path}") as progress:
+            found += recover(path, remove=remove, on_progress=progress.at)
     if as_json:
         steps, lost = sum(item.steps for item in found), sum(item.lost_steps for item in found)
         print_json(
@@ -195,7 +213,10 @@ def merge(
     """
     from hpcmarl.io.trajectories.merge import merge_shards
 
-    result = merge_shards(paths, out, compression.value, superseded=with_superseded)
+    with Progress(BYTES) as progress:
+        result = merge_shards(
+            paths, out, compression.value, superseded=with_superseded, on_progress=progress.at
+        )
     if as_json:
         print_json({"path": str(out), **result})
     else:
@@ -241,7 +262,15 @@ def export_table(
                 f"--out {out}: the ending is neither .npz nor .csv; add --format npz or --format csv"
             )
         form = Form(out.suffix[1:])
-    result = export(paths, out, form=form.value, table=table, superseded=with_superseded)
+    with Progress("parts of shards") as progress:
+        result = export(
+            paths,
+            out,
+            form=form.value,
+            table=table,
+            superseded=with_superseded,
+            on_progress=progress.at,
+        )
     if as_json:
         print_json({"path": str(out), **result})
     else:

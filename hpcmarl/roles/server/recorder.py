@@ -136,12 +136,12 @@ class Recorder:
     def begin(self) -> None:
         """Begin to count training time, and remove metrics rows that this start supersedes."""
         self._began = time.monotonic()
-        self.display.begin(int(self.totals["env_steps"]))
         self.last_row = self.row_before = (-1, self.seconds, self.totals["env_steps"])
         self.activity.serving_before = self.times.serving_seconds
         self._note_activity()
         resume = self.context.resume
         version = None if resume is None else int(resume["engine"]["rule"]["round"])
+        self.display.begin(version or 0, int(self.totals["env_steps"]), self.seconds)
         self.trackers = begin_tracking(self.context, version, int(self.totals["env_steps"]))
         if version is not None:
             self.metrics.truncate(version)
