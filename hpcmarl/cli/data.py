@@ -75,12 +75,21 @@ def _flat(prefix: str, value: Any) -> list[tuple[str, str]]:
 def inspect(paths: Paths, as_json: Json = False) -> None:
     """Show the contents of files and run directories.
 
+    Several runs, or a directory that holds runs, give a table with a row for each run. Its return is that of
+    the newest training episodes.
+
     \b
     hpcmarl data inspect runs/quickstart-20260101-120000
+    hpcmarl data inspect runs/seed-0 runs/seed-1 runs/seed-2
+    hpcmarl data inspect runs --json
     hpcmarl data inspect runs/*/checkpoints/checkpoint-0000000100.h5 --json
     """
+    from hpcmarl.cli.inspect_runs import runs_to_compare, show_runs
     from hpcmarl.io.describe import describe
 
+    if runs := runs_to_compare(paths):
+        show_runs(runs, as_json=as_json)
+        return
     found = [finite(describe(path)) for path in paths]
     if as_json:
         print_json({"files": found})
