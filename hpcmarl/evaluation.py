@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,12 @@ from hpcmarl.roles.evaluator import (
 )
 from hpcmarl.roles.origin import check_environments_of, load_stored
 from hpcmarl.types import EnvironmentSpec
+
+OnProgress = Callable[[int, int], object]  # episodes that are finished, and all of them
+
+
+def _ignore(done: int, total: int) -> None:
+    """Ignore progress."""
 
 
 @dataclass(frozen=True)
@@ -110,6 +116,7 @@ def evaluate_checkpoint(
     greedy: bool | None = None,
     seed: int | None = None,
     random_agents: Sequence[str] = (),
+    on_progress: OnProgress = _ignore,
 ) -> dict[str, Any]:
     """Play evaluation episodes with the policies of a checkpoint.
 
@@ -121,6 +128,7 @@ def evaluate_checkpoint(
         greedy: Whether agents act greedily instead of sampling; None: eval.greedy of the run.
         seed: Seed of the episodes; None: eval.seed of the run.
         random_agents: Names of agents that take random actions.
+        on_progress: Called after each step of all environments, with finished and all episodes.
 
     Returns:
         The figures of `evaluator.summarise`, with `checkpoint` (path) and `version`. `agents` holds each
@@ -137,12 +145,16 @@ def evaluate_checkpoint(
         "seed": settings.seed if seed is None else seed,
     }
     settings = settings.model_copy(update=chosen | {"greedy": settings.greedy if greedy is None else greedy})
-    figures = _judge(trained.config, settings, trained.algorithm, trained.spec, random_agents)
+    figures = _judge(trained.config, settings, trained.algorithm, trained.spec, random_agents, on_progress)
     return {"checkpoint": str(trained.checkpoint), "version": trained.version, **figures}
 
 
 def record_episodes(
-    trained: Trained, episodes: int, greedy: bool | None = None, seed: int | None = None
+    trained: Trained,
+    episodes: int,
+    greedy: bool | None = None,
+    seed: int | None = None,
+    on_progress: OnProgress = _ignore,
 ) -> list[Recording]:
     """Play episodes with trained policies, one after the other, and record all steps.
 
@@ -151,6 +163,7 @@ def record_episodes(
         episodes: Episodes of each environment of the run's groups.
         greedy: Whether agents act greedily instead of sampling; None: eval.greedy of the run.
         seed: Seed of the episodes; None: eval.seed of the run.
+        on_progress: Called after each step, with finished and all episodes.
 
     Returns:
         The episodes, environment by environment.
@@ -168,7 +181,8 @@ def record_episodes(
         }
     )
     found: list[Recording] = []
-    for index, environment in enumerate(_different(_environments(config))):
+    different = _different(_environments(config))
+    for index, environment in enumerate(different):
         batch = evaluation_environment(
             environment,
             config.policies,
@@ -191,8 +205,7 @@ def record_episodes(
             recorder=recorder,
         )
         try:
-            while not match.done:
-                match.step()
+            _play(match, index * episodes, len(different) * episodes, on_progress)
         finally:
             match.close()
         found += recorder.recordings
@@ -205,6 +218,20 @@ def record_episodes(
             "checkpoint": trained.checkpoint.name,
         }
     return found
+
+
+def _play(match: Match, before: int, total: int, on_progress: OnProgress) -> None:
+    """Play a match to its end.
+
+    Args:
+        match: The match.
+        before: Episodes of the matches before it.
+        total: Episodes of all matches.
+        on_progress: Called after each step.
+    """
+    while not match.done:
+        match.step()
+        on_progress(before + len(match.episodes), total)
 
 
 def _environments(config: Config) -> list[EnvConfig]:
@@ -227,6 +254,7 @@ def _judge(
     algorithm: Model,
     spec: EnvironmentSpec,
     random_agents: Sequence[str],
+    on_progress: OnProgress,
 ) -> dict[str, Any]:
     """Play the episodes of each distinct environment of the groups and summarise them."""
     environments = _environments(config)
@@ -246,8 +274,7 @@ def _judge(
             index,
             by_agent=True,
         )
-        while not match.done:
-            match.step()
+        _play(match, index * settings.episodes, len(different) * settings.episodes, on_progress)
         match.close()
         results.append(match.episodes)
         earned.append(match.agent_returns)

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import csv
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,8 @@ from hpcmarl.io.trajectories.merge import collect_shards
 from hpcmarl.io.trajectories.shard_reader import ROW_KEYS, ShardReader
 from hpcmarl.types import Array
 
+OnProgress = Callable[[int, int], object]
+
 
 class _Source:
     """Shards to read, by default without the segments that a later start of their run has superseded.
@@ -36,12 +38,18 @@ class _Source:
         shards: Trajectory files.
         superseded: Also read superseded segments.
         named: Fill the column `run` with names of runs; False: with indices into `runs`.
+        on_progress: Called after each shard that was read, with the numbers of shards and of all shards over
+            all passes.
 
     Attributes:
         runs: Name of each run -> its index.
+        passes: Number of times that all shards will be read.
     """
 
-    def __init__(self, shards: Sequence[Path], *, superseded: bool, named: bool) -> None:
+    def __init__(
+        self, shards: Sequence[Path], *, superseded: bool, named: bool, on_progress: OnProgress
+    ) -> None:
+        self.passes, self._read, self._on_progress = 1, 0, on_progress
         self.shards, self._superseded, self._named = shards, superseded, named
         self._live = LiveSegments()
         self.runs: dict[str, int] = {}
@@ -52,6 +60,7 @@ class _Source:
 
     def open(self) -> Iterator[ShardReader]:
         """Yield each shard, opened, with its column `run` renumbered or renamed for the whole export."""
+        self._on_progress(self._read, self.passes * len(self.shards))
         for shard in self.shards:
             with ShardReader(shard) as reader:
                 if not self._superseded:
@@ -60,10 +69,18 @@ class _Source:
                 labels = np.array(names if self._named else [self.runs[name] for name in names])
                 reader.index["run"] = labels[np.clip(reader.index["run"], 0, len(names) - 1)]
                 yield reader
+            self._read += 1
+            self._on_progress(self._read, self.passes * len(self.shards))
 
 
 def export(
-    paths: Sequence[Path], output: Path, *, form: str, table: str = INDEX, superseded: bool = False
+    paths: Sequence[Path],
+    output: Path,
+    *,
+    form: str,
+    table: str = INDEX,
+    superseded: bool = False,
+    on_progress: OnProgress = lambda done, total: None,
 ) -> dict[str, Any]:
     """Write one table of all shards to one file.
 
@@ -77,6 +94,8 @@ def export(
         form: "npz" or "csv".
         table: "segments", "env" or the name of a policy.
         superseded: Also export segments that later starts of the runs have superseded.
+        on_progress: Called after each shard of each pass, with the numbers of those read and of all. An npz
+            file needs a pass for each column.
 
     Returns:
         rows: number of rows; columns: their names; bytes: size of the file.
@@ -94,7 +113,7 @@ def export(
     refuse_overlaps(shards)
     result: dict[str, Any] = {}
     write = _write_npz if form == "npz" else _write_csv
-    source = _Source(shards, superseded=superseded, named=form == "csv")
+    source = _Source(shards, superseded=superseded, named=form == "csv", on_progress=on_progress)
     write_atomically(output, lambda partial: result.update(write(source, partial, table)))
     return {**result, "bytes": output.stat().st_size}
 
@@ -123,8 +142,9 @@ def _column_slabs(source: _Source, table: str, name: str) -> Iterator[Array]:
 def _write_npz(source: _Source, partial: Path, table: str) -> dict[str, Any]:
     with ShardReader(source.shards[0]) as reader:
         columns = reader.layout[_group(table)].columns
-    total = sum(reader.segments if table == INDEX else reader.steps for reader in source.open())
     names = [*columns, *(ROW_KEYS if table != INDEX else ())]
+    source.passes = 1 + len(names)
+    total = sum(reader.segments if table == INDEX else reader.steps for reader in source.open())
     with zipfile.ZipFile(partial, "w", allowZip64=True) as archive:
         for name in names:
             with archive.open(f"{name}.npy", "w", force_zip64=True) as stream:

@@ -16,6 +16,7 @@ from hpcmarl.config import Config
 from hpcmarl.config.file import load_config
 from hpcmarl.errors import HpcmarlError
 from hpcmarl.io.curve import Curve
+from hpcmarl.io.limits import duration, seconds_left, share_done
 from hpcmarl.io.metrics import read_metrics
 from hpcmarl.io.run_state import RunState, read_run_state
 from hpcmarl.types import Array
@@ -60,7 +61,7 @@ class View:
             if last.get("lost_ranks", 0) > 0:
                 parts.append(f"{last['lost_ranks']:.0f} ranks lost")
         if self.share is not None and self.state.state == "running":
-            left = "" if self.seconds_left is None else f", {duration(self.seconds_left)} left"
+            left = "" if self.seconds_left is None else f", about {duration(self.seconds_left)} left"
             parts.append(f"{100 * self.share:.0f} %{left}")
         return "; ".join(parts)
 
@@ -93,21 +94,14 @@ def look(directory: Path) -> View:
         config = load_config(directory / "config.yaml")
     except HpcmarlError:
         pass
-    share = None if config is None else _share(config, columns)
-    left = None
-    if share and len(columns.get("seconds", ())):
-        left = float(columns["seconds"][-1]) * (1.0 - share) / share
-    return View(state, columns, share, left)
-
-
-def _share(config: Config, columns: dict[str, Array]) -> float | None:
-    """Return the progress towards the nearest limit."""
-    stop = config.stop
-    limits = (("version", stop.updates), ("env_steps", stop.env_steps), ("seconds", stop.seconds))
-    shares = [
-        float(columns[name][-1]) / limit for name, limit in limits if limit and len(columns.get(name, ()))
-    ]
-    return min(1.0, max(shares)) if shares else None
+    if config is None or not len(columns.get("seconds", ())):
+        return View(state, columns, None, None)
+    last = {name: float(values[-1]) for name, values in columns.items() if len(values)}
+    rows = len(columns["seconds"])
+    before = {
+        name: float(values[-RECENT_ROWS]) if rows >= RECENT_ROWS else 0.0 for name, values in columns.items()
+    }
+    return View(state, columns, share_done(config.stop, last), seconds_left(config.stop, last, before))
 
 
 def follow(
@@ -138,15 +132,3 @@ def follow(
         if view.ended and not (through_restarts and view.state.state in RESTARTABLE):
             return view
         sleep(seconds)
-
-
-def duration(seconds: float) -> str:
-    """Return a time as text with two units at most, such as "3 min 20 s"."""
-    whole = max(0, round(seconds))
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60} s"
-    if whole < 86400:
-        return f"{whole // 3600} h {whole % 3600 // 60} min"
-    return f"{whole // 86400} d {whole % 86400 // 3600} h"

@@ -7,7 +7,7 @@ spreads machine noise over both.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from hpcmarl.config import EnvConfig
@@ -27,7 +27,7 @@ def batched_environments() -> list[str]:
 
 
 def run(
-    environments: Iterable[str], slots: int, seconds: float, report: Callable[[str], None]
+    environments: Sequence[str], slots: int, seconds: float, report: Callable[[int, int, str], object]
 ) -> list[dict[str, Any]]:
     """Measure each environment.
 
@@ -35,7 +35,7 @@ def run(
         environments: Ids of the environments.
         slots: Games that are stepped together.
         seconds: Time to measure one environment, for both forms together.
-        report: Called with the id of the next environment.
+        report: Called with the numbers of measured and of all environments, and the id of the next one.
 
     Returns:
         One row for each environment: `environment`, `slots`, environment steps per second of one core in the
@@ -45,8 +45,8 @@ def run(
         MissingPackageError, ConfigError, EnvironmentFailure: As `make_environment` does.
     """
     rows = []
-    for name in environments:
-        report(name)
+    for number, name in enumerate(environments):
+        report(number, len(environments), name)
         rows.append(measure(EnvConfig(id=name), slots, seconds))
     return rows
 

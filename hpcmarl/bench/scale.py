@@ -228,7 +228,11 @@ def _memory(stage: Stage) -> dict[str, float]:
 
 
 def measure(
-    sizes: Sequence[int], plan: Plan, read: Callable[[Path], Measured], say: Callable[[str], None]
+    sizes: Sequence[int],
+    plan: Plan,
+    read: Callable[[Path], Measured],
+    say: Callable[[str], None],
+    on_progress: Callable[[int, int], object] = lambda done, total: None,
 ) -> dict[str, Any]:
     """Run one job for each size, one after the other.
 
@@ -236,7 +240,8 @@ def measure(
         sizes: Numbers of ranks, ascending.
         plan: Settings of the measurement.
         read: Reads the measured times from a run directory.
-        say: Called with a line of progress before each job.
+        say: Called with a line before each job.
+        on_progress: Called at the beginning and after each job, with the numbers of jobs done and of all.
 
     Returns:
         `rows`, one for each size, rule and reduction; `seconds` and `unit_seconds`.
@@ -248,6 +253,7 @@ def measure(
     with tempfile.TemporaryDirectory(prefix="hpcmarl-scale-", ignore_cleanup_errors=True) as folder:
         keep = Path(folder) / "runs"
         for number, size in enumerate(sizes):
+            on_progress(number, len(sizes))
             say(f"{size} ranks: {len(CASES)} cases of {plan.repetitions} runs of {plan.seconds:g} s")
             more = ["--keep", str(keep)] if number == 0 else []
             job = Job(

@@ -137,8 +137,21 @@ class Case:
         }
 
 
-def run(seconds: float) -> list[dict[str, Any]]:
-    """Return one row for each width and sparsity; measure for about `seconds` in total."""
+def run(
+    seconds: float, on_progress: Callable[[int, int], object] = lambda done, total: None
+) -> list[dict[str, Any]]:
+    """Return one row for each width and sparsity.
+
+    Args:
+        seconds: Measuring time in total.
+        on_progress: Called at the beginning and after each row, with the numbers of rows done and of all.
+    """
     torch.set_num_threads(1)
-    each = seconds / (len(WIDTHS) * len(SPARSITIES))
-    return [Case(width, sparsity).row(width, sparsity, each) for width in WIDTHS for sparsity in SPARSITIES]
+    cases = [(width, sparsity) for width in WIDTHS for sparsity in SPARSITIES]
+    each = seconds / len(cases)
+    rows = list[dict[str, Any]]()
+    on_progress(0, len(cases))
+    for width, sparsity in cases:
+        rows.append(Case(width, sparsity).row(width, sparsity, each))
+        on_progress(len(rows), len(cases))
+    return rows

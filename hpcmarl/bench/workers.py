@@ -152,7 +152,12 @@ def rounded(row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def measure(
-    rows: Sequence[Case], seconds: float, say: Callable[[str], None], *, decoupled: bool
+    rows: Sequence[Case],
+    seconds: float,
+    say: Callable[[str], None],
+    *,
+    decoupled: bool,
+    on_progress: Callable[[int, int], object] = lambda done, total: None,
 ) -> dict[str, Any]:
     """Measure every row in jobs of this benchmark's own.
 
@@ -161,6 +166,7 @@ def measure(
         seconds: Seconds of each run.
         say: Called with a line about each job before it starts.
         decoupled: Whether to measure slow learners and workers, too.
+        on_progress: Called at the beginning and after each job, with the numbers of jobs done and of all.
 
     Returns:
         `rows`, `decoupled` and `seconds`.
@@ -172,7 +178,8 @@ def measure(
     jobs = [(number, False) for number in sorted({row.workers for row in rows})]
     jobs += [(1, True)] if decoupled else []
     with tempfile.TemporaryDirectory(prefix="hpcmarl-workers-", ignore_cleanup_errors=True) as folder:
-        for number, slowed in jobs:
+        for place, (number, slowed) in enumerate(jobs):
+            on_progress(place, len(jobs))
             own = [] if slowed else [row for row in rows if row.workers == number]
             say(f"{ranks_for(number)} ranks: {'slow learners and workers' if slowed else f'{len(own)} rows'}")
             named = {

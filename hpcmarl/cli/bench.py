@@ -21,6 +21,7 @@ from hpcmarl.cli.common import (
     split_overrides,
     start,
 )
+from hpcmarl.cli.progress import Progress
 
 if TYPE_CHECKING:
     from hpcmarl.config import Config
@@ -85,9 +86,8 @@ def bare(
     set_threads(1)
     from hpcmarl.bench.bare import batched_environments, run
 
-    rows = run(
-        environments or batched_environments(), slots, seconds, lambda name: typer.echo(name, err=True)
-    )
+    with Progress("environments") as progress:
+        rows = run(environments or batched_environments(), slots, seconds, progress.at)
     print_rows("rows", rows, as_json)
 
 
@@ -197,7 +197,9 @@ def sparse(
     set_threads(1)
     from hpcmarl.bench.sparse import run
 
-    print_rows("rows", run(seconds), as_json)
+    with Progress("cases") as progress:
+        rows = run(seconds, on_progress=progress.at)
+    print_rows("rows", rows, as_json)
 
 
 @bench_app.command()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -11,6 +12,7 @@ import typer
 
 from hpcmarl.cli.bench import bench_app
 from hpcmarl.cli.common import Json, print_result, print_rows, print_table, set_threads, start
+from hpcmarl.cli.progress import Progress
 
 __all__ = ["bench_app"]  # has the commands of both files
 
@@ -340,7 +342,9 @@ def scale(
 
     if plot is not None:
         check_plot(Path(plot))
-    result = benchmark.measure(sizes, plan, measured_run, lambda line: typer.echo(line, err=True))
+    with Progress("jobs") as progress:
+        say = partial(progress.say, error=True)
+        result = benchmark.measure(sizes, plan, measured_run, say, progress.at)
     if plot is not None:
         plot_scaling(result["rows"], Path(plot))
     if as_json:
@@ -410,7 +414,8 @@ def faults(
     set_threads(1)
     from hpcmarl.bench.faults.campaign import run
 
-    result = run(kills, seed, what.value, ranks, run_dir, reduce.value)
+    with Progress("kills") as progress:
+        result = run(kills, seed, what.value, ranks, run_dir, reduce.value, progress.at)
     print_result(result, as_json)
     if result["corrupt_files"] or result["survived"] + result["resumed"] < kills:
         raise typer.Exit(1)
@@ -475,7 +480,9 @@ def workers(
         return
     if under_launcher(os.environ):
         raise UsageError("bench workers starts MPI jobs itself; run it outside mpirun and srun")
-    result = measurement.measure(rows, seconds, lambda line: typer.echo(line, err=True), decoupled=decoupled)
+    with Progress("jobs") as progress:
+        say = partial(progress.say, error=True)
+        result = measurement.measure(rows, seconds, say, decoupled=decoupled, on_progress=progress.at)
     if as_json:
         print_result(result, as_json)
         return

@@ -13,6 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from hpcmarl.cli.common import finite, print_columns, print_json
+from hpcmarl.cli.progress import BYTES, Progress
 
 data_app = typer.Typer(
     no_args_is_help=True,
@@ -74,12 +75,21 @@ def _flat(prefix: str, value: Any) -> list[tuple[str, str]]:
 def inspect(paths: Paths, as_json: Json = False) -> None:
     """Show the contents of files and run directories.
 
+    Several runs, or a directory that holds runs, give a table with a row for each run. Its return is that of
+    the newest training episodes.
+
     \b
     hpcmarl data inspect runs/quickstart-20260101-120000
+    hpcmarl data inspect runs/seed-0 runs/seed-1 runs/seed-2
+    hpcmarl data inspect runs --json
     hpcmarl data inspect runs/*/checkpoints/checkpoint-0000000100.h5 --json
     """
+    from hpcmarl.cli.inspect_runs import runs_to_compare, show_runs
     from hpcmarl.io.describe import describe
 
+    if runs := runs_to_compare(paths):
+        show_runs(runs, as_json=as_json)
+        return
     found = [finite(describe(path)) for path in paths]
     if as_json:
         print_json({"files": found})
@@ -104,7 +114,8 @@ def verify(paths: Paths, as_json: Json = False) -> None:
     from hpcmarl.io.describe import BAD, verify_paths
     from hpcmarl.io.trajectories.live_segments import as_plain, describe_superseded
 
-    found, gone = verify_paths(paths)
+    with Progress(BYTES, None) as progress:
+        found, gone = verify_paths(paths, progress.at)
     counts = {status: sum(item["status"] == status for item in found) for status in ("good", "bad", "open")}
     if as_json:
         print_json({"files": found, **counts, "superseded": as_plain(gone)})
@@ -142,7 +153,10 @@ def salvage(
     """
     from hpcmarl.io.trajectories.salvage import salvage as recover
 
-    found = [item for path in paths for item in recover(path, remove=remove)]
+    found = []
+    for path in paths:
+        with Progress(f"files of {path}") as progress:
+            found += recover(path, remove=remove, on_progress=progress.at)
     if as_json:
         steps, lost = sum(item.steps for item in found), sum(item.lost_steps for item in found)
         print_json(
@@ -182,7 +196,10 @@ def merge(
     """
     from hpcmarl.io.trajectories.merge import merge_shards
 
-    result = merge_shards(paths, out, compression.value, superseded=with_superseded)
+    with Progress(BYTES) as progress:
+        result = merge_shards(
+            paths, out, compression.value, superseded=with_superseded, on_progress=progress.at
+        )
     if as_json:
         print_json({"path": str(out), **result})
     else:
@@ -228,7 +245,15 @@ def export_table(
                 f"--out {out}: the ending is neither .npz nor .csv; add --format npz or --format csv"
             )
         form = Form(out.suffix[1:])
-    result = export(paths, out, form=form.value, table=table, superseded=with_superseded)
+    with Progress("parts of shards") as progress:
+        result = export(
+            paths,
+            out,
+            form=form.value,
+            table=table,
+            superseded=with_superseded,
+            on_progress=progress.at,
+        )
     if as_json:
         print_json({"path": str(out), **result})
     else:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from hpcmarl.cli.common import Json, Trust, finite, print_json, set_threads
+from hpcmarl.cli.progress import Progress
 from hpcmarl.errors import UsageError
 
 if TYPE_CHECKING:
@@ -208,12 +209,14 @@ def _write_networks(trained: Trained, option: str, place: Path, policy: str | No
         return write(acting_network(trained, choose_policy(trained.checkpoint, policies, policy)), place)
     chosen = policies if policy is None else {policy: choose_policy(trained.checkpoint, policies, policy)}
     files: list[Result] = []
-    write_directory(
-        place,
-        lambda partial: files.extend(
-            write(acting_network(trained, own), partial / f"{own.name}{ending}") for own in chosen.values()
-        ),
-    )
+
+    def write_all(partial: Path) -> None:
+        with Progress("policies", len(chosen)) as progress:
+            for own in chosen.values():
+                files.append(write(acting_network(trained, own), partial / f"{own.name}{ending}"))
+                progress.advance()
+
+    write_directory(place, write_all)
     files = [{**file, "path": str(place / Path(file["path"]).name)} for file in files]
     return {"path": str(place), "files": files, "parameters": sum(file["parameters"] for file in files)}
 
@@ -227,7 +230,9 @@ def _export_trajectories(
     from hpcmarl.export.trajectories import RecordedRun
 
     results: dict[str, Result] = {}
-    with RecordedRun(path) as run:
+    with Progress("episodes") as progress, RecordedRun(path, progress.advance) as run:
+        flat_passes = 0 if "--flat" not in given else 1 if policy is not None else len(run.policies)
+        progress.at(0, len(run) * (("--minari" in given) + flat_passes))
         if "--minari" in given:
             results["--minari"] = write_minari(
                 run, given["--minari"], run.policy(policy) if per_agent else None

@@ -29,6 +29,7 @@ from hpcmarl.cli.common import (
     trust_options,
 )
 from hpcmarl.cli.league_play import Run, match, tournament
+from hpcmarl.cli.progress import Progress
 from hpcmarl.errors import UsageError
 
 league_app = typer.Typer(
@@ -275,7 +276,9 @@ def exploit(
     exploitation = Exploitation(run, name, changes, run_dir, resume, episodes)
 
     def finish(directory: Path) -> None:
-        _print_exploit(exploitation.judge(directory), as_json)
+        with Progress("episodes") as progress:
+            result = exploitation.judge(directory, progress.at)
+        _print_exploit(result, as_json)
 
     raise typer.Exit(train_planned(exploitation.plan, resume, finish))
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Annotated, Any
 
 import typer
 
 from hpcmarl.cli.common import Json, Trust, finite, print_columns, print_json, printable, set_threads
+from hpcmarl.cli.progress import Progress
 
 Run = Annotated[str, typer.Argument(metavar="RUN", help="Run directory of a league, or a checkpoint in it.")]
 Episodes = Annotated[
@@ -68,7 +68,8 @@ def match(
     from hpcmarl.league.commands.match import play_match
     from hpcmarl.league.commands.reader import read_league
 
-    result = play_match(read_league(run), first, second, episodes, greedy, seed)
+    with Progress("episodes") as progress:
+        result = play_match(read_league(run), first, second, episodes, greedy, seed, on_progress=progress.at)
     if as_json:
         print_json(finite(result))
         return
@@ -113,9 +114,10 @@ def tournament(
     from hpcmarl.league.commands.tournament import Tournament
 
     played = Tournament(read_league(run), players, episodes, greedy, seed)
-    with typer.progressbar(played.pairs, label="matches", file=sys.stderr) as pairs:
-        for row, column in pairs:
+    with Progress("matches", len(played.pairs)) as progress:
+        for row, column in played.pairs:
             played.play(row, column)
+            progress.advance()
     result = played.result()
     if as_json:
         print_json(finite(result))

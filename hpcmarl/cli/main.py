@@ -44,6 +44,7 @@ from hpcmarl.cli.common import (
 from hpcmarl.cli.export import export
 from hpcmarl.cli.hints import WithOverrides
 from hpcmarl.cli.init import init
+from hpcmarl.cli.progress import Progress
 from hpcmarl.cli.replay import replay
 from hpcmarl.cli.report import report
 from hpcmarl.cli.show import config_app, list_app
@@ -247,7 +248,9 @@ def evaluate(
     set_threads(1)
     from hpcmarl.evaluation import evaluate_checkpoint
 
-    print_result(evaluate_checkpoint(path, episodes, greedy, seed, random or ()), as_json)
+    with Progress("episodes") as progress:
+        result = evaluate_checkpoint(path, episodes, greedy, seed, random or (), on_progress=progress.at)
+    print_result(result, as_json)
 
 
 @app.command(cls=WithOverrides)

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from hpcmarl.cli.common import Json, Trust, config_of, finite, print_json, printable, set_threads
+from hpcmarl.cli.progress import Progress
 
 
 def replay(
@@ -79,16 +80,18 @@ def replay(
     set_threads(1)
     from hpcmarl.interface.replaying import replay as make
 
-    result = make(
-        path,
-        episode=episode,
-        out=out,
-        play=play,
-        episodes=episodes,
-        greedy=greedy,
-        seed=seed,
-        say=lambda line: typer.echo(printable(line), err=True),
-    )
+    with Progress("episodes") as progress:
+        result = make(
+            path,
+            episode=episode,
+            out=out,
+            play=play,
+            episodes=episodes,
+            greedy=greedy,
+            seed=seed,
+            say=lambda line: typer.echo(printable(line), err=True),
+            on_progress=progress.at,
+        )
     if as_json:
         print_json(finite(result))
         return

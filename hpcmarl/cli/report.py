@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from hpcmarl.cli.common import Json, print_json
+from hpcmarl.cli.progress import Progress
 
 if TYPE_CHECKING:
     from hpcmarl.report.report import Written
@@ -56,7 +57,8 @@ def report(
     if follow:
         written = follow_report(runs, target, title, every, _nothing if as_json else _show)
     else:
-        written = write_report(runs, target, title)
+        with Progress("runs") as progress:
+            written = write_report(runs, target, title, on_progress=progress.at)
     if as_json:
         print_json({**vars(written), "path": str(written.path)})
     elif not follow:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from hpcmarl.cli.common import Json, OptionalConfig, Overrides, print_table, set_threads
+from hpcmarl.cli.progress import Progress
 
 if TYPE_CHECKING:
     from hpcmarl.config.simulation import SimulationConfig
@@ -129,11 +130,11 @@ def simulate(
     store = PartialResultStore(directory, dump_config(settings))
     store.check(resume)
     began = time.perf_counter()
-    with _Bar() as bar:
+    with Progress("percent") as progress:
         results = run(
             settings,
             [change.partition("=")[0].strip() for change in overrides or ()],
-            bar.show,
+            lambda share, words: progress.at(100 * share, 100, words),
             Runner(jobs, store),
         )
     seconds = time.perf_counter() - began
@@ -141,32 +142,6 @@ def simulate(
     _keep(directory, settings, results, summary)
     store.clear()
     _report(results, summary, directory, as_json)
-
-
-class _Bar:
-    """Progress bar on standard error; disabled without a terminal."""
-
-    def __enter__(self) -> _Bar:
-        from rich.console import Console
-        from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-
-        columns = (
-            TextColumn("{task.description}"),
-            BarColumn(),
-            TextColumn("{task.percentage:3.0f} %"),
-            TimeRemainingColumn(),
-        )
-        console = Console(stderr=True)
-        self.progress = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
-        self.task = self.progress.add_task("", total=1.0)
-        self.progress.start()
-        return self
-
-    def show(self, done: float, words: str) -> None:
-        self.progress.update(self.task, completed=done, description=words)
-
-    def __exit__(self, *error: object) -> None:
-        self.progress.stop()
 
 
 def _nested(results: Sequence[CaseResult], value: Callable[[CaseResult], Any]) -> dict[str, Any]:

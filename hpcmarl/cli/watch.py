@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     from hpcmarl.analysis.watch import View
 
 
+ENDINGS = (".yaml", ".yml", ".json", ".h5", ".csv", ".html")  # of files that users confuse with a run
+
+
 def watch(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="Run directory; it need not exist yet.")],
     every: Annotated[float, typer.Option("--every", min=0.1, help="Seconds between two looks.")] = 2.0,
@@ -35,10 +38,9 @@ def watch(
     Exit codes: 0 finished or still running, 75 interrupted after a good checkpoint, 1 failed or killed.
     """
     from hpcmarl.analysis.watch import follow, look
-    from hpcmarl.errors import EXIT_FAILURE, EXIT_TRY_AGAIN, UsageError
+    from hpcmarl.errors import EXIT_FAILURE, EXIT_TRY_AGAIN
 
-    if run.exists() and not run.is_dir():
-        raise UsageError(f"{run}: a file; allowed: the directory of a run (--run-dir)")
+    _check(run)
     if as_json:
         view = look(run)
         last = {name: float(values[-1]) for name, values in view.columns.items() if len(values)}
@@ -51,6 +53,29 @@ def watch(
         view = follow(run, every, Screen(), through_restarts=through_restarts)
     code = {"failed": EXIT_FAILURE, "killed": EXIT_FAILURE, "interrupted": EXIT_TRY_AGAIN}
     raise typer.Exit(code.get(view.state.state, 0))
+
+
+def _check(run: Path) -> None:
+    """Refuse a path that no run can have, which would be waited for without end.
+
+    Raises:
+        UsageError: The path is a file, has the name of one, or its parent directory does not exist.
+    """
+    from hpcmarl.errors import UsageError
+
+    if run.is_dir():
+        return
+    if run.exists():
+        raise UsageError(f"{run}: a file; allowed: the directory of a run (--run-dir)")
+    if run.suffix.lower() in ENDINGS:
+        raise UsageError(
+            f"{run}: does not exist and has the name of a file; allowed: the directory of a run (--run-dir)"
+        )
+    if not run.parent.is_dir():
+        raise UsageError(
+            f"{run}: {run.parent} is no directory, so no run can begin in it; allowed: the directory of a "
+            "run; create its parent for a run that is queued"
+        )
 
 
 class Screen:

@@ -6,7 +6,7 @@ environment is not needed.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -30,11 +30,12 @@ class RecordedRun:
         environment: Name of the environment, from the first shard.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, on_episode: Callable[[], object] = lambda: None) -> None:
         """Read the index.
 
         Args:
             path: Run directory or trajectory file.
+            on_episode: Called after each episode that was read and used.
 
         Raises:
             UsageError: The path does not exist, or no complete episode is in a finished shard.
@@ -42,7 +43,7 @@ class RecordedRun:
         """
         if not path.exists():
             raise UsageError(f"{path}: no such file or directory; allowed: a run directory or a shard")
-        self.path = path
+        self.path, self._on_episode = path, on_episode
         self.table: EpisodeTable = find_episodes(list_shards(path))
         if not len(self.table):
             raise UsageError(_why_none(path))
@@ -69,6 +70,7 @@ class RecordedRun:
         last = np.append(self.table.first[1:], len(self.table.parts)) - 1
         for number in np.argsort(self.table.parts[last, 0], kind="stable").tolist():
             yield number, self._reader.read(number)
+            self._on_episode()
 
     def agent_episodes(self, policy: PolicySpec) -> Iterator[AgentEpisode]:
         """Read the episodes of each agent of a policy; agents that never act are left out."""

@@ -6,11 +6,12 @@ import operator
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, overload
+from typing import Any, Literal, overload
 
 import numpy as np
 
 from hpcmarl.errors import MissingPackageError, UsageError
+from hpcmarl.interface.frames import make_frame
 from hpcmarl.io.trajectories.episodes import EpisodeTable, find_episodes, read_episode
 from hpcmarl.io.trajectories.layout import ENVIRONMENT, GroupLayout
 from hpcmarl.io.trajectories.shard_reader import list_shards
@@ -42,9 +43,19 @@ class Episodes(Sequence[Any]):
     @property
     def table(self) -> Any:
         """A pandas.DataFrame with a row for each episode: length in steps, return_mean, version and more."""
-        import pandas as pd
+        return self.frame("pandas")
 
-        return pd.DataFrame(self._table.columns)
+    def frame(self, library: Literal["pandas", "polars"] = "pandas") -> Any:
+        """Return `table` as a frame of a library.
+
+        Args:
+            library: Library of the frame.
+
+        Raises:
+            MissingPackageError: The library is not installed.
+            UsageError: The library is unknown.
+        """
+        return make_frame(self._table.columns, library)
 
     @overload
     def __getitem__(self, index: int) -> Any: ...

@@ -34,6 +34,7 @@ def replay(
     greedy: bool | None = None,
     seed: int | None = None,
     say: Callable[[str], None] = lambda line: None,
+    on_progress: Callable[[int, int], object] = lambda done, total: None,
 ) -> dict[str, Any]:
     """Make a page or video of one episode.
 
@@ -47,6 +48,7 @@ def replay(
         greedy: Whether played agents act greedily; None: eval.greedy of the run.
         seed: Seed of played episodes; None: eval.seed of the run.
         say: Called with one line when something is worth knowing before the end.
+        on_progress: Called while episodes are played, with finished and all episodes.
 
     Returns:
         path: the file; episode: number of the episode; source; environment; steps; return_mean; returns by
@@ -69,7 +71,7 @@ def replay(
     if not play and not place.is_file():
         number, recording = _stored(place, wanted, say)
     if recording is None:
-        number, recording = _played(place, wanted, episodes, greedy, seed)
+        number, recording = _played(place, wanted, episodes, greedy, seed, on_progress)
         default = f"played-{recording.facts['version']}-episode-{number}.html"
     else:
         default = f"episode-{number}.html"
@@ -128,13 +130,19 @@ def _stored(run: Path, wanted: str, say: Callable[[str], None]) -> tuple[int | N
 
 
 def _played(
-    path: Path, wanted: str, episodes: int, greedy: bool | None, seed: int | None
+    path: Path,
+    wanted: str,
+    episodes: int,
+    greedy: bool | None,
+    seed: int | None,
+    on_progress: Callable[[int, int], object],
 ) -> tuple[int, Recording]:
     """Play episodes with the newest checkpoint, and return the wanted one."""
     found, state, attributes = read_checkpoint(path)
     if "league" in state:
         raise _league_error(path)
-    recordings = record_episodes(load_trained(found, state, attributes), episodes, greedy, seed)
+    trained = load_trained(found, state, attributes)
+    recordings = record_episodes(trained, episodes, greedy, seed, on_progress)
     number = _choose_played(recordings, wanted)
     if number is None:
         if wanted == "failed":

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from hpcmarl.config import Config
 from hpcmarl.config.file import load_config
-from hpcmarl.errors import FormatError, MissingPackageError, UsageError
+from hpcmarl.errors import FormatError, UsageError
+from hpcmarl.interface.frames import make_frame
 from hpcmarl.io.checkpoint import list_checkpoints
 from hpcmarl.io.metrics import read_metrics
 from hpcmarl.io.run_directory import RunDirectory
@@ -79,12 +80,11 @@ class Run:
             library: Library of the frame.
 
         Raises:
+            UsageError: The library is unknown.
             MissingPackageError: The library is not installed.
             FormatError: The directory holds no metrics, or they are damaged.
         """
-        if library not in ("pandas", "polars"):
-            raise UsageError(f"library={library!r}: unknown; allowed: pandas, polars")
-        return _import(library).DataFrame(read_metrics(self.path))
+        return make_frame(read_metrics(self.path), library)
 
     @property
     def checkpoints(self) -> list[Path]:
@@ -153,17 +153,3 @@ def open_run(path: str | os.PathLike[str]) -> Run:
     if not RunDirectory(directory).config.exists():
         raise UsageError(f"{path}: holds no config.yaml; allowed: the directory of a run (--run-dir)")
     return Run(directory)
-
-
-def _import(library: str) -> Any:
-    """Import an optional library.
-
-    Raises:
-        MissingPackageError: It is not installed.
-    """
-    import importlib
-
-    try:
-        return importlib.import_module(library)
-    except ModuleNotFoundError as error:
-        raise MissingPackageError(f"{library} is not installed; pip install {library}") from error

@@ -110,11 +110,14 @@ def verify_file(path: Path, note: Callable[[ShardReader], object] | None = None)
     return {"path": str(path), "status": GOOD, "reason": ""}
 
 
-def verify_paths(paths: Sequence[Path]) -> tuple[list[dict[str, Any]], dict[str, dict[str, int]]]:
+def verify_paths(
+    paths: Sequence[Path], on_progress: Callable[[int, int], None] = lambda done, total: None
+) -> tuple[list[dict[str, Any]], dict[str, dict[str, int]]]:
     """Read all files of some paths, and compare the shards of each directory.
 
     Args:
         paths: Files and directories.
+        on_progress: Called after each file with the bytes done and all bytes.
 
     Returns:
         The result of `verify_file` for each file, with one more for each shard that holds the rollouts of
@@ -123,10 +126,9 @@ def verify_paths(paths: Sequence[Path]) -> tuple[list[dict[str, Any]], dict[str,
     found: list[dict[str, Any]] = []
     doubles: list[tuple[Path, str]] = []
     counts = SupersededCounts()
-    for path in paths:
-        if not path.is_dir():
-            found += [verify_file(path)]
-            continue
+    files = {path: list(run_files(path)) for path in paths}
+    done, total = 0, sum(_size(file) for own in files.values() for file in own)
+    for path, own in files.items():
         spans = RolloutSpans()
 
         def note(reader: ShardReader, spans: RolloutSpans = spans) -> None:
@@ -134,10 +136,21 @@ def verify_paths(paths: Sequence[Path]) -> tuple[list[dict[str, Any]], dict[str,
                 spans.note(reader)
                 counts.note(reader)
 
-        found += [verify_file(file, note) for file in run_files(path)]
+        for file in own:
+            size = _size(file)
+            found.append(verify_file(file, note if path.is_dir() else None))
+            on_progress(done := done + size, total)
         doubles += spans.overlaps()
     found += [{"path": str(shard), "status": BAD, "reason": why} for shard, why in doubles]
     return found, counts.by_start
+
+
+def _size(path: Path) -> int:
+    """Return the size of a file, bytes; 0 if it has gone, as a temporary file of a running writer may."""
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0
 
 
 def describe(path: Path) -> dict[str, Any]:

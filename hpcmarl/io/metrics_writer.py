@@ -27,8 +27,8 @@ from hpcmarl.io.table import Table, row_limit
 from hpcmarl.types import Array
 
 LOGGER = logging.getLogger(__name__)
-# metrics.h5 is written first after 5 s, then once a minute, and less often if writing it is slow.
-FIRST_SNAPSHOT_SECONDS, SNAPSHOT_SECONDS = 5.0, 60.0
+# metrics.h5 is written with the first row, after 5 s, then once a minute; less often if writing it is slow.
+SECOND_SNAPSHOT_SECONDS, SNAPSHOT_SECONDS = 5.0, 60.0
 RETRY_SECONDS = 10.0  # after an error of the disk
 # Longest time that close() waits for the last rows. It is below topology.heartbeat_timeout_seconds; otherwise
 # the server would appear to hang.
@@ -72,7 +72,8 @@ class MetricsWriter:
         self._csv: RowFile = CsvFile(csv_path, self._table)
         self._npy: RowFile = NpyFile(npy_path, self._groups)
         self._changed = False  # since metrics.h5 was written
-        self._snapshot_due = time.monotonic() + FIRST_SNAPSHOT_SECONDS
+        self._snapshots = 0
+        self._snapshot_due = time.monotonic()
         self._waiting: list[Callable[[], None]] = []
         # Rows so far. While the disk stalls, only one of `_stride` rows is kept in the queue.
         self._handed, self._stride = 0, 1
@@ -266,7 +267,9 @@ class MetricsWriter:
             self._changed = False
         except (HpcmarlError, OSError, RuntimeError, ValueError, MemoryError) as error:
             LOGGER.warning("%s; %s and %s have the same rows", error, CSV, GROUPS_NPY)
-        self._snapshot_due = time.monotonic() + max(SNAPSHOT_SECONDS, 50 * (time.monotonic() - began))
+        pause = SNAPSHOT_SECONDS if self._snapshots else SECOND_SNAPSHOT_SECONDS
+        self._snapshots += 1
+        self._snapshot_due = time.monotonic() + max(pause, 50 * (time.monotonic() - began))
 
 
 def _load_groups(path: Path) -> Table:

@@ -116,7 +116,12 @@ def check_target(path: Path) -> None:
 
 
 def write_report(
-    paths: Sequence[Path], target: Path, title: str | None = None, *, refresh: float | None = None
+    paths: Sequence[Path],
+    target: Path,
+    title: str | None = None,
+    *,
+    refresh: float | None = None,
+    on_progress: Callable[[int, int], object] = lambda done, total: None,
 ) -> Written:
     """Read runs and write the report about them.
 
@@ -125,13 +130,14 @@ def write_report(
         target: File to write; a report in its place is replaced.
         title: Title of the page; None: made from the names of the runs.
         refresh: Seconds after which the browser reads the file again; None: never.
+        on_progress: Called after each run that was read, with its number and that of all runs.
 
     Raises:
         FormatError: If a path holds no run.
         StorageError: If the file cannot be written.
         MissingPackageError: If a package is not installed.
     """
-    runs = read_runs(find_runs(paths))
+    runs = read_runs(find_runs(paths), on_progress)
     names = sorted({run.setting("name") or run.label for run in runs})
     default = names[0] if len(names) == 1 else f"{len(runs)} runs: {', '.join(names)}"
     live = any(run.state.state in LIVE for run in runs)

@@ -121,13 +121,21 @@ def short_names(paths: Sequence[Path]) -> list[str]:
     return [str(path) for path in paths]
 
 
-def read_runs(paths: Sequence[Path]) -> list[ReportedRun]:
+def read_runs(
+    paths: Sequence[Path], on_progress: Callable[[int, int], object] = lambda done, total: None
+) -> list[ReportedRun]:
     """Read run directories.
 
     Args:
         paths: Directories of runs (`find_runs`).
+        on_progress: Called at the beginning and after each run, with the numbers of runs read and of all.
     """
-    return [read_run(path, label) for path, label in zip(paths, short_names(paths), strict=True)]
+    runs = list[ReportedRun]()
+    on_progress(0, len(paths))
+    for path, label in zip(paths, short_names(paths), strict=True):
+        runs.append(read_run(path, label))
+        on_progress(len(runs), len(paths))
+    return runs
 
 
 def read_run(path: Path, label: str) -> ReportedRun:

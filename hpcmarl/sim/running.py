@@ -92,6 +92,7 @@ class Runner:
             kept = self.shelf.get(dump_config(task.config), task.seed) if self.shelf is not None else None
             if kept is not None:
                 outcomes[index] = Outcome(task.seed, *kept)
+        progress(len(outcomes), "")
         left = [index for index in range(len(tasks)) if index not in outcomes]
         if self.jobs > 1 and len(left) > 1:
             self._run_apart(tasks, left, outcomes, progress)

@@ -22,9 +22,9 @@ from __future__ import annotations
 import contextlib
 import shutil
 import signal
-import sys
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
@@ -91,8 +91,21 @@ class Tally:
     recovery: list[float] = field(default_factory=list)
 
 
+OnProgress = Callable[[int, int, str], object]  # kills so far, all kills, and what is counted
+
+
+def _ignore(done: int, total: int, words: str) -> None:
+    """Ignore progress."""
+
+
 def run(
-    kills: int, seed: int, what: str, ranks: int | None, directory: str | None, reduce: str = "server"
+    kills: int,
+    seed: int,
+    what: str,
+    ranks: int | None,
+    directory: str | None,
+    reduce: str = "server",
+    on_progress: OnProgress = _ignore,
 ) -> dict[str, Any]:
     """Run the whole campaign.
 
@@ -103,6 +116,7 @@ def run(
         ranks: Ranks of each job; None: RANKS.
         directory: Directory for the run, which must not hold one yet; None: a temporary one.
         reduce: Value of rounds.reduce.
+        on_progress: Called at the beginning and after each kill.
 
     Returns:
         The figures of `Campaign.result`.
@@ -118,7 +132,7 @@ def run(
         campaign = Campaign(root, what, ranks or RANKS[what], np.random.default_rng(seed), reduce)
         began = time.monotonic()
         try:
-            campaign.run(kills)
+            campaign.run(kills, on_progress)
         finally:
             campaign.close()
         return campaign.result(seed, time.monotonic() - began)
@@ -171,9 +185,10 @@ class Campaign:
         self.pending = 0
         self.exit_code: int | None = None
 
-    def run(self, kills: int) -> None:
+    def run(self, kills: int, on_progress: OnProgress = _ignore) -> None:
         """Kill the run `kills` times, then end it with a signal and verify everything."""
         failed = 0
+        on_progress(0, kills, "kills")
         with contextlib.suppress(KeyboardInterrupt):  # the kills so far are still verified and reported
             while self.tally.injected < kills:
                 updated = self._kill_job() if self.what == "job" else self._kill_rank()
@@ -184,13 +199,7 @@ class Campaign:
                         f"{failed} start{'s in a row' if failed > 1 else ''} made no update: "
                         f"{self.tally.failures[-1]}"
                     )
-                done = self.tally.injected
-                if done and (done % 10 == 0 or done == kills):
-                    print(
-                        f"{done} of {kills} kills, {len(self.tally.corrupt)} corrupt files",
-                        file=sys.stderr,
-                        flush=True,
-                    )
+                on_progress(self.tally.injected, kills, f"kills, {len(self.tally.corrupt)} corrupt files")
         self.close()
         self._judge()
         if self.pending:

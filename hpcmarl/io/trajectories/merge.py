@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -82,7 +82,12 @@ def _in_common(shards: Sequence[Path]) -> tuple[Layout, dict[str, Any]]:
 
 
 def merge_shards(
-    paths: Sequence[Path], output: Path, compression: str = "none", *, superseded: bool = False
+    paths: Sequence[Path],
+    output: Path,
+    compression: str = "none",
+    *,
+    superseded: bool = False,
+    on_progress: Callable[[int, int], object] = lambda done, total: None,
 ) -> dict[str, int]:
     """Write all shards of `paths` into one file.
 
@@ -94,6 +99,8 @@ def merge_shards(
         output: The new file.
         compression: Compression of the new file.
         superseded: Include segments that later starts of the runs have superseded.
+        on_progress: Called at the beginning and after each shard, with the bytes of the copied shards and of
+            all.
 
     Returns:
         Numbers of shards, steps, segments and bytes, and superseded_segments, the number of segments that
@@ -111,16 +118,19 @@ def merge_shards(
     layout, attributes = _in_common(shards)
     runs = {name: place for place, name in enumerate(attributes["runs"])}
     live, left_out = LiveSegments(), 0
+    sizes = [shard.stat().st_size for shard in shards]
+    on_progress(0, sum(sizes))
     try:
         merged = ShardFile(output, layout, attributes, compression)
         try:
-            for shard in shards:
+            for number, shard in enumerate(shards, start=1):
                 with ShardReader(shard) as reader:
                     whole = reader.segments
                     if not superseded:
                         live.select(reader)
                     left_out += whole - reader.segments
                     append_shard(merged, reader, [runs[name] for name in runs_of(reader)])
+                on_progress(sum(sizes[:number]), sum(sizes))
             if not merged.segments:
                 where = ", ".join(map(str, paths))
                 raise UsageError(

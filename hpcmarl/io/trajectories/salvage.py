@@ -70,19 +70,31 @@ def list_partials(path: Path) -> list[Path]:
     )
 
 
-def salvage(path: Path, *, remove: bool = False) -> list[Salvaged]:
+def salvage(
+    path: Path,
+    *,
+    remove: bool = False,
+    on_progress: Callable[[int, int], object] = lambda done, total: None,
+) -> list[Salvaged]:
     """Recover temporary files, and finished shards whose structure is damaged.
 
     Args:
         path: A directory or a file. A file is read completely. For the finished shards of a directory only
             the structure is checked.
         remove: Delete files from which nothing more can be recovered.
+        on_progress: Called at the beginning and after each file, with the numbers of files done
+            and of all.
 
     Returns:
         One result for each file. A file that cannot be recovered is not an error.
     """
     damaged = [shard for shard in list_shards(path) if not _is_sound(shard)] if path.is_dir() else []
-    return [salvage_file(file, remove=remove) for file in [*list_partials(path), *damaged]]
+    files, results = [*list_partials(path), *damaged], list[Salvaged]()
+    on_progress(0, len(files))
+    for file in files:
+        results.append(salvage_file(file, remove=remove))
+        on_progress(len(results), len(files))
+    return results
 
 
 def _is_sound(shard: Path) -> bool:

@@ -34,6 +34,11 @@ from hpcmarl.types import (
 
 RANDOM, SEARCH, OF = "random", "search:", "@"
 Result = dict[str, Any]
+OnProgress = Callable[[int, int], object]  # episodes that are finished, and all of them
+
+
+def _ignore(done: int, total: int) -> None:
+    """Ignore progress."""
 
 
 class RandomPlayer:
@@ -182,6 +187,7 @@ def play_match(
     episodes: int | None = None,
     greedy: bool | None = None,
     seed: int | None = None,
+    on_progress: OnProgress = _ignore,
 ) -> Result:
     """Play a match between two players and return its figures.
 
@@ -192,6 +198,7 @@ def play_match(
         episodes: Number of episodes; None: the league's setting.
         greedy: Whether players take their most probable actions; None: the league's setting.
         seed: Seed of the match; None: eval.seed.
+        on_progress: Called after each step of all environments, with finished and all episodes.
 
     Returns:
         row, column, side, episodes, greedy and seed. score: mean score of the row, with its 95 % Wilson
@@ -204,7 +211,7 @@ def play_match(
         ConfigError: If the players cannot meet.
         FormatError: If a file does not verify.
     """
-    return meet(league, first, second, episodes, greedy, seed).figures()
+    return meet(league, first, second, episodes, greedy, seed, on_progress).figures()
 
 
 def meet(
@@ -214,6 +221,7 @@ def meet(
     episodes: int | None = None,
     greedy: bool | None = None,
     seed: int | None = None,
+    on_progress: OnProgress = _ignore,
 ) -> Met:
     """Play a match between two players and return it with all its episodes.
 
@@ -224,6 +232,7 @@ def meet(
         episodes: Number of episodes; None: the league's setting.
         greedy: Whether players take their most probable actions; None: the league's setting.
         seed: Seed of the match; None: eval.seed.
+        on_progress: Called after each step of all environments, with finished and all episodes.
 
     Raises:
         UsageError: If a name is unknown.
@@ -250,7 +259,8 @@ def meet(
     try:
         matches.begin(MatchTask(row.name, column.name, side, seed))
         while matches.step() is None:
-            pass
+            if matches.match is not None:
+                on_progress(len(matches.match.episodes), evaluation.episodes)
         assert matches.match is not None
         played = matches.match.episodes
     finally:

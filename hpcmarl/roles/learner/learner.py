@@ -84,6 +84,7 @@ class Learner(Role):
         self.report = Interval(
             max(config.logging.every_seconds, len(context.topology.groups) / REPORTS_PER_SECOND)
         )
+        self.has_learned = False
         self.round_end = RoundEnd(self.group.actors)
         self.cancelling = CancellingRewards(context.spec, config.algo)
         self.last_version = 0
@@ -312,6 +313,9 @@ class Learner(Role):
         self.rollouts.done(work, version)
         if self.algorithm.ends_batch(statistics):
             self.rollouts.end_batch()
+        if not self.has_learned:  # the first row of the metrics needs the statistics of this gradient
+            self.has_learned = True
+            self._report()
         summed = Flags.NONE
         if self.replica is not None and current:  # the rule drops older gradients
             self.replica.add(vector, count)

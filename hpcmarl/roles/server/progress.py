@@ -21,6 +21,7 @@ from rich.text import Text
 
 from hpcmarl.io.curve import Curve
 from hpcmarl.io.judgement import why_no_round
+from hpcmarl.io.limits import duration, seconds_left, share_done
 from hpcmarl.launch.world import TERMINAL
 from hpcmarl.roles.base import Context, Interval
 from hpcmarl.roles.efficiency import closing_lines, format_times
@@ -38,6 +39,7 @@ class Display:
         enabled: Whether `logging.progress` is set.
         console: Terminal to draw on; None: plain log lines.
         last: Time and environment steps of the last redraw, for the speed.
+        first: Version, environment steps and seconds at the beginning of this start, for the time left.
     """
 
     def __init__(self, context: Context) -> None:
@@ -54,14 +56,18 @@ class Display:
         self.curve = Curve()
         self.due = Interval(1.0 / REDRAWS_PER_SECOND if self.console else FIRST_LINE)
         self.last = (time.monotonic(), 0)
+        self.first: dict[str, float] = {"version": 0, "env_steps": 0, "seconds": 0.0}
 
-    def begin(self, env_steps: int) -> None:
-        """Note that training begins; environment steps of earlier starts do not count for the speed.
+    def begin(self, version: int, env_steps: int, seconds: float) -> None:
+        """Note that training begins; earlier starts do not count for the speed and the time left.
 
         Args:
+            version: Version of the parameters.
             env_steps: Environment steps of earlier starts.
+            seconds: Training time of earlier starts.
         """
         self.last = (time.monotonic(), env_steps)
+        self.first = {"version": version, "env_steps": env_steps, "seconds": seconds}
 
     def update(self, figures: Callable[[], dict[str, Any]]) -> None:
         """Redraw the display if due.
@@ -99,29 +105,27 @@ class Display:
         ).strip() + _lost(now)
 
     def _share(self, now: dict[str, Any]) -> str:
-        """Return the progress towards the nearest limit, for example "37 %,"."""
-        done = self._done(now)
-        return "" if done is None else f"{100 * done:.0f} %,"
+        """Return the progress towards the nearest limit, for example "37 %, about 20 s left;"."""
+        done = share_done(self.context.config.stop, now)
+        if done is None:
+            return ""
+        left = self._left(now)
+        return f"{100 * done:.0f} %{left}{';' if left else ','}"
 
-    def _done(self, now: dict[str, Any]) -> float | None:
-        """Return the progress towards the nearest limit of `stop`, from 0 to 1; None if there is no limit."""
-        stop = self.context.config.stop
-        parts = [
-            (stop.updates, now["version"]),
-            (stop.env_steps, now["env_steps"]),
-            (stop.seconds, now["seconds"]),
-        ]
-        shares = [value / limit for limit, value in parts if limit]
-        return min(1.0, max(shares)) if shares else None
+    def _left(self, now: dict[str, Any]) -> str:
+        """Return the estimated time until the first limit, for example ", about 20 s left"."""
+        left = seconds_left(self.context.config.stop, now, self.first)
+        return "" if left is None else f", about {duration(left)} left"
 
     def _panel(self, now: dict[str, Any], speed: float) -> Table:
         table = Table(box=None, show_header=False, padding=(0, 1))
-        done = self._done(now)
+        done = share_done(self.context.config.stop, now)
         if done is not None:
             filled = round(30 * done)
             table.add_row(
                 "progress",
-                f"[green]{'━' * filled}[/green][dim]{'━' * (30 - filled)}[/dim] {100 * done:3.0f} %",
+                f"[green]{'━' * filled}[/green][dim]{'━' * (30 - filled)}[/dim] {100 * done:3.0f} %"
+                f"{self._left(now)}",
             )
         table.add_row("time", f"{now['seconds']:.0f} s")
         table.add_row(

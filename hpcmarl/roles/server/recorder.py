@@ -17,6 +17,7 @@ from hpcmarl.optim.rounds import Engine
 from hpcmarl.roles.base import Context, Interval
 from hpcmarl.roles.efficiency import Efficiency
 from hpcmarl.roles.reports import ActorReport, LearnerReport
+from hpcmarl.roles.server.columns import expected_columns
 from hpcmarl.roles.server.operations import count_operations
 from hpcmarl.roles.server.progress import Display
 from hpcmarl.roles.server.rank_times import RankTimes, activity_file
@@ -74,6 +75,7 @@ class Recorder:
         evaluation: Result of the newest evaluation; empty before the first.
         activity: What each rank of this start has spent its time on.
         trackers: Other tools that show the metrics; they start with the training.
+        expected: Columns that rows will have, in the heading from the first row on.
         watch: Called at the end of every round; used by benchmarks.
         last_row: Version, seconds and environment steps of the newest metrics row.
         row_before: The same of the newest row of an earlier version.
@@ -118,6 +120,7 @@ class Recorder:
             algorithm.on_policy and self.config.rounds.late == "cancel",
         )
         self.times = GroupTimes(context.topology, slots, on_policy=algorithm.on_policy, cancels=cancels)
+        self.expected = expected_columns(self.config, [policy.name for policy in context.spec.policies])
         self.row_due = Interval(self.config.logging.every_seconds)
         self.last_row = self.row_before = (
             -1,
@@ -133,12 +136,12 @@ class Recorder:
     def begin(self) -> None:
         """Begin to count training time, and remove metrics rows that this start supersedes."""
         self._began = time.monotonic()
-        self.display.begin(int(self.totals["env_steps"]))
         self.last_row = self.row_before = (-1, self.seconds, self.totals["env_steps"])
         self.activity.serving_before = self.times.serving_seconds
         self._note_activity()
         resume = self.context.resume
         version = None if resume is None else int(resume["engine"]["rule"]["round"])
+        self.display.begin(version or 0, int(self.totals["env_steps"]), self.seconds)
         self.trackers = begin_tracking(self.context, version, int(self.totals["env_steps"]))
         if version is not None:
             self.metrics.truncate(version)
@@ -373,7 +376,8 @@ class Recorder:
             }
             if self.evaluation.get("win_rate") is not None:
                 row["eval_win_rate"] = self.evaluation["win_rate"]
-        self.metrics.append(row, {"trajectories": np.array(self.group_counts, float), **self.times.groups()})
+        groups = {"trajectories": np.array(self.group_counts, float), **self.times.groups()}
+        self.metrics.append({**row, **{name: np.nan for name in self.expected if name not in row}}, groups)
         self._note_activity()
         self.trackers.row(row)
         self.fields = row

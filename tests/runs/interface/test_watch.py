@@ -5,8 +5,9 @@ import json
 import pytest
 from typer.testing import CliRunner
 
-from hpcmarl.analysis.watch import duration, follow, look
+from hpcmarl.analysis.watch import follow, look
 from hpcmarl.cli.main import app
+from hpcmarl.errors import UsageError
 from hpcmarl.io.run_lock import acquire
 from tests.support.worlds import run_world
 
@@ -43,7 +44,7 @@ def test_a_running_run_shows_its_share_and_time_left(tmp_path):
     assert view.share == pytest.approx(0.5)
     assert view.seconds_left == pytest.approx(view.columns["seconds"][-1])
     assert "on node3" in view.line()
-    assert "50 %, 0 s left" in view.line()
+    assert "50 %, about 0 s left" in view.line()
     assert not view.ended
 
 
@@ -81,6 +82,20 @@ def test_damaged_files_do_not_end_a_watch(tmp_path):
     assert look(tmp_path).line().startswith("killed")
 
 
-def test_durations_have_at_most_two_units():
-    shown = [duration(seconds) for seconds in (0.4, 59, 200, 3700, 90_000)]
-    assert shown == ["0 s", "59 s", "3 min 20 s", "1 h 1 min", "1 d 1 h"]
+@pytest.mark.parametrize(
+    ("path", "why"),
+    [
+        ("quickstart.yaml", "quickstart.yaml: does not exist and has the name of a file; allowed: the dir"),
+        (
+            "nowhere/run",
+            "nowhere is no directory, so no run can begin in it; allowed: the directory of a run",
+        ),
+        ("kept.txt", "kept.txt: a file; allowed: the directory of a run"),
+    ],
+)
+def test_a_path_that_no_run_can_have_is_refused(tmp_path, path, why):
+    """Without the error, the command would wait without end."""
+    (tmp_path / "kept.txt").touch()
+    with pytest.raises(UsageError, match=why) as raised:
+        CliRunner().invoke(app, ["watch", str(tmp_path / path)], catch_exceptions=False)
+    assert raised.value.exit_code == 2

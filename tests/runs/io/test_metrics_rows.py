@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from hpcmarl.io.metrics import read_groups, read_metrics
+from hpcmarl.io.row_files import CsvFile
 from tests.support.worlds import run_world, summary
 
 OFTEN = "logging.every_seconds=0.0001"
@@ -41,6 +42,24 @@ def test_last_row_keeps_what_learners_reported(tmp_path):
     # Reports are paced: a row between two reports may have none of these values.
     for name, values in means.items():
         assert np.isfinite(values[-1]) or not np.isfinite(values).any(), name
+
+
+@pytest.mark.parametrize("env", ["mpe2.simple_spread_v3", "mpe2.simple_speaker_listener_v4"])
+def test_the_heading_is_whole_from_the_first_row_on(tmp_path, monkeypatch, env):
+    """The first row has the figures of a learner, and the file is not replaced later."""
+    headings = []
+
+    def write_all(self, path, original=CsvFile._write_all):
+        headings.append(list(self.table.names))
+        original(self, path)
+
+    monkeypatch.setattr(CsvFile, "_write_all", write_all)
+    run_world(2, tmp_path / "run", OFTEN, "eval.episodes=2", f"env.id={env}")
+    assert headings[1:] == []
+    columns = read_metrics(tmp_path / "run")
+    assert {"eval_return_mean", "server/gradient_seconds"} <= set(columns)
+    assert np.isfinite(columns["learner/gradient_norm"][0])
+    assert np.isfinite(columns["eval_return_mean"][-1])
 
 
 def test_signal_before_training_adds_no_row(tmp_path):

@@ -8,7 +8,12 @@ from hpcmarl.envs.particles import TASKS
 
 def test_both_forms_are_measured_where_there_are_two():
     told = []
-    rows = bare.run(["mpe2.simple_v3", "matrix:rps", "pettingzoo.classic.rps_v2"], 8, 0.2, told.append)
+
+    def tell(done, total, name):
+        assert (done, total) == (len(told), 3)
+        told.append(name)
+
+    rows = bare.run(["mpe2.simple_v3", "matrix:rps", "pettingzoo.classic.rps_v2"], 8, 0.2, tell)
     assert told == [row["environment"] for row in rows]
     particles, matrix, package = rows
     assert particles["slots"] == 8

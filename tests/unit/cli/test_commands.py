@@ -212,7 +212,7 @@ class TestOutput:
     def test_eval_prints_json_and_forwards_its_options(self, run, here, monkeypatch):
         calls = []
 
-        def evaluate(path, episodes, greedy, seed, random):
+        def evaluate(path, episodes, greedy, seed, random, on_progress):
             calls.append((str(path), episodes, greedy, seed, random))
             return {"return_mean": 1.5, "episodes": 4}
 
@@ -263,7 +263,7 @@ class TestOutput:
         monkeypatch.setitem(
             sys.modules,
             "hpcmarl.bench.sparse",
-            types.SimpleNamespace(run=lambda seconds: [row | {"s": seconds} for row in rows]),
+            types.SimpleNamespace(run=lambda seconds, on_progress: [row | {"s": seconds} for row in rows]),
         )
         assert json.loads(run("bench", "sparse", "--seconds", "3", "--json")[1]) == {
             "rows": [row | {"s": 3.0} for row in rows]

@@ -237,7 +237,7 @@ def test_a_hanging_disk_holds_up_nobody(tmp_path, monkeypatch, caplog):
 
 def test_metrics_h5_snapshot_is_written_periodically(tmp_path, monkeypatch, caplog):
     monkeypatch.setattr(metrics_writer, "SNAPSHOT_SECONDS", 0.0)
-    monkeypatch.setattr(metrics_writer, "FIRST_SNAPSHOT_SECONDS", 0.0)
+    monkeypatch.setattr(metrics_writer, "SECOND_SNAPSHOT_SECONDS", 0.0)
     (tmp_path / "config.yaml").write_text("seed: 3\n")
     writer = begun(tmp_path)
     writer.append({"version": 1})

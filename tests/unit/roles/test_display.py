@@ -61,17 +61,18 @@ def test_plain_line_tells_progress_and_lost_ranks(monkeypatch, caplog):
     with caplog.at_level(logging.INFO):
         display.update(lambda: FIGURES)
     (line,) = [record.message for record in caplog.records]
-    assert line.startswith("25 %, 30 s, version 12, 4,000 environment steps (")
+    assert line.startswith("25 %, about 1 min 30 s left; 30 s, version 12, 4,000 environment steps (")
     assert line.endswith("160 episodes, return -21.50 ± 3.25, 2 ranks lost, 1 rank replaced")
 
 
 def test_first_speed_after_a_resume_leaves_out_earlier_steps(monkeypatch, caplog):
     display = display_of(monkeypatch=monkeypatch)
-    display.begin(3_999)
+    display.begin(11, 3_999, 29.0)
     display.last = (display.last[0] - 1.0, display.last[1])
     with caplog.at_level(logging.INFO):
         display.update(lambda: FIGURES)
     assert "4,000 environment steps (1/s)" in caplog.text
+    assert "25 %, about 36 s left" in caplog.text  # an update a second; 36 are left
 
 
 def test_run_without_an_update_says_why_no_round_ended(monkeypatch, caplog):
@@ -101,7 +102,7 @@ def test_panel_has_every_figure(monkeypatch):
     display.update(lambda: FIGURES)
     display.close()
     for words in (
-        "25 %",
+        "25 %, about 1 min 30 s left",
         "30 s",
         "staleness 0.50",
         "wasted 7",
