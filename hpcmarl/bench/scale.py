@@ -241,7 +241,7 @@ def measure(
         plan: Settings of the measurement.
         read: Reads the measured times from a run directory.
         say: Called with a line before each job.
-        on_progress: Called at the beginning and after each job, with the numbers of jobs done and of all.
+        on_progress: Called before each job, with the numbers of jobs done and of all.
 
     Returns:
         `rows`, one for each size, rule and reduction; `seconds` and `unit_seconds`.

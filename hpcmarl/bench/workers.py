@@ -166,7 +166,7 @@ def measure(
         seconds: Seconds of each run.
         say: Called with a line about each job before it starts.
         decoupled: Whether to measure slow learners and workers, too.
-        on_progress: Called at the beginning and after each job, with the numbers of jobs done and of all.
+        on_progress: Called before each job, with the numbers of jobs done and of all.
 
     Returns:
         `rows`, `decoupled` and `seconds`.
