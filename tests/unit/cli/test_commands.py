@@ -28,6 +28,7 @@ COMMANDS = [
     "bench throughput",
     "bench learning",
     "bench comm",
+    "bench io",
     "bench sparse",
     "bench league",
     "bench stragglers",
