@@ -68,7 +68,7 @@ class Curves:
         caption: str = "",
         *,
         values: Sequence[Array | None] | None = None,
-        sparse: bool = False,
+        only_new: bool = False,
         bands: bool = False,
         least: float | None = None,
         lines: Sequence[dict[str, Any]] = (),
@@ -81,7 +81,7 @@ class Curves:
             unit: Unit of the vertical axis.
             caption: What the plot shows.
             values: Values of each run in place of the column, [row]; None for a run without.
-            sparse: Whether the column repeats its value until a new one comes, as those of evaluations do.
+            only_new: Whether the column repeats its value until a new one comes, as those of evaluations do.
                 Only the new ones are shown, with marks.
             bands: Whether groups of several runs have a mean with an interval, see statistics.py.
             least: Lower end of the vertical axis; None: that of the values.
@@ -95,13 +95,13 @@ class Curves:
         known = [each is not None and bool(np.isfinite(each).any()) for each in values]
         if not any(known):
             return None
-        if sparse:
+        if only_new:
             values = [
                 None if each is None else _new_ones(each, run.columns.get("eval_version"))
                 for each, run in zip(values, self.runs, strict=True)
             ]
         drawn = [
-            self._own_line(number, values[number], sparse)
+            self._own_line(number, values[number], only_new)
             for number in range(len(self.runs))
             if known[number] and values[number] is not None
         ]
@@ -115,10 +115,10 @@ class Curves:
         }
         return Plot(title, spec, caption, self._table(title, values))
 
-    def _own_line(self, number: int, values: Array | None, sparse: bool) -> dict[str, Any]:
+    def _own_line(self, number: int, values: Array | None, only_new: bool) -> dict[str, Any]:
         assert values is not None
         run = self.runs[number]
-        if not sparse:
+        if not only_new:
             return {"run": number, "y": numbers(thinned(values))}
         rows = np.flatnonzero(np.isfinite(values))
         axes = {axis: numbers(run.columns[column][rows]) for axis, column in AXES.items()}

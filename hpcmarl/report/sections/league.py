@@ -73,7 +73,7 @@ def _payoff(run: ReportedRun, place: int, league: Result) -> Plot | None:
     """Return the payoff table as a heat map; None before the first match."""
     sides = league["sides"]
     rows, columns = (
-        [number for number, each in enumerate(league["snapshots"]) if each["side"] == side][-MOST_SNAPSHOTS:]
+        [index for index, each in enumerate(league["snapshots"]) if each["side"] == side][-MOST_SNAPSHOTS:]
         for side in (sides[0], sides[-1])
     )
     cells = [[league["payoff"][row][column] for column in columns] for row in rows]
@@ -110,14 +110,14 @@ def _ratings(run: ReportedRun, place: int, league: Result) -> Plot | None:
     series, rows = [], []
     for member in league["members"]:
         own = [
-            number
-            for number, each in enumerate(league["snapshots"])
-            if each["member"] == member["name"] and league["ratings"][number]["rating_elo"] is not None
+            index
+            for index, each in enumerate(league["snapshots"])
+            if each["member"] == member["name"] and league["ratings"][index]["rating_elo"] is not None
         ]
         if not own:
             continue
-        rated = [league["ratings"][number] for number in own]
-        steps = [float(league["snapshots"][number]["env_steps"]) for number in own]
+        rated = [league["ratings"][index] for index in own]
+        steps = [float(league["snapshots"][index]["env_steps"]) for index in own]
         series.append(
             {
                 "name": member["name"],
@@ -125,17 +125,17 @@ def _ratings(run: ReportedRun, place: int, league: Result) -> Plot | None:
                 "y": numbers([each["rating_elo"] for each in rated]),
                 "low": numbers([_or_nan(each["rating_elo_low"]) for each in rated]),
                 "high": numbers([_or_nan(each["rating_elo_high"]) for each in rated]),
-                "text": [league["snapshots"][number]["name"] for number in own],
+                "text": [league["snapshots"][index]["name"] for index in own],
             }
         )
         rows += [
             [
-                league["snapshots"][number]["name"],
+                league["snapshots"][index]["name"],
                 f"{at:,.0f}",
-                number_(each["rating_elo"]),
-                f"{number_(each['rating_elo_low'])} to {number_(each['rating_elo_high'])}",
+                rating_text(each["rating_elo"]),
+                f"{rating_text(each['rating_elo_low'])} to {rating_text(each['rating_elo_high'])}",
             ]
-            for number, at, each in zip(own, steps, rated, strict=True)
+            for index, at, each in zip(own, steps, rated, strict=True)
         ]
     if not series:
         return None
@@ -153,7 +153,7 @@ def _ratings(run: ReportedRun, place: int, league: Result) -> Plot | None:
     return Plot(f"{run.label}: ratings", spec, caption, table)
 
 
-def number_(value: float | None) -> str:
+def rating_text(value: float | None) -> str:
     """Return a rating as the text of a cell."""
     return number(value, "+.0f")
 
