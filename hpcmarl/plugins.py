@@ -203,7 +203,7 @@ def _check_origin(target: str) -> None:
         ConfigError: It is refused; the message names the remedy.
     """
     package = target.partition(":")[0].partition(".")[0]
-    found = distributions(package)
+    found = () if package == OWN else distributions(package)
     if not found or any(is_local(name) or OWN in requirements(name) for name in found) or target in trusted():
         return
     raise ConfigError(

@@ -186,3 +186,11 @@ def test_schema_of_editors_allows_classes_outside():
     assert "ppo" in foreign["properties"]["name"]["not"]["enum"]
     described = keys.describe(Config.model_fields["callbacks"].annotation)
     assert described == "a list of package.module:Class or a section with name"
+
+
+def test_parts_of_hpcmarl_itself_are_allowed_where_it_is_installed(monkeypatch):
+    monkeypatch.setattr(plugins, "is_local", lambda name: False)
+    monkeypatch.setattr(plugins, "distributions", lambda package: ("hpcmarl",))
+    plugins._check_origin("hpcmarl.sweeps.pruning:MedianPruner")
+    with pytest.raises(ConfigError, match="does not depend on hpcmarl"):
+        plugins._check_origin("numpy:ndarray")

@@ -2,6 +2,7 @@
 
 import os
 import pty
+import select
 import sys
 import types
 
@@ -75,7 +76,9 @@ def test_a_terminal_shows_a_bar_and_the_output_stays_clean(monkeypatch, capsys, 
             shown.say("a line of the result")
             shown.say("a remark", error=True)
         terminal.flush()
-        text = os.read(reader, 1 << 16).decode()
+        text = ""
+        while select.select([reader], [], [], 0.2)[0]:  # a terminal hands over at most 4 kB at a time
+            text += os.read(reader, 1 << 16).decode()
     os.close(reader)
     assert "━" in text
     assert "3/4" in text
