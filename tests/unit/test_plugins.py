@@ -188,7 +188,7 @@ def test_schema_of_editors_allows_classes_outside():
     assert described == "a list of package.module:Class or a section with name"
 
 
-def test_parts_of_hpcmarl_itself_are_allowed_where_it_is_installed(monkeypatch):
+def test_parts_of_an_installed_hpcmarl_are_allowed(monkeypatch):
     monkeypatch.setattr(plugins, "is_local", lambda name: False)
     monkeypatch.setattr(plugins, "distributions", lambda package: ("hpcmarl",))
     plugins._check_origin("hpcmarl.sweeps.pruning:MedianPruner")
