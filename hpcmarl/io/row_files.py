@@ -70,7 +70,8 @@ class RowFile(ABC):
         """
         table = self.table
         try:
-            if self._descriptor is None or table.changed_from < max(0, self._rows - 1):
+            shortened = len(table) < self._rows
+            if self._descriptor is None or shortened or table.changed_from < max(0, self._rows - 1):
                 self._replace()
             elif table.changed_from < len(table):
                 self._extend(table.changed_from)

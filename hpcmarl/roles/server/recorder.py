@@ -137,8 +137,6 @@ class Recorder:
         """Begin to count training time, and remove metrics rows that this start supersedes."""
         self._began = time.monotonic()
         self.last_row = self.row_before = (-1, self.seconds, self.totals["env_steps"])
-        self.activity.serving_before = self.times.serving_seconds
-        self._note_activity()
         resume = self.context.resume
         version = None if resume is None else int(resume["engine"]["rule"]["round"])
         self.display.begin(version or 0, int(self.totals["env_steps"]), self.seconds)
@@ -148,6 +146,8 @@ class Recorder:
         else:  # rows of an earlier start that has no checkpoint are superseded
             earlier = f"start-{self.context.start_number - 1:04d}-metrics.csv"
             self.metrics.truncate(None, self.context.run_directory / "starts" / earlier)
+        self.activity.serving_before = self.times.serving_seconds
+        self._note_activity()
 
     def end(self) -> None:
         """End the training time. The final checkpoint and evaluation do not count."""

@@ -533,3 +533,18 @@ def test_low_disk_space_logs_a_warning(tmp_path, monkeypatch, caplog):
     with caplog.at_level(logging.WARNING):
         RunDirectory(tmp_path / "run").create("")
     assert "0.1 GB are free" in caplog.text
+
+
+def test_rows_cut_from_an_open_file_leave_no_line_behind(tmp_path):
+    """A resumed run drops the rows after its checkpoint, and may replace the row of the checkpoint."""
+    writer = MetricsWriter(tmp_path)
+    for version in range(1, 10):
+        writer.append({"version": version, "x": version}, {"trajectories": np.array([1.0 * version])})
+    writer.wait()
+    writer.truncate(8)
+    writer.wait()
+    writer.append({"version": 8, "x": 80}, {"trajectories": np.array([80.0])})
+    writer.close()
+    assert read_metrics(tmp_path)["version"].tolist() == list(range(1, 9))
+    assert read_metrics(tmp_path)["x"].tolist() == [*range(1, 8), 80]
+    assert read_groups(tmp_path).version.tolist() == list(range(1, 9))
