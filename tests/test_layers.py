@@ -183,7 +183,7 @@ ALLOWED = {
 CONFINED = {
     "mpi4py": ("comm/mpi/", "comm/reductions/mpi_allreduce", "comm/reductions/torch_store"),
     "horovod": ("comm/reductions/horovod_allreduce",),
-    "h5py": ("io/", "bench/bare_hdf5"),
+    "h5py": ("io/",),
     "hdf5plugin": ("io/",),
     "wandb": ("tracking/",),
     "tensorboard": (),

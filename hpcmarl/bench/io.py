@@ -1,9 +1,9 @@
 """Measure the files of a run: trajectories against bare h5py, and a report of long runs.
 
 A few rollouts are really played and are written in turn until the data set has its size. Bare h5py
-(bare_hdf5.py) writes and reads the same arrays with the same chunks, checksums and compression. The two take
-turns, which spreads machine noise over both. Files are read from the page cache, so reading measures no disk.
-Both sync written files to the disk.
+(io/hdf5/bare.py) writes and reads the same arrays with the same chunks, checksums and compression. The two
+take turns, which spreads machine noise over both. Files are read from the page cache, so reading measures
+no disk. Both sync written files to the disk.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 from hpcmarl.algos import make_algorithm
-from hpcmarl.bench import bare_hdf5
 from hpcmarl.bench.learning import play
 from hpcmarl.bench.long_runs import measure_report
 from hpcmarl.comm.local import LocalWorld
@@ -30,6 +29,7 @@ from hpcmarl.config.run import TrajectoriesConfig
 from hpcmarl.envs import describe as describe_environment
 from hpcmarl.errors import HpcmarlError, UsageError
 from hpcmarl.io.describe import describe, verify_paths
+from hpcmarl.io.hdf5 import bare as bare_hdf5
 from hpcmarl.io.trajectories.merge import merge_shards
 from hpcmarl.io.trajectories.shard_reader import list_shards
 from hpcmarl.io.trajectories.writer import TrajectoryWriter, shard_rows

@@ -18,8 +18,8 @@ class WithOverrides(TyperCommand):
             if type(error).__name__ == "NoSuchOption":
                 hint = key_for_option(str(getattr(error, "option_name", "")), given)
                 if hint:
-                    error.message = f"{getattr(error, 'message', error)}; {hint}"  # type: ignore[attr-defined]
-                    error.possibilities = []  # type: ignore[attr-defined]
+                    shown: Any = error
+                    shown.message, shown.possibilities = f"{shown.message}; {hint}", []
             raise
 
 

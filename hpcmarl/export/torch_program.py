@@ -26,6 +26,9 @@ class ActingModule(nn.Module):
         network: The acting network.
     """
 
+    moments_first: torch.Tensor  # buffers, of networks that normalise their inputs
+    moments_second: torch.Tensor
+
     def __init__(self, network: ActingNetwork) -> None:
         super().__init__()
         self.network = network
@@ -50,7 +53,7 @@ class ActingModule(nn.Module):
         mask = given.get("mask")
         value = self._joined(given)
         if self.network.moments is not None:
-            value = ((value - self.moments_first) / self.moments_second).clamp(-LARGEST, LARGEST)  # type: ignore[operator]
+            value = ((value - self.moments_first) / self.moments_second).clamp(-LARGEST, LARGEST)
         value = _apply(self.body, value)
         after: tuple[torch.Tensor, ...] = ()
         if self.cell is not None:

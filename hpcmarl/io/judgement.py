@@ -1,4 +1,4 @@
-"""Judgement of a run's figures: why it made no update, who waited for whom, and which key to change.
+"""Judgement of a run's figures: reasons for missing updates, roles that waited, and keys to change.
 
 The functions are pure, so that the end of a run and any later report give the same sentences.
 """
@@ -89,7 +89,7 @@ def shares_of(summary: Mapping[str, Any], config: Config) -> Shares:
 
 
 def judge(shares: Shares) -> list[str]:
-    """Return findings on who waited for whom, each a sentence with the key to change; empty: none.
+    """Return findings on lost work and on roles that waited, each a sentence with the key to change.
 
     Args:
         shares: Figures of the run.

@@ -140,7 +140,7 @@ def _values(sweep: SearchConfig, params: dict[str, Any]) -> Values:
 
 
 def tell(study: Any, directory: SweepDirectory, sweep: SearchConfig) -> None:
-    """Tell Optuna the results of all trials that have ended since it was told last."""
+    """Report the results of all trials that have ended to Optuna, unless it has them already."""
     states = _optuna().trial.TrialState
     for each in study.trials:
         number = each.user_attrs.get(NUMBER)

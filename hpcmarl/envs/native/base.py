@@ -94,17 +94,9 @@ class NativeBatch(BatchedEnvironment):
             EnvironmentFailure: If an action is forbidden.
         """
 
-    def _seen(self, rows: IntArray) -> FloatArray:
-        """Return the players' observations, float32 [n, P, *shape].
-
-        A game with observations of several shapes overrides `_seen_by` instead.
-        """
-        raise NotImplementedError
-
+    @abstractmethod
     def _seen_by(self, rows: IntArray) -> dict[str, FloatArray]:
         """Return the observations of each policy, [n, N, *shape]."""
-        seen = self._seen(rows)
-        return {name: seen[:, seats] for name, seats in self._seats}
 
     def _state_of(self, rows: IntArray) -> FloatArray | None:
         """Return the state that belongs to the last result of `_seen_by`, [n, S].
@@ -357,3 +349,15 @@ def random_steps(batch: NativeBatch, seeds: Seeds) -> Callable[[], None]:
         count += 1
 
     return take
+
+
+class OneShapeBatch(NativeBatch):
+    """A batch of games whose players all have observations of one shape."""
+
+    @abstractmethod
+    def _seen(self, rows: IntArray) -> FloatArray:
+        """Return the observations of all players, float32 [n, P, *shape]."""
+
+    def _seen_by(self, rows: IntArray) -> dict[str, FloatArray]:
+        seen = self._seen(rows)
+        return {name: seen[:, seats] for name, seats in self._seats}

@@ -16,7 +16,7 @@ from hpcmarl.config import EnvConfig, PolicyConfig
 from hpcmarl.envs.base import Seeds
 from hpcmarl.envs.drawing import Colour, Scene, Shape
 from hpcmarl.envs.games.search import CONNECT_FOUR, TIC_TAC_TOE, Board
-from hpcmarl.envs.native.base import NativeBatch, random_steps, refuse_state
+from hpcmarl.envs.native.base import OneShapeBatch, random_steps, refuse_state
 from hpcmarl.envs.native.game_tree import spec_of
 from hpcmarl.types import Array, BoolArray, EnvironmentSpec, FloatArray, IntArray
 
@@ -145,7 +145,7 @@ class Drawn:
         self.taken = (change < 0).nonzero()[1].reshape(2 * len(squares), -1)
 
 
-class BoardBatch(NativeBatch):
+class BoardBatch(OneShapeBatch):
     """E boards of two players with alternating turns.
 
     Observations are updated move by move.

@@ -17,7 +17,7 @@ import numpy as np
 from hpcmarl.config import EnvConfig, PolicyConfig
 from hpcmarl.envs.base import Seeds, episode_seed
 from hpcmarl.envs.grouping import AgentView, group_agents
-from hpcmarl.envs.native.base import NativeBatch, random_steps, refuse_state
+from hpcmarl.envs.native.base import OneShapeBatch, random_steps, refuse_state
 from hpcmarl.envs.native.counter_rng import uniform
 from hpcmarl.envs.spaces import view_action, view_observation
 from hpcmarl.types import Array, BoolArray, EnvironmentSpec, FloatArray, IntArray
@@ -191,7 +191,7 @@ def bare(config: EnvConfig, spec: EnvironmentSpec, slots: int, seeds: Seeds) -> 
     return random_steps(make(config, spec, slots, seeds, record=False, with_state=False), seeds)
 
 
-class TreeBatch(NativeBatch):
+class TreeBatch(OneShapeBatch):
     """E games with the same tables."""
 
     def __init__(

@@ -21,7 +21,7 @@ from gymnasium import spaces
 from hpcmarl.config import EnvConfig, PolicyConfig
 from hpcmarl.envs.base import Seeds
 from hpcmarl.envs.grouping import AgentView, group_agents, teams_of
-from hpcmarl.envs.native.base import NativeBatch, random_steps, refuse_state
+from hpcmarl.envs.native.base import OneShapeBatch, random_steps, refuse_state
 from hpcmarl.envs.native.matrix_games import MatrixGame, find_game
 from hpcmarl.envs.spaces import view_action, view_observation
 from hpcmarl.errors import ConfigError
@@ -96,7 +96,7 @@ def first_sight(game: MatrixGame) -> FloatArray:
     return seen
 
 
-class MatrixBatch(NativeBatch):
+class MatrixBatch(OneShapeBatch):
     """E games of two players."""
 
     def __init__(

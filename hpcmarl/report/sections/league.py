@@ -1,4 +1,4 @@
-"""Leagues: members, payoffs, ratings, and who trained against whom."""
+"""Leagues: members, payoffs, ratings, and the opponents of each snapshot in training."""
 
 from __future__ import annotations
 
@@ -187,8 +187,8 @@ def _lineage(run: ReportedRun, place: int, league: Result) -> Plot | None:
         "links": links,
     }
     caption = (
-        "Snapshots in the order in which they were frozen. Lines lead from opponents to those who trained "
-        "against them."
+        "Snapshots in the order in which they were frozen. Lines lead from opponents to the "
+        "snapshots that trained against them."
     )
     table = Table(
         ["snapshot", "member", "updates", "trained most against (games)"], rows, "Lineage", (2,), folded=True

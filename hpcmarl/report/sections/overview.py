@@ -64,7 +64,7 @@ def _reason(state: RunState) -> str:
 
 
 def findings(run: ReportedRun) -> list[str]:
-    """Return who waited for whom in a run and which key to change; empty before its end.
+    """Return findings on lost work and waiting roles, with the keys to change; empty before the run's end.
 
     Classes that the configuration names by a path are not imported, so such a run has no findings.
     """
