@@ -12,6 +12,7 @@ The shapes of all arrays are defined in this module. It imports numpy only. Lett
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
@@ -63,16 +64,42 @@ class ActionSpace:
 
 
 @dataclass(frozen=True)
+class ObservationPart:
+    """One entry of an observation of a Dict or Tuple space.
+
+    Attributes:
+        key: Key in the space; the place of an entry of a Tuple. Keys of nested spaces are joined by "/".
+        shape: Shape of the entry.
+        dtype: Name of its numpy type, such as "uint8".
+    """
+
+    key: str
+    shape: tuple[int, ...]
+    dtype: str
+
+    @property
+    def size(self) -> int:
+        """Number of values in the entry."""
+        return int(np.prod(self.shape, dtype=np.int64))
+
+
+@dataclass(frozen=True)
 class PolicySpec:
     """Agents that share one set of parameters and the same observation and action spaces.
+
+    Arrays of observations have the shape [..., *observation_shape] and the type `observation_dtype`.
+    Observations of Dict and Tuple spaces are records: a structured type with one field for each key, and the
+    shape [...].
 
     Attributes:
         name: Name of the policy.
         agents: Names of its agents.
-        observation_shape: Shape of the float32 observation of one agent. The environment adapter one-hot
-            encodes observations of a Discrete space.
+        observation_shape: Shape of the observation of one agent; () for records. The environment adapter
+            one-hot encodes observations of a Discrete space.
         action: Action space of each agent.
         has_mask: Whether the environment gives action masks.
+        observation_type: Name of the numpy type of an observation that is no record.
+        observation_parts: Entries of a record; empty if an observation is one array.
     """
 
     name: str
@@ -80,10 +107,21 @@ class PolicySpec:
     observation_shape: tuple[int, ...]
     action: ActionSpace
     has_mask: bool = False
+    observation_type: str = "float32"
+    observation_parts: tuple[ObservationPart, ...] = ()
+
+    @cached_property
+    def observation_dtype(self) -> np.dtype[Any]:
+        """Data type of arrays of observations; structured for records."""
+        if not self.observation_parts:
+            return np.dtype(self.observation_type)
+        return np.dtype([(part.key, part.dtype, part.shape) for part in self.observation_parts])
 
     @property
     def observation_size(self) -> int:
-        """Number of values in one observation."""
+        """Number of values in one observation, in all of its parts."""
+        if self.observation_parts:
+            return sum(part.size for part in self.observation_parts)
         return int(np.prod(self.observation_shape, dtype=np.int64))
 
 
@@ -133,6 +171,11 @@ class EnvironmentSpec:
                     tuple(policy["observation_shape"]),
                     space,
                     policy["has_mask"],
+                    policy["observation_type"],
+                    tuple(
+                        ObservationPart(part["key"], tuple(part["shape"]), part["dtype"])
+                        for part in policy["observation_parts"]
+                    ),
                 )
             )
         return cls(
@@ -147,13 +190,14 @@ class PolicyFrame:
     The arrays are views into a rollout, which the environment writes in place.
 
     Attributes:
-        obs: [E, N, *observation_shape] float32; valid for every living agent, zero for dead or absent ones.
+        obs: [E, N, *observation_shape] of the policy's `observation_dtype`; valid for every living agent,
+            zero for dead or absent ones.
         alive: [E, N] bool; whether the agent acts at this step. In a turn-based game: whether it is its turn.
         action_mask: [E, N, A] bool, allowed actions, or None. All true for an acting agent if the environment
             gives no mask for it.
     """
 
-    obs: FloatArray
+    obs: Array
     alive: BoolArray
     action_mask: BoolArray | None = None
 
@@ -200,12 +244,12 @@ class FinalFrame:
 
     Attributes:
         slot: Index of the slot.
-        obs: Policy -> [N, *observation_shape] float32.
+        obs: Policy -> [N, *observation_shape] of the policy's `observation_dtype`.
         state: [S] float32, or None.
     """
 
     slot: int
-    obs: dict[str, FloatArray]
+    obs: dict[str, Array]
     state: FloatArray | None
 
 
@@ -271,29 +315,29 @@ class PolicyRollout:
     The last row of `obs`, `alive` and `action_mask` is the first step of the next unroll.
 
     Attributes:
-        obs: [T+1, E, N, *observation_shape] float32.
+        obs: [T+1, E, N, *observation_shape] of the policy's `observation_dtype`.
         alive: [T+1, E, N] bool.
         action: [T, E, N, *action.shape].
         logp: [T, E, N] float32, log probabilities under the behaviour policy.
         reward: [T, E, N] float32.
         terminated: [T, E, N] bool.
         truncated: [T, E, N] bool.
-        final_obs: [K, N, *observation_shape] float32, last observations of truncated episodes, in the order
-            of `Rollout.final_index`.
+        final_obs: [K, N, *observation_shape] of the same type, last observations of truncated episodes, in
+            the order of `Rollout.final_index`.
         action_mask: [T+1, E, N, A] bool, or None.
         memory: [E, N, H] float32, recurrent memory of the policy before step 0 (nets/policy.py); or None.
         critic_memory: [E, U, H'] float32, memory of a recurrent critic before step 0; or None. The learner
             adds it; it is never sent.
     """
 
-    obs: FloatArray
+    obs: Array
     alive: BoolArray
     action: Array
     logp: FloatArray
     reward: FloatArray
     terminated: BoolArray
     truncated: BoolArray
-    final_obs: FloatArray
+    final_obs: Array
     action_mask: BoolArray | None = None
     memory: FloatArray | None = None
     critic_memory: FloatArray | None = None
@@ -425,3 +469,21 @@ class Gradient:
     staleness: float = 0.0
     statistics: dict[str, float] = field(default_factory=dict)
     summed: bool = False
+
+
+def flat_observations(obs: Array, leading: int) -> FloatArray:
+    """Return observations as rows of float32 numbers; the entries of records follow each other.
+
+    Args:
+        obs: Observations, shape [..., *observation_shape] of any type (PolicySpec).
+        leading: Number of dimensions before the observation.
+
+    Returns:
+        Shape [..., observation_size]; a view if the observations are float32 arrays already.
+    """
+    shape = obs.shape[:leading]
+    if obs.dtype.names is None:
+        size = int(np.prod(obs.shape[leading:], dtype=np.int64))
+        return obs.reshape(*shape, size).astype(np.float32, copy=False)
+    parts = [flat_observations(obs[name], leading) for name in obs.dtype.names]
+    return np.concatenate(parts, -1)
