@@ -29,15 +29,11 @@ from hpcmarl.config import (
 from hpcmarl.errors import ConfigError
 from hpcmarl.maths.schedules import falling
 from hpcmarl.nets.choosers import Chooser, EpsilonGreedy, make_chooser
+from hpcmarl.nets.layer_shapes import FIRST_VALUE_GAIN, ConstantShape, GroupShape, MomentsShape, Shape
 from hpcmarl.nets.shapes import (
-    FIRST_VALUE_GAIN,
-    ConstantShape,
     CriticShape,
-    GroupShape,
-    MomentsShape,
     MonotonicMixerShape,
     PolicyShape,
-    Shape,
     SumMixerShape,
     UnrestrictedMixerShape,
 )
@@ -210,7 +206,7 @@ def _critic_shape(
         inputs = policy.observation_size + (len(policy.agents) if config.agent_id else 0)
     else:
         inputs = sum(len(each.agents) * each.observation_size for each in spec.policies)
-    network = config.critic_network or config.network.model_copy(update={"recurrent": False})
+    network = config.critic_network or config.network.model_copy(update={"body": "mlp"})
     return CriticShape(
         inputs + more, network, outputs, config.normalise_observations, config.normalise_values
     )

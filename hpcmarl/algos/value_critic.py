@@ -9,7 +9,7 @@ One recursion yields targets and advantages. Subclasses define the objective of 
   are the team's. The loss is the mean over the policy's agents.
 - independent: one V for each agent, from its own input. The loss is the mean over the policy's agents.
 
-Recurrent critics (algo.critic_network.recurrent) process each unroll from its first row. They start with the
+Recurrent critics (algo.critic_network.body: gru or lstm) process each unroll from its first row. They start with the
 memory that the learner had of the slot when the unroll arrived (roles/learner/critic_memory.py). Gradients
 stop at the first row. The memory is zero at the first row of an episode.
 

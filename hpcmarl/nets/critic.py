@@ -9,10 +9,11 @@ import numpy as np
 import torch
 from torch import nn
 
+from hpcmarl.nets.layer_shapes import DenseShape, GRUShape, MomentsShape, Shape
 from hpcmarl.nets.layers import Dense, gru_cell
 from hpcmarl.nets.moments import Moments
 from hpcmarl.nets.recurrence import Packing, recur
-from hpcmarl.nets.shapes import CriticShape, DenseShape, GRUShape, MomentsShape, Shape
+from hpcmarl.nets.shapes import CriticShape
 from hpcmarl.types import BoolArray
 
 

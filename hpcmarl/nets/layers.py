@@ -15,7 +15,7 @@ import torch
 from torch import nn
 from torch.autograd.function import once_differentiable
 
-from hpcmarl.nets.shapes import DenseShape, GRUShape
+from hpcmarl.nets.layer_shapes import DenseShape, GRUShape
 
 MINUS_ONE = torch.tensor(-1.0)
 

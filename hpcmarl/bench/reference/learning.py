@@ -150,7 +150,7 @@ class ReferenceAgent(nn.Module):
 
     def __init__(self, inputs: int, outputs: int, network: Any, *, dueling: bool = False) -> None:
         super().__init__()
-        self.recurrent = bool(network.recurrent)
+        self.recurrent = network.recurrent
         last = network.hidden[-1] if network.hidden else inputs
         if self.recurrent or dueling:
             self.body = multilayer((inputs, *network.hidden), network.activation, activate_last=True)

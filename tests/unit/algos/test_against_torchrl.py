@@ -77,7 +77,7 @@ def test_team_td_lambda_targets_equal_torchrl(seed, steps, discount, trace_lambd
     """
     algorithm = make_algorithm(
         make_spec(),
-        VDNConfig(discount=discount, trace_lambda=trace_lambda, network=AgentNetworkConfig(recurrent=False)),
+        VDNConfig(discount=discount, trace_lambda=trace_lambda, network=AgentNetworkConfig(body="mlp")),
         0,
     )
     generator = np.random.default_rng(seed)
@@ -111,7 +111,7 @@ def test_td_lambda_targets_of_dying_agents_equal_torchrl(seed, steps, discount, 
     """
     algorithm = make_algorithm(
         make_spec(),
-        IQLConfig(discount=discount, trace_lambda=trace_lambda, network=AgentNetworkConfig(recurrent=False)),
+        IQLConfig(discount=discount, trace_lambda=trace_lambda, network=AgentNetworkConfig(body="mlp")),
         0,
     )
     generator = np.random.default_rng(seed)

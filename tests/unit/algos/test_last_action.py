@@ -22,7 +22,7 @@ ACTIONS = 5  # of tests.support.rollouts.DISCRETE
 
 
 def make(name, spec, recurrent, **keys):
-    network = AgentNetworkConfig(hidden=(7,), recurrent=recurrent, memory=4)
+    network = AgentNetworkConfig(hidden=(7,), body="gru" if recurrent else "mlp", memory=4)
     algorithm = make_algorithm(spec, CONFIGS[name](network=network, **{"obs_last_action": True, **keys}), 0)
     algorithm.load_parameters(np.random.default_rng(1).standard_normal(algorithm.size).astype(np.float32))
     return algorithm

@@ -11,9 +11,10 @@ from torch import nn
 
 from hpcmarl.config import NetworkConfig
 from hpcmarl.nets.flat import FlatParameters
+from hpcmarl.nets.layer_shapes import DenseShape, GRUShape, Shape
 from hpcmarl.nets.numpy_layers import NumpyDense, NumpyRecurrence
 from hpcmarl.nets.parameters import ParameterLayout, aligned_zeros
-from hpcmarl.nets.shapes import CriticShape, DenseShape, GRUShape, Shape
+from hpcmarl.nets.shapes import CriticShape
 from hpcmarl.types import ActionSpace, PolicyFrame
 from tests.support.algorithms import acting, arrays_of, bind, make, make_policy, seeded
 from tests.support.rollouts import CONTINUOUS, DISCRETE, MULTI_DISCRETE, random_action, random_mask
