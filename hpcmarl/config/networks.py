@@ -53,7 +53,7 @@ class EntitiesConfig(Section):
 
     width: Width = Field(64, description="features of each entity inside the encoder")
     heads: Count = Field(4, description="attention heads; they share the width")
-    layers: Count = Field(1, le=64, description="attention layers")
+    layers: Annotated[int, Field(ge=1, le=64)] = Field(1, description="attention layers")
     groups: dict[str, EntityGroupConfig] = Field(
         default_factory=dict,
         description=(
@@ -70,8 +70,8 @@ class EncoderConfig(Section):
         "auto",
         description=(
             "layers that turn an observation into features: none (flat), convolutions (cnn), attention over "
-            "a set of entities (entities), or one encoder for each entry of a Dict or Tuple (dict); auto: cnn "
-            "for uint8 images of at least 36 x 36 pixels, dict if an entry is such an image, else flat"
+            "a set of entities (entities), or one encoder for each entry of a Dict or Tuple (dict); auto: "
+            "cnn for uint8 images of at least 36 x 36 pixels, dict if an entry is such an image, else flat"
         ),
     )
     cnn: CNNConfig = section(CNNConfig, "encoder cnn")

@@ -149,20 +149,22 @@ class DenseShape(Shape):
             prefix: Prefix of the parameters' names.
 
         Returns:
-            One dictionary per layer. Weight and bias are names of parameters; activation may be None.
+            One dictionary per layer. Weight and bias are names of parameters; activation may be None. Layers
+            with a layer normalisation also have norm_weight and norm_bias.
         """
         stages: list[dict[str, str | None]] = []
         for index in range(len(self.sizes) - 1):
             plain = index == len(self.sizes) - 2 and not self.activate_last
-            name = f"{prefix}layers.{index}."
-            stages.append(
-                {
-                    "kind": "dense",
-                    "weight": f"{name}weight",
-                    "bias": f"{name}bias",
-                    "activation": None if plain else self.activation,
-                }
-            )
+            name, norm = f"{prefix}layers.{index}.", f"{prefix}norms.{index}."
+            stage = {
+                "kind": "dense",
+                "weight": f"{name}weight",
+                "bias": f"{name}bias",
+                "activation": None if plain else self.activation,
+            }
+            if index < len(self.normalised):
+                stage |= {"norm_weight": f"{norm}weight", "norm_bias": f"{norm}bias"}
+            stages.append(stage)
         return stages
 
 

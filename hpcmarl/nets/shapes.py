@@ -7,15 +7,19 @@ A learner builds torch modules from these descriptions (build.py). Other ranks b
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 
 from hpcmarl.config import NetworkConfig
+from hpcmarl.nets.encoder_shapes import EncoderShape
+from hpcmarl.nets.input_form import Field, InputForm
 from hpcmarl.nets.layer_shapes import (
     FIRST_POLICY_GAIN,
     FIRST_VALUE_GAIN,
     FIRST_WEIGHT_GAIN,
     DenseShape,
     GRUShape,
+    LSTMShape,
     MomentsShape,
     Shape,
 )
@@ -24,26 +28,23 @@ from hpcmarl.types import ActionSpace, PolicySpec
 
 @dataclass(frozen=True)
 class PolicyShape(Shape):
-    """A policy network: dense layers, an optional GRU, then `raw_size` outputs.
+    """A policy network: an encoder, dense layers, an optional memory, then `raw_size` outputs.
 
     With `dueling` the last layer is replaced by two (dueling.py).
 
     Attributes:
-        observation: Size of a flattened observation.
-        agents: Number of agents of the policy, N.
-        action: Action space of an agent.
-        config: Sizes, activation and recurrence of the network.
+        spec: The policy.
+        config: Sizes, activation and memory of the network.
         raw_size: Number of outputs, K.
         last_gain: Gain of the last layer's initial weights.
         normalise: Whether inputs are normalised by their running moments.
         agent_id: Whether the agent's number is an input.
         last_action: Whether the agent's last action is an input (discrete actions only).
         dueling: Whether the outputs are a value and advantages.
+        encoder: Encoder of the observations; None: the network sees flat rows of numbers.
     """
 
-    observation: int
-    agents: int
-    action: ActionSpace
+    spec: PolicySpec
     config: NetworkConfig
     raw_size: int
     last_gain: float = FIRST_POLICY_GAIN
@@ -51,26 +52,32 @@ class PolicyShape(Shape):
     agent_id: bool = False
     last_action: bool = False
     dueling: bool = False
+    encoder: EncoderShape | None = None
 
-    @classmethod
-    def of(
-        cls,
-        spec: PolicySpec,
-        config: NetworkConfig,
-        raw_size: int,
-        last_gain: float = FIRST_POLICY_GAIN,
-        **more: bool,
-    ) -> PolicyShape:
-        """Return the shape of a policy's network.
+    @property
+    def agents(self) -> int:
+        """Number of agents of the policy, N."""
+        return len(self.spec.agents)
 
-        Args:
-            spec: The policy.
-            config: Sizes, activation and recurrence of the network.
-            raw_size: Number of outputs, K.
-            last_gain: Gain of the last layer's initial weights.
-            **more: Further attributes of the class.
-        """
-        return cls(spec.observation_size, len(spec.agents), spec.action, config, raw_size, last_gain, **more)
+    @property
+    def action(self) -> ActionSpace:
+        """Action space of an agent."""
+        return self.spec.action
+
+    @cached_property
+    def form(self) -> InputForm:
+        """The inputs: the observation, the last action and the agent's number."""
+        fields = [Field.observation("observation", self.spec)]
+        if self.last_action:
+            fields.append(Field("last_action", self.actions))
+        if self.agent_id:
+            fields.append(Field("agent", self.agents))
+        return InputForm(tuple(fields), self.encoder is None)
+
+    @property
+    def in_numpy(self) -> bool:
+        """Whether numpy_policy.py can compute the network; otherwise torch must."""
+        return self.encoder is None and self.config.body != "lstm" and not self.config.layer_norm
 
     @property
     def actions(self) -> int:
@@ -79,13 +86,14 @@ class PolicyShape(Shape):
 
     @property
     def inputs(self) -> int:
-        """Number of inputs, D: the observation, the last action and the agent's number."""
-        return self.observation + self.actions + (self.agents if self.agent_id else 0)
+        """Inputs of the layers after the encoder, D: features, the last action and the agent's number."""
+        features = self.spec.observation_size if self.encoder is None else self.encoder.features
+        return features + self.actions + (self.agents if self.agent_id else 0)
 
     @property
     def width(self) -> int:
-        """Length of the GRU's memory, H; 0 without a GRU."""
-        return self.config.memory if self.config.recurrent else 0
+        """Length of the network's memory, H; 0 without one. An LSTM has two numbers for each unit."""
+        return memory_length(self.config)
 
     @property
     def memory_size(self) -> int:
@@ -102,12 +110,17 @@ class PolicyShape(Shape):
         """The layers before the GRU or before the two heads; None if `outputs` contains all layers."""
         if not (self.config.recurrent or self.dueling):
             return None
-        return DenseShape((self.inputs, *self.config.hidden), self.config.activation, activate_last=True)
+        return DenseShape(
+            (self.inputs, *self.config.hidden),
+            self.config.activation,
+            activate_last=True,
+            layer_norm=self.config.layer_norm,
+        )
 
     @property
-    def cell(self) -> GRUShape | None:
-        """The GRU; None in feed-forward policies."""
-        return GRUShape(self._last_hidden, self.config.memory) if self.config.recurrent else None
+    def cell(self) -> GRUShape | LSTMShape | None:
+        """The GRU or LSTM; None in feed-forward policies."""
+        return cell_shape(self._last_hidden, self.config)
 
     @property
     def outputs(self) -> DenseShape:
@@ -120,6 +133,7 @@ class PolicyShape(Shape):
                 (self.inputs, *self.config.hidden, self.raw_size),
                 self.config.activation,
                 last_gain=self.last_gain,
+                layer_norm=self.config.layer_norm,
             )
         return DenseShape(
             (self._before_heads, self.raw_size), self.config.activation, last_gain=self.last_gain
@@ -144,7 +158,12 @@ class PolicyShape(Shape):
 
     def children(self) -> Mapping[str, Shape]:
         return _present(
-            moments=self.moments, body=self.body, cell=self.cell, outputs=self.outputs, value=self.value
+            encoder=self.encoder,
+            moments=self.moments,
+            body=self.body,
+            cell=self.cell,
+            outputs=self.outputs,
+            value=self.value,
         )
 
     def stages(self, prefix: str = "") -> list[dict[str, str | None]]:
@@ -154,18 +173,20 @@ class PolicyShape(Shape):
             prefix: Prefix of the parameters' names.
 
         Returns:
-            One dictionary per stage: its kind (normalise, dense, gru or dueling), the names of its
-            parameters, and its activation or None.
+            One dictionary per stage: its kind (encoder, normalise, dense, gru, lstm or dueling), the names of
+            its parameters (of an encoder: their prefix), and its activation or None.
         """
         result: list[dict[str, str | None]] = (
-            [] if self.moments is None else [{"kind": "normalise", "moments": f"{prefix}moments.moments"}]
+            [] if self.encoder is None else [{"kind": "encoder", "prefix": f"{prefix}encoder."}]
         )
+        if self.moments is not None:
+            result.append({"kind": "normalise", "moments": f"{prefix}moments.moments"})
         if self.body is not None:
             result += self.body.stages(f"{prefix}body.")
         if self.cell is not None:
             result.append(
                 {
-                    "kind": "gru",
+                    "kind": self.config.body,
                     **{name: f"{prefix}cell.{name}" for name in self.cell.own()},
                     "activation": None,
                 }
@@ -179,14 +200,17 @@ class PolicyShape(Shape):
 
 @dataclass(frozen=True)
 class CriticShape(Shape):
-    """A value network: dense layers, with an optional GRU before the last layer.
+    """A value network: encoders, dense layers, with an optional memory before the last layer.
 
     Attributes:
-        inputs: Number of inputs, D.
+        inputs: Inputs of the layers after the encoders, D.
         config: Sizes, activation and recurrence of the network.
         outputs: Number of outputs; None: one output without an axis for them.
         normalise_inputs: Whether inputs are normalised by their running moments.
         normalise_values: Whether outputs are in units of the running moments of the targets.
+        form: The inputs; None: flat rows of D numbers.
+        encoders: Encoder of each input that has one, by the name of the field; several observations in a
+            field share it.
     """
 
     inputs: int
@@ -194,11 +218,13 @@ class CriticShape(Shape):
     outputs: int | None = None
     normalise_inputs: bool = False
     normalise_values: bool = False
+    form: InputForm | None = None
+    encoders: Mapping[str, EncoderShape] = field(default_factory=dict)
 
     @property
     def memory_size(self) -> int:
-        """Length of the GRU's memory, H; 0 without a GRU."""
-        return self.config.memory if self.config.recurrent else 0
+        """Length of the critic's memory, H; 0 without one."""
+        return memory_length(self.config)
 
     def children(self) -> Mapping[str, Shape]:
         hidden, activation = self.config.hidden, self.config.activation
@@ -206,15 +232,20 @@ class CriticShape(Shape):
             _inputs=MomentsShape(self.inputs) if self.normalise_inputs else None,
             _targets=MomentsShape(1) if self.normalise_values else None,
         )
-        if not self.config.recurrent:
+        encoders = {f"encoders.{index}": shape for index, shape in enumerate(self.encoders.values())}
+        norm, cell = self.config.layer_norm, cell_shape(hidden[-1] if hidden else self.inputs, self.config)
+        if cell is None:
+            sizes = (self.inputs, *hidden, self.outputs or 1)
             return {
+                **encoders,
                 **moments,
-                "layers": DenseShape((self.inputs, *hidden, self.outputs or 1), activation, last_gain=1.0),
+                "layers": DenseShape(sizes, activation, last_gain=1.0, layer_norm=norm),
             }
         return {
+            **encoders,
             **moments,
-            "body": DenseShape((self.inputs, *hidden), activation, activate_last=True),
-            "cell": GRUShape(hidden[-1] if hidden else self.inputs, self.config.memory),
+            "body": DenseShape((self.inputs, *hidden), activation, activate_last=True, layer_norm=norm),
+            "cell": cell,
             "head": DenseShape((self.config.memory, self.outputs or 1), activation, last_gain=1.0),
         }
 
@@ -276,6 +307,18 @@ class UnrestrictedMixerShape(Shape):
             ),
             "value": DenseShape((self.state, width, 1), "relu", last_gain=FIRST_VALUE_GAIN),
         }
+
+
+def memory_length(config: NetworkConfig) -> int:
+    """Return the length of a network's memory; 0 without one. An LSTM has two numbers for each unit."""
+    return {"mlp": 0, "gru": 1, "lstm": 2}[config.body] * config.memory
+
+
+def cell_shape(inputs: int, config: NetworkConfig) -> GRUShape | LSTMShape | None:
+    """Describe the cell of a network that gets `inputs` numbers; None for feed-forward networks."""
+    if not config.recurrent:
+        return None
+    return (GRUShape if config.body == "gru" else LSTMShape)(inputs, config.memory)
 
 
 def _present(**parts: Shape | None) -> dict[str, Shape]:

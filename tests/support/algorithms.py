@@ -89,5 +89,5 @@ def make_policy(space: ActionSpace, recurrent: bool, hidden: tuple[int, ...] = (
     """Make a torch policy of two agents with random weights."""
     spec = PolicySpec("p", ("a", "b"), (2, 3), space, bool(space.mask_size))
     network = NetworkConfig(hidden=hidden, body="gru" if recurrent else "mlp", memory=5)
-    policy: Policy = make(PolicyShape.of(spec, network, make_chooser(space).raw_size))
+    policy: Policy = make(PolicyShape(spec, network, make_chooser(space).raw_size))
     return policy

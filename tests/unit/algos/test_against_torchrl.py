@@ -84,7 +84,7 @@ def test_team_td_lambda_targets_equal_torchrl(seed, steps, discount, trace_lambd
     episodes = episodes_of(
         join([random_rollout(algorithm.spec, length, 1, generator, whole_episode=True) for length in steps]),
         algorithm.spec,
-        agent_id=True,
+        algorithm.design.policies,
     )
     columns = algorithm._columns(episodes)
     future = torch.from_numpy(generator.standard_normal((max(steps) + 1, len(steps), 1)).astype(np.float32))

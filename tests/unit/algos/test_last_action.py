@@ -12,7 +12,7 @@ from hpcmarl.algos import make_algorithm
 from hpcmarl.algos.batch import join
 from hpcmarl.config import AgentNetworkConfig, IQLConfig, QMIXConfig, VDNConfig
 from hpcmarl.config.file import load_config
-from hpcmarl.nets.numpy_policy import last_actions
+from hpcmarl.nets.acting import last_actions
 from hpcmarl.types import Frame, PolicyFrame
 from tests.support.rollouts import make_spec, random_rollout
 from tests.support.worlds import ECHO
@@ -135,7 +135,7 @@ def test_last_action_lies_between_observation_and_number():
     assert algorithm.acting_extras("agent") == {"last action": 5, "number of the agent": 3}
     assert algorithm.acting_inputs("agent") == 6 + 5 + 3
     rollout = random_rollout(spec, 4, 2, np.random.default_rng(0), whole_episode=True)
-    seen = algorithm._episodes([rollout]).parts[0].obs.numpy()
+    seen = algorithm._episodes([rollout]).parts[0].inputs.numpy()
     part = join([rollout]).policies["agent"]
     np.testing.assert_array_equal(seen[:4, ..., :6], part.obs[:4])
     np.testing.assert_array_equal(seen[1:, ..., 6:11], np.eye(5)[part.action])

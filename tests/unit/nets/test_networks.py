@@ -195,7 +195,7 @@ def test_dead_agents_get_zero_actions_and_logp() -> None:
 def test_living_agents_act_as_if_all_lived() -> None:
     policy = make_policy(DISCRETE, recurrent=False)
     generator = np.random.default_rng(4)
-    obs = generator.standard_normal((5, 2, 6)).astype(np.float32)
+    obs = generator.standard_normal((5, 2, 2, 3)).astype(np.float32)
     alive, mask = generator.random((5, 2)) < 0.5, random_mask(DISCRETE, (5, 2), generator)
     decisions = [
         acting(policy).act(
