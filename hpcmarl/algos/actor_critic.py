@@ -60,7 +60,15 @@ from hpcmarl.config import ActorCriticConfig
 from hpcmarl.maths.schedules import falling
 from hpcmarl.maths.vtrace import normalised_advantages
 from hpcmarl.nets.critic import Critic
-from hpcmarl.types import Array, BoolArray, EnvironmentSpec, FloatArray, PolicySpec, Rollout
+from hpcmarl.types import (
+    Array,
+    BoolArray,
+    EnvironmentSpec,
+    FloatArray,
+    PolicySpec,
+    Rollout,
+    flat_observations,
+)
 
 
 @dataclass
@@ -282,8 +290,11 @@ class ActorCritic(Algorithm):
             return batch.state[:, :, None], batch.final_state[:, None]
         parts = [batch.policies[policy.name] for policy in self.spec.policies]
         rows, slots, finals = batch.steps + 1, batch.slots, len(batch.final_step)
-        inputs = [part.obs.reshape(rows, slots, 1, -1) for part in parts]
-        ends = [part.final_obs.reshape(finals, 1, int(np.prod(part.final_obs.shape[1:]))) for part in parts]
+        inputs = [flat_observations(part.obs, 3).reshape(rows, slots, 1, -1) for part in parts]
+        ends = [
+            flat_observations(part.final_obs, 2).reshape(finals, 1, every.shape[-1])
+            for part, every in zip(parts, inputs, strict=True)
+        ]
         return (
             (inputs[0], ends[0])
             if len(parts) == 1

@@ -20,7 +20,15 @@ import torch
 
 from hpcmarl.nets.numpy_policy import numbered
 from hpcmarl.nets.policy import Policy
-from hpcmarl.types import Array, BoolArray, CriticRecord, FloatArray, PolicyRollout, Rollout
+from hpcmarl.types import (
+    Array,
+    BoolArray,
+    CriticRecord,
+    FloatArray,
+    PolicyRollout,
+    Rollout,
+    flat_observations,
+)
 
 
 @dataclass
@@ -30,14 +38,14 @@ class PolicyBatch:
     Row T is zero in padded rollouts.
     """
 
-    obs: FloatArray
+    obs: Array
     alive: BoolArray
     action: Array
     logp: FloatArray
     reward: FloatArray
     terminated: BoolArray
     truncated: BoolArray
-    final_obs: FloatArray
+    final_obs: Array
     action_mask: BoolArray | None
     memory: FloatArray | None
     critic_memory: FloatArray | None = None
@@ -372,7 +380,7 @@ def evaluate(policy: Policy, part: PolicyBatch, episode_start: BoolArray) -> Eva
 
 def seen_by(policy: Policy, part: PolicyBatch) -> FloatArray:
     """Return the inputs of a policy's network in all rows but the last, shape [T, B, N, D]."""
-    obs = part.obs[: len(part.action)].reshape(*part.reward.shape, -1)
+    obs = flat_observations(part.obs[: len(part.action)], 3)
     return numbered(obs) if policy.agent_id else obs
 
 

@@ -59,7 +59,7 @@ from hpcmarl.algos.value_loss import value_losses
 from hpcmarl.config import COMAConfig
 from hpcmarl.maths.vtrace import trace_targets
 from hpcmarl.nets.flat import FlatParameters
-from hpcmarl.types import Array, EnvironmentSpec, FloatArray, PolicySpec
+from hpcmarl.types import Array, EnvironmentSpec, FloatArray, PolicySpec, flat_observations
 
 
 class COMA(ActorCritic):
@@ -184,7 +184,7 @@ class COMA(ActorCritic):
             others[:, :, agent, start : start + policy.action.sizes[0]] = 0.0
         parts = [np.broadcast_to(central[:steps], (*rows.shape, central.shape[-1])), others]
         if self._config.critic == "state":
-            parts.append(batch.policies[policy.name].obs[:steps].reshape(*rows.shape, -1))
+            parts.append(flat_observations(batch.policies[policy.name].obs[:steps], 3))
         parts.append(np.broadcast_to(np.eye(agents, dtype=np.float32), (*rows.shape, agents)))
         return np.concatenate([rows.pick(np.ascontiguousarray(array)) for array in parts], -1)
 

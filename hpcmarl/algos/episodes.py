@@ -23,7 +23,7 @@ from hpcmarl.algos.batch import Batch, PolicyBatch, tensor
 from hpcmarl.nets.numpy_policy import last_actions
 from hpcmarl.nets.policy import Policy
 from hpcmarl.nets.recurrence import spread
-from hpcmarl.types import Array, BoolArray, EnvironmentSpec, FloatArray
+from hpcmarl.types import Array, BoolArray, EnvironmentSpec, FloatArray, flat_observations
 
 
 @dataclass
@@ -186,16 +186,10 @@ def _seen(
 
     They are observations, last actions and agent numbers, as in `episodes_of`. Each number is written once.
     """
-    # the size is explicit, since numpy cannot infer a -1 if no episode was truncated
-    size, agents = (
-        int(np.prod(part.obs.shape[3:])),
-        part.obs.shape[2],
-    )
+    observed, finals = flat_observations(part.obs, 3), flat_observations(part.final_obs, 2)
+    agents, size = observed.shape[2:]
     seen = np.empty((*part.obs.shape[:3], size + actions + (agents if agent_id else 0)), np.float32)
-    observed = part.obs.reshape(*part.obs.shape[:3], size)
-    _close(
-        seen[..., :size], batch, observed, part.final_obs.reshape(*part.final_obs.shape[:2], size), lengths
-    )
+    _close(seen[..., :size], batch, observed, finals, lengths)
     if actions:
         seen[..., size : size + actions] = last_actions(part.action, active, actions)
     if agent_id:

@@ -40,7 +40,15 @@ from hpcmarl.config import ValueCriticConfig
 from hpcmarl.maths.vtrace import VTrace
 from hpcmarl.nets.critic import Critic
 from hpcmarl.nets.numpy_policy import numbered
-from hpcmarl.types import Array, BoolArray, EnvironmentSpec, FloatArray, PolicySpec, Rollout
+from hpcmarl.types import (
+    Array,
+    BoolArray,
+    EnvironmentSpec,
+    FloatArray,
+    PolicySpec,
+    Rollout,
+    flat_observations,
+)
 
 
 class Memory(NamedTuple):
@@ -305,11 +313,7 @@ def own_input(part: PolicyBatch, agent_id: bool) -> tuple[Array, Array]:
     Returns:
         Inputs of all rows, shape [T+1, B, N, D], and of the ends of truncated episodes, shape [K, N, D].
     """
-    size = int(np.prod(part.obs.shape[3:]))
-    rows, finals = (
-        part.obs.reshape(*part.obs.shape[:3], size),
-        part.final_obs.reshape(*part.final_obs.shape[:2], size),
-    )
+    rows, finals = flat_observations(part.obs, 3), flat_observations(part.final_obs, 2)
     return (numbered(rows), numbered(finals)) if agent_id else (rows, finals)
 
 

@@ -18,7 +18,7 @@ from hpcmarl.nets.choosers import Chooser
 from hpcmarl.nets.numpy_layers import Arrays, NumpyDense, NumpyMoments, NumpyRecurrence, numpy_dueling_values
 from hpcmarl.nets.shapes import PolicyShape
 from hpcmarl.nets.sparse import DenseWeight, SparseWeight
-from hpcmarl.types import Array, BoolArray, Decision, FloatArray, IntArray, PolicyFrame
+from hpcmarl.types import Array, BoolArray, Decision, FloatArray, IntArray, PolicyFrame, flat_observations
 
 
 class NumpyPolicy:
@@ -137,14 +137,14 @@ class NumpyPolicy:
             after = now if after is None else np.concatenate([after, now], -1)
         return Decision(chosen, None if logp is None else logp.reshape(slots, agents), after)
 
-    def _inputs(self, obs: FloatArray, last: FloatArray | None) -> FloatArray:
+    def _inputs(self, obs: Array, last: FloatArray | None) -> FloatArray:
         """Return the network's inputs [E * N, D].
 
         They are the observations [E, N, *shape], the last actions [E, N, A] and the one-hot numbers of the
         agents.
         """
         slots, agents = obs.shape[:2]
-        flat = obs.reshape(slots, agents, -1)
+        flat = flat_observations(obs, 2)
         if last is not None or self._agent_id:
             seen, size = np.empty((slots, agents, self.inputs), np.float32), flat.shape[2]
             seen[..., :size] = flat
@@ -209,7 +209,7 @@ class NumpyPolicy:
         raw = self._outputs(hidden)
         return raw if self._value is None else numpy_dueling_values(raw, self._value(hidden), mask)
 
-    def action_probs(self, obs: FloatArray, mask: BoolArray | None, agent: int) -> FloatArray:
+    def action_probs(self, obs: Array, mask: BoolArray | None, agent: int) -> FloatArray:
         """Return the probability of each action for single observations of one agent.
 
         Args:
@@ -228,7 +228,7 @@ class NumpyPolicy:
             raise TypeError("a recurrent policy acts by its memory, not by one observation")
         if self._actions:
             raise TypeError("a policy that sees its last action does not act by one observation")
-        inputs = obs.reshape(len(obs), -1)
+        inputs = flat_observations(obs, 1)
         if self._agent_id:
             inputs = numbered(np.repeat(inputs[:, None], self._agents, 1))[:, agent]
         return self.chooser.action_probs(self.raw(inputs, mask=mask)[0], mask)
