@@ -22,7 +22,7 @@ from hpcmarl.nets.numpy_layers import Arrays
 from hpcmarl.nets.numpy_policy import NumpyPolicy
 from hpcmarl.nets.parameters import ParameterLayout, aligned_zeros
 from hpcmarl.nets.shapes import PolicyShape
-from hpcmarl.types import BoolArray, Decision, FloatArray, Frame, Part
+from hpcmarl.types import Array, BoolArray, Decision, FloatArray, Frame, Part
 
 # Forward pass of the target network, forward pass of the online network, and a backward pass that costs two.
 PASSES_OF_LEARNING = 4
@@ -181,9 +181,7 @@ class Model:
             for name, seen in frame.policies.items()
         }
 
-    def action_probs(
-        self, policy: str, obs: FloatArray, mask: BoolArray | None, agent: int = 0
-    ) -> FloatArray:
+    def action_probs(self, policy: str, obs: Array, mask: BoolArray | None, agent: int = 0) -> FloatArray:
         """Return the probability with which a non-greedy `act` chooses each action.
 
         Args:
