@@ -18,6 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from hpcmarl.nets.device import device_of, tensor
 from hpcmarl.nets.numpy_policy import numbered
 from hpcmarl.nets.policy import Policy
 from hpcmarl.types import Array, BoolArray, CriticRecord, FloatArray, PolicyRollout, Rollout
@@ -354,19 +355,20 @@ def evaluate(policy: Policy, part: PolicyBatch, episode_start: BoolArray) -> Eva
     """
     steps = len(part.action)
     alive = part.alive[:steps]
-    rows = Rows(alive)
+    rows, device = Rows(alive), device_of(policy)
     obs = seen_by(policy, part)
     if policy.memory_size:
         if part.memory is None:
             raise ValueError("the policy is recurrent, but the rollout carries no memory")
-        raw = policy.unroll(tensor(obs), tensor(alive), tensor(episode_start[:steps]), tensor(part.memory))
+        memory = tensor(part.memory, device)
+        raw = policy.unroll(tensor(obs, device), alive, episode_start[:steps], memory)
         raw = raw.reshape(-1, raw.shape[-1])
         if rows.count != alive.size:
-            raw = raw[tensor(np.flatnonzero(alive))]
+            raw = raw[tensor(np.flatnonzero(alive), device)]
     else:
-        raw = policy(tensor(rows.pick(obs)))
-    mask = None if part.action_mask is None else tensor(rows.pick(part.action_mask[:steps]))
-    logp, entropy = policy.head.evaluate(raw, tensor(rows.pick(part.action)), mask)
+        raw = policy(tensor(rows.pick(obs), device))
+    mask = None if part.action_mask is None else tensor(rows.pick(part.action_mask[:steps]), device)
+    logp, entropy = policy.head.evaluate(raw, tensor(rows.pick(part.action), device), mask)
     return Evaluation(rows, raw, logp, entropy, mask)
 
 
@@ -374,13 +376,3 @@ def seen_by(policy: Policy, part: PolicyBatch) -> FloatArray:
     """Return the inputs of a policy's network in all rows but the last, shape [T, B, N, D]."""
     obs = part.obs[: len(part.action)].reshape(*part.reward.shape, -1)
     return numbered(obs) if policy.agent_id else obs
-
-
-def tensor(array: Array) -> torch.Tensor:
-    """Return a tensor that shares the array's memory.
-
-    A read-only or non-contiguous array is copied, since torch warns about tensors of read-only memory.
-    """
-    return torch.from_numpy(
-        array if array.flags.writeable and array.flags.c_contiguous else np.array(array, order="C")
-    )

@@ -19,7 +19,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from hpcmarl.algos.batch import Batch, PolicyBatch, tensor
+from hpcmarl.algos.batch import Batch, PolicyBatch
+from hpcmarl.nets.device import HOST, tensor
 from hpcmarl.nets.numpy_policy import last_actions
 from hpcmarl.nets.policy import Policy
 from hpcmarl.nets.recurrence import spread
@@ -33,6 +34,7 @@ class PolicyEpisodes:
     Attributes:
         obs: Inputs of the network, shape [T+1, B, N, D].
         alive: Living agents, closing rows included, shape [T+1, B, N].
+        living: The same as an array.
         active: Rows in which an agent takes an action, shape [T, B, N]; closing rows are not steps.
         mask: Allowed actions, shape [T+1, B, N, A]; None: all actions are allowed.
         action: Actions, shape [T, B, N].
@@ -45,6 +47,7 @@ class PolicyEpisodes:
 
     obs: torch.Tensor
     alive: torch.Tensor
+    living: BoolArray
     active: BoolArray
     mask: torch.Tensor | None
     action: torch.Tensor
@@ -82,7 +85,12 @@ class Episodes:
 
 
 def episodes_of(
-    batch: Batch, spec: EnvironmentSpec, *, agent_id: bool, last_action: bool = False
+    batch: Batch,
+    spec: EnvironmentSpec,
+    *,
+    agent_id: bool,
+    last_action: bool = False,
+    device: torch.device = HOST,
 ) -> Episodes:
     """Convert a batch of whole episodes.
 
@@ -91,20 +99,18 @@ def episodes_of(
         spec: The environment.
         agent_id: Whether to append the agent's one-hot number in its policy to each observation.
         last_action: Whether to append the agent's one-hot last action (discrete actions only).
+        device: Device of the tensors.
     """
     lengths = batch.inside.sum(0)
     sizes = [policy.action.sizes[0] if last_action else 0 for policy in spec.policies]
     parts = [
-        _part(batch, batch.policies[policy.name], lengths, agent_id, size, spec.turn_based)
+        _part(batch, batch.policies[policy.name], lengths, agent_id, size, spec.turn_based, device)
         for policy, size in zip(spec.policies, sizes, strict=True)
     ]
     state = None
     if batch.state is not None and batch.final_state is not None:
-        state = tensor(
-            _close(
-                np.empty(batch.state.shape, batch.state.dtype), batch, batch.state, batch.final_state, lengths
-            )
-        )
+        closed = np.empty(batch.state.shape, batch.state.dtype)
+        state = tensor(_close(closed, batch, batch.state, batch.final_state, lengths), device)
     return Episodes(parts, batch.inside, batch.episode_end, state)
 
 
@@ -116,12 +122,12 @@ def action_values(policy: Policy, part: PolicyEpisodes) -> torch.Tensor:
     """
     rows, slots, agents, _ = part.obs.shape
     if not policy.width:
-        places = Places(part.alive)
+        places = Places(part.living, part.obs.device)
         return places.spread(
             policy(places.pick(part.obs), None if part.mask is None else places.pick(part.mask))
         )
-    starts = torch.zeros(rows, slots, dtype=torch.bool)
-    return policy.unroll(part.obs, part.alive, starts, torch.zeros(slots, agents, policy.width), part.mask)
+    memory = part.obs.new_zeros(slots, agents, policy.width)
+    return policy.unroll(part.obs, part.living, np.zeros((rows, slots), bool), memory, part.mask)
 
 
 class Places:
@@ -129,11 +135,12 @@ class Places:
 
     Args:
         chosen: The selection, any shape.
+        device: Device of the tensors.
     """
 
-    def __init__(self, chosen: torch.Tensor) -> None:
+    def __init__(self, chosen: BoolArray, device: torch.device = HOST) -> None:
         self.shape = chosen.shape
-        self._numbers = None if chosen.all() else chosen.flatten().nonzero().squeeze(-1)
+        self._numbers = None if chosen.all() else tensor(np.flatnonzero(chosen), device)
 
     def pick(self, dense: torch.Tensor) -> torch.Tensor:
         """Take the selected rows [n, ...] out of a tensor [*shape, ...], in C order; differentiable.
@@ -151,7 +158,13 @@ class Places:
 
 
 def _part(
-    batch: Batch, part: PolicyBatch, lengths: Array, agent_id: bool, actions: int, turn_based: bool
+    batch: Batch,
+    part: PolicyBatch,
+    lengths: Array,
+    agent_id: bool,
+    actions: int,
+    turn_based: bool,
+    device: torch.device,
 ) -> PolicyEpisodes:
     """Convert one policy's arrays.
 
@@ -162,6 +175,7 @@ def _part(
         agent_id: Whether to append the agent's number.
         actions: Number of actions if the last action is appended, else 0.
         turn_based: Whether agents take turns.
+        device: Device of the tensors.
     """
     slots = np.arange(batch.slots)
     alive = part.alive.copy()
@@ -173,10 +187,11 @@ def _part(
         mask = mask.copy()
         mask[lengths, slots] = _last_masks(part, mask, lengths) if turn_based else mask[lengths - 1, slots]
     arrays = (part.reward, part.terminated, part.truncated, known)
-    masked = None if mask is None else tensor(mask)
+    masked = None if mask is None else tensor(mask, device)
     active = part.alive[:-1] & batch.inside[..., None]
     seen = _seen(batch, part, lengths, active, actions, agent_id)
-    return PolicyEpisodes(tensor(seen), tensor(alive), active, masked, tensor(part.action), *arrays)
+    observed, present = tensor(seen, device), tensor(alive, device)
+    return PolicyEpisodes(observed, present, alive, active, masked, tensor(part.action, device), *arrays)
 
 
 def _seen(

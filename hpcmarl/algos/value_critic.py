@@ -34,11 +34,12 @@ from hpcmarl.algos.actor_critic import (
     close_at_last_decision,
     explained_variance,
 )
-from hpcmarl.algos.batch import Batch, Evaluation, PolicyBatch, Rows, UnitRows, anybody, join, tensor
+from hpcmarl.algos.batch import Batch, Evaluation, PolicyBatch, Rows, UnitRows, anybody, join
 from hpcmarl.algos.value_loss import value_losses
 from hpcmarl.config import ValueCriticConfig
 from hpcmarl.maths.vtrace import VTrace
 from hpcmarl.nets.critic import Critic
+from hpcmarl.nets.device import array, device_of, numbers, tensor
 from hpcmarl.nets.numpy_policy import numbered
 from hpcmarl.types import Array, BoolArray, EnvironmentSpec, FloatArray, PolicySpec, Rollout
 
@@ -115,21 +116,23 @@ class ValueCritic(ActorCritic):
         critic, valued = self._critics[policy.name], self._valued(policy, batch, shared)
         estimates = self._estimates(policy, batch, shared, valued)
         gain, statistics = self._surrogate_objective(part, evaluation, estimates.advantages)
-        values, counted, targets = valued.values, estimates.counted, tensor(estimates.targets)
+        values, counted, targets = valued.values, estimates.counted, self._tensor(estimates.targets)
         before = None if batch.records is None else valued.units.pick(batch.records[policy.name].outputs)
         losses = self._value_losses(valued.outputs, critic.outputs_for(targets), before)
-        error = (losses * tensor(counted)).sum() / (
+        error = (losses * self._tensor(counted)).sum() / (
             1 if self._central and not self._each else len(policy.agents)
         )
         bonus, cost = self._entropy_terms(policy, evaluation)
         objective = (gain - config.value_cost * error + bonus) / batch.steps
         objective.backward()  # type: ignore[no-untyped-call]
-        self._observe(policy, part, evaluation, (valued.critic_inputs, targets, tensor(counted > 0)))
+        learned = valued.critic_inputs, targets, self._tensor(np.flatnonzero(counted > 0))
+        self._observe(policy, part, evaluation, learned)
+        total_gain, total_error, entropy = numbers(gain, error, evaluation.entropy.detach().sum())
         size = batch.steps * batch.slots
         return statistics | {
-            "policy_loss": -float(gain.detach()) / size,
-            "value_loss": float(error.detach()) / size,
-            "entropy": float(evaluation.entropy.detach().sum()) / max(evaluation.rows.count, 1),
+            "policy_loss": -total_gain / size,
+            "value_loss": total_error / size,
+            "entropy": entropy / max(evaluation.rows.count, 1),
             "entropy_cost": cost,
             "mean_rho": estimates.mean_rho,
             "mean_c": estimates.mean_c,
@@ -148,7 +151,7 @@ class ValueCritic(ActorCritic):
         critic = self._critics[policy.name]
         units = Rows(rows.active)
         critic_inputs, before = (
-            tensor(units.pick(inputs[: batch.steps])),
+            self._tensor(units.pick(inputs[: batch.steps])),
             batch.policies[policy.name].critic_memory,
         )
         outputs, memory = (
@@ -161,7 +164,7 @@ class ValueCritic(ActorCritic):
             units,
             critic_inputs,
             outputs,
-            critic.values(outputs.detach()).numpy(),
+            array(critic.values(outputs.detach())),
             inputs[batch.steps],
             finals,
             memory,
@@ -219,7 +222,7 @@ class ValueCritic(ActorCritic):
         trace = self._trace(policy, columns, batch, shared.evaluations)
         agents = Rows(active)
         advantages, rho = (
-            agents.pick(broadcast(array, active.shape)) for array in (trace.advantages, trace.rho)
+            agents.pick(broadcast(each, active.shape)) for each in (trace.advantages, trace.rho)
         )
         return Estimates(
             advantages,
@@ -330,9 +333,12 @@ def recall(
     """
     steps, starts = batch.steps, batch.episode_start
     now = np.zeros((*active.shape[1:], critic.memory_size), np.float32) if before is None else before
-    outputs, hidden = critic.unroll(tensor(inputs[:steps]), active, starts[:steps], tensor(now))
+    device = device_of(critic)
+    outputs, hidden = critic.unroll(
+        tensor(inputs[:steps], device), active, starts[:steps], tensor(now, device)
+    )
     remembered = np.zeros((*active.shape, critic.memory_size), np.float32)
-    remembered[active] = hidden.numpy()
+    remembered[active] = array(hidden)
     for row in range(steps):
         now = np.where(starts[row][:, None, None], np.float32(0.0), now)
         now = remembered[row] = np.where(active[row][..., None], remembered[row], now)
@@ -349,16 +355,17 @@ def _later_values(
         Values of the row after the unroll, shape [B, U], and of the ends of truncated episodes, shape [K, U].
     """
     slots, units, size = last.shape
-    critic_inputs = tensor(np.concatenate([last.reshape(-1, size), finals.reshape(-1, size)]))
+    device = device_of(critic)
+    critic_inputs = tensor(np.concatenate([last.reshape(-1, size), finals.reshape(-1, size)]), device)
     with torch.no_grad():
         if memory is None:
             outputs = critic(critic_inputs)
         else:
             outputs = critic.step(
                 critic_inputs,
-                tensor(np.concatenate([array.reshape(-1, critic.memory_size) for array in memory])),
+                tensor(np.concatenate([part.reshape(-1, critic.memory_size) for part in memory]), device),
             )
-        values = critic.values(outputs).numpy()
+        values = array(critic.values(outputs))
     return values[: slots * units].reshape(slots, units), values[slots * units :].reshape(-1, units)
 
 

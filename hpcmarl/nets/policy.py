@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from functools import cached_property
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -97,8 +98,8 @@ class Policy(nn.Module):
     def unroll(
         self,
         obs: torch.Tensor,
-        alive: torch.Tensor,
-        starts: torch.Tensor,
+        alive: BoolArray | torch.Tensor,
+        starts: BoolArray | torch.Tensor,
         memory: torch.Tensor,
         mask: torch.Tensor | None = None,
     ) -> torch.Tensor:
@@ -106,8 +107,8 @@ class Policy(nn.Module):
 
         Args:
             obs: Inputs, shape [T, B, N, D].
-            alive: Rows to compute, shape [T, B, N].
-            starts: First rows of episodes, shape [T, B].
+            alive: Rows to compute, shape [T, B, N]; on the host.
+            starts: First rows of episodes, shape [T, B]; on the host.
             memory: Memory before row 0, shape [B, N, H].
             mask: Allowed actions for dueling heads, shape [T, B, N, A]; None: all actions are allowed.
 
@@ -116,11 +117,10 @@ class Policy(nn.Module):
         """
         assert self.body is not None
         assert self.cell is not None
-        shape = alive.shape
+        shape = tuple(alive.shape)
         columns = shape[1] * shape[2]
-        packing = Packing(
-            alive.view(-1, columns).numpy(), starts.unsqueeze(-1).expand(shape).reshape(-1, columns).numpy()
-        )
+        rows, begun = np.asarray(alive), np.broadcast_to(np.asarray(starts)[..., None], shape)
+        packing = Packing(rows.reshape(-1, columns), begun.reshape(-1, columns), obs.device)
         inputs = self.body(self._normalise(obs.reshape(-1, obs.shape[-1])[packing.rows]))
         first = memory.view(columns, -1)
         hidden = (
