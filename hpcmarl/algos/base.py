@@ -11,15 +11,17 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+import torch
 from torch import nn
 
 from hpcmarl.algos.design import Design, make_design
 from hpcmarl.algos.model import Model
 from hpcmarl.config import AlgoConfig
 from hpcmarl.nets.build import build
+from hpcmarl.nets.device import HOST, tensor
 from hpcmarl.nets.flat import FlatParameters
 from hpcmarl.nets.policy import Policy
-from hpcmarl.types import BoolArray, EnvironmentSpec, FloatArray, Rollout
+from hpcmarl.types import Array, BoolArray, EnvironmentSpec, FloatArray, Rollout
 
 
 class Algorithm(Model, ABC):
@@ -29,13 +31,37 @@ class Algorithm(Model, ABC):
         spec: The environment.
         config: Configuration of the algorithm.
         seed: Seed of the initial parameters.
+
+    Attributes:
+        device: Device of the torch modules. Rollouts, and the results of all methods, are arrays of the host.
     """
 
     def __init__(self, spec: EnvironmentSpec, config: AlgoConfig, seed: int) -> None:
         super().__init__(make_design(spec, config), seed)
         self._modules = build_modules(self.design)
-        self._flat = FlatParameters(self.layout, self._modules, self.parameters)
+        self.device = HOST
+        self._bound: list[FlatParameters] = []
+        self._flat = self._bind(self._modules, self.parameters)
         self._policies = {name: _policy_at(self._modules, prefix) for name, prefix in self._prefixes.items()}
+
+    def _bind(self, modules: Mapping[str, nn.Module], vector: FloatArray) -> FlatParameters:
+        """Bind modules of this design to a parameter vector [P] of the host; `move` moves them, too."""
+        self._bound.append(FlatParameters(self.layout, modules, vector))
+        return self._bound[-1]
+
+    def move(self, device: torch.device) -> None:
+        """Move the torch modules to a device. Call it before the first gradient."""
+        self.device = device
+        for flat in self._bound:
+            flat.move(device)
+
+    def load_parameters(self, vector: FloatArray) -> None:
+        super().load_parameters(vector)
+        self._flat.refresh()
+
+    def _tensor(self, array: Array) -> torch.Tensor:
+        """Return a tensor on the device with the values of an array (nets/device.py)."""
+        return tensor(array, self.device)
 
     def on_version(self, version: int) -> None:
         """Take note that the loaded parameters are those of `version`.
@@ -97,7 +123,9 @@ class Algorithm(Model, ABC):
 
     def _ascent(self, statistics: dict[str, float]) -> tuple[FloatArray, dict[str, float]]:
         """Return the result of `gradient` after the backward passes have filled the flat gradient."""
-        vector = self._flat.gradient.copy()
+        vector = self._flat.gradient
+        if self.device == HOST:
+            vector = vector.copy()
         trained = vector[: self.averages.start]
         return vector, statistics | {"gradient_norm": float(np.sqrt(np.dot(trained, trained)))}
 

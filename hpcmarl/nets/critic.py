@@ -78,7 +78,9 @@ class Critic(nn.Module):
         assert self.cell is not None
         columns = active.shape[1] * active.shape[2]
         packing = Packing(
-            active.reshape(-1, columns), np.broadcast_to(starts[..., None], active.shape).reshape(-1, columns)
+            active.reshape(-1, columns),
+            np.broadcast_to(starts[..., None], active.shape).reshape(-1, columns),
+            memory.device,
         )
         seen, first = self.body(self._encode(take(inputs, packing.rows))), memory.reshape(columns, -1)
         hidden = (

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from functools import cached_property
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -127,8 +128,8 @@ class Policy(nn.Module):
     def unroll(
         self,
         inputs: RowInputs,
-        alive: torch.Tensor,
-        starts: torch.Tensor,
+        alive: BoolArray | torch.Tensor,
+        starts: BoolArray | torch.Tensor,
         memory: torch.Tensor,
         mask: torch.Tensor | None = None,
     ) -> torch.Tensor:
@@ -136,8 +137,8 @@ class Policy(nn.Module):
 
         Args:
             inputs: Inputs, shape [T, B, N, D], or of T * B * N rows.
-            alive: Rows to compute, shape [T, B, N].
-            starts: First rows of episodes, shape [T, B].
+            alive: Rows to compute, shape [T, B, N]; on the host.
+            starts: First rows of episodes, shape [T, B]; on the host.
             memory: Memory before row 0, shape [B, N, H].
             mask: Allowed actions for dueling heads, shape [T, B, N, A]; None: all actions are allowed.
 
@@ -146,11 +147,10 @@ class Policy(nn.Module):
         """
         assert self.body is not None
         assert self.cell is not None
-        shape = alive.shape
+        shape = tuple(alive.shape)
         columns = shape[1] * shape[2]
-        packing = Packing(
-            alive.view(-1, columns).numpy(), starts.unsqueeze(-1).expand(shape).reshape(-1, columns).numpy()
-        )
+        rows, begun = np.asarray(alive), np.broadcast_to(np.asarray(starts)[..., None], shape)
+        packing = Packing(rows.reshape(-1, columns), begun.reshape(-1, columns), memory.device)
         if isinstance(inputs, torch.Tensor):
             inputs = inputs.reshape(-1, inputs.shape[-1])
         seen = self.body(self._encode(take(inputs, packing.rows)))

@@ -6,7 +6,8 @@ import torch
 
 from hpcmarl.nets.acting import ActingPolicy
 from hpcmarl.nets.choosers import Chooser
-from hpcmarl.nets.inputs import row_inputs, tensor
+from hpcmarl.nets.device import tensor
+from hpcmarl.nets.inputs import row_inputs
 from hpcmarl.nets.numpy_layers import Arrays
 from hpcmarl.nets.policy import Policy
 from hpcmarl.nets.shapes import PolicyShape
