@@ -12,6 +12,7 @@ from tests.support.algorithms import TEAM_AND_PREY, TURNS, TWO_TEAMS, rollouts_o
 from tests.support.fake_device import CROSSINGS, fake_device
 from tests.support.rollouts import make_spec, random_rollout
 
+DEVICE = fake_device()
 RECURRENT = {
     "network": NetworkConfig(hidden=(6,), recurrent=True, memory=5),
     "critic_network": NetworkConfig(hidden=(6,), recurrent=True, memory=4),
@@ -32,7 +33,7 @@ FEED_FORWARD = {"network": AgentNetworkConfig(hidden=(5,), recurrent=False)}
 def pair(make):
     """Return an algorithm on the CPU and an equal one on the second device."""
     host, other = make(), make()
-    other.move(fake_device())
+    other.move(DEVICE)
     return host, other
 
 
@@ -109,14 +110,14 @@ def test_a_target_network_follows_on_a_second_device():
         algorithm.load_parameters(vector * np.float32(0.5))
     np.testing.assert_array_equal(host.gradient(rollouts)[0], other.gradient(rollouts)[0])
     resumed = value_based.make("qmix", target_every=3)
-    resumed.move(fake_device())
+    resumed.move(DEVICE)
     resumed.load_parameters(vector * np.float32(0.5))
     resumed.load_state_dict(host.state_dict())
     np.testing.assert_array_equal(host.gradient(rollouts)[0], resumed.gradient(rollouts)[0])
 
 
 def test_the_second_device_refuses_mixed_operations():
-    values = torch.arange(3.0).to(fake_device())
+    values = torch.arange(3.0).to(DEVICE)
     for mistake in (
         lambda: values + torch.ones(3),
         lambda: values[torch.tensor([0])],
