@@ -11,6 +11,7 @@ The shapes of all arrays are defined in this module. It imports numpy only. Lett
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import Any, Literal
@@ -483,7 +484,7 @@ def flat_observations(obs: Array, leading: int) -> FloatArray:
     """
     shape = obs.shape[:leading]
     if obs.dtype.names is None:
-        size = int(np.prod(obs.shape[leading:], dtype=np.int64))
+        size = math.prod(obs.shape[leading:])
         return obs.reshape(*shape, size).astype(np.float32, copy=False)
     parts = [flat_observations(obs[name], leading) for name in obs.dtype.names]
     return np.concatenate(parts, -1)

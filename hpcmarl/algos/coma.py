@@ -57,10 +57,14 @@ from hpcmarl.algos.actor_critic import (
 )
 from hpcmarl.algos.base import build_modules
 from hpcmarl.algos.batch import Batch, PolicyBatch, Rows, UnitRows
+from hpcmarl.algos.critic_inputs import action_critic_inputs
+from hpcmarl.algos.design import ACTIONS
 from hpcmarl.algos.value_loss import value_losses
 from hpcmarl.config import COMAConfig
 from hpcmarl.maths.vtrace import trace_targets
+from hpcmarl.nets.critic import form_of
 from hpcmarl.nets.device import arrays, numbers
+from hpcmarl.nets.inputs import row_inputs
 from hpcmarl.types import Array, EnvironmentSpec, FloatArray, PolicySpec
 
 
@@ -84,7 +88,6 @@ class COMA(ActorCritic):
         self._target_flat.refresh()
 
     def _learn(self, policy: PolicySpec, batch: Batch, shared: Shared) -> dict[str, float]:
-        assert shared.central_input is not None
         config, part, steps, evaluation = (
             self._config,
             batch.policies[policy.name],
@@ -98,7 +101,7 @@ class COMA(ActorCritic):
         )
         alive, game = part.alive[:steps], self._agent_rows(policy, batch, shared.game)
         rows = Rows(game.active)
-        critic_inputs = self._tensor(self._inputs(policy, batch, shared.central_input[0], rows))
+        critic_inputs = row_inputs(rows.pick(self._inputs(policy, batch)), 1, self.device)
         taken = self._tensor(rows.pick(np.where(alive, part.action, no_action))).unsqueeze(-1)
         acting = self._tensor(np.flatnonzero(rows.pick(alive)))
         outputs = critic(critic_inputs)
@@ -170,18 +173,8 @@ class COMA(ActorCritic):
             trace_lambda=self._config.trace_lambda,
         )
 
-    def _inputs(self, policy: PolicySpec, batch: Batch, central: Array, rows: Rows) -> FloatArray:
-        """Return the critic's inputs in the given rows of the policy's agents.
-
-        Args:
-            policy: The policy.
-            batch: The batch.
-            central: Observations or state, shape [T+1, B, 1, S].
-            rows: The m rows with a value.
-
-        Returns:
-            Inputs, shape [m, D].
-        """
+    def _inputs(self, policy: PolicySpec, batch: Batch) -> Array:
+        """Return the critic's inputs in all rows but the last, [T, B, N, D] or records [T, B, N]."""
         steps, agents = batch.steps, len(policy.agents)
         joint = np.concatenate(
             [_one_hot_actions(each, batch.policies[each.name], steps) for each in self.spec.policies], -1
@@ -194,11 +187,8 @@ class COMA(ActorCritic):
         for agent in range(agents):
             start = first + agent * policy.action.sizes[0]
             others[:, :, agent, start : start + policy.action.sizes[0]] = 0.0
-        parts = [np.broadcast_to(central[:steps], (*rows.shape, central.shape[-1])), others]
-        if self._config.critic == "state":
-            parts.append(batch.policies[policy.name].obs[:steps].reshape(*rows.shape, -1))
-        parts.append(np.broadcast_to(np.eye(agents, dtype=np.float32), (*rows.shape, agents)))
-        return np.concatenate([rows.pick(np.ascontiguousarray(array)) for array in parts], -1)
+        form = form_of(self._critics[policy.name])
+        return action_critic_inputs(form, batch, policy, {ACTIONS: others})
 
 
 def _one_hot_actions(policy: PolicySpec, part: PolicyBatch, steps: int) -> FloatArray:

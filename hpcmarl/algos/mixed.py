@@ -35,7 +35,7 @@ from hpcmarl.config import QLearningConfig
 from hpcmarl.maths.qlearning import taken
 from hpcmarl.nets.device import numbers
 from hpcmarl.nets.moments import Moments
-from hpcmarl.types import EnvironmentSpec
+from hpcmarl.types import EnvironmentSpec, flat_observations
 
 
 @dataclass
@@ -179,9 +179,8 @@ class Mixed(QLearning):
             if episodes.state is None:
                 raise ValueError("the mixer needs the environment's state, but a rollout carries none")
             return episodes.state
-        sizes = [policy.observation_size for policy in self.spec.policies]
         observations = [
-            part.obs[..., :size].flatten(-2) for part, size in zip(episodes.parts, sizes, strict=True)
+            self._tensor(flat_observations(part.observed, 3)).flatten(-2) for part in episodes.parts
         ]
         return torch.cat(observations, -1)
 

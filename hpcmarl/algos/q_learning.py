@@ -224,13 +224,7 @@ class QLearning(Algorithm):
 
     def _episodes(self, rollouts: Sequence[Rollout]) -> Episodes:
         """Return the episodes of the rollouts side by side, with the inputs of the agents' networks."""
-        return episodes_of(
-            join(rollouts),
-            self.spec,
-            agent_id=self._config.agent_id,
-            last_action=self._config.obs_last_action,
-            device=self.device,
-        )
+        return episodes_of(join(rollouts), self.spec, self.design.policies, self.device)
 
     def _observe(self, episodes: Episodes) -> None:
         """Add observations to the running moments.
@@ -242,7 +236,8 @@ class QLearning(Algorithm):
     def _observe_alive(self, policies: Iterable[Policy], episodes: Episodes) -> None:
         """Add the inputs of living agents to the moments of the given networks, one per policy."""
         for policy, part in zip(policies, episodes.parts, strict=True):
-            rows = part.obs[part.alive]
+            assert isinstance(part.inputs, torch.Tensor)  # encoders do not go with normalised observations
+            rows = part.inputs[part.alive]
             policy.observe(rows, episodes.count / max(1, len(rows)))
 
     def distance(self, rollouts: Sequence[Rollout]) -> float:

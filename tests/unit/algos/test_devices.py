@@ -14,8 +14,8 @@ from tests.support.rollouts import make_spec, random_rollout
 
 DEVICE = fake_device()
 RECURRENT = {
-    "network": NetworkConfig(hidden=(6,), recurrent=True, memory=5),
-    "critic_network": NetworkConfig(hidden=(6,), recurrent=True, memory=4),
+    "network": NetworkConfig(hidden=(6,), body="gru", memory=5),
+    "critic_network": NetworkConfig(hidden=(6,), body="gru", memory=4),
 }
 NORMALISED = {"normalise_observations": True, "normalise_values": True, "normalise_advantages": True}
 ACTOR_CRITICS = {
@@ -24,10 +24,12 @@ ACTOR_CRITICS = {
     "ma_trace": (MATraceConfig, NORMALISED, TWO_TEAMS),
     "ma_trace, recurrent": (MATraceConfig, RECURRENT | NORMALISED | {"critic": "independent"}, make_spec()),
     "ma_trace, turns": (MATraceConfig, {"critic": "independent", "target_entropy": 0.3}, TURNS),
+    "ma_trace, lstm": (MATraceConfig, {"network": NetworkConfig(body="lstm", memory=5)}, make_spec()),
+    "ppo, layer norm": (PPOConfig, {"network": NetworkConfig(layer_norm=True)}, make_spec()),
     "coma": (COMAConfig, {"normalise_values": True}, TWO_TEAMS),
     "coma, recurrent": (COMAConfig, {"network": RECURRENT["network"]}, make_spec()),
 }
-FEED_FORWARD = {"network": AgentNetworkConfig(hidden=(5,), recurrent=False)}
+FEED_FORWARD = {"network": AgentNetworkConfig(hidden=(5,), body="mlp")}
 
 
 def pair(make):
@@ -60,7 +62,7 @@ def check_equal(host, other, rollouts, waits=8, exact=True):
 def test_actor_critics_are_equal_on_a_second_device(name):
     config, keys, spec = ACTOR_CRITICS[name]
     settings = config(**{"network": NetworkConfig(hidden=(6,)), **keys})
-    memory = 5 if settings.network.recurrent else None
+    memory = (10 if settings.network.body == "lstm" else 5) if settings.network.body != "mlp" else None
     host, other = pair(lambda: make_algorithm(spec, settings, 0))
     rollouts = rollouts_of(spec, memory=memory)
     memories = [algorithm.critic_memory(rollouts[0]) for algorithm in (host, other)]
