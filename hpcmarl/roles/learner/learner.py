@@ -22,6 +22,7 @@ from hpcmarl.algos.q_learning import QLearning
 from hpcmarl.comm.protocol import Buffer, Flags, Kind, masked_vector_of, vector_message
 from hpcmarl.comm.transport import LatestLink, Message, SendHandle
 from hpcmarl.config import QLearningConfig
+from hpcmarl.nets.device import open_device
 from hpcmarl.optim.sparse import needs_all
 from hpcmarl.packing import unpack
 from hpcmarl.roles.base import REPORTS_PER_SECOND, Context, Interval, Role
@@ -64,6 +65,7 @@ class Learner(Role):
         self.group = context.topology.group_of(context.rank)
         torch.set_num_threads(config.topology.threads)
         self.algorithm = context.algorithm()
+        self.algorithm.move(open_device(config.device, context.place))
         self.codec = context.codec(self.algorithm)
         self.rule = context.rule()
         self.links = {rank: LatestLink(self.transport, rank) for rank in self.group.actors}
