@@ -41,11 +41,13 @@ class Algorithm(Model, ABC):
         self._modules = build_modules(self.design)
         self.device = HOST
         self._bound: list[FlatParameters] = []
+        self._bound_modules: list[Mapping[str, nn.Module]] = []
         self._flat = self._bind(self._modules, self.parameters)
         self._policies = {name: _policy_at(self._modules, prefix) for name, prefix in self._prefixes.items()}
 
     def _bind(self, modules: Mapping[str, nn.Module], vector: FloatArray) -> FlatParameters:
         """Bind modules of this design to a parameter vector [P] of the host; `move` moves them, too."""
+        self._bound_modules.append(modules)
         self._bound.append(FlatParameters(self.layout, modules, vector))
         return self._bound[-1]
 
@@ -54,6 +56,28 @@ class Algorithm(Model, ABC):
         self.device = device
         for flat in self._bound:
             flat.move(device)
+
+    def use_arithmetic(self, precision: str, *, compiled: bool) -> str:
+        """Choose the arithmetic of the torch modules. Call it after `move`, before the first gradient.
+
+        Args:
+            precision: "float32", or "bf16" for products in bfloat16.
+            compiled: Whether torch compiles the layers.
+
+        Returns:
+            The reason why they are not compiled nevertheless, in one line; empty: none.
+        """
+        if precision == "float32" and not compiled:
+            return ""
+        from hpcmarl.nets.arithmetic import compile_networks, compiler_problem, use_bfloat16
+
+        modules = [module for bound in self._bound_modules for module in bound.values()]
+        problem = compiler_problem(self.device) if compiled else ""
+        if compiled and not problem:
+            compile_networks(modules)
+        if precision == "bf16":
+            use_bfloat16(modules)
+        return problem
 
     def load_parameters(self, vector: FloatArray) -> None:
         super().load_parameters(vector)

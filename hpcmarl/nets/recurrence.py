@@ -118,7 +118,9 @@ def recur(cell: nn.GRUCell, inputs: torch.Tensor, memory: torch.Tensor, packing:
         Memory after each packed row, shape [n, H].
     """
     parameters = (cell.weight_ih, cell.weight_hh, cell.bias_ih, cell.bias_hh)
-    hidden: torch.Tensor = Recurrence.apply(inputs, memory[packing.columns], packing, *parameters)  # type: ignore[no-untyped-call]
+    # The products of single steps are small, and errors of bfloat16 would add up over the steps.
+    with torch.autocast(inputs.device.type, enabled=False):
+        hidden: torch.Tensor = Recurrence.apply(inputs.float(), memory[packing.columns], packing, *parameters)  # type: ignore[no-untyped-call]
     return hidden
 
 
