@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
+import torch._dynamo
 from torch import nn
 from torch.utils._pytree import tree_map
 
@@ -28,6 +29,7 @@ from hpcmarl.nets.policy import Policy
 
 NETWORKS = (Policy, Critic, MonotonicMixer, UnrestrictedMixer)
 PASSES = ("forward", "unroll", "step")  # methods that compute outputs
+GRAPHS_OF_A_PART = 8  # with and without gradients, of several numbers of dimensions
 COMPILED = (MonotonicMixer, UnrestrictedMixer, CNN, Entities, Entries, Dense)
 
 
@@ -42,10 +44,15 @@ def use_bfloat16(modules: Iterable[nn.Module]) -> None:
 
 def compile_networks(modules: Iterable[nn.Module]) -> None:
     """Let torch compile the layers of the networks in these modules, at their first call."""
-    for network in _outermost(modules, NETWORKS):
+    networks = list(_outermost(modules, NETWORKS))
+    parts = list(_outermost(networks, COMPILED))
+    for network in networks:
         _use_plain_layers(network)
-        for part in _outermost([network], COMPILED):
-            part.compile(dynamic=True)
+    for part in parts:
+        part.compile(dynamic=True)
+    # The limit counts the graphs of one line of code, which all parts of a class share.
+    settings: Any = torch._dynamo.config
+    settings.recompile_limit = max(settings.recompile_limit, GRAPHS_OF_A_PART * len(parts))
 
 
 def compiler_problem(device: torch.device) -> str:

@@ -323,7 +323,7 @@ class Learner(Role):
             self._report()
         summed = Flags.NONE
         if self.replica is not None and current:  # the rule drops older gradients
-            self.replica.add(vector, count)
+            self.replica.add(self.algorithm.slopes if self.algorithm.keeps_gradient else vector, count)
             summed = Flags.SUMMED
         message = vector_message(
             Kind.GRADIENT,
