@@ -61,9 +61,8 @@ def compiler_problem(device: torch.device) -> str:
     Returns:
         The reason why it does not work, in one line; empty if it works.
     """
-    compiled: Any = torch.compile(lambda rows: torch.tanh(rows) * 2.0, dynamic=True)
     try:
-        compiled(torch.ones(3, 2, device=device))
+        torch.compile(_small, dynamic=True)(torch.ones(3, 2, device=device))
     except Exception as error:  # torch raises many kinds, with the compiler's output
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         reason = lines[0][:200] if lines else type(error).__name__
@@ -73,6 +72,10 @@ def compiler_problem(device: torch.device) -> str:
             f"{needed}, or set compile: false"
         )
     return ""
+
+
+def _small(rows: torch.Tensor) -> torch.Tensor:
+    return torch.tanh(rows) * 2.0
 
 
 def _use_plain_layers(network: nn.Module) -> None:

@@ -47,9 +47,11 @@ def check_devices(transport: Transport, config: Config, topology: Topology) -> D
     own, rank = "", transport.rank
     if rank in [group.learner for group in topology.groups]:
         own = FIELD.join(open_own(config, topology, rank))
-    reports = [
-        (number, *text.split(FIELD)) for number, text in enumerate(gather_texts(transport, own)) if text
-    ]
+    reports = []
+    for number, text in enumerate(gather_texts(transport, own)):
+        device, found, name = text.partition(FIELD)
+        if found:
+            reports.append((number, device, name))
     for _, device, name in reports:
         if not device:
             return DeviceReport(name)

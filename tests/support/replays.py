@@ -121,7 +121,10 @@ def server_result(trace: Trace, dtype: Any) -> np.ndarray:
 
 
 def new_replica(trace: Trace, group: int, start_sum: Any, dtype: Any, device: Any = None) -> OptimizerReplica:
-    """Return the replica of a learner outside a run, whose gradients are summed on a device (None: arrays)."""
+    """Return the replica of a learner outside a run.
+
+    Its gradients are summed on `device`; None: as arrays.
+    """
     context: Any = SimpleNamespace(
         transport=SimpleNamespace(start_sum=start_sum, sum_device=device),
         trace=None,

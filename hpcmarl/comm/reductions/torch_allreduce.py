@@ -176,7 +176,8 @@ class NcclAllReduce(TorchAllReduce):
 
     def _choose_device(self, rank: int, hosts: Sequence[str]) -> torch.device:
         """Return the learner's own GPU (`device`); for learners on the CPU, the one of their place."""
-        if torch.cuda.is_initialized():  # the learner has opened its device
+        cuda: Any = torch.cuda
+        if cuda.is_initialized():  # the learner has opened its device
             return torch.device("cuda", torch.cuda.current_device())
         place = place_of(rank, hosts, range(len(hosts)))
         return torch.device("cuda", device_number(place, torch.cuda.device_count()))

@@ -1,8 +1,8 @@
 """The sum of a learner's gradients of one round, as an array or as a tensor.
 
-With `rounds.reduce: gloo` on the CPU, or `nccl` on the learner's GPU, gradients stay where they were computed.
-The sum of the round, the AllReduce and its input are tensors there. Only the total is copied to the host, once
-a round, and the optimizer's replica makes its step on it.
+With `rounds.reduce: gloo` on the CPU, or `nccl` on the learner's GPU, gradients stay where they were
+computed. The sum of the round, the AllReduce and its input are tensors there. Only the total is copied to the
+host, once a round, and the optimizer's replica makes its step on it.
 """
 
 from __future__ import annotations
