@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 from hpcmarl.errors import ConfigError
 
-AUTO_REASON = "no figure of a GPU supports another choice yet, tools/gpu_check measures both"
+AUTO_REASON = "no timing on a GPU supports another choice yet, tools/gpu_check makes one"
 
 
 def place_of(rank: int, hosts: Sequence[str], learners: Sequence[int]) -> int:

@@ -95,6 +95,7 @@ ALLOWED = {
         "config.rounds",
         "config.run",
         "config.slurm",
+        "placement",
     },
     "config": {
         "config.algo_checks",

@@ -252,8 +252,8 @@ class ActorCritic(Algorithm):
         self._critics[policy.name].observe(take(inputs, counts), targets[counts], 1.0 / steps)
         network = self._policies[policy.name]
         if network.moments is not None:
-            seen = self._tensor(evaluation.rows.pick(seen_by(network, part)))
-            network.observe(seen, 1.0 / steps)
+            rows = self._tensor(evaluation.rows.pick(seen_by(network, part)))
+            network.observe(rows, 1.0 / steps)
 
     def _entropy_terms(self, policy: PolicySpec, evaluation: Evaluation) -> tuple[torch.Tensor, float]:
         """Return the contribution of the entropy to the objective (times T), and the entropy cost.

@@ -125,7 +125,7 @@ def action_values(policy: Policy, part: PolicyEpisodes) -> torch.Tensor:
         return places.spread(
             policy(places.pick_inputs(part.inputs), None if part.mask is None else places.pick(part.mask))
         )
-    memory = part.alive.new_zeros((slots, agents, policy.width), dtype=torch.float32)
+    memory = torch.zeros(slots, agents, policy.width, device=part.alive.device)
     return policy.unroll(part.inputs, part.living, np.zeros((rows, slots), bool), memory, part.mask)
 
 

@@ -314,9 +314,8 @@ def recall(
     steps, starts = batch.steps, batch.episode_start
     now = np.zeros((*active.shape[1:], critic.memory_size), np.float32) if before is None else before
     device = device_of(critic)
-    outputs, hidden = critic.unroll(
-        row_inputs(inputs[:steps], 3, device), active, starts[:steps], tensor(now, device)
-    )
+    rows = row_inputs(inputs[:steps], 3, device)
+    outputs, hidden = critic.unroll(rows, active, starts[:steps], tensor(now, device))
     remembered = np.zeros((*active.shape, critic.memory_size), np.float32)
     remembered[active] = array(hidden)
     for row in range(steps):
@@ -335,9 +334,8 @@ def _later_values(
         Values of the row after the unroll, shape [B, U], and of the ends of truncated episodes, shape [K, U].
     """
     slots, units = last.shape[:2]
-    device = device_of(critic)
-    both = np.concatenate([part.reshape(-1, *part.shape[2:]) for part in (last, finals)])
-    seen = row_inputs(both, 1, device)
+    device, ends = device_of(critic), [part.reshape(-1, *part.shape[2:]) for part in (last, finals)]
+    seen = row_inputs(np.concatenate(ends), 1, device)
     with torch.no_grad():
         if memory is None:
             outputs = critic(seen)

@@ -118,6 +118,10 @@ def recur(cell: nn.GRUCell, inputs: torch.Tensor, memory: torch.Tensor, packing:
         Memory after each packed row, shape [n, H].
     """
     parameters = (cell.weight_ih, cell.weight_hh, cell.bias_ih, cell.bias_hh)
+    if torch.is_autocast_enabled(inputs.device.type):
+        # The products of single steps are small, and errors of bfloat16 would add up over the steps.
+        with torch.autocast(inputs.device.type, enabled=False):
+            return recur(cell, inputs.float(), memory, packing)
     hidden: torch.Tensor = Recurrence.apply(inputs, memory[packing.columns], packing, *parameters)  # type: ignore[no-untyped-call]
     return hidden
 

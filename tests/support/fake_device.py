@@ -2,8 +2,8 @@
 
 Its tensors live on the device `fake:0`, torch's PrivateUse1 backend written in Python. Every operation runs
 on the CPU tensor inside, so results are equal to the CPU's bit for bit. As on CUDA, an operation on tensors
-of both the device and the host fails, unless the latter has no dimension. So does `.numpy()`. Unlike CUDA,
-the device also refuses host tensors as indices, because CUDA copies them without saying so.
+of both the device and the host fails, unless the latter has no dimension. So does `.numpy()`. Unlike CUDA, it
+also refuses host tensors as indices, because CUDA copies them without saying so.
 """
 
 from __future__ import annotations
@@ -106,7 +106,11 @@ def _gru_cell(
 
 @cache
 def fake_device() -> torch.device:
-    """Return the device; the first call registers it with torch."""
+    """Return the device; the first call registers it with torch.
+
+    Test files call it when they are imported. Autograd counts the devices at the first backward pass of a
+    process, which may be that of another test.
+    """
     _setup_privateuseone_for_python_backend(NAME)
     aten, others = torch.library.Library("aten", "IMPL"), torch.library.Library("_", "IMPL")
 

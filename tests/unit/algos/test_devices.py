@@ -12,6 +12,7 @@ from tests.support.algorithms import TEAM_AND_PREY, TURNS, TWO_TEAMS, rollouts_o
 from tests.support.fake_device import CROSSINGS, fake_device
 from tests.support.rollouts import make_spec, random_rollout
 
+DEVICE = fake_device()
 RECURRENT = {
     "network": NetworkConfig(hidden=(6,), body="gru", memory=5),
     "critic_network": NetworkConfig(hidden=(6,), body="gru", memory=4),
@@ -23,6 +24,8 @@ ACTOR_CRITICS = {
     "ma_trace": (MATraceConfig, NORMALISED, TWO_TEAMS),
     "ma_trace, recurrent": (MATraceConfig, RECURRENT | NORMALISED | {"critic": "independent"}, make_spec()),
     "ma_trace, turns": (MATraceConfig, {"critic": "independent", "target_entropy": 0.3}, TURNS),
+    "ma_trace, lstm": (MATraceConfig, {"network": NetworkConfig(body="lstm", memory=5)}, make_spec()),
+    "ppo, layer norm": (PPOConfig, {"network": NetworkConfig(layer_norm=True)}, make_spec()),
     "coma": (COMAConfig, {"normalise_values": True}, TWO_TEAMS),
     "coma, recurrent": (COMAConfig, {"network": RECURRENT["network"]}, make_spec()),
 }
@@ -32,7 +35,7 @@ FEED_FORWARD = {"network": AgentNetworkConfig(hidden=(5,), body="mlp")}
 def pair(make):
     """Return an algorithm on the CPU and an equal one on the second device."""
     host, other = make(), make()
-    other.move(fake_device())
+    other.move(DEVICE)
     return host, other
 
 
@@ -59,7 +62,7 @@ def check_equal(host, other, rollouts, waits=8, exact=True):
 def test_actor_critics_are_equal_on_a_second_device(name):
     config, keys, spec = ACTOR_CRITICS[name]
     settings = config(**{"network": NetworkConfig(hidden=(6,)), **keys})
-    memory = 5 if settings.network.recurrent else None
+    memory = (10 if settings.network.body == "lstm" else 5) if settings.network.body != "mlp" else None
     host, other = pair(lambda: make_algorithm(spec, settings, 0))
     rollouts = rollouts_of(spec, memory=memory)
     memories = [algorithm.critic_memory(rollouts[0]) for algorithm in (host, other)]
@@ -109,14 +112,14 @@ def test_a_target_network_follows_on_a_second_device():
         algorithm.load_parameters(vector * np.float32(0.5))
     np.testing.assert_array_equal(host.gradient(rollouts)[0], other.gradient(rollouts)[0])
     resumed = value_based.make("qmix", target_every=3)
-    resumed.move(fake_device())
+    resumed.move(DEVICE)
     resumed.load_parameters(vector * np.float32(0.5))
     resumed.load_state_dict(host.state_dict())
     np.testing.assert_array_equal(host.gradient(rollouts)[0], resumed.gradient(rollouts)[0])
 
 
 def test_the_second_device_refuses_mixed_operations():
-    values = torch.arange(3.0).to(fake_device())
+    values = torch.arange(3.0).to(DEVICE)
     for mistake in (
         lambda: values + torch.ones(3),
         lambda: values[torch.tensor([0])],
