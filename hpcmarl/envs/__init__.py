@@ -178,6 +178,7 @@ def make_environment(
     from hpcmarl.envs.probe import probe
 
     source, layout = probe(config, policies)
+    layout = layout if spec is None else layout.in_order_of(spec)
     return SlotBatch(
         config,
         source,

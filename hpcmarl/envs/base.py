@@ -223,7 +223,7 @@ def new_frame(spec: EnvironmentSpec, slots: int, with_state: bool = False) -> Fr
     for policy in spec.policies:
         shape = (slots, len(policy.agents))
         policies[policy.name] = PolicyFrame(
-            obs=np.zeros((*shape, *policy.observation_shape), np.float32),
+            obs=np.zeros((*shape, *policy.observation_shape), policy.observation_dtype),
             alive=np.zeros(shape, np.bool_),
             action_mask=np.ones((*shape, policy.action.mask_size), np.bool_) if policy.has_mask else None,
         )
