@@ -54,12 +54,16 @@ from hpcmarl.algos.actor_critic import (
     explained_variance,
 )
 from hpcmarl.algos.base import build_modules
-from hpcmarl.algos.batch import Batch, PolicyBatch, Rows, UnitRows, tensor
+from hpcmarl.algos.batch import Batch, PolicyBatch, Rows, UnitRows
+from hpcmarl.algos.critic_inputs import action_critic_inputs
+from hpcmarl.algos.design import ACTIONS
 from hpcmarl.algos.value_loss import value_losses
 from hpcmarl.config import COMAConfig
 from hpcmarl.maths.vtrace import trace_targets
+from hpcmarl.nets.critic import form_of
 from hpcmarl.nets.flat import FlatParameters
-from hpcmarl.types import Array, EnvironmentSpec, FloatArray, PolicySpec, flat_observations
+from hpcmarl.nets.inputs import row_inputs, tensor
+from hpcmarl.types import Array, EnvironmentSpec, FloatArray, PolicySpec
 
 
 class COMA(ActorCritic):
@@ -77,7 +81,6 @@ class COMA(ActorCritic):
         self.target.on_version(version, self.parameters)
 
     def _learn(self, policy: PolicySpec, batch: Batch, shared: Shared) -> dict[str, float]:
-        assert shared.central_input is not None
         config, part, steps, evaluation = (
             self._config,
             batch.policies[policy.name],
@@ -91,7 +94,7 @@ class COMA(ActorCritic):
         )
         alive, game = part.alive[:steps], self._agent_rows(policy, batch, shared.game)
         rows = Rows(game.active)
-        critic_inputs = tensor(self._inputs(policy, batch, shared.central_input[0], rows))
+        critic_inputs = row_inputs(rows.pick(self._inputs(policy, batch)), 1)
         taken = tensor(rows.pick(np.where(alive, part.action, no_action))).unsqueeze(-1)
         acting = tensor(rows.pick(alive))
         outputs = critic(critic_inputs)
@@ -158,18 +161,8 @@ class COMA(ActorCritic):
             trace_lambda=self._config.trace_lambda,
         )
 
-    def _inputs(self, policy: PolicySpec, batch: Batch, central: Array, rows: Rows) -> FloatArray:
-        """Return the critic's inputs in the given rows of the policy's agents.
-
-        Args:
-            policy: The policy.
-            batch: The batch.
-            central: Observations or state, shape [T+1, B, 1, S].
-            rows: The m rows with a value.
-
-        Returns:
-            Inputs, shape [m, D].
-        """
+    def _inputs(self, policy: PolicySpec, batch: Batch) -> Array:
+        """Return the critic's inputs in all rows but the last, [T, B, N, D] or records [T, B, N]."""
         steps, agents = batch.steps, len(policy.agents)
         joint = np.concatenate(
             [_one_hot_actions(each, batch.policies[each.name], steps) for each in self.spec.policies], -1
@@ -182,11 +175,8 @@ class COMA(ActorCritic):
         for agent in range(agents):
             start = first + agent * policy.action.sizes[0]
             others[:, :, agent, start : start + policy.action.sizes[0]] = 0.0
-        parts = [np.broadcast_to(central[:steps], (*rows.shape, central.shape[-1])), others]
-        if self._config.critic == "state":
-            parts.append(flat_observations(batch.policies[policy.name].obs[:steps], 3))
-        parts.append(np.broadcast_to(np.eye(agents, dtype=np.float32), (*rows.shape, agents)))
-        return np.concatenate([rows.pick(np.ascontiguousarray(array)) for array in parts], -1)
+        form = form_of(self._critics[policy.name])
+        return action_critic_inputs(form, batch, policy, {ACTIONS: others})
 
 
 def _one_hot_actions(policy: PolicySpec, part: PolicyBatch, steps: int) -> FloatArray:

@@ -8,7 +8,7 @@ has a function in this file.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal
@@ -21,6 +21,7 @@ from hpcmarl.config import (
     COMAConfig,
     MATraceConfig,
     MixingConfig,
+    NetworkConfig,
     QLearningConfig,
     ReinforceConfig,
     ValueCriticConfig,
@@ -29,15 +30,13 @@ from hpcmarl.config import (
 from hpcmarl.errors import ConfigError
 from hpcmarl.maths.schedules import falling
 from hpcmarl.nets.choosers import Chooser, EpsilonGreedy, make_chooser
+from hpcmarl.nets.encoder_shapes import EncoderShape, describe_encoder, flat_encoder
+from hpcmarl.nets.input_form import Field, InputForm
+from hpcmarl.nets.layer_shapes import FIRST_VALUE_GAIN, ConstantShape, GroupShape, MomentsShape, Shape
 from hpcmarl.nets.shapes import (
-    FIRST_VALUE_GAIN,
-    ConstantShape,
     CriticShape,
-    GroupShape,
-    MomentsShape,
     MonotonicMixerShape,
     PolicyShape,
-    Shape,
     SumMixerShape,
     UnrestrictedMixerShape,
 )
@@ -45,6 +44,9 @@ from hpcmarl.types import EnvironmentSpec, PartKind, PolicySpec
 
 # Name of the module of all networks besides the policies. No policy can have this name.
 OTHERS = "(team)"
+# Names of the inputs of critics: the state, all observations of a policy (followed by its name), the agent's
+# own observation, the actions of all agents, and the agent's number.
+STATE, JOINT, OWN, ACTIONS, AGENT = "state", "observations of ", "own observation", "actions", "agent"
 # Name of the moments that normalise the mixers' inputs.
 MOMENTS = "moments of the state"
 
@@ -120,10 +122,38 @@ def reinforce_design(spec: EnvironmentSpec, config: ReinforceConfig) -> Design:
     """Describe policies without critics."""
     choosers = {policy.name: make_chooser(policy.action) for policy in spec.policies}
     policies = {
-        policy.name: PolicyShape.of(policy, config.network, choosers[policy.name].raw_size)
+        policy.name: PolicyShape(
+            policy,
+            config.network,
+            choosers[policy.name].raw_size,
+            encoder=policy_encoder(spec, policy, config.network),
+        )
         for policy in spec.policies
     }
     return Design(spec, config, policies, choosers, policies)
+
+
+def policy_encoder(
+    spec: EnvironmentSpec, policy: PolicySpec, network: NetworkConfig, *, normalised: bool = False
+) -> EncoderShape | None:
+    """Describe the encoder of a policy's network.
+
+    Args:
+        spec: The environment.
+        policy: The policy.
+        network: Section algo.network.
+        normalised: Whether inputs are normalised by their running moments.
+
+    Raises:
+        ConfigError: If the encoder does not fit the observations or is normalised.
+    """
+    encoder = describe_encoder(policy, network, "algo.network", spec.id)
+    if encoder is not None and normalised:
+        raise ConfigError(
+            f"algo.normalise_observations: true needs flat inputs, but policy {policy.name} of {spec.id} has "
+            f"an encoder (algo.network.encoder: {network.encoder}); set it to false, or use encoder: flat"
+        )
+    return encoder
 
 
 # ---- actor-critics
@@ -140,14 +170,10 @@ def value_critic_design(spec: EnvironmentSpec, config: ValueCriticConfig) -> Des
                 "algo.ratios: agent"
             )
         teammates(spec, config)
-    critics = {}
-    for policy in spec.policies:
-        own = (
-            policy.observation_size + (len(policy.agents) if config.agent_id else 0)
-            if config.critic_input == "agent"
-            else 0
-        )
-        critics[policy.name] = _critic_shape(spec, policy, config, own)
+    critics = {
+        policy.name: _critic_shape(spec, policy, config, _value_fields(spec, policy, config))
+        for policy in spec.policies
+    }
     return replace(_actor_critic_design(spec, config, critics), known_critic_inputs=not each)
 
 
@@ -157,10 +183,11 @@ def coma_design(spec: EnvironmentSpec, config: COMAConfig) -> Design:
     joint = sum(len(policy.agents) * policy.action.sizes[0] for policy in spec.policies)
     critics = {}
     for policy in spec.policies:
-        own = policy.observation_size if config.critic == "state" else 0
-        critics[policy.name] = _critic_shape(
-            spec, policy, config, own + joint + len(policy.agents), policy.action.sizes[0] + 1
-        )
+        fields = [*_central_fields(spec, config), Field(ACTIONS, joint)]
+        if config.critic == "state":
+            fields.append(Field.observation(OWN, policy))
+        fields.append(Field(AGENT, len(policy.agents)))
+        critics[policy.name] = _critic_shape(spec, policy, config, fields, policy.action.sizes[0] + 1)
     return replace(_actor_critic_design(spec, config, critics), target=TargetSchedule(config.target_every))
 
 
@@ -169,9 +196,15 @@ def _actor_critic_design(
 ) -> Design:
     check_actor_critic(spec, config)
     choosers = {policy.name: make_chooser(policy.action) for policy in spec.policies}
-    more = {"normalise": config.normalise_observations, "agent_id": config.agent_id}
     policies = {
-        policy.name: PolicyShape.of(policy, config.network, choosers[policy.name].raw_size, **more)
+        policy.name: PolicyShape(
+            policy,
+            config.network,
+            choosers[policy.name].raw_size,
+            normalise=config.normalise_observations,
+            agent_id=config.agent_id,
+            encoder=policy_encoder(spec, policy, config.network, normalised=config.normalise_observations),
+        )
         for policy in spec.policies
     }
     cost = (
@@ -196,23 +229,63 @@ def _actor_critic_design(
     )
 
 
+def _central_fields(spec: EnvironmentSpec, config: ActorCriticConfig) -> list[Field]:
+    """Describe the inputs of critics that see the state or all observations."""
+    if config.critic == "state":
+        return [Field(STATE, spec.state_size or 0)]
+    return [Field.all_observations(f"{JOINT}{each.name}", each) for each in spec.policies]
+
+
+def _value_fields(spec: EnvironmentSpec, policy: PolicySpec, config: ValueCriticConfig) -> list[Field]:
+    """Describe the inputs of a policy's critic of observations or states."""
+    alone = config.critic == "independent"
+    fields = [] if alone else _central_fields(spec, config)
+    if alone or config.critic_input == "agent":
+        fields.append(Field.observation(OWN, policy))
+        if config.agent_id:
+            fields.append(Field(AGENT, len(policy.agents)))
+    return fields
+
+
 def _critic_shape(
     spec: EnvironmentSpec,
     policy: PolicySpec,
     config: ActorCriticConfig,
-    more: int,
+    fields: Sequence[Field],
     outputs: int | None = None,
 ) -> CriticShape:
-    """Describe the critic of a policy, with `more` inputs beyond those of algo.critic."""
-    if config.critic == "state":
-        inputs = spec.state_size or 0
-    elif config.critic == "independent":
-        inputs = policy.observation_size + (len(policy.agents) if config.agent_id else 0)
-    else:
-        inputs = sum(len(each.agents) * each.observation_size for each in spec.policies)
-    network = config.critic_network or config.network.model_copy(update={"recurrent": False})
+    """Describe the critic of a policy with the given inputs.
+
+    Raises:
+        ConfigError: If the encoder does not fit the observations or is normalised.
+    """
+    network = config.critic_network or config.network.model_copy(update={"body": "mlp"})
+    key = "algo.network" if config.critic_network is None else "algo.critic_network"
+    seen = {field.name: field.policy for field in fields if field.policy is not None}
+    described = {name: describe_encoder(each, network, key, spec.id) for name, each in seen.items()}
+    encoders = (
+        {name: encoder or flat_encoder(seen[name]) for name, encoder in described.items()}
+        if any(encoder is not None for encoder in described.values())
+        else {}
+    )
+    if encoders and config.normalise_observations:
+        raise ConfigError(
+            f"algo.normalise_observations: true needs flat inputs, but the critic of policy {policy.name} of "
+            f"{spec.id} has an encoder ({key}.encoder: {network.encoder}); set it to false, or use encoder: "
+            "flat"
+        )
+    size = sum(
+        encoders[field.name].features * (field.count or 1) if field.name in encoders else field.size
+        for field in fields
+    )
     return CriticShape(
-        inputs + more, network, outputs, config.normalise_observations, config.normalise_values
+        size,
+        network,
+        outputs,
+        config.normalise_observations,
+        config.normalise_values,
+        InputForm(tuple(fields), flat=not encoders),
+        encoders,
     )
 
 
@@ -317,7 +390,7 @@ def mixed_design(spec: EnvironmentSpec, config: QLearningConfig) -> Design:
         others[MOMENTS] = MomentsShape(size)
     if isinstance(config, WQMIXConfig):
         others["central mixer"] = UnrestrictedMixerShape(agents, size, config.central_width)
-        others |= {f"central {policy.name}": _agent_shape(policy, config) for policy in spec.policies}
+        others |= {f"central {policy.name}": _agent_shape(spec, policy, config) for policy in spec.policies}
     design = _q_learning_design(spec, config, others)
     # One loss trains everything, so clipping and normalisation apply to the whole gradient.
     return replace(design, parts=(("team", "actor", ""),), needs_state=seen == "state")
@@ -356,7 +429,7 @@ def _q_learning_design(spec: EnvironmentSpec, config: QLearningConfig, others: M
     choosers = {
         policy.name: EpsilonGreedy(policy.action, config.epsilon_final, schedule) for policy in spec.policies
     }
-    policies = {policy.name: _agent_shape(policy, config) for policy in spec.policies}
+    policies = {policy.name: _agent_shape(spec, policy, config) for policy in spec.policies}
     return Design(
         spec,
         config,
@@ -369,18 +442,16 @@ def _q_learning_design(spec: EnvironmentSpec, config: QLearningConfig, others: M
     )
 
 
-def _agent_shape(policy: PolicySpec, config: QLearningConfig) -> PolicyShape:
-    inputs = {
-        "normalise": config.normalise_observations,
-        "agent_id": config.agent_id,
-        "last_action": config.obs_last_action,
-    }
-    return PolicyShape.of(
+def _agent_shape(spec: EnvironmentSpec, policy: PolicySpec, config: QLearningConfig) -> PolicyShape:
+    return PolicyShape(
         policy,
         config.network,
         policy.action.sizes[0],
         FIRST_VALUE_GAIN,
-        **inputs,
+        normalise=config.normalise_observations,
+        agent_id=config.agent_id,
+        last_action=config.obs_last_action,
+        encoder=policy_encoder(spec, policy, config.network, normalised=config.normalise_observations),
         dueling=config.network.dueling,
     )
 

@@ -19,10 +19,10 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from hpcmarl.algos.batch import tensor
 from hpcmarl.algos.episodes import Episodes
 from hpcmarl.algos.q_learning import Columns, Fit, QLearning
 from hpcmarl.maths.qlearning import taken
+from hpcmarl.nets.inputs import tensor
 
 
 class IQL(QLearning):

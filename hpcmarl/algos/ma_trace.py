@@ -45,11 +45,12 @@ import numpy as np
 import torch
 
 from hpcmarl.algos.actor_critic import Columns
-from hpcmarl.algos.batch import Batch, Evaluation, PolicyBatch, tensor
+from hpcmarl.algos.batch import Batch, Evaluation, PolicyBatch
 from hpcmarl.algos.design import teammates
 from hpcmarl.algos.value_critic import ValueCritic, broadcast
 from hpcmarl.config import MATraceConfig
 from hpcmarl.maths.vtrace import VTrace, vtrace
+from hpcmarl.nets.inputs import tensor
 from hpcmarl.types import EnvironmentSpec, FloatArray, PolicySpec
 
 

@@ -27,14 +27,15 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from hpcmarl.algos.batch import anybody, tensor
+from hpcmarl.algos.batch import anybody
 from hpcmarl.algos.design import MOMENTS, mixer_state
 from hpcmarl.algos.episodes import Episodes, Places
 from hpcmarl.algos.q_learning import Columns, Fit, Networks, QLearning
 from hpcmarl.config import QLearningConfig
 from hpcmarl.maths.qlearning import taken
+from hpcmarl.nets.inputs import tensor
 from hpcmarl.nets.moments import Moments
-from hpcmarl.types import EnvironmentSpec
+from hpcmarl.types import EnvironmentSpec, flat_observations
 
 
 @dataclass
@@ -177,10 +178,7 @@ class Mixed(QLearning):
             if episodes.state is None:
                 raise ValueError("the mixer needs the environment's state, but a rollout carries none")
             return episodes.state
-        sizes = [policy.observation_size for policy in self.spec.policies]
-        observations = [
-            part.obs[..., :size].flatten(-2) for part, size in zip(episodes.parts, sizes, strict=True)
-        ]
+        observations = [tensor(flat_observations(part.observed, 3)).flatten(-2) for part in episodes.parts]
         return torch.cat(observations, -1)
 
     def _columns(self, episodes: Episodes) -> Columns:

@@ -47,11 +47,12 @@ import numpy as np
 import torch
 
 from hpcmarl.algos.actor_critic import Columns, Shared
-from hpcmarl.algos.batch import Batch, Evaluation, PolicyBatch, Rows, join, tensor
+from hpcmarl.algos.batch import Batch, Evaluation, PolicyBatch, Rows, join
 from hpcmarl.algos.value_critic import Estimates, ValueCritic, Valued, broadcast
 from hpcmarl.algos.value_loss import clipped_value_losses, value_losses
 from hpcmarl.config import PPOConfig
 from hpcmarl.maths.vtrace import VTrace, normalised_advantages, vtrace
+from hpcmarl.nets.inputs import tensor
 from hpcmarl.types import CriticRecord, FloatArray, PolicySpec, Rollout
 
 

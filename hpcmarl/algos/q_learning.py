@@ -39,7 +39,7 @@ import torch
 from torch import nn
 
 from hpcmarl.algos.base import Algorithm, build_modules
-from hpcmarl.algos.batch import join, tensor
+from hpcmarl.algos.batch import join
 from hpcmarl.algos.design import OTHERS
 from hpcmarl.algos.episodes import Episodes, action_values, episodes_of
 from hpcmarl.algos.value_limit import ValueLimit
@@ -49,6 +49,7 @@ from hpcmarl.maths.qlearning import greedy_actions, soft_mellowmax, taken
 from hpcmarl.maths.schedules import falling
 from hpcmarl.maths.vtrace import trace_targets
 from hpcmarl.nets.flat import FlatParameters
+from hpcmarl.nets.inputs import tensor
 from hpcmarl.nets.policy import Policy
 from hpcmarl.types import Array, BoolArray, EnvironmentSpec, FloatArray, Rollout
 
@@ -217,12 +218,7 @@ class QLearning(Algorithm):
 
     def _episodes(self, rollouts: Sequence[Rollout]) -> Episodes:
         """Return the episodes of the rollouts side by side, with the inputs of the agents' networks."""
-        return episodes_of(
-            join(rollouts),
-            self.spec,
-            agent_id=self._config.agent_id,
-            last_action=self._config.obs_last_action,
-        )
+        return episodes_of(join(rollouts), self.spec, self.design.policies)
 
     def _observe(self, episodes: Episodes) -> None:
         """Add observations to the running moments.
@@ -234,7 +230,8 @@ class QLearning(Algorithm):
     def _observe_alive(self, policies: Iterable[Policy], episodes: Episodes) -> None:
         """Add the inputs of living agents to the moments of the given networks, one per policy."""
         for policy, part in zip(policies, episodes.parts, strict=True):
-            rows = part.obs[part.alive]
+            assert isinstance(part.inputs, torch.Tensor)  # encoders do not go with normalised observations
+            rows = part.inputs[part.alive]
             policy.observe(rows, episodes.count / max(1, len(rows)))
 
     def distance(self, rollouts: Sequence[Rollout]) -> float:

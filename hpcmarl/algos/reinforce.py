@@ -23,9 +23,10 @@ from collections.abc import Sequence
 import numpy as np
 
 from hpcmarl.algos.base import Algorithm
-from hpcmarl.algos.batch import Batch, evaluate, join, tensor
+from hpcmarl.algos.batch import Batch, evaluate, join
 from hpcmarl.config import ReinforceConfig
 from hpcmarl.maths.returns import rewards_to_go
+from hpcmarl.nets.inputs import tensor
 from hpcmarl.types import EnvironmentSpec, FloatArray, Rollout
 
 

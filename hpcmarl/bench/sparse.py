@@ -43,7 +43,7 @@ class Case:
         action = ActionSpace("discrete", (ACTIONS,))
         spec = PolicySpec("agent", tuple(f"agent_{index}" for index in range(AGENTS)), (OBSERVATION,), action)
         network = AgentNetworkConfig(hidden=(width,), memory=width)
-        shape = PolicyShape.of(spec, network, ACTIONS)
+        shape = PolicyShape(spec, network, ACTIONS)
         self.policy, self.layout = Policy(shape), ParameterLayout({"agent": shape})
         vector = aligned_zeros(self.layout.size)
         self.layout.draw(vector, width)

@@ -16,7 +16,15 @@ from hpcmarl.config.algo_base import AlgoConfig, CommonReward, MinibatchPasses
 from hpcmarl.config.algo_checks import common_reward_text
 from hpcmarl.config.algos import Algo
 from hpcmarl.config.environment import EnvConfig, PolicyConfig
-from hpcmarl.config.networks import AgentNetworkConfig, InferenceForm, NetworkConfig, SparseConfig
+from hpcmarl.config.networks import (
+    AgentNetworkConfig,
+    CNNConfig,
+    EncoderConfig,
+    EntitiesConfig,
+    InferenceForm,
+    NetworkConfig,
+    SparseConfig,
+)
 from hpcmarl.config.rounds import (
     AdamConfig,
     NigtConfig,
@@ -51,11 +59,14 @@ __all__ = [
     "AgentNetworkConfig",
     "Algo",
     "AlgoConfig",
+    "CNNConfig",
     "COMAConfig",
     "CallbackConfig",
     "CommonReward",
     "Config",
     "DelayConfig",
+    "EncoderConfig",
+    "EntitiesConfig",
     "EnvConfig",
     "EvalConfig",
     "GroupConfig",

@@ -9,20 +9,15 @@ import torch
 from torch import nn
 
 from hpcmarl.nets.critic import Critic
+from hpcmarl.nets.layer_shapes import ConstantShape, DenseShape, GroupShape, GRUShape, MomentsShape, Shape
 from hpcmarl.nets.layers import Dense, gru_cell
 from hpcmarl.nets.mixers import MonotonicMixer, SumMixer, UnrestrictedMixer
 from hpcmarl.nets.moments import Moments
 from hpcmarl.nets.policy import Policy
 from hpcmarl.nets.shapes import (
-    ConstantShape,
     CriticShape,
-    DenseShape,
-    GroupShape,
-    GRUShape,
-    MomentsShape,
     MonotonicMixerShape,
     PolicyShape,
-    Shape,
     SumMixerShape,
     UnrestrictedMixerShape,
 )

@@ -12,8 +12,9 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from hpcmarl.nets.layer_shapes import DenseShape, Shape
 from hpcmarl.nets.layers import Dense
-from hpcmarl.nets.shapes import DenseShape, MonotonicMixerShape, Shape, UnrestrictedMixerShape
+from hpcmarl.nets.shapes import MonotonicMixerShape, UnrestrictedMixerShape
 
 
 class SumMixer(nn.Module):

@@ -23,8 +23,8 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from hpcmarl.nets.layer_shapes import MomentsShape
 from hpcmarl.nets.numpy_layers import LARGEST, mean_and_deviation
-from hpcmarl.nets.shapes import MomentsShape
 
 
 class Moments(nn.Module):

@@ -1,6 +1,6 @@
-"""The network of one policy group in torch, for learning; acting uses numpy_policy.py.
+"""The network of one policy group in torch.
 
-It has dense layers, an optional GRU and raw outputs.
+Learners use it. Actors use it for networks that numpy_policy.py cannot compute (torch_policy.py).
 """
 
 from __future__ import annotations
@@ -11,10 +11,12 @@ import torch
 from torch import nn
 
 from hpcmarl.nets.dueling import dueling_values
+from hpcmarl.nets.encoders import make_encoder
 from hpcmarl.nets.heads import Head, make_head
-from hpcmarl.nets.layers import Dense, gru_cell
+from hpcmarl.nets.inputs import Inputs, RowInputs, take
+from hpcmarl.nets.layers import Dense, make_cell
 from hpcmarl.nets.moments import Moments
-from hpcmarl.nets.recurrence import Packing, recur, spread
+from hpcmarl.nets.recurrence import Packing, recur, recur_lstm, spread
 from hpcmarl.nets.shapes import PolicyShape
 from hpcmarl.nets.sparse import MOST_NON_ZEROS
 from hpcmarl.nets.sparse_learning import Pattern, recur_sparse
@@ -22,11 +24,11 @@ from hpcmarl.types import BoolArray
 
 
 class Policy(nn.Module):
-    """Policy network that maps inputs [n, D] to raw outputs [n, K].
+    """Policy network that maps inputs of n rows to raw outputs [n, K].
 
-    The inputs are observations. With `last_action` the agent's last action follows, and with `agent_id` the
-    agent's one-hot number (numpy_policy.numbered). The weights are uninitialised until FlatParameters binds
-    them (flat.py).
+    The inputs are those of PolicyShape.form: an observation, the agent's last action with `last_action`, and
+    its one-hot number with `agent_id`. Without an encoder they are one tensor [n, D]. The weights are
+    uninitialised until FlatParameters binds them to a parameter vector (flat.py).
 
     Attributes:
         patterns: Non-zero weights of the cell's two matrices, if the recurrence multiplies by these alone.
@@ -37,10 +39,11 @@ class Policy(nn.Module):
         self.shape = shape
         self.agents, self.agent_id = shape.agents, shape.agent_id
         self.width, self.memory_size = shape.width, shape.memory_size
+        self.encoder = None if shape.encoder is None else make_encoder(shape.encoder)
         self.moments = None if shape.moments is None else Moments(shape.moments)
         self.patterns: tuple[Pattern, Pattern] | None = None
         self.body = None if shape.body is None else Dense(shape.body)
-        self.cell = None if shape.cell is None else gru_cell(shape.cell)
+        self.cell = None if shape.cell is None else make_cell(shape.cell)
         self.outputs = Dense(shape.outputs)
         self.value = None if shape.value is None else Dense(shape.value)
 
@@ -66,18 +69,40 @@ class Policy(nn.Module):
             else None
         )
 
-    def forward(self, obs: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
+    def forward(self, inputs: RowInputs, mask: torch.Tensor | None = None) -> torch.Tensor:
         """Compute the raw outputs of a feed-forward policy.
 
         Args:
-            obs: Inputs, shape [n, D].
+            inputs: Inputs of n rows.
             mask: Allowed actions for dueling heads, shape [n, A]; None: all actions are allowed.
 
         Returns:
             Raw outputs, shape [n, K].
         """
-        seen = self._normalise(obs)
+        seen = self._encode(inputs)
         return self._heads(seen if self.body is None else self.body(seen), mask)
+
+    def step(
+        self, inputs: RowInputs, memory: torch.Tensor, mask: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Compute one step of a recurrent policy.
+
+        Args:
+            inputs: Inputs of n rows.
+            memory: Memory before the rows, shape [n, H].
+            mask: Allowed actions for dueling heads, shape [n, A]; None: all actions are allowed.
+
+        Returns:
+            Raw outputs [n, K], and the memory after the rows [n, H].
+        """
+        assert self.body is not None
+        hidden = self.body(self._encode(inputs))
+        if isinstance(self.cell, nn.LSTMCell):
+            after = torch.cat(self.cell(hidden, tuple(memory.chunk(2, -1))), -1)
+        else:
+            assert self.cell is not None
+            after = self.cell(hidden, memory)
+        return self._heads(after[:, : self.shape.config.memory], mask), after
 
     def _heads(self, hidden: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
         raw: torch.Tensor = self.outputs(hidden)
@@ -88,15 +113,20 @@ class Policy(nn.Module):
         if self.moments is not None:
             self.moments.add(obs, weight)
 
-    def _normalise(self, obs: torch.Tensor) -> torch.Tensor:
+    def _encode(self, inputs: RowInputs) -> torch.Tensor:
+        """Return the inputs of the layers after the encoder, shape [n, D]."""
+        if isinstance(inputs, Inputs):
+            assert self.encoder is not None
+            own, *others = inputs.fields.values()
+            return torch.cat([self.encoder(own), *others], -1) if others else self.encoder(own)  # type: ignore[list-item]
         if self.moments is None:
-            return obs
-        normalised: torch.Tensor = self.moments(obs)
+            return inputs
+        normalised: torch.Tensor = self.moments(inputs)
         return normalised
 
     def unroll(
         self,
-        obs: torch.Tensor,
+        inputs: RowInputs,
         alive: torch.Tensor,
         starts: torch.Tensor,
         memory: torch.Tensor,
@@ -105,7 +135,7 @@ class Policy(nn.Module):
         """Compute the raw outputs of a recurrent policy over unrolls.
 
         Args:
-            obs: Inputs, shape [T, B, N, D].
+            inputs: Inputs, shape [T, B, N, D], or of T * B * N rows.
             alive: Rows to compute, shape [T, B, N].
             starts: First rows of episodes, shape [T, B].
             memory: Memory before row 0, shape [B, N, H].
@@ -121,12 +151,15 @@ class Policy(nn.Module):
         packing = Packing(
             alive.view(-1, columns).numpy(), starts.unsqueeze(-1).expand(shape).reshape(-1, columns).numpy()
         )
-        inputs = self.body(self._normalise(obs.reshape(-1, obs.shape[-1])[packing.rows]))
+        if isinstance(inputs, torch.Tensor):
+            inputs = inputs.reshape(-1, inputs.shape[-1])
+        seen = self.body(self._encode(take(inputs, packing.rows)))
         first = memory.view(columns, -1)
-        hidden = (
-            recur(self.cell, inputs, first, packing)
-            if self.patterns is None
-            else recur_sparse(self.cell, self.patterns, inputs, first, packing)
-        )
+        if isinstance(self.cell, nn.LSTMCell):
+            hidden = recur_lstm(self.cell, seen, first, packing)[:, : self.shape.config.memory]
+        elif self.patterns is None:
+            hidden = recur(self.cell, seen, first, packing)
+        else:
+            hidden = recur_sparse(self.cell, self.patterns, seen, first, packing)
         raw = self._heads(hidden, None if mask is None else mask.reshape(-1, mask.shape[-1])[packing.rows])
         return spread(raw, packing.rows, shape)

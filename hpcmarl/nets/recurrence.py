@@ -120,6 +120,40 @@ def recur(cell: nn.GRUCell, inputs: torch.Tensor, memory: torch.Tensor, packing:
     return hidden
 
 
+def recur_lstm(
+    cell: nn.LSTMCell, inputs: torch.Tensor, memory: torch.Tensor, packing: Packing
+) -> torch.Tensor:
+    """Run an LSTM cell over packed rows; differentiable.
+
+    The products with the inputs are one product over all rows.
+
+    Args:
+        cell: The LSTM cell, with H / 2 units.
+        inputs: Inputs of the packed rows, shape [n, I].
+        memory: Outputs and cell states before row 0, shape [C, H]; gradients do not flow into it.
+        packing: Order of the rows.
+
+    Returns:
+        Output and cell state after each packed row, shape [n, H].
+
+    Source:
+        Hochreiter and Schmidhuber 1997, with the forget gate of doi 10.1162/089976600300015015.
+    """
+    width = cell.hidden_size
+    of_inputs = torch.addmm(cell.bias_ih + cell.bias_hh, inputs, cell.weight_ih.t())
+    before, after = memory[packing.columns], [inputs.new_empty(0, 2 * width)]
+    for step in packing.steps:
+        before = before[: step.stop - step.start]
+        if packing.keeps is not None:
+            before = before * packing.keeps[step]
+        gates = torch.addmm(of_inputs[step], before[:, :width], cell.weight_hh.t())
+        enter, forget, candidate, leave = gates.chunk(4, 1)
+        state = torch.sigmoid(forget) * before[:, width:] + torch.sigmoid(enter) * torch.tanh(candidate)
+        before = torch.cat([torch.sigmoid(leave) * torch.tanh(state), state], 1)
+        after.append(before)
+    return torch.cat(after)
+
+
 class Recurrence(torch.autograd.Function):
     """All steps of a GRU as one node of the autograd graph."""
 

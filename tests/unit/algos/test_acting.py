@@ -24,7 +24,9 @@ SPEC = make_spec(
 def make(
     spec: EnvironmentSpec, recurrent: bool, activation: str = "tanh", *, agent_id: bool = False
 ) -> Algorithm:
-    network = NetworkConfig(hidden=(16, 16), activation=activation, recurrent=recurrent, memory=8)
+    network = NetworkConfig(
+        hidden=(16, 16), activation=activation, body="gru" if recurrent else "mlp", memory=8
+    )
     # Wide clips: the reported mean ratio is not clipped.
     algorithm = make_algorithm(
         spec, MATraceConfig(network=network, rho_max=100.0, ratios="agent", agent_id=agent_id), 0
