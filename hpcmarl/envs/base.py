@@ -21,6 +21,7 @@ from hpcmarl.types import (
     EnvironmentSpec,
     Frame,
     IntArray,
+    ObservationPart,
     Outcome,
     PolicyFrame,
     PolicyOutcome,
@@ -246,16 +247,18 @@ def new_outcome(spec: EnvironmentSpec, slots: int) -> Outcome:
 
 def image_remark(spec: EnvironmentSpec) -> str:
     """Return one line about policies that observe images; empty if no policy does."""
-    seen = [
-        policy
+    images = {
+        policy.name: part
         for policy in spec.policies
-        if len(policy.observation_shape) == 3 and policy.observation_size >= IMAGE_SIZE
-    ]
-    if not seen:
+        for part in policy.observation_parts
+        or (ObservationPart("", policy.observation_shape, policy.observation_type),)
+        if len(part.shape) == 3 and part.size >= IMAGE_SIZE
+    }
+    if not images:
         return ""
-    shape = "x".join(map(str, seen[0].observation_shape))
+    first = next(iter(images.values()))
     description = (
-        f"the observations of {', '.join(policy.name for policy in seen)} look like images ({shape}, "
-        f"{seen[0].observation_size:,} numbers)"
+        f"the observations of {', '.join(images)} look like images ({'x'.join(map(str, first.shape))} "
+        f"{first.dtype}, {first.size:,} numbers)"
     )
     return f"{description}: networks have no convolutions, and observations reach them flattened and unscaled"

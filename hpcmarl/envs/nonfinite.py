@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from hpcmarl.envs.slot import Views
-from hpcmarl.types import Array, EnvironmentSpec, Outcome
+from hpcmarl.types import Array, EnvironmentSpec, Outcome, fields_of
 
 
 def find_nonfinite(
@@ -84,10 +84,8 @@ def _each_nonfinite(
 
 def _float_parts(obs: Array) -> dict[str, Array]:
     """Return views of the float numbers in observations, each with its key as words of a message."""
-    if obs.dtype.names is None:
-        return {"": obs} if obs.dtype.kind == "f" else {}
-    parts = {f" at key {key}": obs[key] for key in obs.dtype.names}
-    return {words: part for words, part in parts.items() if part.dtype.kind == "f"}
+    floats = {key: part for key, part in fields_of(obs).items() if part.dtype.kind == "f"}
+    return {f" at key {key}" if key else "": part for key, part in floats.items()}
 
 
 def _nonfinite_indices(array: Array, axes: int) -> list[list[int]]:
