@@ -16,9 +16,11 @@ from hpcmarl.types import (
     BoolArray,
     EnvironmentSpec,
     FloatArray,
+    ObservationPart,
     PolicyRollout,
     PolicySpec,
     Rollout,
+    fields_of,
 )
 
 DISCRETE = ActionSpace("discrete", (5,))
@@ -172,7 +174,7 @@ def _policy_rollout(
     mask = random_mask(policy.action, (rows, slots, agents), generator) if policy.has_mask else None
     if mask is not None:
         mask[~alive] = False
-    obs = _normal(generator, rows, slots, agents, *policy.observation_shape)
+    obs = random_observations(policy, (rows, slots, agents), generator)
     if not turn_based:
         obs[~alive] = 0
     # The end of an episode concerns the agents that act in the last step; in a turn-based game all agents.
@@ -191,10 +193,21 @@ def _policy_rollout(
         reward=reward,
         terminated=(ended == 1) | died,
         truncated=ended == 2,
-        final_obs=_normal(generator, len(final_index), agents, *policy.observation_shape),
+        final_obs=random_observations(policy, (len(final_index), agents), generator),
         action_mask=mask,
         memory=None if memory is None else np.tanh(_normal(generator, slots, agents, memory)),
     )
+
+
+def random_observations(policy: PolicySpec, shape: tuple[int, ...], generator: np.random.Generator) -> Array:
+    """Draw observations [*shape, *observation_shape] of the policy's type."""
+    obs: Array = np.zeros((*shape, *policy.observation_shape), policy.observation_dtype)
+    for part in fields_of(obs).values():
+        if part.dtype.kind == "f":
+            part[...] = _normal(generator, *part.shape)
+        else:
+            part[...] = generator.integers(0, 2 if part.dtype.kind == "b" else 100, part.shape)
+    return obs
 
 
 def _normal(generator: np.random.Generator, *shape: int) -> FloatArray:
@@ -258,4 +271,19 @@ def written_rollout(
         actor=0,
         state=np.repeat(seen[:, None], slots, 1),
         final_state=seen[final_index[:, 0] + 1],
+    )
+
+
+def observing_spec() -> EnvironmentSpec:
+    """Make a specification with a policy of records, one of images and one of float32 arrays."""
+    parts = (
+        ObservationPart("view/image", (5, 4, 3), "uint8"),
+        ObservationPart("place", (2,), "float32"),
+        ObservationPart("flags", (3,), "bool"),
+        ObservationPart("a", (1,), "float16"),
+    )
+    return make_spec(
+        PolicySpec("eyes", ("a", "b"), (), DISCRETE, True, "float32", parts),
+        PolicySpec("camera", ("c",), (6, 5, 1), DISCRETE, False, "uint8"),
+        PolicySpec("plain", ("d",), (4,), DISCRETE),
     )
