@@ -9,9 +9,9 @@ With the default `steps`, no square is out of reach for any agent, so the best r
 `env.kwargs`: `agents`; `size`, squares along an edge; `cell`, pixels along the edge of a square; `steps`.
 
 An observation is an image, uint8 [size * cell, size * cell, 3]. The first channel shows the fruits, the
-second one the agent itself, and the third one the other agents: 255 on their squares, else 0. Row 0 of the
-grid is at the top. With `pixels:gather_dict` an observation has the keys `image`, `place` (the agent's row and
-column, each from 0 to 1, float32 [2]) and `time` (the share of the steps that are left, float32 [1]).
+second one the agent itself, and the third one the other agents: 255 on their squares, else 0. Row 0 of
+the grid is at the top. With `pixels:gather_dict` an observation has the keys `image`, `place` (row and
+column of the agent, from 0 to 1, float32 [2]) and `time` (the share of the steps that are left, float32 [1]).
 
 The state holds the rows and columns of all agents, then of all fruits, from 0 to 1, then 1 for each fruit
 that is left, else 0.
