@@ -488,3 +488,9 @@ def flat_observations(obs: Array, leading: int) -> FloatArray:
         return obs.reshape(*shape, size).astype(np.float32, copy=False)
     parts = [flat_observations(obs[name], leading) for name in obs.dtype.names]
     return np.concatenate(parts, -1)
+
+
+def fields_of(obs: Array) -> dict[str, Array]:
+    """Return views of the entries of observations by key; the key "" stands for those that are one array."""
+    names = obs.dtype.names
+    return {"": obs} if names is None else {name: obs[name] for name in names}

@@ -18,6 +18,8 @@ Both exports have the same signature. Rows of a batch are independent agents:
                     float32   [batch, D]        continuous actions: the squashed mean
     next_state      float32   [batch, H]        the network is recurrent
 
+Observations of Dict and Tuple spaces have the shape [batch, D]: their entries, flattened, one after another.
+
 Actions begin at 0, also if the action space of the environment has another start.
 """
 
@@ -88,7 +90,14 @@ class ActingNetwork:
     def inputs(self) -> list[Port]:
         """The inputs, in order."""
         shape, policy = self.shape, self.policy
-        ports = [Port("observation", "float32", policy.observation_shape)]
+        flattened = (policy.observation_size,)
+        ports = [
+            Port(
+                "observation",
+                "float32",
+                flattened if policy.observation_parts else policy.observation_shape,
+            )
+        ]
         if shape.agent_id:
             ports.append(Port("agent", "int64", ()))
         if shape.last_action:

@@ -208,11 +208,20 @@ class TestFindings:
 
     def test_image_environment_is_warned_about(self):
         (seen, *_), _ = checks.check_environment(
-            load_config("env: {id: tests.support.environments:screen}\nstop: {updates: 1}\n")
+            load_config(
+                "env: {id: tests.support.environments:screen}\nstop: {updates: 1}\n"
+                "algo: {network: {encoder: flat}}\n"
+            )
         )
         assert seen.status == "WARN"
-        assert "look like images (64x64x3, 12,288 numbers)" in seen.value
-        assert "wrapper" in seen.remedy
+        assert "look like images (64x64x3 uint8, 12,288 numbers)" in seen.value
+        assert "algo.network.encoder: cnn" in seen.remedy
+
+    def test_images_with_convolutions_are_no_problem(self):
+        (seen, *_), _ = checks.check_environment(
+            load_config("env: {id: tests.support.environments:screen}\nstop: {updates: 1}\n")
+        )
+        assert seen.status == "OK"
 
     def test_missing_packages_are_reported_with_install_command(self, monkeypatch):
         monkeypatch.setattr(
