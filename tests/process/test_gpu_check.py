@@ -18,6 +18,7 @@ def run(*options):
     return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
 
 
+@pytest.mark.slow("the script starts three MPI jobs and builds all algorithms twice")
 def test_every_check_passes_on_the_cpu():
     done = run("--device", "cpu", "--quick", "--only", CHECKS)
     assert done.returncode == 0, done.stdout + done.stderr

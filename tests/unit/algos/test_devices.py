@@ -6,13 +6,16 @@ import torch
 
 from hpcmarl.algos import make_algorithm
 from hpcmarl.config import COMAConfig, MATraceConfig, NetworkConfig, PPOConfig, ReinforceConfig
-from hpcmarl.config.value_based import AgentNetworkConfig
+from hpcmarl.config.value_based import AgentNetworkConfig, QMIXConfig
+from hpcmarl.types import ObservationPart, PolicySpec
 from tests.support import value_based
 from tests.support.algorithms import TEAM_AND_PREY, TURNS, TWO_TEAMS, rollouts_of
 from tests.support.fake_device import CROSSINGS, fake_device
-from tests.support.rollouts import make_spec, random_rollout
+from tests.support.rollouts import DISCRETE, make_spec, random_rollout
 
 DEVICE = fake_device()
+IMPALA = {"architecture": "impala", "features": 6}
+RECORD = (ObservationPart("image", (9, 8, 2), "uint8"), ObservationPart("place", (3,), "float32"))
 RECURRENT = {
     "network": NetworkConfig(hidden=(6,), body="gru", memory=5),
     "critic_network": NetworkConfig(hidden=(6,), body="gru", memory=4),
@@ -116,6 +119,38 @@ def test_a_target_network_follows_on_a_second_device():
     resumed.load_parameters(vector * np.float32(0.5))
     resumed.load_state_dict(host.state_dict())
     np.testing.assert_array_equal(host.gradient(rollouts)[0], resumed.gradient(rollouts)[0])
+
+
+ENCODED = {
+    "images and records": PPOConfig(
+        critic="independent",
+        network={
+            "keys": {"image": {"encoder": "cnn", "cnn": IMPALA}},
+            "hidden": (5,),
+            "body": "lstm",
+            "memory": 4,
+        },
+    ),
+    "entities": QMIXConfig(
+        network={"encoder": "entities", "entities": {"width": 8, "heads": 2}, "hidden": (5,), "memory": 4},
+        mixer_state="joint_observation",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", ENCODED)
+def test_encoders_are_equal_on_a_second_device(name):
+    spec = make_spec(
+        PolicySpec("one", ("a", "b"), (), DISCRETE, observation_parts=RECORD)
+        if name != "entities"
+        else PolicySpec("one", ("a", "b"), (4, 3), DISCRETE)
+    )
+    host, other = pair(lambda: make_algorithm(spec, ENCODED[name], 0))
+    keys = {"whole_episode": True} if name == "entities" else {"memory": 8}
+    generators = (np.random.default_rng(seed) for seed in (0, 1))
+    rollouts = [random_rollout(spec, 6, 3, own, deaths=True, **keys) for own in generators]
+    # torch chooses another implementation of attention for devices
+    check_equal(host, other, rollouts, exact=name != "entities")
 
 
 def test_the_second_device_refuses_mixed_operations():
