@@ -48,7 +48,7 @@ ALLOWED = {
     "config.run": {"config.base", "config.choice"},
     "callbacks": {"config.run"},
     "config.slurm": {"config.base"},
-    "config.networks": {"config.base"},
+    "config.networks": {"config.base", "config.choice"},
     "config.algo_base": {"config.base", "config.networks"},
     "config.actor_critics": {"config.base", "config.networks", "config.algo_base"},
     "config.value_based": {"config.base", "config.networks", "config.algo_base"},

@@ -58,7 +58,7 @@ from hpcmarl.algos.actor_critic import (
 from hpcmarl.algos.base import build_modules
 from hpcmarl.algos.batch import Batch, PolicyBatch, Rows, UnitRows
 from hpcmarl.algos.critic_inputs import action_critic_inputs
-from hpcmarl.algos.design import ACTIONS
+from hpcmarl.algos.network_design import ACTIONS
 from hpcmarl.algos.value_loss import value_losses
 from hpcmarl.config import COMAConfig
 from hpcmarl.maths.vtrace import trace_targets

@@ -50,7 +50,7 @@ from hpcmarl.maths.qlearning import greedy_actions, soft_mellowmax, taken
 from hpcmarl.maths.schedules import falling
 from hpcmarl.maths.vtrace import trace_targets
 from hpcmarl.nets.device import array, arrays, numbers
-from hpcmarl.nets.policy import Policy
+from hpcmarl.nets.policy import LayeredPolicy, Policy
 from hpcmarl.types import Array, BoolArray, EnvironmentSpec, FloatArray, Rollout
 
 
@@ -148,6 +148,8 @@ class QLearning(Algorithm):
         if self._config.sparse is None or self._config.sparse.training == "dense":
             return
         for policy, later in zip(self._online.policies.values(), self._target.policies.values(), strict=True):
+            assert isinstance(policy, LayeredPolicy)
+            assert isinstance(later, LayeredPolicy)
             cell, former = policy.cell, later.cell
             assert cell is not None
             assert former is not None

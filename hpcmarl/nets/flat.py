@@ -54,9 +54,16 @@ class FlatParameters:
             for name, module in modules.items()
             for own, part in module.named_parameters()
         }
-        tensors |= {
-            f"{name}.{own}": part for name, module in modules.items() for own, part in module.named_buffers()
+        # Further buffers are constants of the user's modules.
+        buffers = {
+            f"{name}.{own}": (module, own, part)
+            for name, module in modules.items()
+            for own, part in module.named_buffers()
         }
+        tensors |= {name: part for name, (_, _, part) in buffers.items() if name in layout.shapes}
+        self._constants = [
+            (module, own) for name, (module, own, _) in buffers.items() if name not in layout.shapes
+        ]
         if [(name, tuple(part.shape)) for name, part in tensors.items()] != list(layout.shapes.items()):
             raise ValueError(
                 f"modules have the parameters {sorted(tensors)}; their description has "
@@ -93,6 +100,10 @@ class FlatParameters:
         views, self._views = self._views, []
         for (parameter, _), place in zip(views, places, strict=True):
             self._bind(parameter, place)
+        for module, own in self._constants:
+            parent, _, last = own.rpartition(".")
+            owner = module.get_submodule(parent)
+            setattr(owner, last, getattr(owner, last).to(device))
         self.refresh()
 
     def refresh(self) -> None:

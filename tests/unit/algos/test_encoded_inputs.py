@@ -163,7 +163,7 @@ def test_normalised_observations_and_encoders_exclude_each_other() -> None:
     critics = MATraceConfig(
         network=NetworkConfig(), critic_network=network("mlp"), normalise_observations=True
     )
-    with pytest.raises(ConfigError, match=r"the critic of policy mixed .* has an encoder"):
+    with pytest.raises(ConfigError, match=r"the critic of policy mixed .* has algo\.critic_network\.encoder"):
         make(critics)
 
 
