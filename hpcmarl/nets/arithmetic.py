@@ -4,9 +4,10 @@ bfloat16 (`precision: bf16`): torch's autocast covers the forward passes of poli
 products of layers and convolutions take bfloat16 copies of their factors. GRUs stay in float32. Outputs are
 float32 again, and so are losses, parameters, gradients, their sums and the optimizer.
 
-Compiled (`compile: true`): torch.compile fuses dense layers, encoders and mixers. Graphs have dynamic shapes,
-because the number of active rows differs between gradients. For the same reason CUDA graphs, which need fixed
-shapes, are not used. A graph that would exceed torch's limit of recompilations runs uncompiled.
+Compiled (`compile: true`): torch.compile fuses dense layers, encoders, mixers and modules of the user. Graphs
+have dynamic shapes, because the number of active rows differs between gradients. For the same reason CUDA
+graphs, which need fixed shapes, are not used. A graph that would exceed torch's limit of recompilations runs
+uncompiled.
 """
 
 from __future__ import annotations
@@ -20,14 +21,15 @@ import torch._dynamo
 from torch import nn
 from torch.utils._pytree import tree_map
 
-from hpcmarl.nets.critic import Critic
+from hpcmarl.nets.critic import Critic, ModuleCritic
 from hpcmarl.nets.device import device_of
 from hpcmarl.nets.encoders import CNN, Entities, Entries
 from hpcmarl.nets.layers import Dense
-from hpcmarl.nets.mixers import MonotonicMixer, UnrestrictedMixer
-from hpcmarl.nets.policy import Policy
+from hpcmarl.nets.mixers import ModuleMixer, MonotonicMixer, UnrestrictedMixer
+from hpcmarl.nets.policy import ModulePolicy, Policy
 
-NETWORKS = (Policy, Critic, MonotonicMixer, UnrestrictedMixer)
+NETWORKS = (Policy, Critic, MonotonicMixer, UnrestrictedMixer, ModuleMixer)
+OF_THE_USER = (ModulePolicy, ModuleCritic, ModuleMixer)
 PASSES = ("forward", "unroll", "step")  # methods that compute outputs
 GRAPHS_OF_A_PART = 8  # with and without gradients, of several numbers of dimensions
 COMPILED = (MonotonicMixer, UnrestrictedMixer, CNN, Entities, Entries, Dense)
@@ -45,7 +47,13 @@ def use_bfloat16(modules: Iterable[nn.Module]) -> None:
 def compile_networks(modules: Iterable[nn.Module]) -> None:
     """Let torch compile the layers of the networks in these modules, at their first call."""
     networks = list(_outermost(modules, NETWORKS))
-    parts = list(_outermost(networks, COMPILED))
+    parts = [
+        part
+        for network in networks
+        for part in (
+            [network.module] if isinstance(network, OF_THE_USER) else _outermost([network], COMPILED)
+        )
+    ]
     for network in networks:
         _use_plain_layers(network)
     for part in parts:

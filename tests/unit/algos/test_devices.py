@@ -137,6 +137,8 @@ ENCODED = {
     ),
 }
 
+MODULES = "tests.support.user_modules"
+
 
 @pytest.mark.parametrize("name", ENCODED)
 def test_encoders_are_equal_on_a_second_device(name):
@@ -151,6 +153,19 @@ def test_encoders_are_equal_on_a_second_device(name):
     rollouts = [random_rollout(spec, 6, 3, own, deaths=True, **keys) for own in generators]
     # torch chooses another implementation of attention for devices
     check_equal(host, other, rollouts, exact=name != "entities")
+
+
+@pytest.mark.parametrize("name", ["FeedForward", "Recurrent"])
+def test_modules_of_the_user_are_equal_on_a_second_device(name):
+    module = {"module": f"{MODULES}:{name}"}
+    exact = name == "FeedForward"  # a GRU cell rounds otherwise on devices
+    settings = PPOConfig(critic="independent", network=module, normalise_values=True)
+    host, other = pair(lambda: make_algorithm(TWO_TEAMS, settings, 0))
+    memory = None if exact else host.initial_memory(1)["team"].shape[-1]
+    check_equal(host, other, rollouts_of(TWO_TEAMS, memory=memory), exact=exact, waits=20)
+    settings = QMIXConfig(network=module, mixer_module=f"{MODULES}:Mixer")
+    host, other = pair(lambda: make_algorithm(make_spec(*value_based.TWO), settings, 0))
+    check_equal(host, other, value_based.episodes(host.spec), exact=exact)
 
 
 def test_the_second_device_refuses_mixed_operations():
