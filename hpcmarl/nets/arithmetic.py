@@ -4,10 +4,10 @@ bfloat16 (`precision: bf16`): torch's autocast covers the forward passes of poli
 products of layers and convolutions take bfloat16 copies of their factors. GRUs stay in float32. Outputs are
 float32 again, and so are losses, parameters, gradients, their sums and the optimizer.
 
-Compiled (`compile: true`): torch.compile fuses dense layers, encoders, mixers and modules of the user. Graphs
-have dynamic shapes, because the number of active rows differs between gradients. For the same reason CUDA
-graphs, which need fixed shapes, are not used. A graph that would exceed torch's limit of recompilations runs
-uncompiled.
+Compiled (`compile: true`): torch.compile fuses dense layers, encoders, mixers and modules of the user. Numbers
+of rows differ between gradients. torch therefore compiles a second graph, in which they may change. For the
+same reason CUDA graphs, which need fixed shapes, are not used. A part that torch cannot compile, or that would
+exceed its limit of recompilations, runs uncompiled.
 """
 
 from __future__ import annotations
@@ -57,9 +57,10 @@ def compile_networks(modules: Iterable[nn.Module]) -> None:
     for network in networks:
         _use_plain_layers(network)
     for part in parts:
-        part.compile(dynamic=True)
+        part.compile()
     # The limit counts the graphs of one line of code, which all parts of a class share.
     settings: Any = torch._dynamo.config
+    settings.suppress_errors = True
     settings.recompile_limit = max(settings.recompile_limit, GRAPHS_OF_A_PART * len(parts))
 
 
@@ -70,7 +71,7 @@ def compiler_problem(device: torch.device) -> str:
         The reason why it does not work, in one line; empty if it works.
     """
     try:
-        torch.compile(_small, dynamic=True)(torch.ones(3, 2, device=device))
+        torch.compile(_small)(torch.ones(3, 2, device=device))
     except Exception as error:  # torch raises many kinds, with the compiler's output
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         reason = lines[0][:200] if lines else type(error).__name__

@@ -2,8 +2,8 @@
 
 Its tensors live on the device `fake:0`, torch's PrivateUse1 backend written in Python. Every operation runs
 on the CPU tensor inside, so results are equal to the CPU's bit for bit. As on CUDA, an operation on tensors
-of both the device and the host fails, unless the latter has no dimension. So does `.numpy()`. Unlike CUDA, it
-also refuses host tensors as indices, because CUDA copies them without saying so.
+of both the device and the host fails, and so does `.numpy()`; elementwise operations take scalars of the
+host. Unlike CUDA, it also refuses host tensors as indices, because CUDA copies them without saying so.
 """
 
 from __future__ import annotations
@@ -68,8 +68,9 @@ def _run(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
         if device is not None and to_host == isinstance(args[0], FakeTensor):
             CROSSINGS["to host" if to_host else "to device"] += 1
     else:
+        scalars = torch.Tag.pointwise in func.tags
         for each in tensors:
-            if not isinstance(each, FakeTensor) and each.dim() > 0:
+            if not isinstance(each, FakeTensor) and not (scalars and each.dim() == 0):
                 raise RuntimeError(
                     f"{name}: expected all tensors to be on the same device, found cpu and {NAME}"
                 )
