@@ -209,7 +209,7 @@ class QLearning(Algorithm):
         with torch.no_grad():
             later = self._values(self._target, episodes)
         fit = self._fit(episodes, values, later)
-        losses = fit.losses if weights is None else fit.losses * self._tensor(weights)[:, None]
+        losses = fit.losses if weights is None else fit.losses * self.tensor(weights)[:, None]
         loss = losses.sum() / fit.rows
         (-loss * episodes.count).backward()  # type: ignore[no-untyped-call]
         if self._config.normalise_observations:
@@ -346,9 +346,9 @@ class QLearning(Algorithm):
             final,
         )
         if trace_lambda is None and config.n_step > 1:
-            return self._tensor(n_step_targets(*columns_of, discount=config.discount, n_step=config.n_step))
+            return self.tensor(n_step_targets(*columns_of, discount=config.discount, n_step=config.n_step))
         lambda_now = self._lambda if trace_lambda is None else trace_lambda
-        return self._tensor(trace_targets(*columns_of, discount=config.discount, trace_lambda=lambda_now))
+        return self.tensor(trace_targets(*columns_of, discount=config.discount, trace_lambda=lambda_now))
 
 
 def _errors_of(fit: Fit) -> EpisodeErrors:

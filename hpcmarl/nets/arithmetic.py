@@ -4,10 +4,10 @@ bfloat16 (`precision: bf16`): torch's autocast covers the forward passes of poli
 products of layers and convolutions take bfloat16 copies of their factors. GRUs stay in float32. Outputs are
 float32 again, and so are losses, parameters, gradients, their sums and the optimizer.
 
-Compiled (`compile: true`): torch.compile fuses dense layers, encoders, mixers and modules of the user. Numbers
-of rows differ between gradients. torch therefore compiles a second graph, in which they may change. For the
-same reason CUDA graphs, which need fixed shapes, are not used. A part that torch cannot compile, or that would
-exceed its limit of recompilations, runs uncompiled.
+Compiled (`compile: true`): torch.compile fuses dense layers, encoders, mixers and modules of the user. The
+number of rows differs between gradients. torch therefore compiles a second graph, in which it may change. For
+the same reason CUDA graphs, which need fixed shapes, are not used. A part that torch cannot compile, or that
+would exceed its limit of recompilations, runs uncompiled.
 """
 
 from __future__ import annotations
