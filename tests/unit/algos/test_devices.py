@@ -7,6 +7,7 @@ import torch
 from hpcmarl.algos import make_algorithm
 from hpcmarl.config import COMAConfig, MATraceConfig, NetworkConfig, PPOConfig, ReinforceConfig
 from hpcmarl.config.value_based import AgentNetworkConfig, QMIXConfig
+from hpcmarl.nets.device import array
 from hpcmarl.types import ObservationPart, PolicySpec
 from tests.support import value_based
 from tests.support.algorithms import TEAM_AND_PREY, TURNS, TWO_TEAMS, rollouts_of
@@ -166,6 +167,20 @@ def test_modules_of_the_user_are_equal_on_a_second_device(name):
     settings = QMIXConfig(network=module, mixer_module=f"{MODULES}:Mixer")
     host, other = pair(lambda: make_algorithm(make_spec(*value_based.TWO), settings, 0))
     check_equal(host, other, value_based.episodes(host.spec), exact=exact)
+
+
+def test_a_kept_gradient_stays_on_its_device():
+    host, other = pair(lambda: make_algorithm(TWO_TEAMS, PPOConfig(), 0))
+    rollouts = rollouts_of(TWO_TEAMS)
+    wanted, statistics = host.gradient(rollouts)
+    for algorithm in (host, other):
+        algorithm.keeps_gradient = True
+        vector, found = algorithm.gradient(rollouts)
+        np.testing.assert_array_equal(array(algorithm.slopes), wanted)
+        assert found == pytest.approx(statistics, rel=1e-5, abs=1e-6)
+        assert len(vector) == (len(wanted) if algorithm is host else 0)
+    rollouts[0].policies["team"].reward[:] = np.nan
+    assert not np.isfinite(other.gradient(rollouts)[0]).all()
 
 
 def test_the_second_device_refuses_mixed_operations():
