@@ -42,7 +42,7 @@ from torch import nn
 from hpcmarl.algos.base import Algorithm, build_modules
 from hpcmarl.algos.batch import join
 from hpcmarl.algos.design import OTHERS
-from hpcmarl.algos.episodes import Episodes, action_values, episodes_of
+from hpcmarl.algos.episodes import Episodes, Places, action_values, episodes_of
 from hpcmarl.algos.value_limit import ValueLimit
 from hpcmarl.config import OperatorConfig, QLearningConfig
 from hpcmarl.maths.n_step import n_step_targets
@@ -239,7 +239,7 @@ class QLearning(Algorithm):
         """Add the inputs of living agents to the moments of the given networks, one per policy."""
         for policy, part in zip(policies, episodes.parts, strict=True):
             assert isinstance(part.inputs, torch.Tensor)  # encoders do not go with normalised observations
-            rows = part.inputs[part.alive]
+            rows = Places(part.living, self.device).pick(part.inputs)
             policy.observe(rows, episodes.count / max(1, len(rows)))
 
     def distance(self, rollouts: Sequence[Rollout]) -> float:
