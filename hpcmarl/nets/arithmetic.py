@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 import torch._dynamo
+import torch._inductor.config
 from torch import nn
 from torch.utils._pytree import tree_map
 
@@ -70,6 +71,9 @@ def compiler_problem(device: torch.device) -> str:
     Returns:
         The reason why it does not work, in one line; empty if it works.
     """
+    # Compiling in this process leaves no helpers behind when a rank ends.
+    settings: Any = torch._inductor.config
+    settings.compile_threads = 1
     try:
         torch.compile(_small)(torch.ones(3, 2, device=device))
     except Exception as error:  # torch raises many kinds, with the compiler's output
