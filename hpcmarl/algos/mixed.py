@@ -108,7 +108,7 @@ class Mixed(QLearning):
             episodes,
             self._states(episodes),
             columns,
-            self._tensor(counted),
+            self.tensor(counted),
             Places(counted, self.device),
             max(int(np.count_nonzero(counted)), 1),
             self._present(episodes),
@@ -180,7 +180,7 @@ class Mixed(QLearning):
                 raise ValueError("the mixer needs the environment's state, but a rollout carries none")
             return episodes.state
         observations = [
-            self._tensor(flat_observations(part.observed, 3)).flatten(-2) for part in episodes.parts
+            self.tensor(flat_observations(part.observed, 3)).flatten(-2) for part in episodes.parts
         ]
         return torch.cat(observations, -1)
 

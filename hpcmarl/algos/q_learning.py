@@ -42,7 +42,7 @@ from torch import nn
 from hpcmarl.algos.base import Algorithm, build_modules
 from hpcmarl.algos.batch import join
 from hpcmarl.algos.design import OTHERS
-from hpcmarl.algos.episodes import Episodes, action_values, episodes_of
+from hpcmarl.algos.episodes import Episodes, Places, action_values, episodes_of
 from hpcmarl.algos.value_limit import ValueLimit
 from hpcmarl.config import OperatorConfig, QLearningConfig
 from hpcmarl.maths.n_step import n_step_targets
@@ -209,7 +209,7 @@ class QLearning(Algorithm):
         with torch.no_grad():
             later = self._values(self._target, episodes)
         fit = self._fit(episodes, values, later)
-        losses = fit.losses if weights is None else fit.losses * self._tensor(weights)[:, None]
+        losses = fit.losses if weights is None else fit.losses * self.tensor(weights)[:, None]
         loss = losses.sum() / fit.rows
         (-loss * episodes.count).backward()  # type: ignore[no-untyped-call]
         if self._config.normalise_observations:
@@ -239,7 +239,7 @@ class QLearning(Algorithm):
         """Add the inputs of living agents to the moments of the given networks, one per policy."""
         for policy, part in zip(policies, episodes.parts, strict=True):
             assert isinstance(part.inputs, torch.Tensor)  # encoders do not go with normalised observations
-            rows = part.inputs[part.alive]
+            rows = Places(part.living, self.device).pick(part.inputs)
             policy.observe(rows, episodes.count / max(1, len(rows)))
 
     def distance(self, rollouts: Sequence[Rollout]) -> float:
@@ -346,9 +346,9 @@ class QLearning(Algorithm):
             final,
         )
         if trace_lambda is None and config.n_step > 1:
-            return self._tensor(n_step_targets(*columns_of, discount=config.discount, n_step=config.n_step))
+            return self.tensor(n_step_targets(*columns_of, discount=config.discount, n_step=config.n_step))
         lambda_now = self._lambda if trace_lambda is None else trace_lambda
-        return self._tensor(trace_targets(*columns_of, discount=config.discount, trace_lambda=lambda_now))
+        return self.tensor(trace_targets(*columns_of, discount=config.discount, trace_lambda=lambda_now))
 
 
 def _errors_of(fit: Fit) -> EpisodeErrors:
