@@ -59,7 +59,8 @@ from hpcmarl.config import ActorCriticConfig
 from hpcmarl.maths.schedules import falling
 from hpcmarl.maths.vtrace import normalised_advantages
 from hpcmarl.nets.critic import Critic
-from hpcmarl.nets.inputs import RowInputs, take, tensor
+from hpcmarl.nets.device import numbers
+from hpcmarl.nets.inputs import RowInputs, take
 from hpcmarl.types import Array, BoolArray, EnvironmentSpec, FloatArray, PolicySpec, Rollout
 
 
@@ -242,7 +243,7 @@ class ActorCritic(Algorithm):
             policy: The policy.
             part: The policy's arrays.
             evaluation: The policy's active rows.
-            learned: Inputs of the critic in n rows, targets [n], and the rows that count [n] bool.
+            learned: Inputs of the critic in n rows, targets [n], and the numbers of the rows that count.
         """
         if not (self._config.normalise_observations or self._config.normalise_values):
             return
@@ -251,7 +252,8 @@ class ActorCritic(Algorithm):
         self._critics[policy.name].observe(take(inputs, counts), targets[counts], 1.0 / steps)
         network = self._policies[policy.name]
         if network.moments is not None:
-            network.observe(tensor(evaluation.rows.pick(seen_by(network, part))), 1.0 / steps)
+            rows = self._tensor(evaluation.rows.pick(seen_by(network, part)))
+            network.observe(rows, 1.0 / steps)
 
     def _entropy_terms(self, policy: PolicySpec, evaluation: Evaluation) -> tuple[torch.Tensor, float]:
         """Return the contribution of the entropy to the objective (times T), and the entropy cost.
@@ -262,7 +264,7 @@ class ActorCritic(Algorithm):
         if self._config.target_entropy is None:
             return self._entropy_cost * entropy, self._entropy_cost
         logarithm = self._modules[policy.name].get_parameter("cost.logarithm")[0]
-        cost = float(logarithm.detach().exp())
+        (cost,) = numbers(logarithm.detach().exp())
         maximum = (
             self._policies[policy.name].head.maximum_entropy(evaluation.mask, evaluation.rows.count).sum()
         )

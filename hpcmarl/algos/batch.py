@@ -19,7 +19,8 @@ import numpy as np
 import torch
 
 from hpcmarl.nets.acting import agent_numbers
-from hpcmarl.nets.inputs import row_inputs, tensor
+from hpcmarl.nets.device import device_of, tensor
+from hpcmarl.nets.inputs import row_inputs
 from hpcmarl.nets.policy import Policy
 from hpcmarl.types import Array, BoolArray, CriticRecord, FloatArray, PolicyRollout, Rollout
 
@@ -355,21 +356,20 @@ def evaluate(policy: Policy, part: PolicyBatch, episode_start: BoolArray) -> Eva
     """
     steps = len(part.action)
     alive = part.alive[:steps]
-    rows = Rows(alive)
+    rows, device = Rows(alive), device_of(policy)
     obs = seen_by(policy, part)
     if policy.memory_size:
         if part.memory is None:
             raise ValueError("the policy is recurrent, but the rollout carries no memory")
-        raw = policy.unroll(
-            row_inputs(obs, 3), tensor(alive), tensor(episode_start[:steps]), tensor(part.memory)
-        )
+        memory = tensor(part.memory, device)
+        raw = policy.unroll(row_inputs(obs, 3, device), alive, episode_start[:steps], memory)
         raw = raw.reshape(-1, raw.shape[-1])
         if rows.count != alive.size:
-            raw = raw[tensor(np.flatnonzero(alive))]
+            raw = raw[tensor(np.flatnonzero(alive), device)]
     else:
-        raw = policy(row_inputs(rows.pick(obs), 1))
-    mask = None if part.action_mask is None else tensor(rows.pick(part.action_mask[:steps]))
-    logp, entropy = policy.head.evaluate(raw, tensor(rows.pick(part.action)), mask)
+        raw = policy(row_inputs(rows.pick(obs), 1, device))
+    mask = None if part.action_mask is None else tensor(rows.pick(part.action_mask[:steps]), device)
+    logp, entropy = policy.head.evaluate(raw, tensor(rows.pick(part.action), device), mask)
     return Evaluation(rows, raw, logp, entropy, mask)
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from hpcmarl.algos.batch import Batch
-from hpcmarl.algos.design import AGENT, STATE
+from hpcmarl.algos.network_design import AGENT, STATE
 from hpcmarl.nets.acting import agent_numbers
 from hpcmarl.nets.input_form import Field, InputForm
 from hpcmarl.types import Array, PolicySpec

@@ -8,20 +8,29 @@ has a function in this file.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal
 
 from hpcmarl import plugins
 from hpcmarl.algos.common_reward import check_common_reward
+from hpcmarl.algos.network_design import (
+    ACTIONS,
+    AGENT,
+    OWN,
+    central_fields,
+    critic_shape,
+    mixer_module,
+    policy_shape,
+    value_fields,
+)
 from hpcmarl.config import (
     ActorCriticConfig,
     AlgoConfig,
     COMAConfig,
     MATraceConfig,
     MixingConfig,
-    NetworkConfig,
     QLearningConfig,
     ReinforceConfig,
     ValueCriticConfig,
@@ -30,8 +39,7 @@ from hpcmarl.config import (
 from hpcmarl.errors import ConfigError
 from hpcmarl.maths.schedules import falling
 from hpcmarl.nets.choosers import Chooser, EpsilonGreedy, make_chooser
-from hpcmarl.nets.encoder_shapes import EncoderShape, describe_encoder, flat_encoder
-from hpcmarl.nets.input_form import Field, InputForm
+from hpcmarl.nets.input_form import Field
 from hpcmarl.nets.layer_shapes import FIRST_VALUE_GAIN, ConstantShape, GroupShape, MomentsShape, Shape
 from hpcmarl.nets.shapes import (
     CriticShape,
@@ -44,9 +52,6 @@ from hpcmarl.types import EnvironmentSpec, PartKind, PolicySpec
 
 # Name of the module of all networks besides the policies. No policy can have this name.
 OTHERS = "(team)"
-# Names of the inputs of critics: the state, all observations of a policy (followed by its name), the agent's
-# own observation, the actions of all agents, and the agent's number.
-STATE, JOINT, OWN, ACTIONS, AGENT = "state", "observations of ", "own observation", "actions", "agent"
 # Name of the moments that normalise the mixers' inputs.
 MOMENTS = "moments of the state"
 
@@ -122,38 +127,10 @@ def reinforce_design(spec: EnvironmentSpec, config: ReinforceConfig) -> Design:
     """Describe policies without critics."""
     choosers = {policy.name: make_chooser(policy.action) for policy in spec.policies}
     policies = {
-        policy.name: PolicyShape(
-            policy,
-            config.network,
-            choosers[policy.name].raw_size,
-            encoder=policy_encoder(spec, policy, config.network),
-        )
+        policy.name: policy_shape(spec, policy, config.network, choosers[policy.name].raw_size)
         for policy in spec.policies
     }
     return Design(spec, config, policies, choosers, policies)
-
-
-def policy_encoder(
-    spec: EnvironmentSpec, policy: PolicySpec, network: NetworkConfig, *, normalised: bool = False
-) -> EncoderShape | None:
-    """Describe the encoder of a policy's network.
-
-    Args:
-        spec: The environment.
-        policy: The policy.
-        network: Section algo.network.
-        normalised: Whether inputs are normalised by their running moments.
-
-    Raises:
-        ConfigError: If the encoder does not fit the observations or is normalised.
-    """
-    encoder = describe_encoder(policy, network, "algo.network", spec.id)
-    if encoder is not None and normalised:
-        raise ConfigError(
-            f"algo.normalise_observations: true needs flat inputs, but policy {policy.name} of {spec.id} has "
-            f"an encoder (algo.network.encoder: {network.encoder}); set it to false, or use encoder: flat"
-        )
-    return encoder
 
 
 # ---- actor-critics
@@ -171,7 +148,7 @@ def value_critic_design(spec: EnvironmentSpec, config: ValueCriticConfig) -> Des
             )
         teammates(spec, config)
     critics = {
-        policy.name: _critic_shape(spec, policy, config, _value_fields(spec, policy, config))
+        policy.name: critic_shape(spec, policy, config, value_fields(spec, policy, config))
         for policy in spec.policies
     }
     return replace(_actor_critic_design(spec, config, critics), known_critic_inputs=not each)
@@ -183,11 +160,11 @@ def coma_design(spec: EnvironmentSpec, config: COMAConfig) -> Design:
     joint = sum(len(policy.agents) * policy.action.sizes[0] for policy in spec.policies)
     critics = {}
     for policy in spec.policies:
-        fields = [*_central_fields(spec, config), Field(ACTIONS, joint)]
+        fields = [*central_fields(spec, config), Field(ACTIONS, joint)]
         if config.critic == "state":
             fields.append(Field.observation(OWN, policy))
         fields.append(Field(AGENT, len(policy.agents)))
-        critics[policy.name] = _critic_shape(spec, policy, config, fields, policy.action.sizes[0] + 1)
+        critics[policy.name] = critic_shape(spec, policy, config, fields, policy.action.sizes[0] + 1)
     return replace(_actor_critic_design(spec, config, critics), target=TargetSchedule(config.target_every))
 
 
@@ -197,13 +174,13 @@ def _actor_critic_design(
     check_actor_critic(spec, config)
     choosers = {policy.name: make_chooser(policy.action) for policy in spec.policies}
     policies = {
-        policy.name: PolicyShape(
+        policy.name: policy_shape(
+            spec,
             policy,
             config.network,
             choosers[policy.name].raw_size,
             normalise=config.normalise_observations,
             agent_id=config.agent_id,
-            encoder=policy_encoder(spec, policy, config.network, normalised=config.normalise_observations),
         )
         for policy in spec.policies
     }
@@ -226,66 +203,6 @@ def _actor_critic_design(
         parts,
         needs_state=config.critic == "state",
         averaging_rate=config.normalisation_rate,
-    )
-
-
-def _central_fields(spec: EnvironmentSpec, config: ActorCriticConfig) -> list[Field]:
-    """Describe the inputs of critics that see the state or all observations."""
-    if config.critic == "state":
-        return [Field(STATE, spec.state_size or 0)]
-    return [Field.all_observations(f"{JOINT}{each.name}", each) for each in spec.policies]
-
-
-def _value_fields(spec: EnvironmentSpec, policy: PolicySpec, config: ValueCriticConfig) -> list[Field]:
-    """Describe the inputs of a policy's critic of observations or states."""
-    alone = config.critic == "independent"
-    fields = [] if alone else _central_fields(spec, config)
-    if alone or config.critic_input == "agent":
-        fields.append(Field.observation(OWN, policy))
-        if config.agent_id:
-            fields.append(Field(AGENT, len(policy.agents)))
-    return fields
-
-
-def _critic_shape(
-    spec: EnvironmentSpec,
-    policy: PolicySpec,
-    config: ActorCriticConfig,
-    fields: Sequence[Field],
-    outputs: int | None = None,
-) -> CriticShape:
-    """Describe the critic of a policy with the given inputs.
-
-    Raises:
-        ConfigError: If the encoder does not fit the observations or is normalised.
-    """
-    network = config.critic_network or config.network.model_copy(update={"body": "mlp"})
-    key = "algo.network" if config.critic_network is None else "algo.critic_network"
-    seen = {field.name: field.policy for field in fields if field.policy is not None}
-    described = {name: describe_encoder(each, network, key, spec.id) for name, each in seen.items()}
-    encoders = (
-        {name: encoder or flat_encoder(seen[name]) for name, encoder in described.items()}
-        if any(encoder is not None for encoder in described.values())
-        else {}
-    )
-    if encoders and config.normalise_observations:
-        raise ConfigError(
-            f"algo.normalise_observations: true needs flat inputs, but the critic of policy {policy.name} of "
-            f"{spec.id} has an encoder ({key}.encoder: {network.encoder}); set it to false, or use encoder: "
-            "flat"
-        )
-    size = sum(
-        encoders[field.name].features * (field.count or 1) if field.name in encoders else field.size
-        for field in fields
-    )
-    return CriticShape(
-        size,
-        network,
-        outputs,
-        config.normalise_observations,
-        config.normalise_values,
-        InputForm(tuple(fields), flat=not encoders),
-        encoders,
     )
 
 
@@ -382,7 +299,9 @@ def mixed_design(spec: EnvironmentSpec, config: QLearningConfig) -> Design:
     seen = mixer_state(spec, config)
     size, agents = mixer_state_size(spec, seen), sum(len(policy.agents) for policy in spec.policies)
     others: dict[str, Shape] = {"mixer": SumMixerShape()}
-    if isinstance(config, MixingConfig):
+    if isinstance(config, MixingConfig) and config.mixer_module is not None:
+        others["mixer"] = mixer_module(config, agents, size)
+    elif isinstance(config, MixingConfig):
         others["mixer"] = MonotonicMixerShape(
             agents, size, config.mixing_width, config.hypernetwork_width, config.hypernetwork_activation
         )
@@ -430,6 +349,8 @@ def _q_learning_design(spec: EnvironmentSpec, config: QLearningConfig, others: M
         policy.name: EpsilonGreedy(policy.action, config.epsilon_final, schedule) for policy in spec.policies
     }
     policies = {policy.name: _agent_shape(spec, policy, config) for policy in spec.policies}
+    if config.sparse is not None:
+        _check_sparse(spec, policies)
     return Design(
         spec,
         config,
@@ -442,8 +363,20 @@ def _q_learning_design(spec: EnvironmentSpec, config: QLearningConfig, others: M
     )
 
 
+def _check_sparse(spec: EnvironmentSpec, policies: Mapping[str, PolicyShape]) -> None:
+    """Refuse sparse training of networks that have more than dense layers and a GRU."""
+    for name, shape in policies.items():
+        if not shape.in_numpy:
+            raise ConfigError(
+                "algo.sparse needs agents of flat inputs, dense layers and a GRU, but the network of "
+                f"policy {name} of {spec.id} has a module, an encoder, an LSTM or layer norm; remove "
+                "algo.sparse"
+            )
+
+
 def _agent_shape(spec: EnvironmentSpec, policy: PolicySpec, config: QLearningConfig) -> PolicyShape:
-    return PolicyShape(
+    return policy_shape(
+        spec,
         policy,
         config.network,
         policy.action.sizes[0],
@@ -451,7 +384,6 @@ def _agent_shape(spec: EnvironmentSpec, policy: PolicySpec, config: QLearningCon
         normalise=config.normalise_observations,
         agent_id=config.agent_id,
         last_action=config.obs_last_action,
-        encoder=policy_encoder(spec, policy, config.network, normalised=config.normalise_observations),
         dueling=config.network.dueling,
     )
 

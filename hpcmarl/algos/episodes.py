@@ -22,7 +22,8 @@ import torch
 
 from hpcmarl.algos.batch import Batch, PolicyBatch
 from hpcmarl.nets.acting import agent_numbers, last_actions
-from hpcmarl.nets.inputs import RowInputs, row_inputs, tensor
+from hpcmarl.nets.device import HOST, tensor
+from hpcmarl.nets.inputs import RowInputs, row_inputs
 from hpcmarl.nets.policy import Policy
 from hpcmarl.nets.recurrence import spread
 from hpcmarl.nets.shapes import PolicyShape
@@ -38,6 +39,7 @@ class PolicyEpisodes:
         observed: Observations, closing rows included, shape [T+1, B, N, *observation_shape] or, for flat
             float32 inputs, [T+1, B, N, observation_size].
         alive: Living agents, closing rows included, shape [T+1, B, N].
+        living: The same as an array.
         active: Rows in which an agent takes an action, shape [T, B, N]; closing rows are not steps.
         mask: Allowed actions, shape [T+1, B, N, A]; None: all actions are allowed.
         action: Actions, shape [T, B, N].
@@ -51,6 +53,7 @@ class PolicyEpisodes:
     inputs: RowInputs
     observed: Array
     alive: torch.Tensor
+    living: BoolArray
     active: BoolArray
     mask: torch.Tensor | None
     action: torch.Tensor
@@ -87,26 +90,26 @@ class Episodes:
         return int(self.inside.shape[1])
 
 
-def episodes_of(batch: Batch, spec: EnvironmentSpec, shapes: Mapping[str, PolicyShape]) -> Episodes:
+def episodes_of(
+    batch: Batch, spec: EnvironmentSpec, shapes: Mapping[str, PolicyShape], device: torch.device = HOST
+) -> Episodes:
     """Convert a batch of whole episodes.
 
     Args:
         batch: Whole episodes, one per slot.
         spec: The environment.
         shapes: Description of each policy's network, for its inputs.
+        device: Device of the tensors.
     """
     lengths = batch.inside.sum(0)
     parts = [
-        _part(batch, batch.policies[policy.name], lengths, shapes[policy.name], spec.turn_based)
+        _part(batch, batch.policies[policy.name], lengths, shapes[policy.name], spec.turn_based, device)
         for policy in spec.policies
     ]
     state = None
     if batch.state is not None and batch.final_state is not None:
-        state = tensor(
-            _close(
-                np.empty(batch.state.shape, batch.state.dtype), batch, batch.state, batch.final_state, lengths
-            )
-        )
+        closed = np.empty(batch.state.shape, batch.state.dtype)
+        state = tensor(_close(closed, batch, batch.state, batch.final_state, lengths), device)
     return Episodes(parts, batch.inside, batch.episode_end, state)
 
 
@@ -118,12 +121,12 @@ def action_values(policy: Policy, part: PolicyEpisodes) -> torch.Tensor:
     """
     rows, slots, agents = part.alive.shape
     if not policy.width:
-        places = Places(part.alive)
+        places = Places(part.living, part.alive.device)
         return places.spread(
             policy(places.pick_inputs(part.inputs), None if part.mask is None else places.pick(part.mask))
         )
-    starts = torch.zeros(rows, slots, dtype=torch.bool)
-    return policy.unroll(part.inputs, part.alive, starts, torch.zeros(slots, agents, policy.width), part.mask)
+    memory = torch.zeros(slots, agents, policy.width, device=part.alive.device)
+    return policy.unroll(part.inputs, part.living, np.zeros((rows, slots), bool), memory, part.mask)
 
 
 class Places:
@@ -131,11 +134,12 @@ class Places:
 
     Args:
         chosen: The selection, any shape.
+        device: Device of the tensors.
     """
 
-    def __init__(self, chosen: torch.Tensor) -> None:
+    def __init__(self, chosen: BoolArray, device: torch.device = HOST) -> None:
         self.shape = chosen.shape
-        self._numbers = None if chosen.all() else chosen.flatten().nonzero().squeeze(-1)
+        self._numbers = None if chosen.all() else tensor(np.flatnonzero(chosen), device)
 
     def pick(self, dense: torch.Tensor) -> torch.Tensor:
         """Take the selected rows [n, ...] out of a tensor [*shape, ...], in C order; differentiable.
@@ -159,7 +163,12 @@ class Places:
 
 
 def _part(
-    batch: Batch, part: PolicyBatch, lengths: Array, shape: PolicyShape, turn_based: bool
+    batch: Batch,
+    part: PolicyBatch,
+    lengths: Array,
+    shape: PolicyShape,
+    turn_based: bool,
+    device: torch.device,
 ) -> PolicyEpisodes:
     """Convert one policy's arrays.
 
@@ -169,6 +178,7 @@ def _part(
         lengths: Lengths of the episodes, shape [B].
         shape: Description of the policy's network.
         turn_based: Whether agents take turns.
+        device: Device of the tensors.
     """
     slots = np.arange(batch.slots)
     alive = part.alive.copy()
@@ -180,14 +190,20 @@ def _part(
         mask = mask.copy()
         mask[lengths, slots] = _last_masks(part, mask, lengths) if turn_based else mask[lengths - 1, slots]
     arrays = (part.reward, part.terminated, part.truncated, known)
-    masked = None if mask is None else tensor(mask)
+    masked = None if mask is None else tensor(mask, device)
     active = part.alive[:-1] & batch.inside[..., None]
-    inputs, observed = _seen(batch, part, lengths, active, shape)
-    return PolicyEpisodes(inputs, observed, tensor(alive), active, masked, tensor(part.action), *arrays)
+    inputs, observed = _seen(batch, part, lengths, active, shape, device)
+    present, action = tensor(alive, device), tensor(part.action, device)
+    return PolicyEpisodes(inputs, observed, present, alive, active, masked, action, *arrays)
 
 
 def _seen(
-    batch: Batch, part: PolicyBatch, lengths: Array, active: BoolArray, shape: PolicyShape
+    batch: Batch,
+    part: PolicyBatch,
+    lengths: Array,
+    active: BoolArray,
+    shape: PolicyShape,
+    device: torch.device,
 ) -> tuple[RowInputs, Array]:
     """Return the inputs of the policy's network, and the observations with closing rows."""
     numbers = [last_actions(part.action, active, shape.actions)] if shape.last_action else []
@@ -196,7 +212,7 @@ def _seen(
     if not shape.form.flat or part.obs.dtype != np.float32:
         observed = _close(np.empty(part.obs.shape, part.obs.dtype), batch, part.obs, part.final_obs, lengths)
         joined = shape.form.join(part.alive.shape, [observed, *numbers])
-        return tensor(joined) if shape.form.flat else row_inputs(joined, 3), observed
+        return tensor(joined, device) if shape.form.flat else row_inputs(joined, 3, device), observed
     # the same with each number written once
     seen, start = np.empty((*part.alive.shape, shape.form.size), np.float32), shape.spec.observation_size
     rows, finals = flat_observations(part.obs, 3), flat_observations(part.final_obs, 2)
@@ -204,7 +220,7 @@ def _seen(
     for field, array in zip(shape.form.fields[1:], numbers, strict=True):
         seen[..., start : start + field.size] = array
         start += field.size
-    return tensor(seen), observed
+    return tensor(seen, device), observed
 
 
 def _last_masks(part: PolicyBatch, mask: BoolArray, lengths: Array) -> BoolArray:

@@ -33,7 +33,7 @@ from hpcmarl.algos.episodes import Episodes, Places
 from hpcmarl.algos.q_learning import Columns, Fit, Networks, QLearning
 from hpcmarl.config import QLearningConfig
 from hpcmarl.maths.qlearning import taken
-from hpcmarl.nets.inputs import tensor
+from hpcmarl.nets.device import numbers
 from hpcmarl.nets.moments import Moments
 from hpcmarl.types import EnvironmentSpec, flat_observations
 
@@ -61,20 +61,21 @@ class Team:
     rows: int
     present: Places
 
-    def mean(self, rows: torch.Tensor) -> float:
-        """Return the mean of `rows` [T, B] over the counted rows."""
-        return float((rows.detach() * self.counted).sum()) / self.rows
-
     def fit(
-        self, losses: torch.Tensor, total: torch.Tensor, targets: torch.Tensor, **statistics: float
+        self, losses: torch.Tensor, total: torch.Tensor, targets: torch.Tensor, **statistics: torch.Tensor
     ) -> Fit:
-        """Assemble the fit from losses, values and targets, shape [T, B] each."""
-        reported = {"value": self.mean(total), "target": self.mean(targets), **statistics}
+        """Assemble the fit from losses, values and targets, shape [T, B] each.
+
+        The means of values, targets and `statistics` over the counted rows are reported.
+        """
+        named = {"value": total, "target": targets, **statistics}
+        sums = numbers(*((rows.detach() * self.counted).sum() for rows in named.values()))
+        reported = {name: total / self.rows for name, total in zip(named, sums, strict=True)}
         losses, errors, active = (
             rows.unsqueeze(-1)
             for rows in (losses * self.counted, (total.detach() - targets).abs(), self.counted)
         )
-        return Fit(losses, errors, active, reported)
+        return Fit(losses, errors, active, self.rows, reported)
 
 
 class Mixed(QLearning):
@@ -102,15 +103,15 @@ class Mixed(QLearning):
 
     def _team(self, episodes: Episodes) -> Team:
         columns = self._columns(episodes)
-        counted = tensor(columns.active[..., 0])
+        counted = columns.active[..., 0]
         return Team(
             episodes,
             self._states(episodes),
             columns,
-            counted,
-            Places(counted),
-            max(int(counted.sum()), 1),
-            _present(episodes),
+            self._tensor(counted),
+            Places(counted, self.device),
+            max(int(np.count_nonzero(counted)), 1),
+            self._present(episodes),
         )
 
     def _total(
@@ -163,7 +164,7 @@ class Mixed(QLearning):
         if MOMENTS in self._online.others:
             moments = self._online.others[MOMENTS]
             assert isinstance(moments, Moments)
-            rows = _present(episodes).pick(self._states(episodes))
+            rows = self._present(episodes).pick(self._states(episodes))
             moments.add(rows, episodes.count / max(1, len(rows)))
 
     def _states(self, episodes: Episodes) -> torch.Tensor:
@@ -173,12 +174,14 @@ class Mixed(QLearning):
             ValueError: If the mixer uses the environment's state and a rollout carries none.
         """
         if self._state == "none":
-            return torch.zeros(episodes.steps + 1, episodes.count, 0)
+            return torch.zeros(episodes.steps + 1, episodes.count, 0, device=self.device)
         if self._state == "state":
             if episodes.state is None:
                 raise ValueError("the mixer needs the environment's state, but a rollout carries none")
             return episodes.state
-        observations = [tensor(flat_observations(part.observed, 3)).flatten(-2) for part in episodes.parts]
+        observations = [
+            self._tensor(flat_observations(part.observed, 3)).flatten(-2) for part in episodes.parts
+        ]
         return torch.cat(observations, -1)
 
     def _columns(self, episodes: Episodes) -> Columns:
@@ -194,7 +197,6 @@ class Mixed(QLearning):
         )
         return Columns(reward, active, (episodes.end > 0)[..., None] & ~truncated, truncated)
 
-
-def _present(episodes: Episodes) -> Places:
-    """Return Team.present of these episodes."""
-    return Places(tensor(anybody([part.alive.numpy() for part in episodes.parts])[..., 0]))
+    def _present(self, episodes: Episodes) -> Places:
+        """Return Team.present of these episodes."""
+        return Places(anybody([part.living for part in episodes.parts])[..., 0], self.device)

@@ -33,6 +33,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -48,9 +49,8 @@ from hpcmarl.maths.n_step import n_step_targets
 from hpcmarl.maths.qlearning import greedy_actions, soft_mellowmax, taken
 from hpcmarl.maths.schedules import falling
 from hpcmarl.maths.vtrace import trace_targets
-from hpcmarl.nets.flat import FlatParameters
-from hpcmarl.nets.inputs import tensor
-from hpcmarl.nets.policy import Policy
+from hpcmarl.nets.device import array, arrays, numbers
+from hpcmarl.nets.policy import LayeredPolicy, Policy
 from hpcmarl.types import Array, BoolArray, EnvironmentSpec, FloatArray, Rollout
 
 
@@ -92,12 +92,14 @@ class Fit:
         losses: Loss of each row, differentiable; 0 in inactive rows.
         errors: |Q - R|.
         active: Rows in which the unit acts.
+        rows: Number of active rows, at least 1.
         statistics: Averages over the active rows.
     """
 
     losses: torch.Tensor
     errors: torch.Tensor
     active: torch.Tensor
+    rows: int
     statistics: dict[str, float]
 
 
@@ -120,7 +122,7 @@ class QLearning(Algorithm):
         super().__init__(spec, config, seed)
         self._config = config
         target_modules = build_modules(self.design)
-        FlatParameters(self.layout, target_modules, self.target.parameters)
+        self._target_flat = self._bind(target_modules, self.target.parameters)
         self._online, self._target = networks_of(self._modules), networks_of(target_modules)
         self._env_steps = 0
         self._limit = ValueLimit(spec, config.discount)
@@ -130,7 +132,12 @@ class QLearning(Algorithm):
         self._env_steps = env_steps
 
     def on_version(self, version: int) -> None:
-        self.target.on_version(version, self.parameters)
+        if self.target.on_version(version, self.parameters):
+            self._target_flat.refresh()
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        super().load_state_dict(state)
+        self._target_flat.refresh()
 
     def set_gradient_mask(self, mask: BoolArray | None) -> None:
         """Announce the entries that the next gradients must contain; see Algorithm.
@@ -141,6 +148,8 @@ class QLearning(Algorithm):
         if self._config.sparse is None or self._config.sparse.training == "dense":
             return
         for policy, later in zip(self._online.policies.values(), self._target.policies.values(), strict=True):
+            assert isinstance(policy, LayeredPolicy)
+            assert isinstance(later, LayeredPolicy)
             cell, former = policy.cell, later.cell
             assert cell is not None
             assert former is not None
@@ -200,25 +209,24 @@ class QLearning(Algorithm):
         with torch.no_grad():
             later = self._values(self._target, episodes)
         fit = self._fit(episodes, values, later)
-        losses = fit.losses if weights is None else fit.losses * tensor(weights)[:, None]
-        loss = losses.sum() / max(1, int(fit.active.sum()))
+        losses = fit.losses if weights is None else fit.losses * self._tensor(weights)[:, None]
+        loss = losses.sum() / fit.rows
         (-loss * episodes.count).backward()  # type: ignore[no-untyped-call]
         if self._config.normalise_observations:
             self._observe(episodes)
+        (reported,) = numbers(loss)
         epsilon = falling(
             self._config.epsilon_start,
             self._config.epsilon_final,
             self._config.epsilon_steps,
             self._env_steps,
         )
-        statistics = (
-            fit.statistics | {"loss": float(loss.detach()), "epsilon": epsilon} | self._limit.statistics()
-        )
+        statistics = fit.statistics | {"loss": reported, "epsilon": epsilon} | self._limit.statistics()
         return *self._ascent(statistics), fit
 
     def _episodes(self, rollouts: Sequence[Rollout]) -> Episodes:
         """Return the episodes of the rollouts side by side, with the inputs of the agents' networks."""
-        return episodes_of(join(rollouts), self.spec, self.design.policies)
+        return episodes_of(join(rollouts), self.spec, self.design.policies, self.device)
 
     def _observe(self, episodes: Episodes) -> None:
         """Add observations to the running moments.
@@ -253,7 +261,7 @@ class QLearning(Algorithm):
         with torch.no_grad():
             best = self._greedy(episodes, self._values(self._online, episodes))
         others = sum(
-            int((part.active & (chosen[:-1] != part.action).numpy()).sum())
+            int((part.active & array(chosen[:-1] != part.action)).sum())
             for chosen, part in zip(best, episodes.parts, strict=True)
         )
         return others / max(1, sum(int(part.active.sum()) for part in episodes.parts))
@@ -324,11 +332,11 @@ class QLearning(Algorithm):
                 last observation keeps the value V_t. None: all last observations are known.
             trace_lambda: lambda; None: by algo.n_step and the schedule of lambda.
         """
-        config, value = self._config, future.numpy()
+        config, value = self._config, array(future)
         reward = columns.reward * np.float32(config.reward_scale)
         self._limit.see(reward, columns.active)
         final = value[1:] if known is None else np.where(known[1:], value[1:], value[:-1])
-        arrays = (
+        columns_of = (
             value[:-1],
             np.zeros_like(value[0]),
             reward,
@@ -338,15 +346,15 @@ class QLearning(Algorithm):
             final,
         )
         if trace_lambda is None and config.n_step > 1:
-            return tensor(n_step_targets(*arrays, discount=config.discount, n_step=config.n_step))
+            return self._tensor(n_step_targets(*columns_of, discount=config.discount, n_step=config.n_step))
         lambda_now = self._lambda if trace_lambda is None else trace_lambda
-        return tensor(trace_targets(*arrays, discount=config.discount, trace_lambda=lambda_now))
+        return self._tensor(trace_targets(*columns_of, discount=config.discount, trace_lambda=lambda_now))
 
 
 def _errors_of(fit: Fit) -> EpisodeErrors:
     errors = fit.errors.double() * fit.active
     count = fit.active.sum((0, 2)).clamp(min=1)
-    return EpisodeErrors(errors.amax((0, 2)).numpy(), (errors.sum((0, 2)) / count).numpy())
+    return EpisodeErrors(*arrays(errors.amax((0, 2)), errors.sum((0, 2)) / count))
 
 
 def networks_of(modules: Mapping[str, nn.Module]) -> Networks:

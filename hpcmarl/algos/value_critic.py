@@ -40,7 +40,8 @@ from hpcmarl.algos.value_loss import value_losses
 from hpcmarl.config import ValueCriticConfig
 from hpcmarl.maths.vtrace import VTrace
 from hpcmarl.nets.critic import Critic, form_of
-from hpcmarl.nets.inputs import RowInputs, row_inputs, tensor
+from hpcmarl.nets.device import array, device_of, numbers, tensor
+from hpcmarl.nets.inputs import RowInputs, row_inputs
 from hpcmarl.types import Array, BoolArray, EnvironmentSpec, FloatArray, PolicySpec, Rollout
 
 
@@ -116,21 +117,23 @@ class ValueCritic(ActorCritic):
         critic, valued = self._critics[policy.name], self._valued(policy, batch, shared)
         estimates = self._estimates(policy, batch, shared, valued)
         gain, statistics = self._surrogate_objective(part, evaluation, estimates.advantages)
-        values, counted, targets = valued.values, estimates.counted, tensor(estimates.targets)
+        values, counted, targets = valued.values, estimates.counted, self._tensor(estimates.targets)
         before = None if batch.records is None else valued.units.pick(batch.records[policy.name].outputs)
         losses = self._value_losses(valued.outputs, critic.outputs_for(targets), before)
-        error = (losses * tensor(counted)).sum() / (
+        error = (losses * self._tensor(counted)).sum() / (
             1 if self._central and not self._each else len(policy.agents)
         )
         bonus, cost = self._entropy_terms(policy, evaluation)
         objective = (gain - config.value_cost * error + bonus) / batch.steps
         objective.backward()  # type: ignore[no-untyped-call]
-        self._observe(policy, part, evaluation, (valued.critic_inputs, targets, tensor(counted > 0)))
+        learned = valued.critic_inputs, targets, self._tensor(np.flatnonzero(counted > 0))
+        self._observe(policy, part, evaluation, learned)
+        total_gain, total_error, entropy = numbers(gain, error, evaluation.entropy.detach().sum())
         size = batch.steps * batch.slots
         return statistics | {
-            "policy_loss": -float(gain.detach()) / size,
-            "value_loss": float(error.detach()) / size,
-            "entropy": float(evaluation.entropy.detach().sum()) / max(evaluation.rows.count, 1),
+            "policy_loss": -total_gain / size,
+            "value_loss": total_error / size,
+            "entropy": entropy / max(evaluation.rows.count, 1),
             "entropy_cost": cost,
             "mean_rho": estimates.mean_rho,
             "mean_c": estimates.mean_c,
@@ -149,7 +152,7 @@ class ValueCritic(ActorCritic):
         critic = self._critics[policy.name]
         units = Rows(rows.active)
         seen, before = (
-            row_inputs(units.pick(inputs[: batch.steps]), 1),
+            row_inputs(units.pick(inputs[: batch.steps]), 1, self.device),
             batch.policies[policy.name].critic_memory,
         )
         outputs, memory = (
@@ -160,7 +163,7 @@ class ValueCritic(ActorCritic):
             units,
             seen,
             outputs,
-            critic.values(outputs.detach()).numpy(),
+            array(critic.values(outputs.detach())),
             inputs[batch.steps],
             finals,
             memory,
@@ -213,7 +216,7 @@ class ValueCritic(ActorCritic):
         trace = self._trace(policy, columns, batch, shared.evaluations)
         agents = Rows(active)
         advantages, rho = (
-            agents.pick(broadcast(array, active.shape)) for array in (trace.advantages, trace.rho)
+            agents.pick(broadcast(each, active.shape)) for each in (trace.advantages, trace.rho)
         )
         return Estimates(
             advantages,
@@ -310,9 +313,11 @@ def recall(
     """
     steps, starts = batch.steps, batch.episode_start
     now = np.zeros((*active.shape[1:], critic.memory_size), np.float32) if before is None else before
-    outputs, hidden = critic.unroll(row_inputs(inputs[:steps], 3), active, starts[:steps], tensor(now))
+    device = device_of(critic)
+    rows = row_inputs(inputs[:steps], 3, device)
+    outputs, hidden = critic.unroll(rows, active, starts[:steps], tensor(now, device))
     remembered = np.zeros((*active.shape, critic.memory_size), np.float32)
-    remembered[active] = hidden.numpy()
+    remembered[active] = array(hidden)
     for row in range(steps):
         now = np.where(starts[row][:, None, None], np.float32(0.0), now)
         now = remembered[row] = np.where(active[row][..., None], remembered[row], now)
@@ -329,16 +334,17 @@ def _later_values(
         Values of the row after the unroll, shape [B, U], and of the ends of truncated episodes, shape [K, U].
     """
     slots, units = last.shape[:2]
-    seen = row_inputs(np.concatenate([array.reshape(-1, *array.shape[2:]) for array in (last, finals)]), 1)
+    device, ends = device_of(critic), [part.reshape(-1, *part.shape[2:]) for part in (last, finals)]
+    seen = row_inputs(np.concatenate(ends), 1, device)
     with torch.no_grad():
         if memory is None:
             outputs = critic(seen)
         else:
             outputs = critic.step(
                 seen,
-                tensor(np.concatenate([array.reshape(-1, critic.memory_size) for array in memory])),
+                tensor(np.concatenate([part.reshape(-1, critic.memory_size) for part in memory]), device),
             )
-        values = critic.values(outputs).numpy()
+        values = array(critic.values(outputs))
     return values[: slots * units].reshape(slots, units), values[slots * units :].reshape(-1, units)
 
 

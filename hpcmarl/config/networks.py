@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from hpcmarl.config.base import Count, Fraction, Natural, PositiveInt, Section, Width, section
+from hpcmarl.config.base import Count, Fraction, Line, Natural, PositiveInt, Section, Width, section
+from hpcmarl.config.choice import Factory
 
 InferenceForm = Literal["auto", "dense", "sparse"]
 
@@ -63,6 +64,9 @@ class EntitiesConfig(Section):
     )
 
 
+ModuleName = Annotated[Line, Factory("modules")]
+
+
 class EncoderConfig(Section):
     """Encoder of an observation, or of one entry of it."""
 
@@ -81,6 +85,16 @@ class EncoderConfig(Section):
 class NetworkConfig(EncoderConfig):
     """Shape of a network: an encoder, hidden layers, and an optional memory before its head."""
 
+    module: ModuleName | None = Field(
+        None,
+        description=(
+            "torch module in place of all layers: package.module:factory, or the name of an entry point of "
+            "the group hpcmarl.modules (docs/networks.md); the other keys but arguments then have no effect"
+        ),
+    )
+    arguments: dict[str, Any] = Field(
+        default_factory=dict, description="keyword arguments of the factory in `module`"
+    )
     keys: dict[str, EncoderConfig] = Field(
         default_factory=dict,
         description="encoder dict: encoder of each entry, by key; keys that are left out: auto",
@@ -99,8 +113,8 @@ class NetworkConfig(EncoderConfig):
 
     @property
     def recurrent(self) -> bool:
-        """Whether the network has a memory."""
-        return self.body != "mlp"
+        """Whether the network's own layers have a memory; a module says itself whether it has one."""
+        return self.body != "mlp" and self.module is None
 
 
 class AgentNetworkConfig(NetworkConfig):

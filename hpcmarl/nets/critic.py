@@ -5,6 +5,8 @@ The algorithms in algos/ define the meaning of its inputs and train it.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+
 import numpy as np
 import torch
 from torch import nn
@@ -14,17 +16,18 @@ from hpcmarl.nets.input_form import Field, InputForm
 from hpcmarl.nets.inputs import Inputs, RowInputs, Values, take
 from hpcmarl.nets.layer_shapes import DenseShape, GRUShape, LSTMShape, MomentsShape, Shape
 from hpcmarl.nets.layers import Dense, make_cell
+from hpcmarl.nets.modules import call, unroll
 from hpcmarl.nets.moments import Moments
 from hpcmarl.nets.recurrence import Packing, recur, recur_lstm
 from hpcmarl.nets.shapes import CriticShape
 from hpcmarl.types import BoolArray
 
 
-class Critic(nn.Module):
+class Critic(nn.Module, ABC):
     """A value network with one output per row, or `outputs` of them if its shape sets that number.
 
-    Inputs of n rows are a tensor [n, D], or fields (inputs.py) if the shape has encoders; outputs have the
-    shape [n] or [n, outputs].
+    Inputs of n rows are a tensor [n, D], or fields (inputs.py) if they are not flat; outputs have the shape
+    [n] or [n, outputs].
 
     With `normalise_values`, an output is a value in units of the spread of all earlier targets (arXiv
     2103.01955, section 5.1). `normalise_inputs` normalises the inputs in the same way.
@@ -38,27 +41,14 @@ class Critic(nn.Module):
     """
 
     def __init__(self, shape: CriticShape) -> None:
-        """Build the layers; their weights are uninitialised until FlatParameters binds them (flat.py)."""
+        """Build the moments; weights are uninitialised until FlatParameters binds them (flat.py)."""
         super().__init__()
         self._single, self.form = shape.outputs is None, shape.form
-        self._encoded = list(shape.encoders)
-        if shape.encoders:
-            self.encoders = nn.ModuleList(make_encoder(encoder) for encoder in shape.encoders.values())
         self.memory_size = shape.memory_size
-        parts = shape.children()
-        self._inputs = _moments(parts.get("_inputs"))
-        self._targets = _moments(parts.get("_targets"))
-        self.body: Dense | None = None
-        self.cell: nn.GRUCell | nn.LSTMCell | None = None
-        if self.memory_size:
-            self.body, self.cell, self.head = (
-                _dense(parts["body"]),
-                _cell(parts["cell"]),
-                _dense(parts["head"]),
-            )
-        else:
-            self.layers = _dense(parts["layers"])
+        self._inputs: Moments | None = None
+        self._targets: Moments | None = None
 
+    @abstractmethod
     def unroll(
         self, inputs: RowInputs, active: BoolArray, starts: BoolArray, memory: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -74,21 +64,8 @@ class Critic(nn.Module):
             Outputs [n] (differentiable) and memories [n, H] of the n active rows, in the C order of [T, B,
             U].
         """
-        assert self.body is not None
-        assert self.cell is not None
-        columns = active.shape[1] * active.shape[2]
-        packing = Packing(
-            active.reshape(-1, columns), np.broadcast_to(starts[..., None], active.shape).reshape(-1, columns)
-        )
-        seen, first = self.body(self._encode(take(inputs, packing.rows))), memory.reshape(columns, -1)
-        hidden = (
-            recur_lstm(self.cell, seen, first, packing)
-            if isinstance(self.cell, nn.LSTMCell)
-            else recur(self.cell, seen, first, packing)
-        )
-        hidden = hidden[torch.argsort(packing.rows)]
-        return self._out(self.head(hidden[:, : self.cell.hidden_size])), hidden.detach()
 
+    @abstractmethod
     def step(self, inputs: RowInputs, memory: torch.Tensor) -> torch.Tensor:
         """Evaluate a recurrent critic on single rows.
 
@@ -99,34 +76,16 @@ class Critic(nn.Module):
         Returns:
             Outputs, shape [n].
         """
-        assert self.body is not None
-        assert self.cell is not None
-        seen = self.body(self._encode(inputs))
-        if isinstance(self.cell, nn.LSTMCell):
-            hidden, _ = self.cell(seen, tuple(memory.chunk(2, -1)))
-        else:
-            hidden = self.cell(seen, memory)
-        return self._out(self.head(hidden))
 
+    @abstractmethod
     def forward(self, inputs: RowInputs) -> torch.Tensor:
         """Evaluate a feed-forward critic on n rows."""
-        return self._out(self.layers(self._encode(inputs)))
 
-    def _encode(self, inputs: RowInputs) -> torch.Tensor:
-        """Return the inputs of the layers after the encoders, shape [n, D]."""
-        if isinstance(inputs, Inputs):
-            assert self.form is not None
-            encoders = dict(zip(self._encoded, self.encoders, strict=True))
-            rows = len(inputs)
-            parts = [
-                encode_field(encoders.get(field.name), field, inputs.fields[field.name], rows)
-                for field in self.form.fields
-            ]
-            return torch.cat(parts, -1)
-        if self._inputs is None:
-            return inputs
-        normalised: torch.Tensor = self._inputs(inputs)
-        return normalised
+    def _packing(self, active: BoolArray, starts: BoolArray, device: torch.device) -> Packing:
+        """Return the order of the active rows [T, B, U]; starts: [T, B]."""
+        columns = active.shape[1] * active.shape[2]
+        begun = np.broadcast_to(starts[..., None], active.shape)
+        return Packing(active.reshape(-1, columns), begun.reshape(-1, columns), device)
 
     def _out(self, outputs: torch.Tensor) -> torch.Tensor:
         return outputs.squeeze(-1) if self._single else outputs
@@ -158,6 +117,106 @@ class Critic(nn.Module):
             self._inputs.add(inputs, weight)
         if self._targets is not None:
             self._targets.add(targets.unsqueeze(-1), weight)
+
+
+class LayeredCritic(Critic):
+    """A value network of encoders, dense layers and an optional GRU or LSTM before the last layer."""
+
+    def __init__(self, shape: CriticShape) -> None:
+        super().__init__(shape)
+        self._encoded = list(shape.encoders)
+        if shape.encoders:
+            self.encoders = nn.ModuleList(make_encoder(encoder) for encoder in shape.encoders.values())
+        parts = shape.children()
+        self._inputs = _moments(parts.get("_inputs"))
+        self._targets = _moments(parts.get("_targets"))
+        self.body: Dense | None = None
+        self.cell: nn.GRUCell | nn.LSTMCell | None = None
+        if self.memory_size:
+            self.body, self.cell, self.head = (
+                _dense(parts["body"]),
+                _cell(parts["cell"]),
+                _dense(parts["head"]),
+            )
+        else:
+            self.layers = _dense(parts["layers"])
+
+    def unroll(
+        self, inputs: RowInputs, active: BoolArray, starts: BoolArray, memory: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        assert self.body is not None
+        assert self.cell is not None
+        packing = self._packing(active, starts, memory.device)
+        seen, first = self.body(self._encode(take(inputs, packing.rows))), memory.flatten(0, 1)
+        hidden = (
+            recur_lstm(self.cell, seen, first, packing)
+            if isinstance(self.cell, nn.LSTMCell)
+            else recur(self.cell, seen, first, packing)
+        )
+        hidden = hidden[torch.argsort(packing.rows)]
+        return self._out(self.head(hidden[:, : self.cell.hidden_size])), hidden.detach()
+
+    def step(self, inputs: RowInputs, memory: torch.Tensor) -> torch.Tensor:
+        assert self.body is not None
+        assert self.cell is not None
+        seen = self.body(self._encode(inputs))
+        if isinstance(self.cell, nn.LSTMCell):
+            hidden, _ = self.cell(seen, tuple(memory.chunk(2, -1)))
+        else:
+            hidden = self.cell(seen, memory)
+        return self._out(self.head(hidden))
+
+    def forward(self, inputs: RowInputs) -> torch.Tensor:
+        return self._out(self.layers(self._encode(inputs)))
+
+    def _encode(self, inputs: RowInputs) -> torch.Tensor:
+        """Return the inputs of the layers after the encoders, shape [n, D]."""
+        if isinstance(inputs, Inputs):
+            assert self.form is not None
+            encoders = dict(zip(self._encoded, self.encoders, strict=True))
+            rows = len(inputs)
+            parts = [
+                encode_field(encoders.get(field.name), field, inputs.fields[field.name], rows)
+                for field in self.form.fields
+            ]
+            return torch.cat(parts, -1)
+        if self._inputs is None:
+            return inputs
+        normalised: torch.Tensor = self._inputs(inputs)
+        return normalised
+
+
+class ModuleCritic(Critic):
+    """A value network that is a torch module of the user (modules.py)."""
+
+    def __init__(self, shape: CriticShape) -> None:
+        super().__init__(shape)
+        assert shape.module is not None
+        self._targets = _moments(shape.children().get("_targets"))
+        self.module: nn.Module = shape.module.make()
+
+    def unroll(
+        self, inputs: RowInputs, active: BoolArray, starts: BoolArray, memory: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        assert isinstance(inputs, Inputs)
+        packing = self._packing(active, starts, memory.device)
+        outputs, after = unroll(self.module, form_of(self), inputs, memory.flatten(0, 1), packing)
+        order = torch.argsort(packing.rows)
+        return self._out(outputs[order]), after[order].detach()
+
+    def step(self, inputs: RowInputs, memory: torch.Tensor) -> torch.Tensor:
+        assert isinstance(inputs, Inputs)
+        outputs, _ = call(self.module, form_of(self), inputs, memory)
+        return self._out(outputs)
+
+    def forward(self, inputs: RowInputs) -> torch.Tensor:
+        assert isinstance(inputs, Inputs)
+        return self._out(call(self.module, form_of(self), inputs))
+
+
+def make_critic(shape: CriticShape) -> Critic:
+    """Build the value network that a shape describes."""
+    return LayeredCritic(shape) if shape.module is None else ModuleCritic(shape)
 
 
 def form_of(critic: Critic) -> InputForm:

@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 
+from hpcmarl.nets.device import HOST, tensor
 from hpcmarl.types import Array
 
 Values = torch.Tensor | dict[str, torch.Tensor]
@@ -51,33 +51,24 @@ def take(inputs: RowInputs, rows: torch.Tensor | slice) -> RowInputs:
     return inputs[rows] if isinstance(inputs, torch.Tensor) else inputs.take(rows)
 
 
-def tensor(array: Array) -> torch.Tensor:
-    """Return a tensor that shares the array's memory.
-
-    A read-only or non-contiguous array is copied, since torch warns about tensors of read-only memory.
-    """
-    return torch.from_numpy(
-        array if array.flags.writeable and array.flags.c_contiguous else np.array(array, order="C")
-    )
-
-
-def row_inputs(array: Array, leading: int) -> RowInputs:
+def row_inputs(array: Array, leading: int, device: torch.device = HOST) -> RowInputs:
     """Return an array of inputs as rows of tensors.
 
     Args:
         array: Shape [..., D] float32, or records [...].
         leading: Number of leading dimensions.
+        device: Device of the tensors.
 
     Returns:
         The rows in C order: a tensor [n, D], or one tensor for each field.
     """
     if array.dtype.names is None:
-        return tensor(array).flatten(0, leading - 1)
+        return tensor(array, device).flatten(0, leading - 1)
     rows = array.reshape(-1)
-    return Inputs({name: _values(rows[name]) for name in array.dtype.names})
+    return Inputs({name: _values(rows[name], device) for name in array.dtype.names})
 
 
-def _values(array: Array) -> Values:
+def _values(array: Array, device: torch.device) -> Values:
     if array.dtype.names is None:
-        return tensor(array)
-    return {name: tensor(array[name]) for name in array.dtype.names}
+        return tensor(array, device)
+    return {name: tensor(array[name], device) for name in array.dtype.names}

@@ -67,7 +67,11 @@ def make_cell(shape: GRUShape | LSTMShape) -> nn.GRUCell | nn.LSTMCell:
 
 
 class Dense(nn.Module):
-    """The layers of a DenseShape, with uninitialised weights."""
+    """The layers of a DenseShape, with uninitialised weights.
+
+    Attributes:
+        plain: Whether to use torch's own layers, which autocast and torch.compile know (arithmetic.py).
+    """
 
     def __init__(self, shape: DenseShape) -> None:
         super().__init__()
@@ -76,6 +80,7 @@ class Dense(nn.Module):
         if shape.layer_norm:
             self.norms = nn.ModuleList(layer_norm(LayerNormShape(size)) for size in shape.normalised)
         self.layer_norm = shape.layer_norm
+        self.plain = False
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
         """Apply the layers; differentiable once in the parameters and the inputs.
@@ -88,8 +93,8 @@ class Dense(nn.Module):
         """
         if not self.layers:
             return inputs
-        if self.layer_norm:
-            return self._normalised(inputs)
+        if self.layer_norm or self.plain:
+            return self._layer_by_layer(inputs)
         parameters = cast(
             "list[torch.Tensor]",
             [parameter for layer in self.layers for parameter in (layer.weight, layer.bias)],
@@ -99,13 +104,13 @@ class Dense(nn.Module):
         outputs: torch.Tensor = run(rows, self.activation, self.activate_last, *parameters)
         return outputs.view(*inputs.shape[:-1], outputs.shape[-1])
 
-    def _normalised(self, hidden: torch.Tensor) -> torch.Tensor:
-        """Apply the layers with a layer normalisation before each activation."""
+    def _layer_by_layer(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Apply torch's layers, with a layer normalisation before each activation if the shape has them."""
         activation = torch.tanh if self.activation == "tanh" else functional.relu
         for index, layer in enumerate(self.layers):
             hidden = layer(hidden)
-            if index < len(self.norms):
-                hidden = activation(self.norms[index](hidden))
+            if index < len(self.layers) - 1 or self.activate_last:
+                hidden = activation(self.norms[index](hidden) if self.layer_norm else hidden)
         return hidden
 
 

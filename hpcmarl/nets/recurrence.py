@@ -33,6 +33,7 @@ import torch
 from torch import nn
 from torch.autograd.function import once_differentiable
 
+from hpcmarl.nets.device import HOST, tensor
 from hpcmarl.types import BoolArray
 
 
@@ -49,12 +50,13 @@ class Packing:
             no episode starts.
     """
 
-    def __init__(self, active: BoolArray, starts: BoolArray) -> None:
+    def __init__(self, active: BoolArray, starts: BoolArray, device: torch.device = HOST) -> None:
         """Pack the active rows.
 
         Args:
             active: Rows to compute, shape [T, C].
             starts: First rows of episodes, in which the memory is zero, shape [T, C].
+            device: Device of the tensors.
         """
         length, columns = active.shape
         counts = active.sum(0)
@@ -76,16 +78,16 @@ class Packing:
             + columns
         )
         self.rows, self.columns, self.before = (
-            torch.from_numpy(packed),
-            torch.from_numpy(order),
-            torch.from_numpy(before),
+            tensor(packed, device),
+            tensor(order, device),
+            tensor(before, device),
         )
         self.steps = [slice(end - size, end) for end, size in zip(ends.tolist(), sizes.tolist(), strict=True)]
         self.keeps: torch.Tensor | None = None
         if starts.any():
             begun = starts.cumsum(0).reshape(-1)[packed]
             same = begun == np.concatenate([np.zeros(columns, np.int64), begun])[before]
-            self.keeps = torch.from_numpy(same[:, None].astype(np.float32))
+            self.keeps = tensor(same[:, None].astype(np.float32), device)
 
 
 def spread(rows: torch.Tensor, places: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor:
@@ -116,6 +118,10 @@ def recur(cell: nn.GRUCell, inputs: torch.Tensor, memory: torch.Tensor, packing:
         Memory after each packed row, shape [n, H].
     """
     parameters = (cell.weight_ih, cell.weight_hh, cell.bias_ih, cell.bias_hh)
+    if torch.is_autocast_enabled(inputs.device.type):
+        # The products of single steps are small, and errors of bfloat16 would add up over the steps.
+        with torch.autocast(inputs.device.type, enabled=False):
+            return recur(cell, inputs.float(), memory, packing)
     hidden: torch.Tensor = Recurrence.apply(inputs, memory[packing.columns], packing, *parameters)  # type: ignore[no-untyped-call]
     return hidden
 

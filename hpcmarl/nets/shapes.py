@@ -23,6 +23,7 @@ from hpcmarl.nets.layer_shapes import (
     MomentsShape,
     Shape,
 )
+from hpcmarl.nets.module_shapes import ModuleShape
 from hpcmarl.types import ActionSpace, PolicySpec
 
 
@@ -42,6 +43,7 @@ class PolicyShape(Shape):
         last_action: Whether the agent's last action is an input (discrete actions only).
         dueling: Whether the outputs are a value and advantages.
         encoder: Encoder of the observations; None: the network sees flat rows of numbers.
+        module: Torch module of the user in place of all layers; None: there is none.
     """
 
     spec: PolicySpec
@@ -53,6 +55,7 @@ class PolicyShape(Shape):
     last_action: bool = False
     dueling: bool = False
     encoder: EncoderShape | None = None
+    module: ModuleShape | None = None
 
     @property
     def agents(self) -> int:
@@ -72,12 +75,13 @@ class PolicyShape(Shape):
             fields.append(Field("last_action", self.actions))
         if self.agent_id:
             fields.append(Field("agent", self.agents))
-        return InputForm(tuple(fields), self.encoder is None)
+        return InputForm(tuple(fields), self.encoder is None and self.module is None)
 
     @property
     def in_numpy(self) -> bool:
         """Whether numpy_policy.py can compute the network; otherwise torch must."""
-        return self.encoder is None and self.config.body != "lstm" and not self.config.layer_norm
+        own = self.encoder is None and self.module is None
+        return own and self.config.body != "lstm" and not self.config.layer_norm
 
     @property
     def actions(self) -> int:
@@ -93,7 +97,7 @@ class PolicyShape(Shape):
     @property
     def width(self) -> int:
         """Length of the network's memory, H; 0 without one. An LSTM has two numbers for each unit."""
-        return memory_length(self.config)
+        return memory_length(self.config) if self.module is None else self.module.memory
 
     @property
     def memory_size(self) -> int:
@@ -157,6 +161,8 @@ class PolicyShape(Shape):
         return self.config.memory if self.config.recurrent else self._last_hidden
 
     def children(self) -> Mapping[str, Shape]:
+        if self.module is not None:
+            return {"module": self.module}
         return _present(
             encoder=self.encoder,
             moments=self.moments,
@@ -173,9 +179,11 @@ class PolicyShape(Shape):
             prefix: Prefix of the parameters' names.
 
         Returns:
-            One dictionary per stage: its kind (encoder, normalise, dense, gru, lstm or dueling), the names of
-            its parameters (of an encoder: their prefix), and its activation or None.
+            One dictionary per stage: its kind (module, encoder, normalise, dense, gru, lstm or dueling), the
+            names of its parameters (of a module or encoder: their prefix), and its activation or None.
         """
+        if self.module is not None:
+            return [{"kind": "module", "prefix": f"{prefix}module."}]
         result: list[dict[str, str | None]] = (
             [] if self.encoder is None else [{"kind": "encoder", "prefix": f"{prefix}encoder."}]
         )
@@ -211,6 +219,7 @@ class CriticShape(Shape):
         form: The inputs; None: flat rows of D numbers.
         encoders: Encoder of each input that has one, by the name of the field; several observations in a
             field share it.
+        module: Torch module of the user in place of all layers; None: there is none.
     """
 
     inputs: int
@@ -220,11 +229,12 @@ class CriticShape(Shape):
     normalise_values: bool = False
     form: InputForm | None = None
     encoders: Mapping[str, EncoderShape] = field(default_factory=dict)
+    module: ModuleShape | None = None
 
     @property
     def memory_size(self) -> int:
         """Length of the critic's memory, H; 0 without one."""
-        return memory_length(self.config)
+        return memory_length(self.config) if self.module is None else self.module.memory
 
     def children(self) -> Mapping[str, Shape]:
         hidden, activation = self.config.hidden, self.config.activation
@@ -232,6 +242,8 @@ class CriticShape(Shape):
             _inputs=MomentsShape(self.inputs) if self.normalise_inputs else None,
             _targets=MomentsShape(1) if self.normalise_values else None,
         )
+        if self.module is not None:
+            return {**moments, "module": self.module}
         encoders = {f"encoders.{index}": shape for index, shape in enumerate(self.encoders.values())}
         norm, cell = self.config.layer_norm, cell_shape(hidden[-1] if hidden else self.inputs, self.config)
         if cell is None:
@@ -253,6 +265,20 @@ class CriticShape(Shape):
 @dataclass(frozen=True)
 class SumMixerShape(Shape):
     """VDN's mixer, which has no parameters."""
+
+
+@dataclass(frozen=True)
+class MixerModuleShape(Shape):
+    """A torch module of the user as mixer.
+
+    Attributes:
+        module: The module.
+    """
+
+    module: ModuleShape
+
+    def children(self) -> Mapping[str, Shape]:
+        return {"module": self.module}
 
 
 @dataclass(frozen=True)

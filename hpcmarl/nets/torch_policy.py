@@ -6,9 +6,10 @@ import torch
 
 from hpcmarl.nets.acting import ActingPolicy
 from hpcmarl.nets.choosers import Chooser
-from hpcmarl.nets.inputs import row_inputs, tensor
+from hpcmarl.nets.device import tensor
+from hpcmarl.nets.inputs import row_inputs
 from hpcmarl.nets.numpy_layers import Arrays
-from hpcmarl.nets.policy import Policy
+from hpcmarl.nets.policy import make_policy
 from hpcmarl.nets.shapes import PolicyShape
 from hpcmarl.types import Array, BoolArray, FloatArray
 
@@ -25,9 +26,10 @@ class TorchPolicy(ActingPolicy):
             arrays: Views of the parameter vector, by the parameters' names in the network.
         """
         super().__init__(shape, chooser)
-        self._network = Policy(shape)
+        self._network = make_policy(shape).eval()
         for name, parameter in (*self._network.named_parameters(), *self._network.named_buffers()):
-            parameter.data = torch.from_numpy(arrays[name])
+            if name in arrays:  # other buffers are constants of a module of the user
+                parameter.data = torch.from_numpy(arrays[name])
 
     def refresh(self) -> None:
         pass  # the parameters are views of the vector
