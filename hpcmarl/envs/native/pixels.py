@@ -203,7 +203,7 @@ class GatherBatch(OneShapeBatch):
         left &= ~there
         self._places[rows], self._left[rows] = places, left
         reward = np.repeat((gathered / self._rules.agents)[:, None], self._rules.agents, 1)
-        return reward, np.asarray(~left.any(1))
+        return reward, np.logical_not(left.any(1))
 
     def _seen(self, rows: IntArray) -> Array:
         images = self._images(rows)
