@@ -57,6 +57,17 @@ class ActionSpace:
         """Data type of actions: int64 for discrete and multi-discrete ones, float32 for continuous ones."""
         return np.dtype(np.float32) if self.kind == "continuous" else np.dtype(np.int64)
 
+    def holds(self, actions: Array) -> bool:
+        """Return whether all actions [..., *shape] are in the space.
+
+        The bounds of continuous actions are compared in float32, as actions are stored.
+        """
+        if self.kind == "continuous":
+            low, high = np.asarray(self.low, np.float32), np.asarray(self.high, np.float32)
+            return bool(((actions >= low) & (actions <= high)).all())
+        limits = np.asarray(self.sizes if self.kind == "multi_discrete" else self.sizes[0])
+        return bool(((actions >= 0) & (actions < limits)).all())
+
     @property
     def mask_size(self) -> int:
         """Length of an action mask: A for (multi-)discrete actions, 0 for continuous ones."""

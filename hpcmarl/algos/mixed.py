@@ -24,13 +24,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 
-from hpcmarl.algos.batch import anybody, tensor
+from hpcmarl.algos.batch import tensor
 from hpcmarl.algos.design import MOMENTS, mixer_state
 from hpcmarl.algos.episodes import Episodes, Places
-from hpcmarl.algos.q_learning import Columns, Fit, Networks, QLearning
+from hpcmarl.algos.q_learning import Fit, Networks, QLearning
+from hpcmarl.algos.replayed import Columns, joint_observations, present_places, team_columns
 from hpcmarl.config import QLearningConfig
 from hpcmarl.maths.qlearning import taken
 from hpcmarl.nets.moments import Moments
@@ -100,7 +100,7 @@ class Mixed(QLearning):
         return (total - targets).square()
 
     def _team(self, episodes: Episodes) -> Team:
-        columns = self._columns(episodes)
+        columns = team_columns(episodes, [part.reward for part in episodes.parts])
         counted = tensor(columns.active[..., 0])
         return Team(
             episodes,
@@ -109,7 +109,7 @@ class Mixed(QLearning):
             counted,
             Places(counted),
             max(int(counted.sum()), 1),
-            _present(episodes),
+            present_places(episodes),
         )
 
     def _total(
@@ -162,7 +162,7 @@ class Mixed(QLearning):
         if MOMENTS in self._online.others:
             moments = self._online.others[MOMENTS]
             assert isinstance(moments, Moments)
-            rows = _present(episodes).pick(self._states(episodes))
+            rows = present_places(episodes).pick(self._states(episodes))
             moments.add(rows, episodes.count / max(1, len(rows)))
 
     def _states(self, episodes: Episodes) -> torch.Tensor:
@@ -177,26 +177,4 @@ class Mixed(QLearning):
             if episodes.state is None:
                 raise ValueError("the mixer needs the environment's state, but a rollout carries none")
             return episodes.state
-        sizes = [policy.observation_size for policy in self.spec.policies]
-        observations = [
-            part.obs[..., :size].flatten(-2) for part, size in zip(episodes.parts, sizes, strict=True)
-        ]
-        return torch.cat(observations, -1)
-
-    def _columns(self, episodes: Episodes) -> Columns:
-        """Return the rewards and ends of the team.
-
-        A row without a living agent at the end of a truncated episode counts as terminated, since it has no
-        value to bootstrap from.
-        """
-        active = anybody([part.active for part in episodes.parts])
-        reward = np.concatenate([part.reward for part in episodes.parts], -1).mean(-1, keepdims=True)
-        truncated = (episodes.end == 2)[..., None] & anybody(
-            [part.truncated & ~part.terminated for part in episodes.parts]
-        )
-        return Columns(reward, active, (episodes.end > 0)[..., None] & ~truncated, truncated)
-
-
-def _present(episodes: Episodes) -> Places:
-    """Return Team.present of these episodes."""
-    return Places(tensor(anybody([part.alive.numpy() for part in episodes.parts])[..., 0]))
+        return joint_observations(episodes, self.spec)

@@ -1,0 +1,190 @@
+"""MASAC: soft actor-critic (arXiv 1801.01290, 1812.05905) with critics of all agents' actions.
+
+    G(x, u~) = min_k Q_k(x, u~) - alpha mean_i log pi(u~_i | o_i)         u~ ~ pi(o)
+    V(x')    = min_k Q'_k(x', u') - alpha mean_i log pi(u'_i | o'_i)      u' ~ pi(o')
+
+The policies are those of the present actors in both lines; there is no target actor. The means are taken over
+the agents of the policy, like its reward; an agent that does not act adds 0. Independent critics use the
+log-probability of their own agent (ISAC).
+
+Continuous actions come from the tanh-squashed Gaussian, by reparameterisation. Densities are those of actions
+scaled to -1..1, so alpha and the target entropy do not depend on the bounds of the environment.
+
+For discrete actions the expectation over the own action is exact (arXiv 1910.07207):
+
+    G = mean_i sum_a pi(a | o_i) [ min_k Q_k(x, u~_-i, a) - alpha log pi(a | o_i) ]
+
+The other agents' actions u~_-i are samples of their policies, as in MAAC (arXiv 1810.02912). Independent
+critics have no other actions, so their V is an exact expectation, too. (BenchMARL's discrete critic sees no
+other agent's action.)
+
+A learned alpha is exp(c), and c has the gradient entropy_cost_rate (target - H). The target is minus the
+number of dimensions, or a share of the largest entropy of the allowed discrete actions (algo.target_entropy).
+
+    symbol      variable        shape
+    alpha       alpha
+    c           cost.logarithm  [1]
+    log pi      logps           [T+1, B, N]
+    pi(a|o)     policy          [n, A]
+    H           entropy
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from hpcmarl.algos.action_critic import (
+    ActionCritic,
+    Actions,
+    View,
+    gaussian_noise,
+    gumbel_noise,
+    least_value,
+)
+from hpcmarl.algos.batch import tensor
+from hpcmarl.algos.episodes import Episodes, Places
+from hpcmarl.config import MASACConfig
+from hpcmarl.nets.action_codes import squashed_sample
+from hpcmarl.nets.critic import Critic
+
+DISCRETE_SHARE = 0.2  # target entropy of discrete actions in BenchMARL, as a share of the largest entropy
+
+
+class MASAC(ActionCritic):
+    """MASAC; the module's docstring has the equations."""
+
+    _config: MASACConfig
+
+    def _alpha(self, index: int) -> float:
+        """Return the weight of a policy's entropy."""
+        if self._config.target_entropy is None:
+            return self._config.entropy_cost
+        return float(self._logarithm(index).detach().exp())
+
+    def _logarithm(self, index: int) -> torch.Tensor:
+        """Return the trained logarithm of a learned alpha, shape [1]."""
+        return self._modules[self.spec.policies[index].name].get_parameter("cost.logarithm")
+
+    def _sample(
+        self, raw: Sequence[torch.Tensor], episodes: Episodes, generator: np.random.Generator
+    ) -> Actions:
+        codes, logps = [], []
+        for policy, code, outputs, part in zip(
+            self.spec.policies, self._codes, raw, episodes.parts, strict=True
+        ):
+            if policy.action.kind == "continuous":
+                noise = gaussian_noise((*outputs.shape[:-1], code.size), generator)
+                chosen, logp = squashed_sample(outputs, noise)
+            else:
+                with torch.no_grad():
+                    chosen = code.gumbel(outputs, part.mask, gumbel_noise(outputs.shape, generator))
+                    logp = (code.log_probabilities(outputs, part.mask) * chosen).sum(-1)
+            codes.append(chosen * part.alive.unsqueeze(-1))
+            logps.append(logp * part.alive)
+        return Actions(codes, logps)
+
+    def _successors(self, present: Actions, episodes: Episodes, generator: np.random.Generator) -> Actions:
+        return present.detached()
+
+    def _future(self, index: int, view: View, successors: Actions) -> torch.Tensor:
+        policy, part = self.spec.policies[index], view.episodes.parts[index]
+        if policy.action.kind == "discrete" and not self._central:
+            values, logs = self._own_values(
+                index, view, successors, part.alive, self._target_critics[policy.name]
+            )
+            return Places(part.alive).spread((logs.exp() * (values - self._alpha(index) * logs)).sum(-1))
+        logps = successors.logps[index]
+        if self._central:
+            logps = logps.mean(-1, keepdim=True)
+        return super()._future(index, view, successors) - self._alpha(index) * logps
+
+    def _gain(self, index: int, view: View, present: Actions) -> tuple[torch.Tensor, dict[str, float]]:
+        policy, part, alpha = self.spec.policies[index], view.episodes.parts[index], self._alpha(index)
+        active, acting = tensor(part.active), self._acting(part)
+        agents, units = max(1, int(active.sum())), max(1, int(acting.sum()))
+        # in a row of a central critic, each agent is one of all N agents of the policy
+        weight = units * (active.shape[-1] if self._central else 1)
+        if policy.action.kind == "continuous":
+            spread = -(present.logps[index][:-1] * active).sum()
+            gain = self._value(index, view, present.codes).sum() / units + alpha * spread / weight
+        else:
+            values, logs = self._own_values(
+                index, view, present.detached(), active, self._critics[policy.name]
+            )
+            spread = -(logs.exp() * logs).sum()
+            gain = ((logs.exp() * values).sum() + alpha * spread) / weight
+        entropy = float(spread.detach()) / agents
+        statistics = {"entropy": entropy, "entropy_cost": alpha}
+        if self._config.target_entropy is not None:
+            missing = self._target_entropy(index, view) - entropy
+            gain = gain + self._config.entropy_cost_rate * missing * self._logarithm(index)[0]
+        return gain, statistics
+
+    def _own_values(
+        self, index: int, view: View, actions: Actions, where: torch.Tensor, critics: Sequence[Critic]
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Evaluate every discrete action of agents, while the other agents' actions stay.
+
+        Args:
+            index: Index of the policy.
+            view: The episodes.
+            actions: Actions of all agents.
+            where: Rows of agents, shape [R, B, N] bool; they are the first R rows.
+            critics: The critics.
+
+        Returns:
+            Smaller values of the critics, not differentiable, and log-probabilities, differentiable. The
+            shape of each is [n, A], in the C order of `where`.
+        """
+        rows, code, mask = len(where), self._codes[index], view.episodes.parts[index].mask
+        places = Places(where)
+        logs = places.pick(
+            code.log_probabilities(view.raw[index][:rows], None if mask is None else mask[:rows])
+        )
+        with torch.no_grad():
+            inputs = self._inputs(index, view, [each[:rows] for each in actions.codes])
+            if not self._central:
+                first = inputs.shape[-1] - code.size
+                return _values_of_each(critics, places.pick(inputs), first, code.size), logs
+            # actions of this policy and of later ones follow the first action of this policy
+            following = sum(each.shape[-2] * each.shape[-1] for each in actions.codes[index:])
+            first, values = inputs.shape[-1] - following, torch.zeros(*where.shape, code.size)
+            for agent in range(where.shape[-1]):
+                own = Places(where[..., agent])
+                tried = _values_of_each(
+                    critics, own.pick(inputs[:, :, 0]), first + agent * code.size, code.size
+                )
+                values[..., agent, :] = own.spread(tried)
+        return places.pick(values), logs
+
+    def _target_entropy(self, index: int, view: View) -> float:
+        """Return the target of the entropy of a policy, in nats for each decision."""
+        action, part = self.spec.policies[index].action, view.episodes.parts[index]
+        target = self._config.target_entropy
+        if action.kind == "continuous":
+            return -float(action.sizes[0]) if target == "auto" else float(target or 0.0)
+        share = DISCRETE_SHARE if target == "auto" else float(target or 0.0)
+        if part.mask is None:
+            return share * math.log(action.sizes[0])
+        allowed = Places(tensor(part.active)).pick(part.mask[:-1]).sum(-1).clamp(min=1)
+        return share * float(allowed.float().log().mean()) if len(allowed) else 0.0
+
+
+def _values_of_each(
+    critics: Sequence[Critic], inputs: torch.Tensor, first: int, actions: int
+) -> torch.Tensor:
+    """Return the critics' smaller values [n, A] of inputs [n, D] with each action of one agent.
+
+    Args:
+        critics: The critics.
+        inputs: Inputs, whose columns from `first` on hold the agent's one-hot action.
+        first: First of these columns.
+        actions: Number of actions, A.
+    """
+    tried = inputs.unsqueeze(1).repeat(1, actions, 1)
+    tried[..., first : first + actions] = torch.eye(actions)
+    return least_value(critics, tried)
