@@ -134,7 +134,7 @@ class ActionCritic(Replayed):
             gain, more = self._gain(index, view, present)
             total = total + gain - loss
             errors.append(fitted)
-            for key, number in {**own, **more, "policy_loss": -float(gain.detach())}.items():
+            for key, number in {**own, **more}.items():
                 statistics[key] = statistics.get(key, 0.0) + number / len(self.spec.policies)
                 if len(self.spec.policies) > 1:
                     statistics[f"{key}_{policy.name}"] = number

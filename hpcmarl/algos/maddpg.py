@@ -67,8 +67,10 @@ class MADDPG(ActionCritic):
         agents = torch.from_numpy(part.active)
         outputs = (view.raw[index][:-1].square().mean(-1) * agents).sum() / max(1, int(agents.sum()))
         gain = values.sum() / max(1, len(values)) - self._config.output_cost * outputs
-        if policy.action.kind != "continuous":
-            return gain, {}
-        config = self._config
-        noise = falling(config.noise_start, config.noise_final, config.noise_steps, self.env_steps)
-        return gain, {"noise": noise}
+        statistics = {"policy_loss": -float(gain.detach())}
+        if policy.action.kind == "continuous":
+            config = self._config
+            statistics["noise"] = falling(
+                config.noise_start, config.noise_final, config.noise_steps, self.env_steps
+            )
+        return gain, statistics

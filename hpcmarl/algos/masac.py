@@ -96,11 +96,12 @@ class MASAC(ActionCritic):
             values, logs = self._own_values(
                 index, view, successors, part.alive, self._target_critics[policy.name]
             )
+            self._limit.see_bonus(self._alpha(index) * math.log(self._codes[index].size))
             return Places(part.alive).spread((logs.exp() * (values - self._alpha(index) * logs)).sum(-1))
         logps = successors.logps[index]
-        if self._central:
-            logps = logps.mean(-1, keepdim=True)
-        return super()._future(index, view, successors) - self._alpha(index) * logps
+        bonus = -self._alpha(index) * (logps.mean(-1, keepdim=True) if self._central else logps)
+        self._limit.see_bonus(float(bonus.abs().max()))
+        return super()._future(index, view, successors) + bonus
 
     def _gain(self, index: int, view: View, present: Actions) -> tuple[torch.Tensor, dict[str, float]]:
         policy, part, alpha = self.spec.policies[index], view.episodes.parts[index], self._alpha(index)
@@ -118,7 +119,7 @@ class MASAC(ActionCritic):
             spread = -(logs.exp() * logs).sum()
             gain = ((logs.exp() * values).sum() + alpha * spread) / weight
         entropy = float(spread.detach()) / agents
-        statistics = {"entropy": entropy, "entropy_cost": alpha}
+        statistics = {"policy_loss": -float(gain.detach()), "entropy": entropy, "entropy_cost": alpha}
         if self._config.target_entropy is not None:
             missing = self._target_entropy(index, view) - entropy
             gain = gain + self._config.entropy_cost_rate * missing * self._logarithm(index)[0]
