@@ -310,7 +310,7 @@ class LiteralActionCritic:
 
 def _entropy(probabilities: torch.Tensor) -> float:
     positive = probabilities[probabilities > 0]
-    return -float((positive * positive.log()).sum())
+    return -float((positive * positive.log()).sum().detach())
 
 
 def literal_gradient(algorithm, rollouts, weights: list[float] | None = None) -> FloatArray:
