@@ -16,6 +16,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from typing import Literal
 
 import numpy as np
 
@@ -43,10 +44,13 @@ class Chooser(ABC):
 
     Attributes:
         meaning: Short description of the raw outputs.
+        kind: Kind of the raw outputs: logits, action values, the moments of a Gaussian before its squashing,
+            or a deterministic action before its squashing.
         raw_size: Number of raw outputs per row, K.
     """
 
     meaning: str
+    kind: Literal["logits", "values", "gaussian", "deterministic"]
     raw_size: int
 
     @abstractmethod
@@ -143,6 +147,7 @@ class EpsilonGreedy(Chooser):
     """
 
     meaning = "values"
+    kind = "values"
 
     def __init__(
         self, space: ActionSpace, epsilon: float, schedule: Callable[[int], float] | None = None
@@ -211,6 +216,7 @@ class CategoricalChooser(Chooser):
     """One masked categorical distribution per action component; a discrete action has one component."""
 
     meaning = "logits"
+    kind = "logits"
 
     def __init__(self, space: ActionSpace) -> None:
         self.raw_size = sum(space.sizes)
@@ -297,6 +303,7 @@ class TanhGaussianChooser(Chooser):
     """
 
     meaning = "mean, softplus^-1 deviation"
+    kind = "gaussian"
 
     def __init__(self, space: ActionSpace) -> None:
         self.dimensions = space.sizes[0]

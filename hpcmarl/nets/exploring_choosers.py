@@ -23,6 +23,7 @@ class NoisyTanhChooser(Chooser):
     """
 
     meaning = "tanh^-1 of actions scaled to -1..1"
+    kind = "deterministic"
 
     def __init__(
         self, space: ActionSpace, deviation: float, schedule: Callable[[int], float] | None = None
@@ -73,7 +74,7 @@ class RandomAtFirst(Chooser):
             space: The action space.
             steps: Environment steps of the run with uniform actions.
         """
-        self.meaning, self.raw_size = chooser.meaning, chooser.raw_size
+        self.meaning, self.kind, self.raw_size = chooser.meaning, chooser.kind, chooser.raw_size
         self.chooser = chooser
         self._steps = steps
         self._begins = False
