@@ -12,7 +12,7 @@ Both exports have the same signature. Rows of a batch are independent agents:
     output          type      shape             given if
     logits          float32   [batch, A]        actions are sampled from a softmax; -1e9 if masked
     q               float32   [batch, A]        actions have values; masked actions keep theirs
-    mean, log_std   float32   [batch, D]        actions are of a squashed Gaussian: its moments before the tanh
+    mean, log_std   float32   [batch, D]        actions are of a squashed Gaussian: before the tanh
     action          int64     [batch]           discrete actions: the greedy allowed action
                     int64     [batch, C]        multi-discrete actions
                     float32   [batch, D]        continuous actions: the squashed mean, without noise
