@@ -14,8 +14,8 @@ LOW, HIGH = np.array([-1.0, 0.0], np.float32), np.array([3.0, 0.5], np.float32)
 class Aim(ParallelEnv):
     """One step in which each of two agents names the two numbers that it sees, scaled to its bounds.
 
-    The common reward is minus the mean squared distance in units of half the range. The best one is 0; actions
-    that are uniform earn -2/3 on average.
+    The common reward is minus the mean squared distance in units of half the range. Its largest value is 0;
+    uniform actions earn -2/3 on average.
     """
 
     metadata: ClassVar[dict[str, Any]] = {"name": "aim_v0", "common_reward": True}

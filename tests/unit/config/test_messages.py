@@ -80,6 +80,11 @@ CASES = {
         key="algo.critic_network.recurrent",
         value="true",
     ),
+    "recurrent critics of actions": run(
+        "algo={name: masac, critic_network: {recurrent: true}}",
+        key="algo.critic_network.recurrent",
+        value="true",
+    ),
     "teams of independent critics": run("algo={critic: independent, teams: [[a]]}", key="algo.teams"),
     "teams of agents": run(
         "algo={ratios: agent, teams: [[a]]}", key="algo.teams", value="algo.ratios: agent"
