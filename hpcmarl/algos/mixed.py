@@ -100,7 +100,7 @@ class Mixed(QLearning):
         return (total - targets).square()
 
     def _team(self, episodes: Episodes) -> Team:
-        columns = team_columns(episodes, [part.reward for part in episodes.parts])
+        columns = self._columns(episodes)
         counted = tensor(columns.active[..., 0])
         return Team(
             episodes,
@@ -178,3 +178,7 @@ class Mixed(QLearning):
                 raise ValueError("the mixer needs the environment's state, but a rollout carries none")
             return episodes.state
         return joint_observations(episodes, self.spec)
+
+    def _columns(self, episodes: Episodes) -> Columns:
+        """Return the rewards and ends of the team."""
+        return team_columns(episodes, [part.reward for part in episodes.parts])
