@@ -89,7 +89,8 @@ class LiteralActionCritic:
             return torch.ones(sum(policy.action.sizes), dtype=torch.bool)
         if t == self.length(b) and self.spec.turn_based:
             acted = [row for row in range(t) if part.alive[row, slot, k]]
-            return torch.tensor(part.action_mask[acted[-1], slot, k])
+            last = part.action_mask[acted[-1], slot, k] if acted else [True] * sum(policy.action.sizes)
+            return torch.tensor(last)
         return torch.tensor(part.action_mask[min(t, self.length(b) - 1), slot, k])
 
     def _raw(self, b: int, modules) -> dict:
@@ -126,7 +127,7 @@ class LiteralActionCritic:
             deviation = torch.nn.functional.softplus(raw[size:] + math.log(math.e - 1)) + 1e-3
             normal = torch.distributions.Normal(raw[:size], deviation)
             u = raw[:size] + deviation * noise
-            return u.tanh(), (normal.log_prob(u) - torch.log1p(-(u.tanh() ** 2))).sum()
+            return u.tanh(), (normal.log_prob(u) - torch.log1p(-(u.double().tanh() ** 2))).sum().float()
         logits = self.logits(b, t, policy, k, rows)
         parts, first = [], 0
         for number in policy.action.sizes:
