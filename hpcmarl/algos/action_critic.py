@@ -260,7 +260,7 @@ class ActionCritic(Replayed):
             for policy, part in zip(self.spec.policies, episodes.parts, strict=True)
         ]
         taken = [
-            code.encode(part.action) * tensor(part.active).unsqueeze(-1)
+            zero_where_idle(code.encode(part.action), tensor(part.active))
             for code, part in zip(self._codes, episodes.parts, strict=True)
         ]
         return View(episodes, central, raw, taken)
@@ -305,6 +305,11 @@ class ActionCritic(Replayed):
             total += float((apart * tensor(part.active)).sum())
             count += int(part.active.sum())
         return total / max(1, count)
+
+
+def zero_where_idle(codes: torch.Tensor, acting: torch.Tensor) -> torch.Tensor:
+    """Return codes [..., N, C] with zeros for agents that do not act, by `acting` [..., N] bool."""
+    return codes if acting.all() else codes * acting.unsqueeze(-1)
 
 
 def gaussian_noise(shape: Sequence[int], generator: np.random.Generator) -> torch.Tensor:

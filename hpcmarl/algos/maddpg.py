@@ -25,7 +25,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from hpcmarl.algos.action_critic import ActionCritic, Actions, View, gumbel_noise
+from hpcmarl.algos.action_critic import ActionCritic, Actions, View, gumbel_noise, zero_where_idle
 from hpcmarl.algos.episodes import Episodes, action_values
 from hpcmarl.config import MADDPGConfig
 from hpcmarl.maths.schedules import falling
@@ -51,7 +51,7 @@ class MADDPG(ActionCritic):
                 chosen = torch.tanh(outputs)
             else:
                 chosen = code.gumbel(outputs, part.mask, gumbel_noise(outputs.shape, generator))
-            codes.append(chosen * part.alive.unsqueeze(-1))
+            codes.append(zero_where_idle(chosen, part.alive))
         return Actions(codes, [torch.zeros(part.alive.shape) for part in episodes.parts])
 
     def _successors(self, present: Actions, episodes: Episodes, generator: np.random.Generator) -> Actions:

@@ -44,6 +44,7 @@ from hpcmarl.algos.action_critic import (
     gaussian_noise,
     gumbel_noise,
     least_value,
+    zero_where_idle,
 )
 from hpcmarl.algos.batch import tensor
 from hpcmarl.algos.episodes import Episodes, Places
@@ -83,7 +84,7 @@ class MASAC(ActionCritic):
                 with torch.no_grad():
                     chosen = code.gumbel(outputs, part.mask, gumbel_noise(outputs.shape, generator))
                     logp = (code.log_probabilities(outputs, part.mask) * chosen).sum(-1)
-            codes.append(chosen * part.alive.unsqueeze(-1))
+            codes.append(zero_where_idle(chosen, part.alive))
             logps.append(logp * part.alive)
         return Actions(codes, logps)
 
