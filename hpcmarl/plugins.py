@@ -72,6 +72,7 @@ KINDS = {
     "trackers": Kind("logging.trackers", "hpcmarl.tracking.base:Tracker", "hpcmarl.config.run:TrackerConfig"),
     "callbacks": Kind("callbacks", "hpcmarl.callbacks:Callback", "hpcmarl.config.run:CallbackConfig"),
     "environments": Kind("env.id"),
+    "modules": Kind("algo.network.module"),
 }
 
 
@@ -182,7 +183,7 @@ def entry_point(kind: str, name: str) -> Installed | None:
 
 
 @lru_cache
-def _cached(kind: str, name: str) -> type[Any] | None:
+def _cached(kind: str, name: str) -> Any:
     if ":" in name:
         target = name
         _check_origin(target)
@@ -212,7 +213,7 @@ def _check_origin(target: str) -> None:
     )
 
 
-def find(kind: str, name: str) -> type[Any] | None:
+def find(kind: str, name: str) -> Any:
     """Return the class that a name of the configuration stands for.
 
     Args:
@@ -227,13 +228,22 @@ def find(kind: str, name: str) -> type[Any] | None:
         ConfigError: The class does not exist, is not what the kind needs, or may not be imported.
         MissingPackageError: A package is not installed.
     """
+    check_stored(name)
+    return _cached(kind, name)
+
+
+def check_stored(name: str) -> None:
+    """Refuse a class that only a stored configuration names, while it is read (`only_known`).
+
+    Raises:
+        ConfigError: It is refused; the message names the remedy.
+    """
     stored = _stored.get()
     if stored is not None and ":" in name and name not in stored.known and name not in trusted():
         raise ConfigError(
             f"{stored.source} names the class {name}, which the run's config.yaml does not name; importing "
             f"it runs its code: add --trust {name} if you trust it"
         )
-    return _cached(kind, name)
 
 
 def need(kind: str, name: str, own: Iterable[str] = ()) -> type[Any]:
@@ -247,7 +257,7 @@ def need(kind: str, name: str, own: Iterable[str] = ()) -> type[Any]:
     Raises:
         ConfigError: As `find`, and if there is no such class.
     """
-    found = find(kind, name)
+    found: type[Any] | None = find(kind, name)
     if found is None:
         raise ConfigError(
             f"{KINDS[kind].key}: {name} is not known; allowed: {', '.join([*own, *others(kind)])}"
@@ -282,12 +292,27 @@ def load(target: str) -> Any:
     return value
 
 
-def _checked(kind: str, target: str) -> type[Any]:
-    """Return the class at `module:Class` after the checks of its kind."""
+def _checked(kind: str, target: str) -> Any:
+    """Return the class at `module:Class` after the checks of its kind.
+
+    Kinds without a base may also be functions.
+    """
+    if not KINDS[kind].base:
+        return _callable(target)
     found = derived(target, KINDS[kind].base)
     _config_of(kind, found)
     if attribute := KINDS[kind].path:
         _check_path(f"{_name(found)}.{attribute}", getattr(found, attribute))
+    return found
+
+
+def _callable(target: str) -> Any:
+    found: Any = load(target)
+    if not callable(found):
+        raise ConfigError(
+            f"{target} is of type {type(found).__name__}; allowed: a function or class that returns a "
+            "torch.nn.Module (docs/networks.md)"
+        )
     return found
 
 

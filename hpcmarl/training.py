@@ -40,6 +40,7 @@ from hpcmarl.roles.worker_number import with_number_of_workers
 from hpcmarl.roles.worker_plan import check_shared_memory
 from hpcmarl.runtime.abort import AbortHook
 from hpcmarl.runtime.announcement import announce, crowded_cores, describe_policies, describe_ranks
+from hpcmarl.runtime.devices import check_devices, first_problem, learner_place
 from hpcmarl.runtime.entry import enter_world
 from hpcmarl.runtime.failure import FILE_ONLY, record_failure
 from hpcmarl.runtime.host_memory import UNKNOWN, MemoryFacts, crowded_hosts, free_shared_memory
@@ -57,7 +58,6 @@ logger = logging.getLogger(__name__)
 # Time limits for the other ranks to finish before this rank leaves the MPI world.
 LEAVING_SECONDS = 20.0
 FINISHING_SECONDS = 3600.0  # if the server's rank runs a `finish` function at the end
-PROBLEM_BYTES = 1000
 # These modules log each training assignment of a league. The league's server logs a summary instead, so their
 # lines below warnings are hidden.
 MUTED_IN_LEAGUES = (
@@ -238,9 +238,10 @@ def prepare(
         error.everywhere = True  # every rank raises the same error
         raise
     opened: list[OpenedRun] = []
-    # Both calls are collective, so neither may be left out.
+    # All calls are collective, so none may be left out.
+    devices = check_devices(transport, config, topology)
     of_group = form_reduction_group(transport, config, topology)
-    problem = check_learner_class(transport, config, topology) or of_group
+    problem = check_learner_class(transport, config, topology) or devices.problem or of_group
     processes, memory, cores = _processes(transport)
     if transport.rank == 0 and transport.size > 1:
         announce(config, describe_ranks(topology))
@@ -273,24 +274,33 @@ def prepare(
     spec = EnvironmentSpec.of_tree(found["spec"])
     context = Context(config, topology, transport, Path(found["directory"]), spec, None, end)
     context = replace(
-        context, start_number=found["start"], start_version=found["version"], run_id=found["run"]
+        context,
+        start_number=found["start"],
+        start_version=found["version"],
+        run_id=found["run"],
+        place=learner_place(topology, transport.rank),
     )
     if opened:
-        context = _of_root(replace(context, processes=processes), opened[0], choice, memory, cores)
+        remarks = tuple(line for line in (choice, devices.remark) if line)
+        context = _of_root(replace(context, processes=processes), opened[0], remarks, memory, cores)
     elif found["server"]:
         context = replace(context, processes={topology.server: tuple(found["server"])})
     return traced(context, found["clock"])
 
 
 def _of_root(
-    context: Context, run: OpenedRun, choice: str, memory: Sequence[MemoryFacts], cores: Mapping[int, int]
+    context: Context,
+    run: OpenedRun,
+    choices: tuple[str, ...],
+    memory: Sequence[MemoryFacts],
+    cores: Mapping[int, int],
 ) -> Context:
     """Return the context of rank 0: the opened run, with remarks and warnings to log.
 
     Args:
         context: Context without them.
         run: The opened run.
-        choice: Remark about the number of workers; empty: none.
+        choices: Remarks about the number of workers and the devices.
         memory: Memory of each rank.
         cores: Cores of each rank's host.
     """
@@ -301,7 +311,7 @@ def _of_root(
         context,
         resume=run.state,
         lock=run.lock,
-        remarks=(first, *((choice,) if choice else ()), *run.remarks),
+        remarks=(first, *choices, *run.remarks),
         warnings=(
             *crowded_hosts(topology, size, memory),
             *crowded_cores(topology, cores, config.topology.threads),
@@ -334,7 +344,7 @@ def form_reduction_group(transport: Transport, config: Config, topology: Topolog
         )
     except UsageError as error:
         own = str(error)
-    return _first_problem(transport, own)
+    return first_problem(transport, own)
 
 
 def check_learner_class(transport: Transport, config: Config, topology: Topology) -> str:
@@ -352,13 +362,7 @@ def check_learner_class(transport: Transport, config: Config, topology: Topology
             learner_class(config.algo.name)
         except UsageError as error:
             own = f"rank {rank} (learner) on {topology.hosts[rank]}: algo.name {config.algo.name}: {error}"
-    return _first_problem(transport, own)
-
-
-def _first_problem(transport: Transport, own: str) -> str:
-    """Return the problem of the lowest rank that has one, on rank 0; elsewhere an empty text. Collective."""
-    texts = transport.gather_at_first(own.encode()[:PROBLEM_BYTES].ljust(PROBLEM_BYTES, b"\0"))
-    return next((text.rstrip(b"\0").decode(errors="replace") for text in texts if text.rstrip(b"\0")), "")
+    return first_problem(transport, own)
 
 
 def _processes(

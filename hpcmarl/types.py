@@ -11,6 +11,7 @@ The shapes of all arrays are defined in this module. It imports numpy only. Lett
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import Any, Literal
@@ -58,10 +59,7 @@ class ActionSpace:
         return np.dtype(np.float32) if self.kind == "continuous" else np.dtype(np.int64)
 
     def holds(self, actions: Array) -> bool:
-        """Return whether all actions [..., *shape] are in the space.
-
-        The bounds of continuous actions are compared in float32, as actions are stored.
-        """
+        """Return whether all actions [..., *shape] are in the space; bounds are compared in float32."""
         if self.kind == "continuous":
             low, high = np.asarray(self.low, np.float32), np.asarray(self.high, np.float32)
             return bool(((actions >= low) & (actions <= high)).all())
@@ -494,7 +492,7 @@ def flat_observations(obs: Array, leading: int) -> FloatArray:
     """
     shape = obs.shape[:leading]
     if obs.dtype.names is None:
-        size = int(np.prod(obs.shape[leading:], dtype=np.int64))
+        size = math.prod(obs.shape[leading:])
         return obs.reshape(*shape, size).astype(np.float32, copy=False)
     parts = [flat_observations(obs[name], leading) for name in obs.dtype.names]
     return np.concatenate(parts, -1)

@@ -46,21 +46,23 @@ import numpy as np
 import torch
 from torch import nn
 
-from hpcmarl.algos.batch import anybody, join, tensor
+from hpcmarl.algos.action_inputs import Seen
+from hpcmarl.algos.batch import anybody, join
 from hpcmarl.algos.episodes import Episodes, Places, PolicyEpisodes, action_values, episodes_of
 from hpcmarl.algos.replayed import (
     Columns,
     Replayed,
     UnitErrors,
-    joint_observations,
     team_columns,
 )
 from hpcmarl.config import ActionCriticConfig
 from hpcmarl.nets.action_codes import ActionCode
 from hpcmarl.nets.choosers import TINY
-from hpcmarl.nets.critic import Critic
+from hpcmarl.nets.critic import Critic, form_of
+from hpcmarl.nets.device import numbers, tensor
+from hpcmarl.nets.inputs import RowInputs
 from hpcmarl.nets.policy import Policy
-from hpcmarl.types import BoolArray, EnvironmentSpec, Rollout
+from hpcmarl.types import BoolArray, EnvironmentSpec, FloatArray, Rollout
 
 
 @dataclass
@@ -87,13 +89,13 @@ class View:
 
     Attributes:
         episodes: The episodes.
-        central: Inputs of central critics without actions, shape [T+1, B, S]; None with independent ones.
+        seen: Inputs of each policy's critics, without actions.
         raw: Raw outputs of the present actors, shape [T+1, B, N, K] for each policy; differentiable.
         taken: Codes of the actions taken, shape [T, B, N, C] for each policy.
     """
 
     episodes: Episodes
-    central: torch.Tensor | None
+    seen: list[Seen]
     raw: list[torch.Tensor]
     taken: list[torch.Tensor]
 
@@ -127,7 +129,7 @@ class ActionCritic(Replayed):
         present = self._sample(view.raw, episodes, generator)
         with torch.no_grad():
             successors = self._successors(present, episodes, generator)
-        total, errors = torch.zeros(()), []
+        total, errors = torch.zeros((), device=self.device), []
         statistics: dict[str, float] = {}
         for index, policy in enumerate(self.spec.policies):
             loss, own, fitted = self._fit(index, view, successors, weights)
@@ -153,24 +155,22 @@ class ActionCritic(Replayed):
         with torch.no_grad():
             future = self._future(index, view, successors)
         targets = self._returns(columns, future, known, n_step=self._n_step)
-        active = tensor(columns.active)
-        acting, rows = Places(active), max(1, int(active.sum()))
-        inputs, wanted = acting.pick(self._inputs(index, view, view.taken)), acting.pick(targets)
-        shares = torch.ones(1, 1) if weights is None else weights[:, None]
-        share = acting.pick(shares.expand(active.shape))
+        active, rows = self._tensor(columns.active), max(1, int(np.count_nonzero(columns.active)))
+        acting = Places(columns.active, self.device)
+        inputs, wanted = self._inputs(index, view, columns.active, view.taken), acting.pick(targets)
         critics = self._critics[policy.name]
         values = torch.stack([critic(inputs) for critic in critics])
         differences = values - wanted
-        loss = (share * differences.square()).sum() / rows
+        squares = differences.square()
+        if weights is not None:
+            squares = squares * acting.pick(weights[:, None].expand(active.shape))
+        loss = squares.sum() / rows
         if self._config.normalise_observations:
             for critic in critics:
                 critic.observe(inputs, wanted, view.episodes.count / rows)
         errors, count = differences.detach(), rows * len(critics)
-        statistics = {
-            "value_loss": float(errors.square().sum()) / count,
-            "value": float(values.detach().sum()) / count,
-            "target": float(wanted.sum()) / rows,
-        }
+        sums = numbers(errors.square().sum(), values.sum(), wanted.sum())
+        statistics = {"value_loss": sums[0] / count, "value": sums[1] / count, "target": sums[2] / rows}
         return loss, statistics, UnitErrors(acting.spread(errors.abs().mean(0)), active)
 
     @property
@@ -215,11 +215,11 @@ class ActionCritic(Replayed):
 
     def _future(self, index: int, view: View, successors: Actions) -> torch.Tensor:
         """Return V of a policy's units under the target network, shape [T+1, B, U]."""
-        part = view.episodes.parts[index]
-        alive = [each.alive.numpy() for each in view.episodes.parts]
-        places = Places(tensor(anybody(alive)) if self._central else part.alive)
-        inputs = places.pick(self._inputs(index, view, successors.codes))
-        return places.spread(least_value(self._target_critics[self.spec.policies[index].name], inputs))
+        parts = view.episodes.parts
+        present = anybody([part.living for part in parts]) if self._central else parts[index].living
+        inputs = self._inputs(index, view, present, successors.codes)
+        values = least_value(self._target_critics[self.spec.policies[index].name], inputs)
+        return Places(present, self.device).spread(values)
 
     def _value(
         self, index: int, view: View, codes: Sequence[torch.Tensor], first: bool = False
@@ -238,9 +238,8 @@ class ActionCritic(Replayed):
             Shape [n], in the C order of [T, B, U].
         """
         constant = [code if number == index else code.detach() for number, code in enumerate(codes)]
-        inputs = Places(self._acting(view.episodes.parts[index])).pick(
-            self._inputs(index, view, [code[:-1] for code in constant])
-        )
+        acting = self._acting(view.episodes.parts[index])
+        inputs = self._inputs(index, view, acting, [code[:-1] for code in constant])
         critics = self._critics[self.spec.policies[index].name]
         with frozen(critics):
             return least_value(critics[:1] if first else critics, inputs)
@@ -248,37 +247,48 @@ class ActionCritic(Replayed):
     # ---- inputs of critics
 
     def _view(self, episodes: Episodes) -> View:
-        central = None
-        if self._config.critic == "joint_observation":
-            central = joint_observations(episodes, self.spec)
-        elif self._config.critic == "state":
-            if episodes.state is None:
-                raise ValueError("algo.critic is state, but a rollout carries no state")
-            central = episodes.state
+        """Return the episodes as critics see them, with the outputs of the present actors."""
+        policies = list(enumerate(self.spec.policies))
+        forms = [form_of(self._critics[policy.name][0]) for _, policy in policies]
+        # central critics of equal inputs share them
+        first = Seen(forms[0], self.spec, 0, episodes, self.device)
+        seen = [
+            first if self._central else Seen(forms[index], self.spec, index, episodes, self.device)
+            for index, _ in policies
+        ]
         raw = [
             action_values(self._policies[policy.name], part)
             for policy, part in zip(self.spec.policies, episodes.parts, strict=True)
         ]
         taken = [
-            zero_where_idle(code.encode(part.action), tensor(part.active))
+            zero_where_idle(code.encode(part.action), part.active)
             for code, part in zip(self._codes, episodes.parts, strict=True)
         ]
-        return View(episodes, central, raw, taken)
+        return View(episodes, seen, raw, taken)
 
-    def _inputs(self, index: int, view: View, codes: Sequence[torch.Tensor]) -> torch.Tensor:
-        """Return the inputs of a policy's critics for actions [R, B, N, C] of each policy.
+    def _inputs(self, index: int, view: View, where: BoolArray, codes: Sequence[torch.Tensor]) -> RowInputs:
+        """Return the inputs of a policy's critics.
 
-        Returns:
-            Shape [R, B, U, D]; the rows are the first R ones.
+        Args:
+            index: Index of the policy.
+            view: The episodes.
+            where: Rows to take, shape [R, B, U].
+            codes: Actions in the first R rows, shape [R, B, N, C] for each policy.
         """
-        rows = len(codes[index])
-        if view.central is None:
-            return torch.cat([view.episodes.parts[index].obs[:rows], codes[index]], -1)
-        return torch.cat([view.central[:rows], *(code.flatten(-2) for code in codes)], -1).unsqueeze(-2)
+        return view.seen[index].rows(where, self._joined(index, where, codes))
 
-    def _acting(self, part: PolicyEpisodes) -> torch.Tensor:
-        """Return the rows in which a policy's units act, shape [T, B, U] bool."""
-        return tensor(anybody([part.active]) if self._central else part.active)
+    def _joined(self, index: int, where: BoolArray, codes: Sequence[torch.Tensor]) -> torch.Tensor:
+        """Return the actions that a policy's critics see in n rows [R, B, U], shape [n, C]."""
+        joint = (
+            torch.cat([code.flatten(-2) for code in codes], -1).unsqueeze(-2)
+            if self._central
+            else codes[index]
+        )
+        return Places(where, self.device).pick(joint)
+
+    def _acting(self, part: PolicyEpisodes) -> BoolArray:
+        """Return the rows in which a policy's units act, shape [T, B, U]."""
+        return anybody([part.active]) if self._central else part.active
 
     def _columns(self, episodes: Episodes, part: PolicyEpisodes) -> tuple[Columns, BoolArray | None]:
         """Return the rewards and ends of a policy's units, and the rows with a real observation."""
@@ -289,7 +299,7 @@ class ActionCritic(Replayed):
     # ---- the rest of Replayed
 
     def _episodes(self, rollouts: Sequence[Rollout]) -> Episodes:
-        return episodes_of(join(rollouts), self.spec, agent_id=self._config.agent_id)
+        return episodes_of(join(rollouts), self.spec, self.design.policies, self.device)
 
     def _observe(self, episodes: Episodes) -> None:
         self._observe_alive(self._policies.values(), episodes)
@@ -302,29 +312,29 @@ class ActionCritic(Replayed):
         for code, raw, taken, part in parts:
             mask = None if part.mask is None else part.mask[:-1]
             apart = code.distance(code.mode(raw[:-1], mask), taken)
-            total += float((apart * tensor(part.active)).sum())
+            total += numbers((apart * self._tensor(part.active)).sum())[0]
             count += int(part.active.sum())
         return total / max(1, count)
 
 
-def zero_where_idle(codes: torch.Tensor, acting: torch.Tensor) -> torch.Tensor:
-    """Return codes [..., N, C] with zeros for agents that do not act, by `acting` [..., N] bool."""
-    return codes if acting.all() else codes * acting.unsqueeze(-1)
+def zero_where_idle(codes: torch.Tensor, acting: BoolArray) -> torch.Tensor:
+    """Return codes [..., N, C] with zeros for agents that do not act, by `acting` [..., N]."""
+    return codes if acting.all() else codes * tensor(acting, codes.device).unsqueeze(-1)
 
 
-def gaussian_noise(shape: Sequence[int], generator: np.random.Generator) -> torch.Tensor:
+def gaussian_noise(shape: Sequence[int], generator: np.random.Generator) -> FloatArray:
     """Draw standard normal numbers."""
-    return torch.from_numpy(generator.standard_normal(tuple(shape), dtype=np.float32))
+    return generator.standard_normal(tuple(shape), dtype=np.float32)
 
 
-def gumbel_noise(shape: Sequence[int], generator: np.random.Generator) -> torch.Tensor:
+def gumbel_noise(shape: Sequence[int], generator: np.random.Generator) -> FloatArray:
     """Draw numbers of the standard Gumbel distribution."""
-    exponential = generator.standard_exponential(tuple(shape), dtype=np.float32)
-    return torch.from_numpy(-np.log(exponential + TINY))
+    noise: FloatArray = -np.log(generator.standard_exponential(tuple(shape), dtype=np.float32) + TINY)
+    return noise
 
 
-def least_value(critics: Sequence[Critic], inputs: torch.Tensor) -> torch.Tensor:
-    """Return the smaller one of the critics' values for inputs [..., D], shape [...]."""
+def least_value(critics: Sequence[Critic], inputs: RowInputs) -> torch.Tensor:
+    """Return the smaller one of the critics' values of n rows, shape [n]."""
     values: torch.Tensor = critics[0](inputs)
     for critic in critics[1:]:
         values = torch.minimum(values, critic(inputs))

@@ -7,12 +7,22 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 
+from hpcmarl.algos.network_design import (
+    ACTIONS,
+    AGENT,
+    OWN,
+    central_fields,
+    critic_shape,
+    policy_shape,
+)
 from hpcmarl.config import ActionCriticConfig, MADDPGConfig, MASACConfig
 from hpcmarl.errors import ConfigError
 from hpcmarl.maths.schedules import falling
 from hpcmarl.nets.choosers import Chooser, make_chooser
 from hpcmarl.nets.exploring_choosers import NoisyTanhChooser, RandomAtFirst
-from hpcmarl.nets.shapes import ConstantShape, CriticShape, GroupShape, PolicyShape, Shape
+from hpcmarl.nets.input_form import Field
+from hpcmarl.nets.layer_shapes import ConstantShape, GroupShape, Shape
+from hpcmarl.nets.shapes import PolicyShape
 from hpcmarl.types import EnvironmentSpec, PartKind, PolicySpec
 
 
@@ -43,7 +53,8 @@ def action_networks(spec: EnvironmentSpec, config: ActionCriticConfig) -> Action
     check_action_critic(spec, config)
     choosers = {policy.name: _chooser(policy, config) for policy in spec.policies}
     policies = {
-        policy.name: PolicyShape.of(
+        policy.name: policy_shape(
+            spec,
             policy,
             config.network,
             choosers[policy.name].raw_size,
@@ -77,19 +88,16 @@ def _chooser(policy: PolicySpec, config: ActionCriticConfig) -> Chooser:
 
 
 def _critics(spec: EnvironmentSpec, policy: PolicySpec, config: ActionCriticConfig) -> GroupShape:
-    """Describe the critics of a policy, with the sizes of their inputs."""
+    """Describe the critics of a policy."""
     if config.critic == "independent":
-        agents = len(policy.agents) if config.agent_id else 0
-        inputs = policy.observation_size + agents + sum(policy.action.sizes)
+        fields = [Field.observation(OWN, policy)]
+        if config.agent_id:
+            fields.append(Field(AGENT, len(policy.agents)))
+        fields.append(Field(ACTIONS, sum(policy.action.sizes)))
     else:
-        seen = (
-            spec.state_size or 0
-            if config.critic == "state"
-            else sum(len(each.agents) * each.observation_size for each in spec.policies)
-        )
-        inputs = seen + sum(len(each.agents) * sum(each.action.sizes) for each in spec.policies)
-    network = config.critic_network or config.network.model_copy(update={"recurrent": False})
-    shape = CriticShape(inputs, network, normalise_inputs=config.normalise_observations)
+        joint = sum(len(each.agents) * sum(each.action.sizes) for each in spec.policies)
+        fields = [*central_fields(spec, config), Field(ACTIONS, joint)]
+    shape = critic_shape(spec, policy, config, fields)
     return GroupShape({"first": shape, "second": shape} if config.twin_critics else {"first": shape})
 
 

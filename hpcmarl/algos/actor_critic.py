@@ -53,13 +53,14 @@ from hpcmarl.algos.batch import (
     game_rows,
     join,
     seen_by,
-    tensor,
 )
 from hpcmarl.algos.value_limit import ValueLimit
 from hpcmarl.config import ActorCriticConfig
 from hpcmarl.maths.schedules import falling
 from hpcmarl.maths.vtrace import normalised_advantages
 from hpcmarl.nets.critic import Critic
+from hpcmarl.nets.device import numbers
+from hpcmarl.nets.inputs import RowInputs, take
 from hpcmarl.types import Array, BoolArray, EnvironmentSpec, FloatArray, PolicySpec, Rollout
 
 
@@ -92,7 +93,8 @@ class Shared:
 
     Attributes:
         evaluations: Evaluations by policy.
-        central_input: Inputs of central critics from `_central_input`; None with independent critics.
+        central_input: Inputs that the critics of all policies share, from `_central_input`; None: they share
+            none.
         game: The rows of all critics from `_game`; None if each policy has its own.
     """
 
@@ -161,7 +163,7 @@ class ActorCritic(Algorithm):
         evaluations = {
             name: evaluate(policy, batch.policies[name], batch.episode_start) for name, policy in policies
         }
-        return Shared(evaluations, self._central_input(batch) if self._central else None, self._game(batch))
+        return Shared(evaluations, self._central_input(batch), self._game(batch))
 
     def _game(self, batch: Batch) -> UnitRows | None:
         """Return the rows that all central critics share.
@@ -233,7 +235,7 @@ class ActorCritic(Algorithm):
         policy: PolicySpec,
         part: PolicyBatch,
         evaluation: Evaluation,
-        learned: tuple[torch.Tensor, torch.Tensor, torch.Tensor],
+        learned: tuple[RowInputs, torch.Tensor, torch.Tensor],
     ) -> None:
         """Add observations and targets to the running moments.
 
@@ -241,15 +243,17 @@ class ActorCritic(Algorithm):
             policy: The policy.
             part: The policy's arrays.
             evaluation: The policy's active rows.
-            learned: Inputs of the critic [n, D], targets [n], and the rows that count [n] bool.
+            learned: Inputs of the critic in n rows, targets [n], and the numbers of the rows that count.
         """
         if not (self._config.normalise_observations or self._config.normalise_values):
             return
         inputs, targets, counts = learned
         steps = len(part.action)
-        self._critics[policy.name].observe(inputs[counts], targets[counts], 1.0 / steps)
+        self._critics[policy.name].observe(take(inputs, counts), targets[counts], 1.0 / steps)
         network = self._policies[policy.name]
-        network.observe(tensor(evaluation.rows.pick(seen_by(network, part))), 1.0 / steps)
+        if network.moments is not None:
+            rows = self._tensor(evaluation.rows.pick(seen_by(network, part)))
+            network.observe(rows, 1.0 / steps)
 
     def _entropy_terms(self, policy: PolicySpec, evaluation: Evaluation) -> tuple[torch.Tensor, float]:
         """Return the contribution of the entropy to the objective (times T), and the entropy cost.
@@ -260,35 +264,16 @@ class ActorCritic(Algorithm):
         if self._config.target_entropy is None:
             return self._entropy_cost * entropy, self._entropy_cost
         logarithm = self._modules[policy.name].get_parameter("cost.logarithm")[0]
-        cost = float(logarithm.detach().exp())
+        (cost,) = numbers(logarithm.detach().exp())
         maximum = (
             self._policies[policy.name].head.maximum_entropy(evaluation.mask, evaluation.rows.count).sum()
         )
         missing = self._config.target_entropy * maximum - entropy.detach()
         return cost * entropy + self._config.entropy_cost_rate * logarithm * missing, cost
 
-    def _central_input(self, batch: Batch) -> tuple[Array, Array]:
-        """Return the inputs of central critics.
-
-        Returns:
-            Inputs of all rows, shape [T+1, B, 1, D], and of the ends of truncated episodes, shape [K, 1, D].
-
-        Raises:
-            ValueError: If algo.critic is `state` and a rollout carries no state.
-        """
-        if self._config.critic == "state":
-            if batch.state is None or batch.final_state is None:
-                raise ValueError("algo.critic is state, but a rollout carries no state")
-            return batch.state[:, :, None], batch.final_state[:, None]
-        parts = [batch.policies[policy.name] for policy in self.spec.policies]
-        rows, slots, finals = batch.steps + 1, batch.slots, len(batch.final_step)
-        inputs = [part.obs.reshape(rows, slots, 1, -1) for part in parts]
-        ends = [part.final_obs.reshape(finals, 1, int(np.prod(part.final_obs.shape[1:]))) for part in parts]
-        return (
-            (inputs[0], ends[0])
-            if len(parts) == 1
-            else (np.concatenate(inputs, -1), np.concatenate(ends, -1))
-        )
+    def _central_input(self, batch: Batch) -> tuple[Array, Array] | None:
+        """Return inputs that the critics of all policies share (critic_inputs.py); None: they share none."""
+        return None
 
 
 def critics_of(modules: Mapping[str, nn.Module]) -> dict[str, Critic]:

@@ -18,7 +18,9 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from hpcmarl.nets.numpy_policy import numbered
+from hpcmarl.nets.acting import agent_numbers
+from hpcmarl.nets.device import device_of, tensor
+from hpcmarl.nets.inputs import row_inputs
 from hpcmarl.nets.policy import Policy
 from hpcmarl.types import Array, BoolArray, CriticRecord, FloatArray, PolicyRollout, Rollout
 
@@ -30,14 +32,14 @@ class PolicyBatch:
     Row T is zero in padded rollouts.
     """
 
-    obs: FloatArray
+    obs: Array
     alive: BoolArray
     action: Array
     logp: FloatArray
     reward: FloatArray
     terminated: BoolArray
     truncated: BoolArray
-    final_obs: FloatArray
+    final_obs: Array
     action_mask: BoolArray | None
     memory: FloatArray | None
     critic_memory: FloatArray | None = None
@@ -354,33 +356,25 @@ def evaluate(policy: Policy, part: PolicyBatch, episode_start: BoolArray) -> Eva
     """
     steps = len(part.action)
     alive = part.alive[:steps]
-    rows = Rows(alive)
+    rows, device = Rows(alive), device_of(policy)
     obs = seen_by(policy, part)
     if policy.memory_size:
         if part.memory is None:
             raise ValueError("the policy is recurrent, but the rollout carries no memory")
-        raw = policy.unroll(tensor(obs), tensor(alive), tensor(episode_start[:steps]), tensor(part.memory))
+        memory = tensor(part.memory, device)
+        raw = policy.unroll(row_inputs(obs, 3, device), alive, episode_start[:steps], memory)
         raw = raw.reshape(-1, raw.shape[-1])
         if rows.count != alive.size:
-            raw = raw[tensor(np.flatnonzero(alive))]
+            raw = raw[tensor(np.flatnonzero(alive), device)]
     else:
-        raw = policy(tensor(rows.pick(obs)))
-    mask = None if part.action_mask is None else tensor(rows.pick(part.action_mask[:steps]))
-    logp, entropy = policy.head.evaluate(raw, tensor(rows.pick(part.action)), mask)
+        raw = policy(row_inputs(rows.pick(obs), 1, device))
+    mask = None if part.action_mask is None else tensor(rows.pick(part.action_mask[:steps]), device)
+    logp, entropy = policy.head.evaluate(raw, tensor(rows.pick(part.action), device), mask)
     return Evaluation(rows, raw, logp, entropy, mask)
 
 
-def seen_by(policy: Policy, part: PolicyBatch) -> FloatArray:
-    """Return the inputs of a policy's network in all rows but the last, shape [T, B, N, D]."""
-    obs = part.obs[: len(part.action)].reshape(*part.reward.shape, -1)
-    return numbered(obs) if policy.agent_id else obs
-
-
-def tensor(array: Array) -> torch.Tensor:
-    """Return a tensor that shares the array's memory.
-
-    A read-only or non-contiguous array is copied, since torch warns about tensors of read-only memory.
-    """
-    return torch.from_numpy(
-        array if array.flags.writeable and array.flags.c_contiguous else np.array(array, order="C")
-    )
+def seen_by(policy: Policy, part: PolicyBatch) -> Array:
+    """Return the inputs of a policy's network in all rows but the last, [T, B, N, D] or records [T, B, N]."""
+    obs = part.obs[: len(part.action)]
+    number = [agent_numbers(policy.agents)] if policy.agent_id else []
+    return policy.shape.form.join(part.reward.shape, [obs, *number])

@@ -40,7 +40,9 @@ actor_critic.py.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -54,11 +56,15 @@ from hpcmarl.algos.actor_critic import (
     explained_variance,
 )
 from hpcmarl.algos.base import build_modules
-from hpcmarl.algos.batch import Batch, PolicyBatch, Rows, UnitRows, tensor
+from hpcmarl.algos.batch import Batch, PolicyBatch, Rows, UnitRows
+from hpcmarl.algos.critic_inputs import action_critic_inputs
+from hpcmarl.algos.network_design import ACTIONS
 from hpcmarl.algos.value_loss import value_losses
 from hpcmarl.config import COMAConfig
 from hpcmarl.maths.vtrace import trace_targets
-from hpcmarl.nets.flat import FlatParameters
+from hpcmarl.nets.critic import form_of
+from hpcmarl.nets.device import arrays, numbers
+from hpcmarl.nets.inputs import row_inputs
 from hpcmarl.types import Array, EnvironmentSpec, FloatArray, PolicySpec
 
 
@@ -70,14 +76,18 @@ class COMA(ActorCritic):
     def __init__(self, spec: EnvironmentSpec, config: COMAConfig, seed: int) -> None:
         super().__init__(spec, config, seed)
         target_modules = build_modules(self.design)
-        FlatParameters(self.layout, target_modules, self.target.parameters)
+        self._target_flat = self._bind(target_modules, self.target.parameters)
         self._target_critics = critics_of(target_modules)
 
     def on_version(self, version: int) -> None:
-        self.target.on_version(version, self.parameters)
+        if self.target.on_version(version, self.parameters):
+            self._target_flat.refresh()
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        super().load_state_dict(state)
+        self._target_flat.refresh()
 
     def _learn(self, policy: PolicySpec, batch: Batch, shared: Shared) -> dict[str, float]:
-        assert shared.central_input is not None
         config, part, steps, evaluation = (
             self._config,
             batch.policies[policy.name],
@@ -91,41 +101,46 @@ class COMA(ActorCritic):
         )
         alive, game = part.alive[:steps], self._agent_rows(policy, batch, shared.game)
         rows = Rows(game.active)
-        critic_inputs = tensor(self._inputs(policy, batch, shared.central_input[0], rows))
-        taken = tensor(rows.pick(np.where(alive, part.action, no_action))).unsqueeze(-1)
-        acting = tensor(rows.pick(alive))
+        critic_inputs = row_inputs(rows.pick(self._inputs(policy, batch)), 1, self.device)
+        taken = self._tensor(rows.pick(np.where(alive, part.action, no_action))).unsqueeze(-1)
+        acting = self._tensor(np.flatnonzero(rows.pick(alive)))
         outputs = critic(critic_inputs)
         chosen = outputs.gather(-1, taken).squeeze(-1)
         with torch.no_grad():
-            later = target.values(target(critic_inputs)).gather(-1, taken).squeeze(-1).numpy()
+            later = target.values(target(critic_inputs)).gather(-1, taken).squeeze(-1)
             chosen_values = critic.values(chosen.detach())
             action_probs = self._policies[policy.name].head.probabilities(evaluation.raw, evaluation.mask)
             advantages = chosen_values[acting] - (
                 action_probs * critic.values(outputs[acting, :no_action])
             ).sum(-1)
             ratio = (
-                (evaluation.logp - tensor(evaluation.rows.pick(part.logp))).exp().clamp(max=config.rho_max)
+                (evaluation.logp - self._tensor(evaluation.rows.pick(part.logp)))
+                .exp()
+                .clamp(max=config.rho_max)
             )
-        columns = self._agent_columns(batch, part, game, rows.spread(later))
+            weighed = ratio * advantages
+        later_values, gains, ratios, values = arrays(later, weighed, ratio, chosen_values)
+        columns = self._agent_columns(batch, part, game, rows.spread(later_values))
         target_values, counts = rows.pick(self._targets(columns)), rows.pick(columns.active)
-        targets = tensor(target_values)
-        error = value_losses(config, chosen, critic.outputs_for(targets))[tensor(counts)].sum() / len(
-            policy.agents
-        )
-        gain = (evaluation.logp * tensor(self._normalised((ratio * advantages).numpy(), ratio.numpy()))).sum()
+        targets, counted = self._tensor(target_values), self._tensor(np.flatnonzero(counts))
+        error = value_losses(config, chosen, critic.outputs_for(targets))[counted].sum() / len(policy.agents)
+        gain = (evaluation.logp * self._tensor(self._normalised(gains, ratios))).sum()
         bonus, cost = self._entropy_terms(policy, evaluation)
         objective = (gain - config.value_cost * error + bonus) / steps
         objective.backward()  # type: ignore[no-untyped-call]
-        self._observe(policy, part, evaluation, (critic_inputs, targets, tensor(counts)))
+        self._observe(policy, part, evaluation, (critic_inputs, targets, counted))
         acted = max(evaluation.rows.count, 1)
+        total_gain, total_error, entropy, rho, mean = numbers(
+            gain, error, evaluation.entropy.detach().sum(), ratio.mean(), chosen_values.mean()
+        )
         return {
-            "policy_loss": -float(gain.detach()) / (steps * batch.slots),
-            "value_loss": float(error.detach()) / (steps * batch.slots),
-            "entropy": float(evaluation.entropy.detach().sum()) / acted,
+            "policy_loss": -total_gain / (steps * batch.slots),
+            "value_loss": total_error / (steps * batch.slots),
+            "entropy": entropy / acted,
             "entropy_cost": cost,
-            "mean_rho": float(ratio.mean()) if evaluation.rows.count else 1.0,
-            "value": float(chosen_values.mean()) if rows.count else 0.0,
-            "explained_variance": explained_variance(target_values[counts], chosen_values.numpy()[counts]),
+            "mean_rho": rho if evaluation.rows.count else 1.0,
+            "value": mean if rows.count else 0.0,
+            "explained_variance": explained_variance(target_values[counts], values[counts]),
         }
 
     def _agent_columns(self, batch: Batch, part: PolicyBatch, rows: UnitRows, value: FloatArray) -> Columns:
@@ -158,18 +173,8 @@ class COMA(ActorCritic):
             trace_lambda=self._config.trace_lambda,
         )
 
-    def _inputs(self, policy: PolicySpec, batch: Batch, central: Array, rows: Rows) -> FloatArray:
-        """Return the critic's inputs in the given rows of the policy's agents.
-
-        Args:
-            policy: The policy.
-            batch: The batch.
-            central: Observations or state, shape [T+1, B, 1, S].
-            rows: The m rows with a value.
-
-        Returns:
-            Inputs, shape [m, D].
-        """
+    def _inputs(self, policy: PolicySpec, batch: Batch) -> Array:
+        """Return the critic's inputs in all rows but the last, [T, B, N, D] or records [T, B, N]."""
         steps, agents = batch.steps, len(policy.agents)
         joint = np.concatenate(
             [_one_hot_actions(each, batch.policies[each.name], steps) for each in self.spec.policies], -1
@@ -182,11 +187,8 @@ class COMA(ActorCritic):
         for agent in range(agents):
             start = first + agent * policy.action.sizes[0]
             others[:, :, agent, start : start + policy.action.sizes[0]] = 0.0
-        parts = [np.broadcast_to(central[:steps], (*rows.shape, central.shape[-1])), others]
-        if self._config.critic == "state":
-            parts.append(batch.policies[policy.name].obs[:steps].reshape(*rows.shape, -1))
-        parts.append(np.broadcast_to(np.eye(agents, dtype=np.float32), (*rows.shape, agents)))
-        return np.concatenate([rows.pick(np.ascontiguousarray(array)) for array in parts], -1)
+        form = form_of(self._critics[policy.name])
+        return action_critic_inputs(form, batch, policy, {ACTIONS: others})
 
 
 def _one_hot_actions(policy: PolicySpec, part: PolicyBatch, steps: int) -> FloatArray:

@@ -16,6 +16,16 @@ from typing import Any, Literal
 from hpcmarl import plugins
 from hpcmarl.algos.action_networks import action_networks
 from hpcmarl.algos.common_reward import check_common_reward
+from hpcmarl.algos.network_design import (
+    ACTIONS,
+    AGENT,
+    OWN,
+    central_fields,
+    critic_shape,
+    mixer_module,
+    policy_shape,
+    value_fields,
+)
 from hpcmarl.config import (
     ActionCriticConfig,
     ActorCriticConfig,
@@ -31,15 +41,12 @@ from hpcmarl.config import (
 from hpcmarl.errors import ConfigError
 from hpcmarl.maths.schedules import falling
 from hpcmarl.nets.choosers import Chooser, EpsilonGreedy, make_chooser
+from hpcmarl.nets.input_form import Field
+from hpcmarl.nets.layer_shapes import FIRST_VALUE_GAIN, ConstantShape, GroupShape, MomentsShape, Shape
 from hpcmarl.nets.shapes import (
-    FIRST_VALUE_GAIN,
-    ConstantShape,
     CriticShape,
-    GroupShape,
-    MomentsShape,
     MonotonicMixerShape,
     PolicyShape,
-    Shape,
     SumMixerShape,
     UnrestrictedMixerShape,
 )
@@ -122,7 +129,7 @@ def reinforce_design(spec: EnvironmentSpec, config: ReinforceConfig) -> Design:
     """Describe policies without critics."""
     choosers = {policy.name: make_chooser(policy.action) for policy in spec.policies}
     policies = {
-        policy.name: PolicyShape.of(policy, config.network, choosers[policy.name].raw_size)
+        policy.name: policy_shape(spec, policy, config.network, choosers[policy.name].raw_size)
         for policy in spec.policies
     }
     return Design(spec, config, policies, choosers, policies)
@@ -142,14 +149,10 @@ def value_critic_design(spec: EnvironmentSpec, config: ValueCriticConfig) -> Des
                 "algo.ratios: agent"
             )
         teammates(spec, config)
-    critics = {}
-    for policy in spec.policies:
-        own = (
-            policy.observation_size + (len(policy.agents) if config.agent_id else 0)
-            if config.critic_input == "agent"
-            else 0
-        )
-        critics[policy.name] = _critic_shape(spec, policy, config, own)
+    critics = {
+        policy.name: critic_shape(spec, policy, config, value_fields(spec, policy, config))
+        for policy in spec.policies
+    }
     return replace(_actor_critic_design(spec, config, critics), known_critic_inputs=not each)
 
 
@@ -159,10 +162,11 @@ def coma_design(spec: EnvironmentSpec, config: COMAConfig) -> Design:
     joint = sum(len(policy.agents) * policy.action.sizes[0] for policy in spec.policies)
     critics = {}
     for policy in spec.policies:
-        own = policy.observation_size if config.critic == "state" else 0
-        critics[policy.name] = _critic_shape(
-            spec, policy, config, own + joint + len(policy.agents), policy.action.sizes[0] + 1
-        )
+        fields = [*central_fields(spec, config), Field(ACTIONS, joint)]
+        if config.critic == "state":
+            fields.append(Field.observation(OWN, policy))
+        fields.append(Field(AGENT, len(policy.agents)))
+        critics[policy.name] = critic_shape(spec, policy, config, fields, policy.action.sizes[0] + 1)
     return replace(_actor_critic_design(spec, config, critics), target=TargetSchedule(config.target_every))
 
 
@@ -171,9 +175,15 @@ def _actor_critic_design(
 ) -> Design:
     check_actor_critic(spec, config)
     choosers = {policy.name: make_chooser(policy.action) for policy in spec.policies}
-    more = {"normalise": config.normalise_observations, "agent_id": config.agent_id}
     policies = {
-        policy.name: PolicyShape.of(policy, config.network, choosers[policy.name].raw_size, **more)
+        policy.name: policy_shape(
+            spec,
+            policy,
+            config.network,
+            choosers[policy.name].raw_size,
+            normalise=config.normalise_observations,
+            agent_id=config.agent_id,
+        )
         for policy in spec.policies
     }
     cost = (
@@ -195,26 +205,6 @@ def _actor_critic_design(
         parts,
         needs_state=config.critic == "state",
         averaging_rate=config.normalisation_rate,
-    )
-
-
-def _critic_shape(
-    spec: EnvironmentSpec,
-    policy: PolicySpec,
-    config: ActorCriticConfig,
-    more: int,
-    outputs: int | None = None,
-) -> CriticShape:
-    """Describe the critic of a policy, with `more` inputs beyond those of algo.critic."""
-    if config.critic == "state":
-        inputs = spec.state_size or 0
-    elif config.critic == "independent":
-        inputs = policy.observation_size + (len(policy.agents) if config.agent_id else 0)
-    else:
-        inputs = sum(len(each.agents) * each.observation_size for each in spec.policies)
-    network = config.critic_network or config.network.model_copy(update={"recurrent": False})
-    return CriticShape(
-        inputs + more, network, outputs, config.normalise_observations, config.normalise_values
     )
 
 
@@ -311,7 +301,9 @@ def mixed_design(spec: EnvironmentSpec, config: QLearningConfig) -> Design:
     seen = mixer_state(spec, config)
     size, agents = mixer_state_size(spec, seen), sum(len(policy.agents) for policy in spec.policies)
     others: dict[str, Shape] = {"mixer": SumMixerShape()}
-    if isinstance(config, MixingConfig):
+    if isinstance(config, MixingConfig) and config.mixer_module is not None:
+        others["mixer"] = mixer_module(config, agents, size)
+    elif isinstance(config, MixingConfig):
         others["mixer"] = MonotonicMixerShape(
             agents, size, config.mixing_width, config.hypernetwork_width, config.hypernetwork_activation
         )
@@ -319,7 +311,7 @@ def mixed_design(spec: EnvironmentSpec, config: QLearningConfig) -> Design:
         others[MOMENTS] = MomentsShape(size)
     if isinstance(config, WQMIXConfig):
         others["central mixer"] = UnrestrictedMixerShape(agents, size, config.central_width)
-        others |= {f"central {policy.name}": _agent_shape(policy, config) for policy in spec.policies}
+        others |= {f"central {policy.name}": _agent_shape(spec, policy, config) for policy in spec.policies}
     design = _q_learning_design(spec, config, others)
     # One loss trains everything, so clipping and normalisation apply to the whole gradient.
     return replace(design, parts=(("team", "actor", ""),), needs_state=seen == "state")
@@ -358,7 +350,9 @@ def _q_learning_design(spec: EnvironmentSpec, config: QLearningConfig, others: M
     choosers = {
         policy.name: EpsilonGreedy(policy.action, config.epsilon_final, schedule) for policy in spec.policies
     }
-    policies = {policy.name: _agent_shape(policy, config) for policy in spec.policies}
+    policies = {policy.name: _agent_shape(spec, policy, config) for policy in spec.policies}
+    if config.sparse is not None:
+        _check_sparse(spec, policies)
     return Design(
         spec,
         config,
@@ -388,18 +382,27 @@ def action_critic_design(spec: EnvironmentSpec, config: ActionCriticConfig) -> D
     )
 
 
-def _agent_shape(policy: PolicySpec, config: QLearningConfig) -> PolicyShape:
-    inputs = {
-        "normalise": config.normalise_observations,
-        "agent_id": config.agent_id,
-        "last_action": config.obs_last_action,
-    }
-    return PolicyShape.of(
+def _check_sparse(spec: EnvironmentSpec, policies: Mapping[str, PolicyShape]) -> None:
+    """Refuse sparse training of networks that have more than dense layers and a GRU."""
+    for name, shape in policies.items():
+        if not shape.in_numpy:
+            raise ConfigError(
+                "algo.sparse needs agents of flat inputs, dense layers and a GRU, but the network of "
+                f"policy {name} of {spec.id} has a module, an encoder, an LSTM or layer norm; remove "
+                "algo.sparse"
+            )
+
+
+def _agent_shape(spec: EnvironmentSpec, policy: PolicySpec, config: QLearningConfig) -> PolicyShape:
+    return policy_shape(
+        spec,
         policy,
         config.network,
         policy.action.sizes[0],
         FIRST_VALUE_GAIN,
-        **inputs,
+        normalise=config.normalise_observations,
+        agent_id=config.agent_id,
+        last_action=config.obs_last_action,
         dueling=config.network.dueling,
     )
 

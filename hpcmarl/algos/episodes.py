@@ -9,21 +9,25 @@ Last observations carry no action mask, so the agent's last mask stands in.
     B    episodes
     N    agents of a policy
     S    size of the state
-    D    size of an observation, including the last action and the agent's number if they are inputs
+    D    size of a flat row of inputs (input_form.py)
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
-from hpcmarl.algos.batch import Batch, PolicyBatch, tensor
-from hpcmarl.nets.numpy_policy import last_actions
+from hpcmarl.algos.batch import Batch, PolicyBatch
+from hpcmarl.nets.acting import agent_numbers, last_actions
+from hpcmarl.nets.device import HOST, tensor
+from hpcmarl.nets.inputs import RowInputs, row_inputs
 from hpcmarl.nets.policy import Policy
 from hpcmarl.nets.recurrence import spread
-from hpcmarl.types import Array, BoolArray, EnvironmentSpec, FloatArray
+from hpcmarl.nets.shapes import PolicyShape
+from hpcmarl.types import Array, BoolArray, EnvironmentSpec, FloatArray, flat_observations
 
 
 @dataclass
@@ -31,8 +35,11 @@ class PolicyEpisodes:
     """The arrays of one policy.
 
     Attributes:
-        obs: Inputs of the network, shape [T+1, B, N, D].
+        inputs: Inputs of the network: [T+1, B, N, D], or fields of (T+1) * B * N rows (nets/inputs.py).
+        observed: Observations, closing rows included, shape [T+1, B, N, *observation_shape] or, for flat
+            float32 inputs, [T+1, B, N, observation_size].
         alive: Living agents, closing rows included, shape [T+1, B, N].
+        living: The same as an array.
         active: Rows in which an agent takes an action, shape [T, B, N]; closing rows are not steps.
         mask: Allowed actions, shape [T+1, B, N, A]; None: all actions are allowed.
         action: Actions, shape [T, B, N].
@@ -43,8 +50,10 @@ class PolicyEpisodes:
             truncated episode.
     """
 
-    obs: torch.Tensor
+    inputs: RowInputs
+    observed: Array
     alive: torch.Tensor
+    living: BoolArray
     active: BoolArray
     mask: torch.Tensor | None
     action: torch.Tensor
@@ -82,29 +91,25 @@ class Episodes:
 
 
 def episodes_of(
-    batch: Batch, spec: EnvironmentSpec, *, agent_id: bool, last_action: bool = False
+    batch: Batch, spec: EnvironmentSpec, shapes: Mapping[str, PolicyShape], device: torch.device = HOST
 ) -> Episodes:
     """Convert a batch of whole episodes.
 
     Args:
         batch: Whole episodes, one per slot.
         spec: The environment.
-        agent_id: Whether to append the agent's one-hot number in its policy to each observation.
-        last_action: Whether to append the agent's one-hot last action (discrete actions only).
+        shapes: Description of each policy's network, for its inputs.
+        device: Device of the tensors.
     """
     lengths = batch.inside.sum(0)
-    sizes = [policy.action.sizes[0] if last_action else 0 for policy in spec.policies]
     parts = [
-        _part(batch, batch.policies[policy.name], lengths, agent_id, size, spec.turn_based)
-        for policy, size in zip(spec.policies, sizes, strict=True)
+        _part(batch, batch.policies[policy.name], lengths, shapes[policy.name], spec.turn_based, device)
+        for policy in spec.policies
     ]
     state = None
     if batch.state is not None and batch.final_state is not None:
-        state = tensor(
-            _close(
-                np.empty(batch.state.shape, batch.state.dtype), batch, batch.state, batch.final_state, lengths
-            )
-        )
+        closed = np.empty(batch.state.shape, batch.state.dtype)
+        state = tensor(_close(closed, batch, batch.state, batch.final_state, lengths), device)
     return Episodes(parts, batch.inside, batch.episode_end, state)
 
 
@@ -114,14 +119,14 @@ def action_values(policy: Policy, part: PolicyEpisodes) -> torch.Tensor:
     Returns:
         Values, shape [T+1, B, N, A]; zero where the agent is not alive.
     """
-    rows, slots, agents, _ = part.obs.shape
+    rows, slots, agents = part.alive.shape
     if not policy.width:
-        places = Places(part.alive)
+        places = Places(part.living, part.alive.device)
         return places.spread(
-            policy(places.pick(part.obs), None if part.mask is None else places.pick(part.mask))
+            policy(places.pick_inputs(part.inputs), None if part.mask is None else places.pick(part.mask))
         )
-    starts = torch.zeros(rows, slots, dtype=torch.bool)
-    return policy.unroll(part.obs, part.alive, starts, torch.zeros(slots, agents, policy.width), part.mask)
+    memory = torch.zeros(slots, agents, policy.width, device=part.alive.device)
+    return policy.unroll(part.inputs, part.living, np.zeros((rows, slots), bool), memory, part.mask)
 
 
 class Places:
@@ -129,11 +134,12 @@ class Places:
 
     Args:
         chosen: The selection, any shape.
+        device: Device of the tensors.
     """
 
-    def __init__(self, chosen: torch.Tensor) -> None:
+    def __init__(self, chosen: BoolArray, device: torch.device = HOST) -> None:
         self.shape = chosen.shape
-        self._numbers = None if chosen.all() else chosen.flatten().nonzero().squeeze(-1)
+        self._numbers = None if chosen.all() else tensor(np.flatnonzero(chosen), device)
 
     def pick(self, dense: torch.Tensor) -> torch.Tensor:
         """Take the selected rows [n, ...] out of a tensor [*shape, ...], in C order; differentiable.
@@ -143,6 +149,12 @@ class Places:
         flat = dense.flatten(0, len(self.shape) - 1)
         return flat if self._numbers is None else flat.index_select(0, self._numbers)
 
+    def pick_inputs(self, inputs: RowInputs) -> RowInputs:
+        """Take the selected rows out of inputs, as `pick`."""
+        if isinstance(inputs, torch.Tensor):
+            return self.pick(inputs)
+        return inputs if self._numbers is None else inputs.take(self._numbers)
+
     def spread(self, rows: torch.Tensor) -> torch.Tensor:
         """Place rows [n, ...] in a tensor [*shape, ...] of zeros; differentiable."""
         if self._numbers is None:
@@ -151,7 +163,12 @@ class Places:
 
 
 def _part(
-    batch: Batch, part: PolicyBatch, lengths: Array, agent_id: bool, actions: int, turn_based: bool
+    batch: Batch,
+    part: PolicyBatch,
+    lengths: Array,
+    shape: PolicyShape,
+    turn_based: bool,
+    device: torch.device,
 ) -> PolicyEpisodes:
     """Convert one policy's arrays.
 
@@ -159,9 +176,9 @@ def _part(
         batch: The batch.
         part: The policy's arrays.
         lengths: Lengths of the episodes, shape [B].
-        agent_id: Whether to append the agent's number.
-        actions: Number of actions if the last action is appended, else 0.
+        shape: Description of the policy's network.
         turn_based: Whether agents take turns.
+        device: Device of the tensors.
     """
     slots = np.arange(batch.slots)
     alive = part.alive.copy()
@@ -173,34 +190,37 @@ def _part(
         mask = mask.copy()
         mask[lengths, slots] = _last_masks(part, mask, lengths) if turn_based else mask[lengths - 1, slots]
     arrays = (part.reward, part.terminated, part.truncated, known)
-    masked = None if mask is None else tensor(mask)
+    masked = None if mask is None else tensor(mask, device)
     active = part.alive[:-1] & batch.inside[..., None]
-    seen = _seen(batch, part, lengths, active, actions, agent_id)
-    return PolicyEpisodes(tensor(seen), tensor(alive), active, masked, tensor(part.action), *arrays)
+    inputs, observed = _seen(batch, part, lengths, active, shape, device)
+    present, action = tensor(alive, device), tensor(part.action, device)
+    return PolicyEpisodes(inputs, observed, present, alive, active, masked, action, *arrays)
 
 
 def _seen(
-    batch: Batch, part: PolicyBatch, lengths: Array, active: BoolArray, actions: int, agent_id: bool
-) -> FloatArray:
-    """Return the inputs of the policy's network, shape [T+1, B, N, D].
-
-    They are observations, last actions and agent numbers, as in `episodes_of`. Each number is written once.
-    """
-    # the size is explicit, since numpy cannot infer a -1 if no episode was truncated
-    size, agents = (
-        int(np.prod(part.obs.shape[3:])),
-        part.obs.shape[2],
-    )
-    seen = np.empty((*part.obs.shape[:3], size + actions + (agents if agent_id else 0)), np.float32)
-    observed = part.obs.reshape(*part.obs.shape[:3], size)
-    _close(
-        seen[..., :size], batch, observed, part.final_obs.reshape(*part.final_obs.shape[:2], size), lengths
-    )
-    if actions:
-        seen[..., size : size + actions] = last_actions(part.action, active, actions)
-    if agent_id:
-        seen[..., size + actions :] = np.eye(agents, dtype=np.float32)
-    return seen
+    batch: Batch,
+    part: PolicyBatch,
+    lengths: Array,
+    active: BoolArray,
+    shape: PolicyShape,
+    device: torch.device,
+) -> tuple[RowInputs, Array]:
+    """Return the inputs of the policy's network, and the observations with closing rows."""
+    numbers = [last_actions(part.action, active, shape.actions)] if shape.last_action else []
+    if shape.agent_id:
+        numbers.append(agent_numbers(shape.agents))
+    if not shape.form.flat or part.obs.dtype != np.float32:
+        observed = _close(np.empty(part.obs.shape, part.obs.dtype), batch, part.obs, part.final_obs, lengths)
+        joined = shape.form.join(part.alive.shape, [observed, *numbers])
+        return tensor(joined, device) if shape.form.flat else row_inputs(joined, 3, device), observed
+    # the same with each number written once
+    seen, start = np.empty((*part.alive.shape, shape.form.size), np.float32), shape.spec.observation_size
+    rows, finals = flat_observations(part.obs, 3), flat_observations(part.final_obs, 2)
+    observed = _close(seen[..., :start], batch, rows, finals, lengths)
+    for field, array in zip(shape.form.fields[1:], numbers, strict=True):
+        seen[..., start : start + field.size] = array
+        start += field.size
+    return tensor(seen, device), observed
 
 
 def _last_masks(part: PolicyBatch, mask: BoolArray, lengths: Array) -> BoolArray:
@@ -221,6 +241,6 @@ def _close(closed: Array, batch: Batch, rows: Array, finals: Array, lengths: Arr
     Truncated episodes are closed with their entry of `finals` [K, ...], the others with zeros.
     """
     closed[...] = rows
-    closed[lengths, np.arange(batch.slots)] = 0.0
+    closed[lengths, np.arange(batch.slots)] = np.zeros((), closed.dtype)
     closed[batch.final_step + 1, batch.final_slot] = finals
     return closed

@@ -19,11 +19,11 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from hpcmarl.algos.batch import tensor
 from hpcmarl.algos.episodes import Episodes
 from hpcmarl.algos.q_learning import Fit, QLearning
 from hpcmarl.algos.replayed import Columns
 from hpcmarl.maths.qlearning import taken
+from hpcmarl.nets.device import numbers
 
 
 class IQL(QLearning):
@@ -38,14 +38,9 @@ class IQL(QLearning):
             columns = Columns(part.reward, part.active, part.terminated, part.truncated)
             targets.append(self._targets(columns, future, part.known))
             chosen.append(taken(value[:steps], part.action))
-        active, target, own = (
-            tensor(np.concatenate([part.active for part in episodes.parts], -1)),
-            torch.cat(targets, -1),
-            torch.cat(chosen, -1),
-        )
-        difference, rows = (own - target) * active, max(1, int(active.sum()))
-        statistics = {
-            "value": float((own.detach() * active).sum()) / rows,
-            "target": float(target.sum()) / rows,
-        }
-        return Fit(difference.square(), difference.detach().abs(), active, statistics)
+        acts = np.concatenate([part.active for part in episodes.parts], -1)
+        active, target, own = self._tensor(acts), torch.cat(targets, -1), torch.cat(chosen, -1)
+        difference, rows = (own - target) * active, max(1, int(np.count_nonzero(acts)))
+        total, aim = numbers((own.detach() * active).sum(), target.sum())
+        statistics = {"value": total / rows, "target": aim / rows}
+        return Fit(difference.square(), difference.detach().abs(), active, rows, statistics)

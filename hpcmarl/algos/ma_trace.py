@@ -45,11 +45,12 @@ import numpy as np
 import torch
 
 from hpcmarl.algos.actor_critic import Columns
-from hpcmarl.algos.batch import Batch, Evaluation, PolicyBatch, tensor
+from hpcmarl.algos.batch import Batch, Evaluation, PolicyBatch
 from hpcmarl.algos.design import teammates
 from hpcmarl.algos.value_critic import ValueCritic, broadcast
 from hpcmarl.config import MATraceConfig
 from hpcmarl.maths.vtrace import VTrace, vtrace
+from hpcmarl.nets.device import array
 from hpcmarl.types import EnvironmentSpec, FloatArray, PolicySpec
 
 
@@ -74,7 +75,7 @@ class MATrace(ValueCritic):
             broadcast(log_ratio, shape),
             broadcast(columns.value, shape),
             broadcast(columns.last, shape[1:]),
-            *(broadcast(array, shape) for array in arrays),
+            *(broadcast(each, shape) for each in arrays),
             discount=config.discount,
             trace_lambda=config.trace_lambda,
             rho_max=config.rho_max,
@@ -102,12 +103,10 @@ class MATrace(ValueCritic):
     def _surrogate_objective(
         self, part: PolicyBatch, evaluation: Evaluation, advantages: FloatArray
     ) -> tuple[torch.Tensor, dict[str, float]]:
-        return (evaluation.logp * tensor(advantages)).sum(), {}
+        return (evaluation.logp * self._tensor(advantages)).sum(), {}
 
 
 def _log_ratios(batch: Batch, evaluations: Mapping[str, Evaluation], name: str) -> FloatArray:
     """Return log pi - log mu of one policy's agents, shape [T, B, N]."""
     evaluation = evaluations[name]
-    return evaluation.rows.spread(
-        evaluation.logp.detach().numpy() - evaluation.rows.pick(batch.policies[name].logp)
-    )
+    return evaluation.rows.spread(array(evaluation.logp) - evaluation.rows.pick(batch.policies[name].logp))

@@ -29,6 +29,7 @@ from hpcmarl.algos.action_critic import ActionCritic, Actions, View, gumbel_nois
 from hpcmarl.algos.episodes import Episodes, action_values
 from hpcmarl.config import MADDPGConfig
 from hpcmarl.maths.schedules import falling
+from hpcmarl.nets.device import numbers
 
 
 class MADDPG(ActionCritic):
@@ -50,9 +51,9 @@ class MADDPG(ActionCritic):
             if policy.action.kind == "continuous":
                 chosen = torch.tanh(outputs)
             else:
-                chosen = code.gumbel(outputs, part.mask, gumbel_noise(outputs.shape, generator))
-            codes.append(zero_where_idle(chosen, part.alive))
-        return Actions(codes, [torch.zeros(part.alive.shape) for part in episodes.parts])
+                chosen = code.gumbel(outputs, part.mask, self._tensor(gumbel_noise(outputs.shape, generator)))
+            codes.append(zero_where_idle(chosen, part.living))
+        return Actions(codes, [torch.zeros(part.alive.shape, device=self.device) for part in episodes.parts])
 
     def _successors(self, present: Actions, episodes: Episodes, generator: np.random.Generator) -> Actions:
         later = [
@@ -64,10 +65,10 @@ class MADDPG(ActionCritic):
     def _gain(self, index: int, view: View, present: Actions) -> tuple[torch.Tensor, dict[str, float]]:
         policy, part = self.spec.policies[index], view.episodes.parts[index]
         values = self._value(index, view, present.codes, first=True)
-        agents = torch.from_numpy(part.active)
-        outputs = (view.raw[index][:-1].square().mean(-1) * agents).sum() / max(1, int(agents.sum()))
+        squares = view.raw[index][:-1].square().mean(-1) * self._tensor(part.active)
+        outputs = squares.sum() / max(1, int(np.count_nonzero(part.active)))
         gain = values.sum() / max(1, len(values)) - self._config.output_cost * outputs
-        statistics = {"policy_loss": -float(gain.detach())}
+        statistics = {"policy_loss": -numbers(gain)[0]}
         if policy.action.kind == "continuous":
             config = self._config
             statistics["noise"] = falling(

@@ -46,11 +46,12 @@ from hpcmarl.algos.action_critic import (
     least_value,
     zero_where_idle,
 )
-from hpcmarl.algos.batch import tensor
 from hpcmarl.algos.episodes import Episodes, Places
 from hpcmarl.config import MASACConfig
 from hpcmarl.nets.action_codes import squashed_sample
 from hpcmarl.nets.critic import Critic
+from hpcmarl.nets.device import numbers
+from hpcmarl.types import BoolArray
 
 DISCRETE_SHARE = 0.2  # target entropy of discrete actions in BenchMARL, as a share of the largest entropy
 
@@ -64,7 +65,7 @@ class MASAC(ActionCritic):
         """Return the weight of a policy's entropy."""
         if self._config.target_entropy is None:
             return self._config.entropy_cost
-        return float(self._logarithm(index).detach().exp())
+        return math.exp(numbers(self._logarithm(index)[0])[0])
 
     def _logarithm(self, index: int) -> torch.Tensor:
         """Return the trained logarithm of a learned alpha, shape [1]."""
@@ -79,12 +80,13 @@ class MASAC(ActionCritic):
         ):
             if policy.action.kind == "continuous":
                 noise = gaussian_noise((*outputs.shape[:-1], code.size), generator)
-                chosen, logp = squashed_sample(outputs, noise)
+                chosen, logp = squashed_sample(outputs, self._tensor(noise))
             else:
                 with torch.no_grad():
-                    chosen = code.gumbel(outputs, part.mask, gumbel_noise(outputs.shape, generator))
+                    noise = gumbel_noise(outputs.shape, generator)
+                    chosen = code.gumbel(outputs, part.mask, self._tensor(noise))
                     logp = (code.log_probabilities(outputs, part.mask) * chosen).sum(-1)
-            codes.append(zero_where_idle(chosen, part.alive))
+            codes.append(zero_where_idle(chosen, part.living))
             logps.append(logp * part.alive)
         return Actions(codes, logps)
 
@@ -95,39 +97,40 @@ class MASAC(ActionCritic):
         policy, part = self.spec.policies[index], view.episodes.parts[index]
         if policy.action.kind == "discrete" and not self._central:
             values, logs = self._own_values(
-                index, view, successors, part.alive, self._target_critics[policy.name]
+                index, view, successors, part.living, self._target_critics[policy.name]
             )
             self._limit.see_bonus(self._alpha(index) * math.log(self._codes[index].size))
-            return Places(part.alive).spread((logs.exp() * (values - self._alpha(index) * logs)).sum(-1))
+            expected = (logs.exp() * (values - self._alpha(index) * logs)).sum(-1)
+            return Places(part.living, self.device).spread(expected)
         logps = successors.logps[index]
         bonus = -self._alpha(index) * (logps.mean(-1, keepdim=True) if self._central else logps)
-        self._limit.see_bonus(float(bonus.abs().max()))
+        self._limit.see_bonus(numbers(bonus.abs().max())[0])
         return super()._future(index, view, successors) + bonus
 
     def _gain(self, index: int, view: View, present: Actions) -> tuple[torch.Tensor, dict[str, float]]:
         policy, part, alpha = self.spec.policies[index], view.episodes.parts[index], self._alpha(index)
-        active, acting = tensor(part.active), self._acting(part)
-        agents, units = max(1, int(active.sum())), max(1, int(acting.sum()))
+        agents, units = (max(1, int(np.count_nonzero(acts))) for acts in (part.active, self._acting(part)))
         # in a row of a central critic, each agent is one of all N agents of the policy
-        weight = units * (active.shape[-1] if self._central else 1)
+        weight = units * (part.active.shape[-1] if self._central else 1)
         if policy.action.kind == "continuous":
-            spread = -(present.logps[index][:-1] * active).sum()
+            spread = -(present.logps[index][:-1] * self._tensor(part.active)).sum()
             gain = self._value(index, view, present.codes).sum() / units + alpha * spread / weight
         else:
             values, logs = self._own_values(
-                index, view, present.detached(), active, self._critics[policy.name]
+                index, view, present.detached(), part.active, self._critics[policy.name]
             )
             spread = -(logs.exp() * logs).sum()
             gain = ((logs.exp() * values).sum() + alpha * spread) / weight
-        entropy = float(spread.detach()) / agents
-        statistics = {"policy_loss": -float(gain.detach()), "entropy": entropy, "entropy_cost": alpha}
+        total, mean_gain = numbers(spread, gain)
+        entropy = total / agents
+        statistics = {"policy_loss": -mean_gain, "entropy": entropy, "entropy_cost": alpha}
         if self._config.target_entropy is not None:
             missing = self._target_entropy(index, view) - entropy
             gain = gain + self._config.entropy_cost_rate * missing * self._logarithm(index)[0]
         return gain, statistics
 
     def _own_values(
-        self, index: int, view: View, actions: Actions, where: torch.Tensor, critics: Sequence[Critic]
+        self, index: int, view: View, actions: Actions, where: BoolArray, critics: Sequence[Critic]
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Evaluate every discrete action of agents, while the other agents' actions stay.
 
@@ -135,7 +138,7 @@ class MASAC(ActionCritic):
             index: Index of the policy.
             view: The episodes.
             actions: Actions of all agents.
-            where: Rows of agents, shape [R, B, N] bool; they are the first R rows.
+            where: Rows of agents, shape [R, B, N]; they are among the first R rows.
             critics: The critics.
 
         Returns:
@@ -143,25 +146,46 @@ class MASAC(ActionCritic):
             shape of each is [n, A], in the C order of `where`.
         """
         rows, code, mask = len(where), self._codes[index], view.episodes.parts[index].mask
-        places = Places(where)
+        places = Places(where, self.device)
         logs = places.pick(
             code.log_probabilities(view.raw[index][:rows], None if mask is None else mask[:rows])
         )
+        codes = [each[:rows] for each in actions.codes]
         with torch.no_grad():
-            inputs = self._inputs(index, view, [each[:rows] for each in actions.codes])
             if not self._central:
-                first = inputs.shape[-1] - code.size
-                return _values_of_each(critics, places.pick(inputs), first, code.size), logs
-            # actions of this policy and of later ones follow the first action of this policy
-            following = sum(each.shape[-2] * each.shape[-1] for each in actions.codes[index:])
-            first, values = inputs.shape[-1] - following, torch.zeros(*where.shape, code.size)
+                return self._each_action(index, view, where, codes, 0, critics), logs
+            values = torch.zeros(*where.shape, code.size, device=self.device)
+            first = sum(each.shape[-2] * each.shape[-1] for each in codes[:index])
             for agent in range(where.shape[-1]):
-                own = Places(where[..., agent])
-                tried = _values_of_each(
-                    critics, own.pick(inputs[:, :, 0]), first + agent * code.size, code.size
-                )
-                values[..., agent, :] = own.spread(tried)
+                acts = where[..., agent : agent + 1]
+                tried = self._each_action(index, view, acts, codes, first + agent * code.size, critics)
+                values[..., agent, :] = Places(acts[..., 0], self.device).spread(tried)
         return places.pick(values), logs
+
+    def _each_action(
+        self,
+        index: int,
+        view: View,
+        where: BoolArray,
+        codes: Sequence[torch.Tensor],
+        first: int,
+        critics: Sequence[Critic],
+    ) -> torch.Tensor:
+        """Return the critics' smaller values of each action of one agent in n rows, shape [n, A].
+
+        Args:
+            index: Index of the policy.
+            view: The episodes.
+            where: Rows to take, shape [R, B, U].
+            codes: Actions in the first R rows, shape [R, B, N, C] for each policy.
+            first: First column of the agent's own action among those that the critics see.
+            critics: The critics.
+        """
+        actions = self._codes[index].size
+        tried = self._joined(index, where, codes).unsqueeze(1).repeat(1, actions, 1)
+        tried[..., first : first + actions] = torch.eye(actions, device=self.device)
+        inputs = view.seen[index].rows(where, tried.flatten(0, 1), copies=actions)
+        return least_value(critics, inputs).view(-1, actions)
 
     def _target_entropy(self, index: int, view: View) -> float:
         """Return the target of the entropy of a policy, in nats for each decision."""
@@ -172,21 +196,5 @@ class MASAC(ActionCritic):
         share = DISCRETE_SHARE if target == "auto" else float(target or 0.0)
         if part.mask is None:
             return share * math.log(action.sizes[0])
-        allowed = Places(tensor(part.active)).pick(part.mask[:-1]).sum(-1).clamp(min=1)
-        return share * float(allowed.float().log().mean()) if len(allowed) else 0.0
-
-
-def _values_of_each(
-    critics: Sequence[Critic], inputs: torch.Tensor, first: int, actions: int
-) -> torch.Tensor:
-    """Return the critics' smaller values [n, A] of inputs [n, D] with each action of one agent.
-
-    Args:
-        critics: The critics.
-        inputs: Inputs, whose columns from `first` on hold the agent's one-hot action.
-        first: First of these columns.
-        actions: Number of actions, A.
-    """
-    tried = inputs.unsqueeze(1).repeat(1, actions, 1)
-    tried[..., first : first + actions] = torch.eye(actions)
-    return least_value(critics, tried)
+        allowed = Places(part.active, self.device).pick(part.mask[:-1]).sum(-1).clamp(min=1)
+        return share * numbers(allowed.float().log().mean())[0] if len(allowed) else 0.0

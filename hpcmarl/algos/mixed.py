@@ -24,15 +24,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 
-from hpcmarl.algos.batch import tensor
 from hpcmarl.algos.design import MOMENTS, mixer_state
 from hpcmarl.algos.episodes import Episodes, Places
 from hpcmarl.algos.q_learning import Fit, Networks, QLearning
 from hpcmarl.algos.replayed import Columns, joint_observations, present_places, team_columns
 from hpcmarl.config import QLearningConfig
 from hpcmarl.maths.qlearning import taken
+from hpcmarl.nets.device import numbers
 from hpcmarl.nets.moments import Moments
 from hpcmarl.types import EnvironmentSpec
 
@@ -60,20 +61,21 @@ class Team:
     rows: int
     present: Places
 
-    def mean(self, rows: torch.Tensor) -> float:
-        """Return the mean of `rows` [T, B] over the counted rows."""
-        return float((rows.detach() * self.counted).sum()) / self.rows
-
     def fit(
-        self, losses: torch.Tensor, total: torch.Tensor, targets: torch.Tensor, **statistics: float
+        self, losses: torch.Tensor, total: torch.Tensor, targets: torch.Tensor, **statistics: torch.Tensor
     ) -> Fit:
-        """Assemble the fit from losses, values and targets, shape [T, B] each."""
-        reported = {"value": self.mean(total), "target": self.mean(targets), **statistics}
+        """Assemble the fit from losses, values and targets, shape [T, B] each.
+
+        The means of values, targets and `statistics` over the counted rows are reported.
+        """
+        named = {"value": total, "target": targets, **statistics}
+        sums = numbers(*((rows.detach() * self.counted).sum() for rows in named.values()))
+        reported = {name: total / self.rows for name, total in zip(named, sums, strict=True)}
         losses, errors, active = (
             rows.unsqueeze(-1)
             for rows in (losses * self.counted, (total.detach() - targets).abs(), self.counted)
         )
-        return Fit(losses, errors, active, reported)
+        return Fit(losses, errors, active, self.rows, reported)
 
 
 class Mixed(QLearning):
@@ -101,15 +103,15 @@ class Mixed(QLearning):
 
     def _team(self, episodes: Episodes) -> Team:
         columns = self._columns(episodes)
-        counted = tensor(columns.active[..., 0])
+        counted = columns.active[..., 0]
         return Team(
             episodes,
             self._states(episodes),
             columns,
-            counted,
-            Places(counted),
-            max(int(counted.sum()), 1),
-            present_places(episodes),
+            self._tensor(counted),
+            Places(counted, self.device),
+            max(int(np.count_nonzero(counted)), 1),
+            present_places(episodes, self.device),
         )
 
     def _total(
@@ -162,7 +164,7 @@ class Mixed(QLearning):
         if MOMENTS in self._online.others:
             moments = self._online.others[MOMENTS]
             assert isinstance(moments, Moments)
-            rows = present_places(episodes).pick(self._states(episodes))
+            rows = present_places(episodes, self.device).pick(self._states(episodes))
             moments.add(rows, episodes.count / max(1, len(rows)))
 
     def _states(self, episodes: Episodes) -> torch.Tensor:
@@ -172,12 +174,12 @@ class Mixed(QLearning):
             ValueError: If the mixer uses the environment's state and a rollout carries none.
         """
         if self._state == "none":
-            return torch.zeros(episodes.steps + 1, episodes.count, 0)
+            return torch.zeros(episodes.steps + 1, episodes.count, 0, device=self.device)
         if self._state == "state":
             if episodes.state is None:
                 raise ValueError("the mixer needs the environment's state, but a rollout carries none")
             return episodes.state
-        return joint_observations(episodes, self.spec)
+        return joint_observations(episodes, self.device)
 
     def _columns(self, episodes: Episodes) -> Columns:
         """Return the rewards and ends of the team."""

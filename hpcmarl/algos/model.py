@@ -16,10 +16,13 @@ from hpcmarl.algos.design import OTHERS, Design
 from hpcmarl.algos.target import Target
 from hpcmarl.config import InferenceForm
 from hpcmarl.maths.sparsity import Operations, dense_flops, growing_flops
+from hpcmarl.nets.acting import ActingPolicy
+from hpcmarl.nets.choosers import Chooser
+from hpcmarl.nets.numpy_layers import Arrays
 from hpcmarl.nets.numpy_policy import NumpyPolicy
 from hpcmarl.nets.parameters import ParameterLayout, aligned_zeros
 from hpcmarl.nets.shapes import PolicyShape
-from hpcmarl.types import BoolArray, Decision, FloatArray, Frame, Part
+from hpcmarl.types import Array, BoolArray, Decision, FloatArray, Frame, Part
 
 # Forward pass of the target network, forward pass of the online network, and a backward pass that costs two.
 PASSES_OF_LEARNING = 4
@@ -70,12 +73,6 @@ class Model:
             self.layout.draw(self.parameters, seed)
         self.choosers = dict(design.choosers)
         self._prefixes = {name: self.layout.prefix_of(shape) for name, shape in design.policies.items()}
-        named = self.layout.named(self.parameters)
-        self._actors: dict[str, NumpyPolicy] = {}
-        for name, shape in design.policies.items():
-            own = self._prefixes[name]
-            arrays = {full.removeprefix(own): array for full, array in named.items() if full.startswith(own)}
-            self._actors[name] = NumpyPolicy(shape, self.choosers[name], arrays)
         self.size, self.segments, self.averages = (
             self.layout.size,
             dict(self.layout.segments),
@@ -109,10 +106,22 @@ class Model:
         if vector.shape != self.parameters.shape:
             raise ValueError(f"parameters have shape {vector.shape}; these networks need ({self.size},)")
         np.copyto(self.parameters, vector)
-        for actor in self._actors.values():
-            actor.refresh()
+        if "_actors" in self.__dict__:
+            for actor in self._actors.values():
+                actor.refresh()
 
     # ---- acting
+
+    @cached_property
+    def _actors(self) -> dict[str, ActingPolicy]:
+        """The acting network of each policy; created at the first use, since it may need torch."""
+        named = self.layout.named(self.parameters)
+        actors = {}
+        for name, shape in self.design.policies.items():
+            own = self._prefixes[name]
+            arrays = {full.removeprefix(own): array for full, array in named.items() if full.startswith(own)}
+            actors[name] = make_actor(shape, self.choosers[name], arrays)
+        return actors
 
     def set_weight_format(self, form: InferenceForm) -> None:
         """Choose the form of the weights that `act` multiplies by. Call it at most once.
@@ -131,7 +140,7 @@ class Model:
     def initial_memory(self, slots: int) -> dict[str, FloatArray]:
         """Return zero memory [E, N, H] for each policy that has one.
 
-        These are policies that are recurrent or see their last action (nets/numpy_policy.py).
+        These are policies that are recurrent or see their last action (nets/acting.py).
         """
         return {
             name: np.zeros((slots, shape.agents, shape.memory_size), np.float32)
@@ -172,9 +181,7 @@ class Model:
             for name, seen in frame.policies.items()
         }
 
-    def action_probs(
-        self, policy: str, obs: FloatArray, mask: BoolArray | None, agent: int = 0
-    ) -> FloatArray:
+    def action_probs(self, policy: str, obs: Array, mask: BoolArray | None, agent: int = 0) -> FloatArray:
         """Return the probability with which a non-greedy `act` chooses each action.
 
         Args:
@@ -303,3 +310,18 @@ class Model:
                 f"algorithm state has entries {sorted(state)}; {type(self).__name__} keeps none beside its "
                 "parameters"
             )
+
+
+def make_actor(shape: PolicyShape, chooser: Chooser, arrays: Arrays) -> ActingPolicy:
+    """Create the acting network of a policy: in numpy if it can be, else in torch.
+
+    Args:
+        shape: Description of the policy's network.
+        chooser: Chooser of the policy's agents.
+        arrays: Views of the parameter vector, by the parameters' names in the network.
+    """
+    if shape.in_numpy:
+        return NumpyPolicy(shape, chooser, arrays)
+    from hpcmarl.nets.torch_policy import TorchPolicy
+
+    return TorchPolicy(shape, chooser, arrays)

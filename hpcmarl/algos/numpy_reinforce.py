@@ -6,7 +6,6 @@ policies must consist of dense layers alone; other policies learn with torch.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -18,7 +17,7 @@ from hpcmarl.maths.returns import rewards_to_go
 from hpcmarl.nets.numpy_gradient import ScoreGradient, has_numpy_gradient
 from hpcmarl.nets.parameters import aligned_zeros
 from hpcmarl.nets.stacked import StackedPolicies
-from hpcmarl.types import Array, EnvironmentSpec, FloatArray, PolicyRollout, Rollout
+from hpcmarl.types import Array, EnvironmentSpec, FloatArray, PolicyRollout, Rollout, flat_observations
 
 
 class NumpyReinforce(Model):
@@ -86,7 +85,7 @@ class NumpyReinforce(Model):
         mask = None if part.action_mask is None else part.action_mask[:-1, 0][active]
         weights = weight * self._to_go(part)[active]
         return (
-            observed.reshape(len(observed), math.prod(observed.shape[1:])),
+            flat_observations(observed, 1),
             part.action[:, 0][active],
             mask,
             weights.astype(np.float32),

@@ -47,11 +47,12 @@ import numpy as np
 import torch
 
 from hpcmarl.algos.actor_critic import Columns, Shared
-from hpcmarl.algos.batch import Batch, Evaluation, PolicyBatch, Rows, join, tensor
+from hpcmarl.algos.batch import Batch, Evaluation, PolicyBatch, Rows, join
 from hpcmarl.algos.value_critic import Estimates, ValueCritic, Valued, broadcast
 from hpcmarl.algos.value_loss import clipped_value_losses, value_losses
 from hpcmarl.config import PPOConfig
 from hpcmarl.maths.vtrace import VTrace, normalised_advantages, vtrace
+from hpcmarl.nets.device import array, numbers
 from hpcmarl.types import CriticRecord, FloatArray, PolicySpec, Rollout
 
 
@@ -77,7 +78,7 @@ class PPO(ValueCritic):
         records = {}
         for policy in self.spec.policies:
             valued = self._valued(policy, batch, shared)
-            records[policy.name] = CriticRecord(valued.units.spread(valued.outputs.numpy()))
+            records[policy.name] = CriticRecord(valued.units.spread(array(valued.outputs)))
             if self._config.advantages == "once":
                 fresh, agents = (
                     self._fresh(policy, batch, shared, valued),
@@ -110,7 +111,9 @@ class PPO(ValueCritic):
     ) -> torch.Tensor:
         if before is None or self._config.value_clip is None:
             return value_losses(self._config, outputs, targets)
-        return clipped_value_losses(self._config, outputs, targets, tensor(before), self._config.value_clip)
+        return clipped_value_losses(
+            self._config, outputs, targets, self._tensor(before), self._config.value_clip
+        )
 
     def ends_batch(self, statistics: Mapping[str, float]) -> bool:
         return self._config.kl_target is not None and statistics["approximate_kl"] > self._config.kl_target
@@ -137,13 +140,14 @@ class PPO(ValueCritic):
     def _surrogate_objective(
         self, part: PolicyBatch, evaluation: Evaluation, advantages: FloatArray
     ) -> tuple[torch.Tensor, dict[str, float]]:
-        log_ratio = evaluation.logp - tensor(evaluation.rows.pick(part.logp))
-        ratio, weight, clip = log_ratio.exp(), tensor(advantages), self._config.clip
+        log_ratio = evaluation.logp - self._tensor(evaluation.rows.pick(part.logp))
+        ratio, weight, clip = log_ratio.exp(), self._tensor(advantages), self._config.clip
         gain = torch.minimum(ratio * weight, ratio.clamp(1.0 - clip, 1.0 + clip) * weight).sum()
         with torch.no_grad():
-            outside = float(((ratio - 1.0).abs() > clip).float().sum())
-            # estimator of KL(mu, pi) that is never negative
-            divergence = float((ratio - 1.0 - log_ratio).sum())
+            # the second is an estimator of KL(mu, pi) that is never negative
+            outside, divergence = numbers(
+                ((ratio - 1.0).abs() > clip).float().sum(), (ratio - 1.0 - log_ratio).sum()
+            )
         count = max(evaluation.rows.count, 1)
         return gain, {"clip_fraction": outside / count, "approximate_kl": divergence / count}
 

@@ -41,7 +41,8 @@ from hpcmarl.algos.replayed import Columns, Replayed, UnitErrors
 from hpcmarl.config import OperatorConfig, QLearningConfig
 from hpcmarl.maths.qlearning import greedy_actions, soft_mellowmax, taken
 from hpcmarl.maths.schedules import falling
-from hpcmarl.nets.policy import Policy
+from hpcmarl.nets.device import array, numbers
+from hpcmarl.nets.policy import LayeredPolicy, Policy
 from hpcmarl.types import BoolArray, EnvironmentSpec, Rollout
 
 
@@ -66,12 +67,14 @@ class Fit:
         losses: Loss of each row, differentiable; 0 in inactive rows.
         errors: |Q - R|.
         active: Rows in which the unit acts.
+        rows: Number of active rows, at least 1.
         statistics: Averages over the active rows.
     """
 
     losses: torch.Tensor
     errors: torch.Tensor
     active: torch.Tensor
+    rows: int
     statistics: dict[str, float]
 
 
@@ -93,6 +96,8 @@ class QLearning(Replayed):
         if self._config.sparse is None or self._config.sparse.training == "dense":
             return
         for policy, later in zip(self._online.policies.values(), self._target.policies.values(), strict=True):
+            assert isinstance(policy, LayeredPolicy)
+            assert isinstance(later, LayeredPolicy)
             cell, former = policy.cell, later.cell
             assert cell is not None
             assert former is not None
@@ -114,7 +119,7 @@ class QLearning(Replayed):
             later = self._values(self._target, episodes)
         fit = self._fit(episodes, values, later)
         losses = fit.losses if weights is None else fit.losses * weights[:, None]
-        loss = losses.sum() / max(1, int(fit.active.sum()))
+        loss = losses.sum() / fit.rows
         (-loss * episodes.count).backward()  # type: ignore[no-untyped-call]
         epsilon = falling(
             self._config.epsilon_start,
@@ -122,17 +127,13 @@ class QLearning(Replayed):
             self._config.epsilon_steps,
             self.env_steps,
         )
-        statistics = fit.statistics | {"loss": float(loss.detach()), "epsilon": epsilon}
+        (reported,) = numbers(loss)
+        statistics = fit.statistics | {"loss": reported, "epsilon": epsilon}
         return statistics, UnitErrors(fit.errors, fit.active)
 
     def _episodes(self, rollouts: Sequence[Rollout]) -> Episodes:
         """Return the episodes of the rollouts side by side, with the inputs of the agents' networks."""
-        return episodes_of(
-            join(rollouts),
-            self.spec,
-            agent_id=self._config.agent_id,
-            last_action=self._config.obs_last_action,
-        )
+        return episodes_of(join(rollouts), self.spec, self.design.policies, self.device)
 
     def _observe(self, episodes: Episodes) -> None:
         self._observe_alive(self._online.policies.values(), episodes)
@@ -145,7 +146,7 @@ class QLearning(Replayed):
         with torch.no_grad():
             best = self._greedy(episodes, self._values(self._online, episodes))
         others = sum(
-            int((part.active & (chosen[:-1] != part.action).numpy()).sum())
+            int((part.active & array(chosen[:-1] != part.action)).sum())
             for chosen, part in zip(best, episodes.parts, strict=True)
         )
         return others / max(1, sum(int(part.active.sum()) for part in episodes.parts))

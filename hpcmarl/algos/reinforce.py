@@ -23,9 +23,10 @@ from collections.abc import Sequence
 import numpy as np
 
 from hpcmarl.algos.base import Algorithm
-from hpcmarl.algos.batch import Batch, evaluate, join, tensor
+from hpcmarl.algos.batch import Batch, evaluate, join
 from hpcmarl.config import ReinforceConfig
 from hpcmarl.maths.returns import rewards_to_go
+from hpcmarl.nets.device import numbers
 from hpcmarl.types import EnvironmentSpec, FloatArray, Rollout
 
 
@@ -52,10 +53,11 @@ class Reinforce(Algorithm):
             part = evaluate(self._policies[policy.name], batch.policies[policy.name], batch.episode_start)
             if part.rows.count == 0:
                 continue
-            total = (part.logp * tensor(part.rows.pick(self._weight(batch, policy.name)))).sum()
+            total = (part.logp * self._tensor(part.rows.pick(self._weight(batch, policy.name)))).sum()
             total.backward()  # type: ignore[no-untyped-call]
-            objective += float(total.detach())
-            entropy += float(part.entropy.detach().mean())
+            own, mean = numbers(total, part.entropy.mean())
+            objective += own
+            entropy += mean
         statistics = {"policy_loss": -objective / batch.slots, "entropy": entropy / len(self.spec.policies)}
         return self._ascent(statistics)
 

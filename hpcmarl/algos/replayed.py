@@ -15,22 +15,23 @@ or n-step returns (maths/n_step.py). After a truncation, V is the value of the l
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 
 from hpcmarl.algos.base import Algorithm, build_modules
-from hpcmarl.algos.batch import anybody, tensor
+from hpcmarl.algos.batch import anybody
 from hpcmarl.algos.episodes import Episodes, Places
 from hpcmarl.algos.value_limit import ValueLimit
 from hpcmarl.config import ReplayedConfig
 from hpcmarl.maths.n_step import n_step_targets
 from hpcmarl.maths.vtrace import trace_targets
-from hpcmarl.nets.flat import FlatParameters
+from hpcmarl.nets.device import HOST, array, arrays, tensor
 from hpcmarl.nets.policy import Policy
-from hpcmarl.types import Array, BoolArray, EnvironmentSpec, FloatArray, Rollout
+from hpcmarl.types import Array, BoolArray, EnvironmentSpec, FloatArray, Rollout, flat_observations
 
 
 @dataclass
@@ -66,7 +67,7 @@ class UnitErrors:
         """Return the errors of each episode."""
         errors = self.errors.double() * self.active
         count = self.active.sum((0, 2)).clamp(min=1)
-        return EpisodeErrors(errors.amax((0, 2)).numpy(), (errors.sum((0, 2)) / count).numpy())
+        return EpisodeErrors(*arrays(errors.amax((0, 2)), errors.sum((0, 2)) / count))
 
 
 @dataclass
@@ -88,7 +89,7 @@ class Replayed(Algorithm):
         super().__init__(spec, config, seed)
         self._config = config
         self._target_modules = build_modules(self.design)
-        FlatParameters(self.layout, self._target_modules, self.target.parameters)
+        self._target_flat = self._bind(self._target_modules, self.target.parameters)
         self._env_steps = 0
         self._limit = ValueLimit(spec, config.discount)
 
@@ -97,7 +98,12 @@ class Replayed(Algorithm):
         self._env_steps = env_steps
 
     def on_version(self, version: int) -> None:
-        self.target.on_version(version, self.parameters)
+        if self.target.on_version(version, self.parameters):
+            self._target_flat.refresh()
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        super().load_state_dict(state)
+        self._target_flat.refresh()
 
     @property
     def env_steps(self) -> int:
@@ -138,7 +144,7 @@ class Replayed(Algorithm):
         """Return the direction [P], statistics, and the distances of values from their targets."""
         self._flat.zero_gradient()
         episodes = self._episodes(rollouts)
-        statistics, errors = self._learn(episodes, None if weights is None else tensor(weights))
+        statistics, errors = self._learn(episodes, None if weights is None else self._tensor(weights))
         if self._config.normalise_observations:
             self._observe(episodes)
         return *self._ascent(statistics | self._limit.statistics()), errors
@@ -184,7 +190,8 @@ class Replayed(Algorithm):
     def _observe_alive(self, policies: Iterable[Policy], episodes: Episodes) -> None:
         """Add the inputs of living agents to the moments of the given networks, one per policy."""
         for policy, part in zip(policies, episodes.parts, strict=True):
-            rows = part.obs[part.alive]
+            assert isinstance(part.inputs, torch.Tensor)  # encoders do not go with normalised observations
+            rows = part.inputs[part.alive]
             policy.observe(rows, episodes.count / max(1, len(rows)))
 
     def _returns(
@@ -206,11 +213,11 @@ class Replayed(Algorithm):
             trace_lambda: lambda.
             n_step: Number of rewards in a target. If it is above 1, trace_lambda has no effect.
         """
-        config, value = self._config, future.numpy()
+        config, value = self._config, array(future)
         reward = columns.reward * np.float32(config.reward_scale)
         self._limit.see(reward, columns.active)
         final = value[1:] if known is None else np.where(known[1:], value[1:], value[:-1])
-        arrays = (
+        columns_of = (
             value[:-1],
             np.zeros_like(value[0]),
             reward,
@@ -220,8 +227,8 @@ class Replayed(Algorithm):
             final,
         )
         if n_step > 1:
-            return tensor(n_step_targets(*arrays, discount=config.discount, n_step=n_step))
-        return tensor(trace_targets(*arrays, discount=config.discount, trace_lambda=trace_lambda))
+            return self._tensor(n_step_targets(*columns_of, discount=config.discount, n_step=n_step))
+        return self._tensor(trace_targets(*columns_of, discount=config.discount, trace_lambda=trace_lambda))
 
 
 def team_columns(episodes: Episodes, rewards: Sequence[FloatArray]) -> Columns:
@@ -242,15 +249,14 @@ def team_columns(episodes: Episodes, rewards: Sequence[FloatArray]) -> Columns:
     return Columns(reward, active, (episodes.end > 0)[..., None] & ~truncated, truncated)
 
 
-def present_places(episodes: Episodes) -> Places:
+def present_places(episodes: Episodes, device: torch.device = HOST) -> Places:
     """Return the places among [T+1, B] in which any agent is alive, with the ends of truncated episodes."""
-    return Places(tensor(anybody([part.alive.numpy() for part in episodes.parts])[..., 0]))
+    return Places(anybody([part.living for part in episodes.parts])[..., 0], device)
 
 
-def joint_observations(episodes: Episodes, spec: EnvironmentSpec) -> torch.Tensor:
+def joint_observations(episodes: Episodes, device: torch.device = HOST) -> torch.Tensor:
     """Return the observations of all agents side by side, shape [T+1, B, S]; zero for agents not alive."""
-    sizes = [policy.observation_size for policy in spec.policies]
     observations = [
-        part.obs[..., :size].flatten(-2) for part, size in zip(episodes.parts, sizes, strict=True)
+        tensor(flat_observations(part.observed, 3), device).flatten(-2) for part in episodes.parts
     ]
     return torch.cat(observations, -1)

@@ -81,7 +81,7 @@ class RES(Mixed):
 
     def _losses(self, team: Team, total: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         ends = team.columns.terminated | team.columns.truncated
-        nothing = torch.zeros(len(ends) + 1, *ends.shape[1:])
+        nothing = torch.zeros(len(ends) + 1, *ends.shape[1:], device=self.device)
         returns = self._targets(
             replace(team.columns, terminated=ends, truncated=np.zeros_like(ends)), nothing, trace_lambda=1.0
         )[..., 0]

@@ -37,21 +37,26 @@ class Target:
         # newest version, and version of the last copy
         self._version, self._copied = -1, -1
 
-    def on_version(self, version: int, parameters: FloatArray) -> None:
+    def on_version(self, version: int, parameters: FloatArray) -> bool:
         """Follow the trained parameters.
 
         Args:
             version: Version of the parameters. A version that is not newer than all before changes nothing.
             parameters: The trained parameters, shape [P].
+
+        Returns:
+            Whether the target network's parameters have changed.
         """
         if version <= self._version:
-            return
+            return False
         copy_now, self._version = self._version < 0 or self._has_first_moments(parameters), version
         if copy_now or (self._rate is None and version - self._copied >= self._every):
             np.copyto(self.parameters, parameters)
             self._copied = version
-        elif self._rate is not None:
+            return True
+        if self._rate is not None:
             self.parameters[:] += np.float32(self._rate) * (parameters - self.parameters)
+        return self._rate is not None
 
     def _has_first_moments(self, parameters: FloatArray) -> bool:
         return bool(parameters[self._averages].any()) and not self.parameters[self._averages].any()

@@ -9,9 +9,9 @@ One recursion yields targets and advantages. Subclasses define the objective of 
   are the team's. The loss is the mean over the policy's agents.
 - independent: one V for each agent, from its own input. The loss is the mean over the policy's agents.
 
-Recurrent critics (algo.critic_network.recurrent) process each unroll from its first row. They start with the
-memory that the learner had of the slot when the unroll arrived (roles/learner/critic_memory.py). Gradients
-stop at the first row. The memory is zero at the first row of an episode.
+Recurrent critics (algo.critic_network.body: gru or lstm) process each unroll from its first row. They start
+with the memory that the learner had of the slot when the unroll arrived (roles/learner/critic_memory.py).
+Gradients stop at the first row. The memory is zero at the first row of an episode.
 
 In turn-based games, an agent that is not on turn after the unroll closes its column at its last decision, for
 which V is known. The loss and symbols are in actor_critic.py.
@@ -34,12 +34,14 @@ from hpcmarl.algos.actor_critic import (
     close_at_last_decision,
     explained_variance,
 )
-from hpcmarl.algos.batch import Batch, Evaluation, PolicyBatch, Rows, UnitRows, anybody, join, tensor
+from hpcmarl.algos.batch import Batch, Evaluation, PolicyBatch, Rows, UnitRows, anybody, join
+from hpcmarl.algos.critic_inputs import critic_inputs
 from hpcmarl.algos.value_loss import value_losses
 from hpcmarl.config import ValueCriticConfig
 from hpcmarl.maths.vtrace import VTrace
-from hpcmarl.nets.critic import Critic
-from hpcmarl.nets.numpy_policy import numbered
+from hpcmarl.nets.critic import Critic, form_of
+from hpcmarl.nets.device import array, device_of, numbers, tensor
+from hpcmarl.nets.inputs import RowInputs, row_inputs
 from hpcmarl.types import Array, BoolArray, EnvironmentSpec, FloatArray, PolicySpec, Rollout
 
 
@@ -62,17 +64,17 @@ class Valued:
     Attributes:
         rows: Rows and ends of the units.
         units: The same rows, to convert arrays.
-        critic_inputs: Inputs in these rows, shape [n, D].
+        critic_inputs: Inputs in these n rows.
         outputs: Outputs, shape [n], differentiable.
         values: Values in units of the rewards, shape [n].
-        after: Inputs after the last row, shape [B, U, D].
-        finals: Inputs at the ends of truncated episodes, shape [K, U, D].
+        after: Inputs after the last row, [B, U, D] or records [B, U].
+        finals: Inputs at the ends of truncated episodes, [K, U, D] or records [K, U].
         memory: Memory of a recurrent critic; None for feed-forward critics.
     """
 
     rows: UnitRows
     units: Rows
-    critic_inputs: torch.Tensor
+    critic_inputs: RowInputs
     outputs: torch.Tensor
     values: FloatArray
     after: Array
@@ -115,21 +117,23 @@ class ValueCritic(ActorCritic):
         critic, valued = self._critics[policy.name], self._valued(policy, batch, shared)
         estimates = self._estimates(policy, batch, shared, valued)
         gain, statistics = self._surrogate_objective(part, evaluation, estimates.advantages)
-        values, counted, targets = valued.values, estimates.counted, tensor(estimates.targets)
+        values, counted, targets = valued.values, estimates.counted, self._tensor(estimates.targets)
         before = None if batch.records is None else valued.units.pick(batch.records[policy.name].outputs)
         losses = self._value_losses(valued.outputs, critic.outputs_for(targets), before)
-        error = (losses * tensor(counted)).sum() / (
+        error = (losses * self._tensor(counted)).sum() / (
             1 if self._central and not self._each else len(policy.agents)
         )
         bonus, cost = self._entropy_terms(policy, evaluation)
         objective = (gain - config.value_cost * error + bonus) / batch.steps
         objective.backward()  # type: ignore[no-untyped-call]
-        self._observe(policy, part, evaluation, (valued.critic_inputs, targets, tensor(counted > 0)))
+        learned = valued.critic_inputs, targets, self._tensor(np.flatnonzero(counted > 0))
+        self._observe(policy, part, evaluation, learned)
+        total_gain, total_error, entropy = numbers(gain, error, evaluation.entropy.detach().sum())
         size = batch.steps * batch.slots
         return statistics | {
-            "policy_loss": -float(gain.detach()) / size,
-            "value_loss": float(error.detach()) / size,
-            "entropy": float(evaluation.entropy.detach().sum()) / max(evaluation.rows.count, 1),
+            "policy_loss": -total_gain / size,
+            "value_loss": total_error / size,
+            "entropy": entropy / max(evaluation.rows.count, 1),
             "entropy_cost": cost,
             "mean_rho": estimates.mean_rho,
             "mean_c": estimates.mean_c,
@@ -139,7 +143,7 @@ class ValueCritic(ActorCritic):
 
     def _valued(self, policy: PolicySpec, batch: Batch, shared: Shared) -> Valued:
         """Evaluate a policy's critic on a batch."""
-        inputs, finals = self._critic_input(batch.policies[policy.name], shared.central_input)
+        inputs, finals = self._critic_inputs(policy, batch, shared)
         rows = (
             self._agent_rows(policy, batch, shared.game)
             if self._each
@@ -147,21 +151,19 @@ class ValueCritic(ActorCritic):
         )
         critic = self._critics[policy.name]
         units = Rows(rows.active)
-        critic_inputs, before = (
-            tensor(units.pick(inputs[: batch.steps])),
+        seen, before = (
+            row_inputs(units.pick(inputs[: batch.steps]), 1, self.device),
             batch.policies[policy.name].critic_memory,
         )
         outputs, memory = (
-            recall(critic, batch, inputs, rows.active, before)
-            if critic.memory_size
-            else (critic(critic_inputs), None)
+            recall(critic, batch, inputs, rows.active, before) if critic.memory_size else (critic(seen), None)
         )
         return Valued(
             rows,
             units,
-            critic_inputs,
+            seen,
             outputs,
-            critic.values(outputs.detach()).numpy(),
+            array(critic.values(outputs.detach())),
             inputs[batch.steps],
             finals,
             memory,
@@ -176,28 +178,23 @@ class ValueCritic(ActorCritic):
         memories = {policy.name: self._valued(policy, batch, shared).memory for policy in self.spec.policies}
         return {name: memory.after for name, memory in memories.items() if memory is not None}
 
-    def _critic_input(self, part: PolicyBatch, central: tuple[Array, Array] | None) -> tuple[Array, Array]:
+    def _critic_inputs(self, policy: PolicySpec, batch: Batch, shared: Shared) -> tuple[Array, Array]:
         """Return the inputs of a policy's critic.
 
-        Args:
-            part: The policy's arrays.
-            central: Inputs of central critics; None with independent critics.
-
         Returns:
-            Inputs of all rows, shape [T+1, B, U, D], and of the ends of truncated episodes, shape [K, U, D].
+            Inputs of all rows, [T+1, B, U, D] or records [T+1, B, U], and of the ends of truncated episodes,
+            [K, U, D] or records [K, U].
         """
-        if central is None:
-            return own_input(part, self._config.agent_id)
-        if not self._each:
-            return central
-        own = own_input(part, self._config.agent_id)
-        rows, finals = (
-            np.concatenate(
-                [np.broadcast_to(critic_inputs, (*each.shape[:-1], critic_inputs.shape[-1])), each], -1
-            )
-            for critic_inputs, each in zip(central, own, strict=True)
-        )
-        return rows, finals
+        if shared.central_input is not None and not self._each:
+            return shared.central_input
+        return self._join_inputs(policy, batch)
+
+    def _central_input(self, batch: Batch) -> tuple[Array, Array] | None:
+        return self._join_inputs(self.spec.policies[0], batch) if self._central and not self._each else None
+
+    def _join_inputs(self, policy: PolicySpec, batch: Batch) -> tuple[Array, Array]:
+        units = len(policy.agents) if self._each or not self._central else 1
+        return critic_inputs(form_of(self._critics[policy.name]), batch, policy, units)
 
     def _estimates(self, policy: PolicySpec, batch: Batch, shared: Shared, valued: Valued) -> Estimates:
         """Compute targets and advantages at the present values.
@@ -219,7 +216,7 @@ class ValueCritic(ActorCritic):
         trace = self._trace(policy, columns, batch, shared.evaluations)
         agents = Rows(active)
         advantages, rho = (
-            agents.pick(broadcast(array, active.shape)) for array in (trace.advantages, trace.rho)
+            agents.pick(broadcast(each, active.shape)) for each in (trace.advantages, trace.rho)
         )
         return Estimates(
             advantages,
@@ -299,20 +296,6 @@ class ValueCritic(ActorCritic):
         return units.pick(targets), units.pick(columns.active.astype(np.float32))
 
 
-def own_input(part: PolicyBatch, agent_id: bool) -> tuple[Array, Array]:
-    """Return each agent's own observation, with its one-hot number if `agent_id` is set.
-
-    Returns:
-        Inputs of all rows, shape [T+1, B, N, D], and of the ends of truncated episodes, shape [K, N, D].
-    """
-    size = int(np.prod(part.obs.shape[3:]))
-    rows, finals = (
-        part.obs.reshape(*part.obs.shape[:3], size),
-        part.final_obs.reshape(*part.final_obs.shape[:2], size),
-    )
-    return (numbered(rows), numbered(finals)) if agent_id else (rows, finals)
-
-
 def recall(
     critic: Critic, batch: Batch, inputs: Array, active: BoolArray, before: FloatArray | None
 ) -> tuple[torch.Tensor, Memory]:
@@ -321,7 +304,7 @@ def recall(
     Args:
         critic: A recurrent critic.
         batch: The batch, for the beginnings and truncated ends of episodes.
-        inputs: Inputs of the critic, shape [T+1, B, U, D].
+        inputs: Inputs of the critic, [T+1, B, U, D] or records [T+1, B, U].
         active: Rows with a value, shape [T, B, U].
         before: Memory before row 0, shape [B, U, H]; None: zeros.
 
@@ -330,9 +313,11 @@ def recall(
     """
     steps, starts = batch.steps, batch.episode_start
     now = np.zeros((*active.shape[1:], critic.memory_size), np.float32) if before is None else before
-    outputs, hidden = critic.unroll(tensor(inputs[:steps]), active, starts[:steps], tensor(now))
+    device = device_of(critic)
+    rows = row_inputs(inputs[:steps], 3, device)
+    outputs, hidden = critic.unroll(rows, active, starts[:steps], tensor(now, device))
     remembered = np.zeros((*active.shape, critic.memory_size), np.float32)
-    remembered[active] = hidden.numpy()
+    remembered[active] = array(hidden)
     for row in range(steps):
         now = np.where(starts[row][:, None, None], np.float32(0.0), now)
         now = remembered[row] = np.where(active[row][..., None], remembered[row], now)
@@ -348,17 +333,18 @@ def _later_values(
     Returns:
         Values of the row after the unroll, shape [B, U], and of the ends of truncated episodes, shape [K, U].
     """
-    slots, units, size = last.shape
-    critic_inputs = tensor(np.concatenate([last.reshape(-1, size), finals.reshape(-1, size)]))
+    slots, units = last.shape[:2]
+    device, ends = device_of(critic), [part.reshape(-1, *part.shape[2:]) for part in (last, finals)]
+    seen = row_inputs(np.concatenate(ends), 1, device)
     with torch.no_grad():
         if memory is None:
-            outputs = critic(critic_inputs)
+            outputs = critic(seen)
         else:
             outputs = critic.step(
-                critic_inputs,
-                tensor(np.concatenate([array.reshape(-1, critic.memory_size) for array in memory])),
+                seen,
+                tensor(np.concatenate([part.reshape(-1, critic.memory_size) for part in memory]), device),
             )
-        values = critic.values(outputs).numpy()
+        values = array(critic.values(outputs))
     return values[: slots * units].reshape(slots, units), values[slots * units :].reshape(-1, units)
 
 

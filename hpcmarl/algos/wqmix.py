@@ -78,7 +78,7 @@ class WQMIX(Mixed):
             ]
             weights = central_weights(targets, best[:steps], torch.stack(same).all(0), config.alpha)
         losses = weights * (total - targets).square() + (central - targets).square()
-        return team.fit(losses, total, targets, weight=team.mean(weights))
+        return team.fit(losses, total, targets, weight=weights)
 
     def _target_value(self, team: Team, utilities: list[torch.Tensor]) -> torch.Tensor:
         """Return the target network's central value [T+1, B] for the agents' utilities."""

@@ -207,12 +207,12 @@ def check(config: Config, algorithm: Algorithm) -> None:
             raise UsageError(f"{found}, which is not timed here; use {'null' if value is None else value}")
     if actor_critic and chosen.critic_network is not None and chosen.critic_network.recurrent:
         raise UsageError(
-            "algo.critic_network.recurrent: true needs a memory from the unrolls before, which is not timed "
+            "algo.critic_network.body: gru needs a memory from the unrolls before, which is not timed "
             "here; use false"
         )
     if (actor_critic or continuous) and chosen.network.recurrent:
         raise UsageError(
-            "algo.network.recurrent: true is in the bare loops of value-based algorithms only; use false"
+            "algo.network.body: gru is in the bare loops of value-based algorithms only; use mlp"
         )
 
 

@@ -18,7 +18,7 @@ from hpcmarl.nets.choosers import EpsilonGreedy
 from hpcmarl.nets.flat import FlatParameters
 from hpcmarl.nets.numpy_policy import NumpyPolicy
 from hpcmarl.nets.parameters import ParameterLayout, aligned_zeros
-from hpcmarl.nets.policy import Policy
+from hpcmarl.nets.policy import LayeredPolicy
 from hpcmarl.nets.shapes import PolicyShape
 from hpcmarl.optim.sparse import SparseTopology
 from hpcmarl.types import ActionSpace, BoolArray, FloatArray, PolicyFrame, PolicySpec
@@ -43,8 +43,8 @@ class Case:
         action = ActionSpace("discrete", (ACTIONS,))
         spec = PolicySpec("agent", tuple(f"agent_{index}" for index in range(AGENTS)), (OBSERVATION,), action)
         network = AgentNetworkConfig(hidden=(width,), memory=width)
-        shape = PolicyShape.of(spec, network, ACTIONS)
-        self.policy, self.layout = Policy(shape), ParameterLayout({"agent": shape})
+        shape = PolicyShape(spec, network, ACTIONS)
+        self.policy, self.layout = LayeredPolicy(shape), ParameterLayout({"agent": shape})
         vector = aligned_zeros(self.layout.size)
         self.layout.draw(vector, width)
         self.flat = FlatParameters(self.layout, {"agent": self.policy}, vector)

@@ -34,9 +34,9 @@ from hpcmarl.roles.efficiency import BARE_SEED
 from hpcmarl.training import join_world
 
 NETWORKS = {
-    "mlp-64-64": "{hidden: [64, 64], recurrent: false}",
-    "gru-256": "{hidden: [256], recurrent: true}",
-    "mlp-1024-1024": "{hidden: [1024, 1024], recurrent: false}",
+    "mlp-64-64": "{hidden: [64, 64], body: mlp}",
+    "gru-256": "{hidden: [256], body: gru}",
+    "mlp-1024-1024": "{hidden: [1024, 1024], body: mlp}",
 }
 COSTLY = "hpcmarl.envs.games.costly:parallel_env"
 ENVIRONMENTS = {
@@ -61,7 +61,7 @@ START_SECONDS = 300.0  # most time for the ranks of a job to start and to end
 WARM_UP = 0.3  # share of a run that is not counted
 DECOUPLED = {
     "off-policy (qmix)": (
-        "algo={name: qmix, network: {hidden: [64], recurrent: false}, replay: {learning_starts: 64}}",
+        "algo={name: qmix, network: {hidden: [64], body: mlp}, replay: {learning_starts: 64}}",
         "rounds.batch=32",
     ),
     "on-policy (ma_trace, rounds.backpressure)": (

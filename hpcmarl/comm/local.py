@@ -9,6 +9,7 @@ from __future__ import annotations
 import platform
 from collections import deque
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -132,7 +133,7 @@ class LocalTransport(Transport):
         """Set the members; the sum is taken in this process's memory and ignores the backend."""
         self.reduction_members = tuple(ranks)
 
-    def start_sum(self, vector: Array) -> Reduction:
+    def start_sum(self, vector: Any) -> Reduction:
         index = self._sums_started
         self._sums_started += 1
         parts = self.world.sums.setdefault((self.reduction_members, index), {})

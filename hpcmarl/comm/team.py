@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from hpcmarl.comm.protocol import Buffer, set_team
 from hpcmarl.comm.transport import Message, Reduction, Regrouping, SendHandle, Transport
 from hpcmarl.errors import HpcmarlError, LaunchError
-from hpcmarl.types import Array
 
 NOT_COLLECTIVE = "a team has no collective calls: it starts with an assignment from the league's server"
 NO_REPLACEMENT = "a league does not replace dead ranks"
@@ -109,7 +109,7 @@ class TeamTransport(Transport):
     def reduction_group(self, ranks: Sequence[int], hosts: Sequence[str], backend: str) -> None:
         raise HpcmarlError(NO_SUMS)
 
-    def start_sum(self, vector: Array) -> Reduction:
+    def start_sum(self, vector: Any) -> Reduction:
         raise HpcmarlError(NO_SUMS)
 
     def regroup(self, lost: int, progress: int, state: Callable[[], bytes]) -> Regrouping:

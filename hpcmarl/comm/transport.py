@@ -10,6 +10,7 @@ import math
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from hpcmarl.comm.protocol import HEADER_BYTES, Buffer, Header, Kind, check_header
 from hpcmarl.errors import HpcmarlError, LaunchError
@@ -238,12 +239,18 @@ class Transport(ABC):
             UsageError: If the backend cannot be used; raised on all members.
         """
 
+    @property
+    def sum_device(self) -> Any:
+        """Torch device of the tensors that `start_sum` takes beside arrays; None: it takes arrays alone."""
+        return None
+
     @abstractmethod
-    def start_sum(self, vector: Array) -> Reduction:
+    def start_sum(self, vector: Any) -> Reduction:
         """Start a sum over the reduction group. All members must start their sums in the same order.
 
         Args:
-            vector: This rank's contribution, shape [P].
+            vector: This rank's contribution, shape [P]: an array, or a tensor on `sum_device`. It must stay
+                unchanged until the sum has arrived.
         """
 
     @abstractmethod

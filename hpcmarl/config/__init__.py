@@ -17,7 +17,15 @@ from hpcmarl.config.algo_base import AlgoConfig, CommonReward, MinibatchPasses, 
 from hpcmarl.config.algo_checks import common_reward_text
 from hpcmarl.config.algos import Algo
 from hpcmarl.config.environment import EnvConfig, PolicyConfig
-from hpcmarl.config.networks import AgentNetworkConfig, InferenceForm, NetworkConfig, SparseConfig
+from hpcmarl.config.networks import (
+    AgentNetworkConfig,
+    CNNConfig,
+    EncoderConfig,
+    EntitiesConfig,
+    InferenceForm,
+    NetworkConfig,
+    SparseConfig,
+)
 from hpcmarl.config.replay import PriorityConfig, ReplayConfig
 from hpcmarl.config.rounds import (
     AdamConfig,
@@ -52,11 +60,14 @@ __all__ = [
     "AgentNetworkConfig",
     "Algo",
     "AlgoConfig",
+    "CNNConfig",
     "COMAConfig",
     "CallbackConfig",
     "CommonReward",
     "Config",
     "DelayConfig",
+    "EncoderConfig",
+    "EntitiesConfig",
     "EnvConfig",
     "EvalConfig",
     "GroupConfig",

@@ -15,6 +15,7 @@ class ActionCriticConfig(ReplayedConfig):
     """Keys of MADDPG and MASAC: critics, target network and random actions at the start."""
 
     has_critics: ClassVar[bool] = True
+    normalise_values: ClassVar[bool] = False
     critic: Literal["joint_observation", "state", "independent"] = Field(
         "joint_observation",
         description=(

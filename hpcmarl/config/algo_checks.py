@@ -40,8 +40,8 @@ def algo_contradictions(algo: AlgoConfig) -> list[str]:
     network = algo.critic_network if isinstance(algo, COMAConfig | ActionCriticConfig) else None
     if network is not None and network.recurrent:
         found.append(
-            f"algo.critic_network.recurrent: true does not work with algo.name: {algo.name}, whose critics "
-            "have no memory; remove the key"
+            f"algo.critic_network.body: {network.body} does not work with algo.name: {algo.name}, whose "
+            "critics have no memory; remove the key"
         )
     return found
 
@@ -91,9 +91,9 @@ def _team_contradictions(algo: MATraceConfig, teams: tuple[tuple[str, ...], ...]
 def _value_contradictions(algo: QLearningConfig) -> list[str]:
     """Return one line for each pair of choices of a value-based algorithm that exclude each other."""
     found = []
-    if algo.sparse is not None and algo.sparse.training == "sparse" and not algo.network.recurrent:
+    if algo.sparse is not None and algo.sparse.training == "sparse" and algo.network.body != "gru":
         found.append(
-            "algo.sparse.training: sparse needs a GRU, and algo.network.recurrent is false; set "
+            f"algo.sparse.training: sparse needs a GRU, and algo.network.body is {algo.network.body}; set "
             "algo.sparse.training: dense"
         )
     if algo.n_step > 1 and algo.trace_lambda > 0:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 from typing import Annotated, Any, Union, get_args, get_origin
 
 from pydantic import BaseModel, GetCoreSchemaHandler, GetJsonSchemaHandler
+from pydantic.fields import FieldInfo
 from pydantic_core import PydanticCustomError, core_schema
 
 from hpcmarl import plugins
@@ -81,6 +82,32 @@ class Choice:
         return {"anyOf": [*([] if self.own is None else [handler(schema)]), *foreign]}
 
 
+class Factory:
+    """Let a text name a function or class outside hpcmarl that takes no configuration of its own.
+
+    Nothing is imported while the configuration is read. The name is only checked.
+
+    Args:
+        kind: A key of `plugins.KINDS`.
+    """
+
+    def __init__(self, kind: str) -> None:
+        self.kind = kind
+
+    def __get_pydantic_core_schema__(
+        self, source: Any, handler: GetCoreSchemaHandler
+    ) -> core_schema.CoreSchema:
+        return core_schema.no_info_after_validator_function(self._checked, handler(source))
+
+    @staticmethod
+    def _checked(name: str) -> str:
+        try:
+            plugins.check_stored(name)
+        except HpcmarlError as error:
+            raise _refusal(str(error)) from None
+        return name
+
+
 def _refusal(text: str) -> PydanticCustomError:
     return PydanticCustomError(ERROR, "{text}", {"text": text})
 
@@ -96,9 +123,11 @@ def choice_of(annotation: Any) -> Choice | None:
 
 
 def classes_outside(section: Section) -> Iterator[tuple[str, str]]:
-    """Yield the kind and the name of every class outside hpcmarl that a section and its sections name."""
+    """Yield the kind and the name of everything outside hpcmarl that a section and its sections name."""
     for key, field in type(section).model_fields.items():
         value = getattr(section, key)
+        if isinstance(value, str) and (factory := _factory_of(field)) is not None:
+            yield factory.kind, value
         annotation = (
             field.annotation if get_origin(field.annotation) is not tuple else get_args(field.annotation)[0]
         )
@@ -109,6 +138,15 @@ def classes_outside(section: Section) -> Iterator[tuple[str, str]]:
                 if choice is not None and isinstance(name, str) and name not in choice.names:
                     yield choice.kind, name
                 yield from classes_outside(each)
+
+
+def _factory_of(field: FieldInfo) -> Factory | None:
+    """Return the factory that a field's text may name; None: it names none."""
+    marks = [*field.metadata]
+    for each in (field.annotation, *get_args(field.annotation)):
+        if get_origin(each) is Annotated:
+            marks += get_args(each)[1:]
+    return next((mark for mark in marks if isinstance(mark, Factory)), None)
 
 
 def _items(value: Any) -> Iterable[Any]:

@@ -34,7 +34,7 @@ _NAMES: dict[str, str] = {
         "hidden_size hidden_dim hidden_sizes hidden_layers layers net_arch fcnet_hiddens rnn_hidden_dim width"
     ),
     "algo.network.activation": "activation_fn fcnet_activation",
-    "algo.network.recurrent": "use_rnn use_recurrent_policy rnn lstm gru use_lstm",
+    "algo.network.body": "use_rnn use_recurrent_policy rnn lstm gru use_lstm",
     "algo.agent_id": "obs_agent_id add_agent_id",
     "algo.double_q": "double_dqn use_double_q",
     "algo.target_every": "target_update_interval target_network_update_freq",

@@ -2,29 +2,119 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from hpcmarl.config.base import (
-    Fraction,
-    PositiveInt,
-    Section,
-    Width,
-)
+from hpcmarl.config.base import Count, Fraction, Line, Natural, PositiveInt, Section, Width, section
+from hpcmarl.config.choice import Factory
 
 InferenceForm = Literal["auto", "dense", "sparse"]
 
 
-class NetworkConfig(Section):
-    """Shape of a multi-layer perceptron, with an optional GRU before its head."""
+Body = Literal["mlp", "gru", "lstm"]
+EncoderName = Literal["auto", "flat", "cnn", "entities", "dict"]
 
+
+class CNNConfig(Section):
+    """Convolutional encoder of images."""
+
+    architecture: Literal["nature", "impala"] = Field(
+        "nature",
+        description=(
+            "three convolutions (nature, 10.1038/nature14236; at least 36 x 36 pixels), or three residual "
+            "blocks (impala, arXiv 1802.01561; any size)"
+        ),
+    )
+    channels: Literal["last", "first"] = Field(
+        "last", description="place of the channels in the shape of an image: height x width x channels (last)"
+    )
+    features: Width | None = Field(
+        None, description="units of the layer after the convolutions; null: nature 512, impala 256"
+    )
+
+
+class EntityGroupConfig(Section):
+    """Entities of one kind inside a vector."""
+
+    count: Count = Field(1, description="number of entities; they follow each other at each place")
+    starts: tuple[Natural, ...] = Field(
+        (0,), min_length=1, max_length=64, description="places at which features of the first entity begin"
+    )
+    sizes: tuple[Count, ...] = Field(
+        (1,),
+        min_length=1,
+        max_length=64,
+        description="number of features of one entity at each of the places",
+    )
+
+
+class EntitiesConfig(Section):
+    """Encoder of a set of entities by attention."""
+
+    width: Width = Field(64, description="features of each entity inside the encoder")
+    heads: Count = Field(4, description="attention heads; they share the width")
+    layers: Annotated[int, Field(ge=1, le=64)] = Field(1, description="attention layers")
+    groups: dict[str, EntityGroupConfig] = Field(
+        default_factory=dict,
+        description=(
+            "entities inside a vector, by kind; all other numbers describe the agent itself; empty: each row "
+            "of a matrix is an entity"
+        ),
+    )
+
+
+ModuleName = Annotated[Line, Factory("modules")]
+
+
+class EncoderConfig(Section):
+    """Encoder of an observation, or of one entry of it."""
+
+    encoder: EncoderName = Field(
+        "auto",
+        description=(
+            "layers that turn an observation into features: none (flat), convolutions (cnn), attention over "
+            "a set of entities (entities), or one encoder for each entry of a Dict or Tuple (dict); auto: "
+            "cnn for uint8 images of at least 36 x 36 pixels, dict if an entry is such an image, else flat"
+        ),
+    )
+    cnn: CNNConfig = section(CNNConfig, "encoder cnn")
+    entities: EntitiesConfig = section(EntitiesConfig, "encoder entities")
+
+
+class NetworkConfig(EncoderConfig):
+    """Shape of a network: an encoder, hidden layers, and an optional memory before its head."""
+
+    module: ModuleName | None = Field(
+        None,
+        description=(
+            "torch module in place of all layers: package.module:factory, or the name of an entry point of "
+            "the group hpcmarl.modules (docs/networks.md); the other keys but arguments then have no effect"
+        ),
+    )
+    arguments: dict[str, Any] = Field(
+        default_factory=dict, description="keyword arguments of the factory in `module`"
+    )
+    keys: dict[str, EncoderConfig] = Field(
+        default_factory=dict,
+        description="encoder dict: encoder of each entry, by key; keys that are left out: auto",
+    )
     hidden: tuple[Width, ...] = Field((64, 64), max_length=64, description="units of each hidden layer")
     activation: Literal["tanh", "relu"] = Field(
         "tanh", description="activation function of the hidden layers"
     )
-    recurrent: bool = Field(False, description="put a GRU between the hidden layers and the head")
-    memory: Width = Field(64, description="units of the GRU")
+    layer_norm: bool = Field(
+        False, description="normalise the features of each hidden layer before its activation"
+    )
+    body: Body = Field(
+        "mlp", description="hidden layers alone (mlp), or a GRU or LSTM between them and the head"
+    )
+    memory: Width = Field(64, description="units of the GRU or LSTM")
+
+    @property
+    def recurrent(self) -> bool:
+        """Whether the network's own layers have a memory; a module says itself whether it has one."""
+        return self.body != "mlp" and self.module is None
 
 
 class AgentNetworkConfig(NetworkConfig):
@@ -34,7 +124,9 @@ class AgentNetworkConfig(NetworkConfig):
     activation: Literal["tanh", "relu"] = Field(
         "relu", description="activation function of the hidden layers"
     )
-    recurrent: bool = Field(True, description="put a GRU between the hidden layers and the action values")
+    body: Body = Field(
+        "gru", description="hidden layers alone (mlp), or a GRU or LSTM between them and the action values"
+    )
     dueling: bool = Field(
         False,
         description=(

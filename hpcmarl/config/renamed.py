@@ -12,6 +12,8 @@ RENAMED_KEYS = {
     ("replay", "ratio"): "samples_per_insert",
     ("sparse", "acting"): "inference",
     ("sparse", "learning"): "training",
+    ("network", "recurrent"): "body",
+    ("critic_network", "recurrent"): "body",
 }
 
 # key -> old value -> new value

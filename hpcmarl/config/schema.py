@@ -7,7 +7,7 @@ later, as soon as the environment is known.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
@@ -42,6 +42,7 @@ from hpcmarl.config.run import (
 )
 from hpcmarl.config.slurm import SlurmConfig
 from hpcmarl.config.topology import TopologyConfig, worker_contradictions
+from hpcmarl.placement import wants_cuda
 
 
 class Config(Section):
@@ -66,6 +67,23 @@ class Config(Section):
             "make the run repeatable bit for bit: actors wait for every version; needs rounds.rule: sync "
             "and one group"
         ),
+    )
+    device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda|cuda:[0-9]{1,3})$")] = Field(
+        "auto",
+        description=(
+            "device of the learners' networks: cpu, the CUDA devices in turn (cuda), or one of them "
+            "(cuda:0); auto: cpu"
+        ),
+    )
+    precision: Literal["float32", "bf16"] = Field(
+        "float32",
+        description=(
+            "arithmetic of the learners' forward passes; bf16: products in bfloat16, while parameters, "
+            "gradients and the optimizer stay float32"
+        ),
+    )
+    compile: bool = Field(
+        False, description="compile the learners' networks with torch.compile, which takes up to a minute"
     )
     env: EnvConfig = Field(description="environment that the actors step")
     policies: dict[Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$")], PolicyConfig] = Field(
@@ -188,6 +206,7 @@ def contradictions(config: Config) -> list[str]:
             f"deterministic: true does not work with algo.name: {config.algo.name}, whose actors continue "
             "during the passes over a batch; use algo.name: ma_trace"
         )
+    found += device_contradictions(config)
     found += worker_contradictions(
         config.topology, explores=config.algo.has_random_share, deterministic=config.deterministic
     )
@@ -212,4 +231,27 @@ def contradictions(config: Config) -> list[str]:
             f"rounds.admission: all_begun does not work with algo.name: {config.algo.name}, which drops no "
             "episode at the end of a round; set rounds.admission: first_finished"
         )
+    return found
+
+
+def device_contradictions(config: Config) -> list[str]:
+    """Return one line for each choice that excludes the device or the arithmetic of the learners."""
+    found = []
+    if config.deterministic and wants_cuda(config.device):
+        found.append(
+            f"device: {config.device} does not work with deterministic: true, because sums on a GPU have not "
+            "been shown to repeat bit for bit; set device: cpu"
+        )
+    if config.algo.sparse_training is not None:
+        others = {
+            f"device: {config.device}": wants_cuda(config.device),
+            "precision: bf16": config.precision == "bf16",
+            "compile: true": config.compile,
+        }
+        found += [
+            f"{choice} does not work with algo.sparse, whose products are float32 on the CPU; remove "
+            "algo.sparse, or use device: cpu, precision: float32 and compile: false"
+            for choice, chosen in others.items()
+            if chosen
+        ]
     return found

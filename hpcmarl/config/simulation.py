@@ -419,8 +419,8 @@ def _critic_contradictions(config: SimulationConfig) -> list[str]:
     found = []
     if algo.critic_network is not None and algo.critic_network.recurrent:
         found.append(
-            "objective.algo.critic_network.recurrent: true needs the critics' memory, which the simulator "
-            "does not record; remove the key"
+            f"objective.algo.critic_network.body: {algo.critic_network.body} needs the critics' memory, "
+            "which the simulator does not record; remove the key"
         )
     return found
 

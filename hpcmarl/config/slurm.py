@@ -49,6 +49,13 @@ class SlurmConfig(Section):
     actor_options: tuple[Line, ...] = Field(
         (), description="additional options of sbatch for the actors' nodes of a heterogeneous job"
     )
+    gpus: Annotated[int, Field(ge=0, le=1024)] = Field(
+        0,
+        description=(
+            "GPUs of each node (sbatch --gpus-per-node); in a heterogeneous job, of each learners' node; 0: "
+            "the option is left out"
+        ),
+    )
     signal_seconds: Annotated[int, Field(ge=1, le=65535)] = Field(
         120, description="seconds before the time limit at which the job gets the signal to stop"
     )

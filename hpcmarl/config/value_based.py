@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -18,7 +18,7 @@ from hpcmarl.config.base import (
     Width,
     section,
 )
-from hpcmarl.config.networks import AgentNetworkConfig, SparseConfig
+from hpcmarl.config.networks import AgentNetworkConfig, ModuleName, SparseConfig
 
 
 class QLearningConfig(ReplayedConfig):
@@ -112,6 +112,15 @@ class MixingConfig(Section):
             "input of the mixer: the environment's state, or all observations; auto: the state if the "
             "environment has one"
         ),
+    )
+    mixer_module: ModuleName | None = Field(
+        None,
+        description=(
+            "torch module in place of the monotonic mixing network: package.module:factory (docs/networks.md)"
+        ),
+    )
+    mixer_arguments: dict[str, Any] = Field(
+        default_factory=dict, description="keyword arguments of the factory in `mixer_module`"
     )
     mixing_width: Width = Field(32, description="hidden units of the mixing network")
     hypernetwork_width: Width = Field(

@@ -31,8 +31,9 @@ import numpy as np
 
 from hpcmarl import __version__
 from hpcmarl.evaluation import Trained
+from hpcmarl.nets.layer_shapes import DenseShape
 from hpcmarl.nets.numpy_layers import mean_and_deviation
-from hpcmarl.nets.shapes import DenseShape, PolicyShape
+from hpcmarl.nets.shapes import PolicyShape
 from hpcmarl.types import FloatArray, PolicySpec
 
 

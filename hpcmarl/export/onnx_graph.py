@@ -178,7 +178,7 @@ def _add_policy(graph: _Graph, network: ActingNetwork) -> None:
 def _add_inputs(graph: _Graph, network: ActingNetwork) -> str:
     """Add the flattened observation, the one-hot last action and the agent's one-hot number."""
     shape = network.shape
-    parts = [graph.node("Reshape", "observation", graph.axes(-1, shape.observation))]
+    parts = [graph.node("Reshape", "observation", graph.axes(-1, shape.spec.observation_size))]
     if shape.last_action:
         # row 0 stands for "no action yet"
         table = np.eye(shape.actions + 1, shape.actions, k=-1, dtype=np.float32)

@@ -212,7 +212,8 @@ def _size(component: Component) -> list[str]:
 
 def _site(job: Job) -> str:
     site = job.site
-    lines = _site_directives(site, site.partition, job.components[0].options)
+    gpus = [f"--gpus-per-node={site.gpus}"] if site.gpus else []
+    lines = _site_directives(site, site.partition, [*gpus, *job.components[0].options])
     if len(job.components) > 1:
         actors = job.components[1]
         lines += [

@@ -98,14 +98,14 @@ def near_greedy(
     best = torch.cat(
         [taken(value, action) * act for value, action, act in zip(values, greedy, active, strict=True)], -1
     )
-    utilities, exists = [best.unsqueeze(1)], [torch.ones(len(best), 1, dtype=torch.bool)]
+    utilities, exists = [best.unsqueeze(1)], [torch.ones(len(best), 1, dtype=torch.bool, device=best.device)]
     first = 0
     for value, mask, act, action in zip(values, masks, active, greedy, strict=True):
         rows, agents, actions = value.shape
         joint = best[:, None, None, :].repeat(1, agents, actions, 1)
-        own = torch.arange(agents)
+        own = torch.arange(agents, device=best.device)
         joint[:, own, :, first + own] = value.transpose(0, 1)
-        other = torch.arange(actions) != action.unsqueeze(-1)
+        other = torch.arange(actions, device=best.device) != action.unsqueeze(-1)
         allowed = other & act.unsqueeze(-1) if mask is None else other & act.unsqueeze(-1) & mask
         utilities.append(joint.view(rows, agents * actions, -1))
         exists.append(allowed.view(rows, agents * actions))

@@ -39,7 +39,8 @@ class ActionCode:
     def encode(self, action: torch.Tensor) -> torch.Tensor:
         """Return the codes of stored actions."""
         if self._space.kind == "continuous":
-            return ((action - self._centre) / self._scale).clamp(-1.0, 1.0)
+            centre, scale = self._centre.to(action.device), self._scale.to(action.device)
+            return ((action - centre) / scale).clamp(-1.0, 1.0)
         components = action.unsqueeze(-1) if self._space.kind == "discrete" else action
         parts = [
             functional.one_hot(components[..., number], size) for number, size in enumerate(self._space.sizes)

@@ -8,21 +8,17 @@ from typing import Any
 import torch
 from torch import nn
 
-from hpcmarl.nets.critic import Critic
+from hpcmarl.nets.critic import make_critic
+from hpcmarl.nets.layer_shapes import ConstantShape, DenseShape, GroupShape, GRUShape, MomentsShape, Shape
 from hpcmarl.nets.layers import Dense, gru_cell
-from hpcmarl.nets.mixers import MonotonicMixer, SumMixer, UnrestrictedMixer
+from hpcmarl.nets.mixers import ModuleMixer, MonotonicMixer, SumMixer, UnrestrictedMixer
 from hpcmarl.nets.moments import Moments
-from hpcmarl.nets.policy import Policy
+from hpcmarl.nets.policy import make_policy
 from hpcmarl.nets.shapes import (
-    ConstantShape,
     CriticShape,
-    DenseShape,
-    GroupShape,
-    GRUShape,
-    MomentsShape,
+    MixerModuleShape,
     MonotonicMixerShape,
     PolicyShape,
-    Shape,
     SumMixerShape,
     UnrestrictedMixerShape,
 )
@@ -42,13 +38,14 @@ def _group(shape: GroupShape) -> nn.Module:
 
 BUILDERS: dict[type[Shape], Callable[[Any], nn.Module]] = {
     ConstantShape: Constant,
-    CriticShape: Critic,
+    CriticShape: make_critic,
     DenseShape: Dense,
     GroupShape: _group,
     GRUShape: gru_cell,
+    MixerModuleShape: ModuleMixer,
     MomentsShape: Moments,
     MonotonicMixerShape: MonotonicMixer,
-    PolicyShape: Policy,
+    PolicyShape: make_policy,
     SumMixerShape: lambda _: SumMixer(),
     UnrestrictedMixerShape: UnrestrictedMixer,
 }

@@ -312,6 +312,11 @@ class TanhGaussianChooser(Chooser):
         self.log_scale = float(np.log(self._scale).sum())
         self._bound = math.tanh(LARGEST_SQUASH)
 
+    @property
+    def squashing(self) -> tuple[Array, Array, float]:
+        """Centre and scale of the actions, shape [D] float64 each, and the largest |tanh(u)|."""
+        return self._centre, self._scale, self._bound
+
     def unsquash(self, action: Array) -> FloatArray:
         """Recover u from stored actions.
 

@@ -24,6 +24,7 @@ from hpcmarl.nets.choosers import (
     CategoricalChooser,
     TanhGaussianChooser,
 )
+from hpcmarl.nets.device import tensor
 from hpcmarl.types import ActionSpace
 
 
@@ -151,7 +152,7 @@ class TanhGaussianHead(Head):
             raw[..., :size],
             functional.softplus(raw[..., size:] + UNIT_SOFTPLUS) + LEAST_DEVIATION,
         )
-        u = torch.from_numpy(self._chooser.unsquash(action.numpy()))
+        u = self._unsquash(action)
         noise = (u - mean) / deviation
         log_deviation = deviation.log()
         gaussian = -0.5 * noise.square() - log_deviation - 0.5 * math.log(2 * math.pi)
@@ -159,6 +160,14 @@ class TanhGaussianHead(Head):
         moved = mean + deviation * noise.detach()
         dimension_entropy = log_deviation + 0.5 * math.log(2 * math.pi * math.e) + log_slope(moved)
         return logp, dimension_entropy.sum(-1) + self._log_scale
+
+    def _unsquash(self, action: torch.Tensor) -> torch.Tensor:
+        """Return u of stored actions, as TanhGaussianChooser.unsquash does."""
+        if action.device.type == "cpu":
+            return torch.from_numpy(self._chooser.unsquash(action.numpy()))
+        centre, scale, bound = self._chooser.squashing
+        squashed = (action - tensor(centre, action.device)) / tensor(scale, action.device)
+        return squashed.clamp(-bound, bound).atanh().float()
 
     def maximum_entropy(self, mask: torch.Tensor | None, rows: int) -> torch.Tensor:
         return torch.full((rows,), self._log_scale + self._dimensions * math.log(2.0))

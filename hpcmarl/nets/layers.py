@@ -14,8 +14,9 @@ from typing import Any, cast
 import torch
 from torch import nn
 from torch.autograd.function import once_differentiable
+from torch.nn import functional
 
-from hpcmarl.nets.shapes import DenseShape, GRUShape
+from hpcmarl.nets.layer_shapes import DenseShape, GRUShape, LayerNormShape, LSTMShape
 
 MINUS_ONE = torch.tensor(-1.0)
 
@@ -38,18 +39,48 @@ class BareGRUCell(nn.GRUCell):
         """Leave the weights uninitialised; torch would draw from its global generator."""
 
 
+class BareLSTMCell(nn.LSTMCell):
+    """An LSTM cell with uninitialised weights."""
+
+    def reset_parameters(self) -> None:
+        """Leave the weights uninitialised; torch would draw from its global generator."""
+
+
+def layer_norm(shape: LayerNormShape) -> nn.LayerNorm:
+    """Create a layer normalisation; FlatParameters sets its weights (flat.py)."""
+    return nn.LayerNorm(shape.size)
+
+
+def lstm_cell(shape: LSTMShape) -> nn.LSTMCell:
+    """Create an LSTM cell with uninitialised weights."""
+    return BareLSTMCell(shape.inputs, shape.memory)
+
+
 def gru_cell(shape: GRUShape) -> nn.GRUCell:
     """Create a GRU cell with uninitialised weights."""
     return BareGRUCell(shape.inputs, shape.memory)
 
 
+def make_cell(shape: GRUShape | LSTMShape) -> nn.GRUCell | nn.LSTMCell:
+    """Create the cell that a shape describes, with uninitialised weights."""
+    return gru_cell(shape) if isinstance(shape, GRUShape) else lstm_cell(shape)
+
+
 class Dense(nn.Module):
-    """The layers of a DenseShape, with uninitialised weights."""
+    """The layers of a DenseShape, with uninitialised weights.
+
+    Attributes:
+        plain: Whether to use torch's own layers, which autocast and torch.compile know (arithmetic.py).
+    """
 
     def __init__(self, shape: DenseShape) -> None:
         super().__init__()
         self.activation, self.activate_last = shape.activation, shape.activate_last
         self.layers = nn.ModuleList(BareLinear(inputs, outputs) for inputs, outputs in pairwise(shape.sizes))
+        if shape.layer_norm:
+            self.norms = nn.ModuleList(layer_norm(LayerNormShape(size)) for size in shape.normalised)
+        self.layer_norm = shape.layer_norm
+        self.plain = False
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
         """Apply the layers; differentiable once in the parameters and the inputs.
@@ -62,6 +93,8 @@ class Dense(nn.Module):
         """
         if not self.layers:
             return inputs
+        if self.layer_norm or self.plain:
+            return self._layer_by_layer(inputs)
         parameters = cast(
             "list[torch.Tensor]",
             [parameter for layer in self.layers for parameter in (layer.weight, layer.bias)],
@@ -70,6 +103,15 @@ class Dense(nn.Module):
         run = DenseStack.apply if torch.is_grad_enabled() else last_stage
         outputs: torch.Tensor = run(rows, self.activation, self.activate_last, *parameters)
         return outputs.view(*inputs.shape[:-1], outputs.shape[-1])
+
+    def _layer_by_layer(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Apply torch's layers, with a layer normalisation before each activation if the shape has them."""
+        activation = torch.tanh if self.activation == "tanh" else functional.relu
+        for index, layer in enumerate(self.layers):
+            hidden = layer(hidden)
+            if index < len(self.layers) - 1 or self.activate_last:
+                hidden = activation(self.norms[index](hidden) if self.layer_norm else hidden)
+        return hidden
 
 
 def stages_of(

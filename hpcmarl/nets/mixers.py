@@ -12,8 +12,9 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from hpcmarl.nets.layer_shapes import DenseShape, Shape
 from hpcmarl.nets.layers import Dense
-from hpcmarl.nets.shapes import DenseShape, MonotonicMixerShape, Shape, UnrestrictedMixerShape
+from hpcmarl.nets.shapes import MixerModuleShape, MonotonicMixerShape, UnrestrictedMixerShape
 
 
 class SumMixer(nn.Module):
@@ -68,6 +69,32 @@ class MonotonicMixer(nn.Module):
             state
         )
         return values
+
+
+class ModuleMixer(nn.Module):
+    """A torch module of the user as mixer (docs/networks.md).
+
+    It gets the utilities [rows, n] and the state [rows, S], and returns the team's value [rows].
+    """
+
+    def __init__(self, shape: MixerModuleShape) -> None:
+        super().__init__()
+        self.module: nn.Module = shape.module.make()
+
+    def forward(self, utilities: torch.Tensor, state: torch.Tensor) -> torch.Tensor:
+        """Mix utilities.
+
+        Args:
+            utilities: Shape [..., K, n].
+            state: Shape [..., S].
+
+        Returns:
+            Values, shape [..., K].
+        """
+        leading = utilities.shape[:-1]
+        seen = state.unsqueeze(-2).expand(*leading, state.shape[-1])
+        values: torch.Tensor = self.module(utilities.flatten(0, -2), seen.flatten(0, -2))
+        return values.view(leading)
 
 
 class UnrestrictedMixer(nn.Module):

@@ -23,8 +23,8 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from hpcmarl.nets.numpy_layers import LARGEST, mean_and_deviation
-from hpcmarl.nets.shapes import MomentsShape
+from hpcmarl.nets.layer_shapes import MomentsShape
+from hpcmarl.nets.numpy_layers import LARGEST, SMALLEST_DEVIATION, mean_and_deviation
 
 
 class Moments(nn.Module):
@@ -52,10 +52,24 @@ class Moments(nn.Module):
 
     def mean_and_deviation(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Return mean and standard deviation, shape [D] each; 0 and 1 before the first update."""
-        mean, deviation = mean_and_deviation(self.moments.numpy())
-        return torch.from_numpy(mean), torch.from_numpy(deviation)
+        if self.moments.device.type == "cpu":
+            mean, deviation = mean_and_deviation(self.moments.numpy())
+            return torch.from_numpy(mean), torch.from_numpy(deviation)
+        return _mean_and_deviation(self.moments)
 
     def forward(self, rows: torch.Tensor) -> torch.Tensor:
         """Normalise rows [..., D] to deviations from the mean, clipped to +-LARGEST."""
         mean, deviation = self.mean_and_deviation()
         return ((rows - mean) / deviation).clamp_(-LARGEST, LARGEST)
+
+
+def _mean_and_deviation(moments: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Compute numpy_layers.mean_and_deviation on the device of the moments, without waiting for it."""
+    count, size = moments[0], len(moments) // 2
+    mean = moments[1 : 1 + size] / count
+    variance = moments[1 + size :] / count - mean.square()
+    smallest = SMALLEST_DEVIATION * (1.0 + mean.abs())
+    # In double precision the root rounds as numpy's; torch's own of float32 differs in the last digit.
+    deviation = torch.maximum(variance, smallest.square()).double().sqrt().float()
+    known = count > 0
+    return torch.where(known, mean, 0.0), torch.where(known, deviation, 1.0)

@@ -9,8 +9,9 @@ from __future__ import annotations
 import numpy as np
 
 from hpcmarl.nets.choosers import Chooser
+from hpcmarl.nets.layer_shapes import DenseShape
 from hpcmarl.nets.numpy_layers import Arrays
-from hpcmarl.nets.shapes import DenseShape, PolicyShape
+from hpcmarl.nets.shapes import PolicyShape
 from hpcmarl.types import Array, BoolArray, FloatArray
 
 

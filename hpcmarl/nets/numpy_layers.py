@@ -16,7 +16,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from hpcmarl.nets.shapes import DenseShape, GRUShape
+from hpcmarl.nets.layer_shapes import DenseShape, GRUShape
 from hpcmarl.nets.sparse import DenseWeight, SparseWeight
 from hpcmarl.types import BoolArray, FloatArray
 

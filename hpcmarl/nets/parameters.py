@@ -10,7 +10,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from hpcmarl.nets.shapes import Shape
+from hpcmarl.nets.layer_shapes import Shape
 from hpcmarl.types import FloatArray, Layer
 
 # In bytes. Another alignment can change the order in which numpy adds, and thus the rounding of sums.

@@ -33,6 +33,7 @@ import torch
 from torch import nn
 from torch.autograd.function import once_differentiable
 
+from hpcmarl.nets.device import HOST, tensor
 from hpcmarl.types import BoolArray
 
 
@@ -49,12 +50,13 @@ class Packing:
             no episode starts.
     """
 
-    def __init__(self, active: BoolArray, starts: BoolArray) -> None:
+    def __init__(self, active: BoolArray, starts: BoolArray, device: torch.device = HOST) -> None:
         """Pack the active rows.
 
         Args:
             active: Rows to compute, shape [T, C].
             starts: First rows of episodes, in which the memory is zero, shape [T, C].
+            device: Device of the tensors.
         """
         length, columns = active.shape
         counts = active.sum(0)
@@ -76,16 +78,16 @@ class Packing:
             + columns
         )
         self.rows, self.columns, self.before = (
-            torch.from_numpy(packed),
-            torch.from_numpy(order),
-            torch.from_numpy(before),
+            tensor(packed, device),
+            tensor(order, device),
+            tensor(before, device),
         )
         self.steps = [slice(end - size, end) for end, size in zip(ends.tolist(), sizes.tolist(), strict=True)]
         self.keeps: torch.Tensor | None = None
         if starts.any():
             begun = starts.cumsum(0).reshape(-1)[packed]
             same = begun == np.concatenate([np.zeros(columns, np.int64), begun])[before]
-            self.keeps = torch.from_numpy(same[:, None].astype(np.float32))
+            self.keeps = tensor(same[:, None].astype(np.float32), device)
 
 
 def spread(rows: torch.Tensor, places: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor:
@@ -116,8 +118,46 @@ def recur(cell: nn.GRUCell, inputs: torch.Tensor, memory: torch.Tensor, packing:
         Memory after each packed row, shape [n, H].
     """
     parameters = (cell.weight_ih, cell.weight_hh, cell.bias_ih, cell.bias_hh)
+    if torch.is_autocast_enabled(inputs.device.type):
+        # The products of single steps are small, and errors of bfloat16 would add up over the steps.
+        with torch.autocast(inputs.device.type, enabled=False):
+            return recur(cell, inputs.float(), memory, packing)
     hidden: torch.Tensor = Recurrence.apply(inputs, memory[packing.columns], packing, *parameters)  # type: ignore[no-untyped-call]
     return hidden
+
+
+def recur_lstm(
+    cell: nn.LSTMCell, inputs: torch.Tensor, memory: torch.Tensor, packing: Packing
+) -> torch.Tensor:
+    """Run an LSTM cell over packed rows; differentiable.
+
+    The products with the inputs are one product over all rows.
+
+    Args:
+        cell: The LSTM cell, with H / 2 units.
+        inputs: Inputs of the packed rows, shape [n, I].
+        memory: Outputs and cell states before row 0, shape [C, H]; gradients do not flow into it.
+        packing: Order of the rows.
+
+    Returns:
+        Output and cell state after each packed row, shape [n, H].
+
+    Source:
+        Hochreiter and Schmidhuber 1997, with the forget gate of doi 10.1162/089976600300015015.
+    """
+    width = cell.hidden_size
+    of_inputs = torch.addmm(cell.bias_ih + cell.bias_hh, inputs, cell.weight_ih.t())
+    before, after = memory[packing.columns], [inputs.new_empty(0, 2 * width)]
+    for step in packing.steps:
+        before = before[: step.stop - step.start]
+        if packing.keeps is not None:
+            before = before * packing.keeps[step]
+        gates = torch.addmm(of_inputs[step], before[:, :width], cell.weight_hh.t())
+        enter, forget, candidate, leave = gates.chunk(4, 1)
+        state = torch.sigmoid(forget) * before[:, width:] + torch.sigmoid(enter) * torch.tanh(candidate)
+        before = torch.cat([torch.sigmoid(leave) * torch.tanh(state), state], 1)
+        after.append(before)
+    return torch.cat(after)
 
 
 class Recurrence(torch.autograd.Function):

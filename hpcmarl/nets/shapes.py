@@ -1,226 +1,52 @@
-"""Descriptions of networks without torch: names, shapes and initial values of their parameters.
+"""Descriptions of networks without torch: policies, critics and mixers.
 
-A learner builds torch modules from these descriptions (build.py). All other ranks build a forward pass in
-numpy (numpy_policy.py). The order of `parameters` is their order in the parameter vector (parameters.py). The
-names are those of the torch modules.
+A learner builds torch modules from these descriptions (build.py). Other ranks build a forward pass in numpy
+(numpy_policy.py) where the network allows it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
-from itertools import pairwise
-from typing import NamedTuple
-
-import numpy as np
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
 
 from hpcmarl.config import NetworkConfig
-from hpcmarl.types import ActionSpace, FloatArray, PolicySpec
-
-GAINS = {"tanh": 5.0 / 3.0, "relu": 2.0**0.5}
-# Gain of a policy's last layer. It makes the initial policy nearly uniform.
-FIRST_POLICY_GAIN = 0.01
-# Gain of a last layer of values. It makes the initial values small compared with most rewards.
-FIRST_VALUE_GAIN = 0.1
-# Gain of the last layer that produces mixing weights. With the usual widths, the initial Q_tot then changes
-# about as much as one of its utilities. A gain of 1 amplifies ten times, and every copy of the target network
-# feeds that back.
-FIRST_WEIGHT_GAIN = 0.25
-
-Draw = Callable[[np.random.Generator, tuple[int, ...]], FloatArray]
-
-
-class Parameter(NamedTuple):
-    """One array of parameters.
-
-    Attributes:
-        shape: Shape of the array.
-        draw: Function that draws the initial values.
-        averaged: Whether the numbers are averaged over updates (moments.py) instead of trained. They lie
-            behind all trained parameters.
-    """
-
-    shape: tuple[int, ...]
-    draw: Draw
-    averaged: bool = False
-
-
-class Shape:
-    """Description of a network or of a part of one."""
-
-    def own(self) -> Mapping[str, Parameter]:
-        """Return the parameters that belong to no child, by name."""
-        return {}
-
-    def children(self) -> Mapping[str, Shape]:
-        """Return the parts by name, in the order of their parameters."""
-        return {}
-
-    def parameters(self, prefix: str = "") -> Iterator[tuple[str, Parameter]]:
-        """Yield all parameters with their full names."""
-        for name, parameter in self.own().items():
-            yield prefix + name, parameter
-        for name, child in self.children().items():
-            yield from child.parameters(f"{prefix}{name}.")
-
-    def inner(self, prefix: str = "") -> Iterator[tuple[str, Shape]]:
-        """Yield this shape and all of its parts, each with the prefix of its parameters' names."""
-        yield prefix, self
-        for name, child in self.children().items():
-            yield from child.inner(f"{prefix}{name}.")
-
-
-def zeros(_generator: np.random.Generator, shape: tuple[int, ...]) -> FloatArray:
-    """Return zeros; an initial value that draws no random numbers."""
-    return np.zeros(shape, np.float32)
-
-
-def orthogonal(gain: float, blocks: int = 1) -> Draw:
-    """Return a function that draws (semi-)orthogonal matrices [O, I].
-
-    The decomposition is done in double precision. The float32 results therefore do not depend on the rounding
-    of the linear-algebra library.
-
-    Args:
-        gain: Factor of the matrices.
-        blocks: Number of blocks [O / blocks, I] that are drawn separately and stacked.
-
-    Source:
-        arXiv 1312.6120.
-    """
-
-    def draw(generator: np.random.Generator, shape: tuple[int, ...]) -> FloatArray:
-        rows, columns = shape[0] // blocks, shape[1]
-        parts = []
-        for _ in range(blocks):
-            normal = generator.standard_normal((max(rows, columns), min(rows, columns)))
-            basis, triangle = np.linalg.qr(normal)
-            basis *= np.where(np.diagonal(triangle) < 0, -1.0, 1.0)  # makes the distribution uniform
-            parts.append(basis if rows >= columns else basis.T)
-        return np.asarray(gain * np.concatenate(parts), np.float32)
-
-    return draw
-
-
-@dataclass(frozen=True)
-class DenseShape(Shape):
-    """Linear layers, each followed by the activation; the last one only if `activate_last` is set.
-
-    Attributes:
-        sizes: Size of the inputs, then of the outputs of each layer.
-        activation: "tanh" or "relu".
-        activate_last: Whether the activation also follows the last layer.
-        last_gain: Gain of the last layer's initial weights; None: the gain of the activation.
-    """
-
-    sizes: tuple[int, ...]
-    activation: str
-    activate_last: bool = False
-    last_gain: float | None = None
-
-    def own(self) -> Mapping[str, Parameter]:
-        arrays: dict[str, Parameter] = {}
-        for index, (inputs, outputs) in enumerate(pairwise(self.sizes)):
-            last = index == len(self.sizes) - 2
-            gain = self.last_gain if last and self.last_gain is not None else GAINS[self.activation]
-            arrays[f"layers.{index}.weight"] = Parameter((outputs, inputs), orthogonal(gain))
-            arrays[f"layers.{index}.bias"] = Parameter((outputs,), zeros)
-        return arrays
-
-    def stages(self, prefix: str) -> list[dict[str, str | None]]:
-        """List the layers as dictionaries of kind, weight, bias and activation.
-
-        Args:
-            prefix: Prefix of the parameters' names.
-
-        Returns:
-            One dictionary per layer. Weight and bias are names of parameters; activation may be None.
-        """
-        stages: list[dict[str, str | None]] = []
-        for index in range(len(self.sizes) - 1):
-            plain = index == len(self.sizes) - 2 and not self.activate_last
-            name = f"{prefix}layers.{index}."
-            stages.append(
-                {
-                    "kind": "dense",
-                    "weight": f"{name}weight",
-                    "bias": f"{name}bias",
-                    "activation": None if plain else self.activation,
-                }
-            )
-        return stages
-
-
-@dataclass(frozen=True)
-class GRUShape(Shape):
-    """A GRU cell as torch defines it; the weights of each gate are orthogonal."""
-
-    inputs: int
-    memory: int
-
-    def own(self) -> Mapping[str, Parameter]:
-        gates = 3 * self.memory
-        return {
-            "weight_ih": Parameter((gates, self.inputs), orthogonal(1.0, 3)),
-            "weight_hh": Parameter((gates, self.memory), orthogonal(1.0, 3)),
-            "bias_ih": Parameter((gates,), zeros),
-            "bias_hh": Parameter((gates,), zeros),
-        }
-
-
-@dataclass(frozen=True)
-class MomentsShape(Shape):
-    """Running moments of `size` features: count, sums and sums of squares."""
-
-    size: int
-
-    def own(self) -> Mapping[str, Parameter]:
-        return {"moments": Parameter((1 + 2 * self.size,), zeros, averaged=True)}
-
-
-@dataclass(frozen=True)
-class ConstantShape(Shape):
-    """One trained number."""
-
-    name: str
-    initial: float
-
-    def own(self) -> Mapping[str, Parameter]:
-        return {self.name: Parameter((1,), lambda _, shape: np.full(shape, self.initial, np.float32))}
-
-
-@dataclass(frozen=True)
-class GroupShape(Shape):
-    """Several named networks."""
-
-    parts: Mapping[str, Shape]
-
-    def children(self) -> Mapping[str, Shape]:
-        return self.parts
+from hpcmarl.nets.encoder_shapes import EncoderShape
+from hpcmarl.nets.input_form import Field, InputForm
+from hpcmarl.nets.layer_shapes import (
+    FIRST_POLICY_GAIN,
+    FIRST_VALUE_GAIN,
+    FIRST_WEIGHT_GAIN,
+    DenseShape,
+    GRUShape,
+    LSTMShape,
+    MomentsShape,
+    Shape,
+)
+from hpcmarl.nets.module_shapes import ModuleShape
+from hpcmarl.types import ActionSpace, PolicySpec
 
 
 @dataclass(frozen=True)
 class PolicyShape(Shape):
-    """A policy network: dense layers, an optional GRU, then `raw_size` outputs.
+    """A policy network: an encoder, dense layers, an optional memory, then `raw_size` outputs.
 
     With `dueling` the last layer is replaced by two (dueling.py).
 
     Attributes:
-        observation: Size of a flattened observation.
-        agents: Number of agents of the policy, N.
-        action: Action space of an agent.
-        config: Sizes, activation and recurrence of the network.
+        spec: The policy.
+        config: Sizes, activation and memory of the network.
         raw_size: Number of outputs, K.
         last_gain: Gain of the last layer's initial weights.
         normalise: Whether inputs are normalised by their running moments.
         agent_id: Whether the agent's number is an input.
         last_action: Whether the agent's last action is an input (discrete actions only).
         dueling: Whether the outputs are a value and advantages.
+        encoder: Encoder of the observations; None: the network sees flat rows of numbers.
+        module: Torch module of the user in place of all layers; None: there is none.
     """
 
-    observation: int
-    agents: int
-    action: ActionSpace
+    spec: PolicySpec
     config: NetworkConfig
     raw_size: int
     last_gain: float = FIRST_POLICY_GAIN
@@ -228,26 +54,34 @@ class PolicyShape(Shape):
     agent_id: bool = False
     last_action: bool = False
     dueling: bool = False
+    encoder: EncoderShape | None = None
+    module: ModuleShape | None = None
 
-    @classmethod
-    def of(
-        cls,
-        spec: PolicySpec,
-        config: NetworkConfig,
-        raw_size: int,
-        last_gain: float = FIRST_POLICY_GAIN,
-        **more: bool,
-    ) -> PolicyShape:
-        """Return the shape of a policy's network.
+    @property
+    def agents(self) -> int:
+        """Number of agents of the policy, N."""
+        return len(self.spec.agents)
 
-        Args:
-            spec: The policy.
-            config: Sizes, activation and recurrence of the network.
-            raw_size: Number of outputs, K.
-            last_gain: Gain of the last layer's initial weights.
-            **more: Further attributes of the class.
-        """
-        return cls(spec.observation_size, len(spec.agents), spec.action, config, raw_size, last_gain, **more)
+    @property
+    def action(self) -> ActionSpace:
+        """Action space of an agent."""
+        return self.spec.action
+
+    @cached_property
+    def form(self) -> InputForm:
+        """The inputs: the observation, the last action and the agent's number."""
+        fields = [Field.observation("observation", self.spec)]
+        if self.last_action:
+            fields.append(Field("last_action", self.actions))
+        if self.agent_id:
+            fields.append(Field("agent", self.agents))
+        return InputForm(tuple(fields), self.encoder is None and self.module is None)
+
+    @property
+    def in_numpy(self) -> bool:
+        """Whether numpy_policy.py can compute the network; otherwise torch must."""
+        own = self.encoder is None and self.module is None
+        return own and self.config.body != "lstm" and not self.config.layer_norm
 
     @property
     def actions(self) -> int:
@@ -256,13 +90,14 @@ class PolicyShape(Shape):
 
     @property
     def inputs(self) -> int:
-        """Number of inputs, D: the observation, the last action and the agent's number."""
-        return self.observation + self.actions + (self.agents if self.agent_id else 0)
+        """Inputs of the layers after the encoder, D: features, the last action and the agent's number."""
+        features = self.spec.observation_size if self.encoder is None else self.encoder.features
+        return features + self.actions + (self.agents if self.agent_id else 0)
 
     @property
     def width(self) -> int:
-        """Length of the GRU's memory, H; 0 without a GRU."""
-        return self.config.memory if self.config.recurrent else 0
+        """Length of the network's memory, H; 0 without one. An LSTM has two numbers for each unit."""
+        return memory_length(self.config) if self.module is None else self.module.memory
 
     @property
     def memory_size(self) -> int:
@@ -279,12 +114,17 @@ class PolicyShape(Shape):
         """The layers before the GRU or before the two heads; None if `outputs` contains all layers."""
         if not (self.config.recurrent or self.dueling):
             return None
-        return DenseShape((self.inputs, *self.config.hidden), self.config.activation, activate_last=True)
+        return DenseShape(
+            (self.inputs, *self.config.hidden),
+            self.config.activation,
+            activate_last=True,
+            layer_norm=self.config.layer_norm,
+        )
 
     @property
-    def cell(self) -> GRUShape | None:
-        """The GRU; None in feed-forward policies."""
-        return GRUShape(self._last_hidden, self.config.memory) if self.config.recurrent else None
+    def cell(self) -> GRUShape | LSTMShape | None:
+        """The GRU or LSTM; None in feed-forward policies."""
+        return cell_shape(self._last_hidden, self.config)
 
     @property
     def outputs(self) -> DenseShape:
@@ -297,6 +137,7 @@ class PolicyShape(Shape):
                 (self.inputs, *self.config.hidden, self.raw_size),
                 self.config.activation,
                 last_gain=self.last_gain,
+                layer_norm=self.config.layer_norm,
             )
         return DenseShape(
             (self._before_heads, self.raw_size), self.config.activation, last_gain=self.last_gain
@@ -320,8 +161,15 @@ class PolicyShape(Shape):
         return self.config.memory if self.config.recurrent else self._last_hidden
 
     def children(self) -> Mapping[str, Shape]:
+        if self.module is not None:
+            return {"module": self.module}
         return _present(
-            moments=self.moments, body=self.body, cell=self.cell, outputs=self.outputs, value=self.value
+            encoder=self.encoder,
+            moments=self.moments,
+            body=self.body,
+            cell=self.cell,
+            outputs=self.outputs,
+            value=self.value,
         )
 
     def stages(self, prefix: str = "") -> list[dict[str, str | None]]:
@@ -331,18 +179,22 @@ class PolicyShape(Shape):
             prefix: Prefix of the parameters' names.
 
         Returns:
-            One dictionary per stage: its kind (normalise, dense, gru or dueling), the names of its
-            parameters, and its activation or None.
+            One dictionary per stage: its kind (module, encoder, normalise, dense, gru, lstm or dueling), the
+            names of its parameters (of a module or encoder: their prefix), and its activation or None.
         """
+        if self.module is not None:
+            return [{"kind": "module", "prefix": f"{prefix}module."}]
         result: list[dict[str, str | None]] = (
-            [] if self.moments is None else [{"kind": "normalise", "moments": f"{prefix}moments.moments"}]
+            [] if self.encoder is None else [{"kind": "encoder", "prefix": f"{prefix}encoder."}]
         )
+        if self.moments is not None:
+            result.append({"kind": "normalise", "moments": f"{prefix}moments.moments"})
         if self.body is not None:
             result += self.body.stages(f"{prefix}body.")
         if self.cell is not None:
             result.append(
                 {
-                    "kind": "gru",
+                    "kind": self.config.body,
                     **{name: f"{prefix}cell.{name}" for name in self.cell.own()},
                     "activation": None,
                 }
@@ -356,14 +208,18 @@ class PolicyShape(Shape):
 
 @dataclass(frozen=True)
 class CriticShape(Shape):
-    """A value network: dense layers, with an optional GRU before the last layer.
+    """A value network: encoders, dense layers, with an optional memory before the last layer.
 
     Attributes:
-        inputs: Number of inputs, D.
+        inputs: Inputs of the layers after the encoders, D.
         config: Sizes, activation and recurrence of the network.
         outputs: Number of outputs; None: one output without an axis for them.
         normalise_inputs: Whether inputs are normalised by their running moments.
         normalise_values: Whether outputs are in units of the running moments of the targets.
+        form: The inputs; None: flat rows of D numbers.
+        encoders: Encoder of each input that has one, by the name of the field; several observations in a
+            field share it.
+        module: Torch module of the user in place of all layers; None: there is none.
     """
 
     inputs: int
@@ -371,11 +227,14 @@ class CriticShape(Shape):
     outputs: int | None = None
     normalise_inputs: bool = False
     normalise_values: bool = False
+    form: InputForm | None = None
+    encoders: Mapping[str, EncoderShape] = field(default_factory=dict)
+    module: ModuleShape | None = None
 
     @property
     def memory_size(self) -> int:
-        """Length of the GRU's memory, H; 0 without a GRU."""
-        return self.config.memory if self.config.recurrent else 0
+        """Length of the critic's memory, H; 0 without one."""
+        return memory_length(self.config) if self.module is None else self.module.memory
 
     def children(self) -> Mapping[str, Shape]:
         hidden, activation = self.config.hidden, self.config.activation
@@ -383,15 +242,22 @@ class CriticShape(Shape):
             _inputs=MomentsShape(self.inputs) if self.normalise_inputs else None,
             _targets=MomentsShape(1) if self.normalise_values else None,
         )
-        if not self.config.recurrent:
+        if self.module is not None:
+            return {**moments, "module": self.module}
+        encoders = {f"encoders.{index}": shape for index, shape in enumerate(self.encoders.values())}
+        norm, cell = self.config.layer_norm, cell_shape(hidden[-1] if hidden else self.inputs, self.config)
+        if cell is None:
+            sizes = (self.inputs, *hidden, self.outputs or 1)
             return {
+                **encoders,
                 **moments,
-                "layers": DenseShape((self.inputs, *hidden, self.outputs or 1), activation, last_gain=1.0),
+                "layers": DenseShape(sizes, activation, last_gain=1.0, layer_norm=norm),
             }
         return {
+            **encoders,
             **moments,
-            "body": DenseShape((self.inputs, *hidden), activation, activate_last=True),
-            "cell": GRUShape(hidden[-1] if hidden else self.inputs, self.config.memory),
+            "body": DenseShape((self.inputs, *hidden), activation, activate_last=True, layer_norm=norm),
+            "cell": cell,
             "head": DenseShape((self.config.memory, self.outputs or 1), activation, last_gain=1.0),
         }
 
@@ -399,6 +265,20 @@ class CriticShape(Shape):
 @dataclass(frozen=True)
 class SumMixerShape(Shape):
     """VDN's mixer, which has no parameters."""
+
+
+@dataclass(frozen=True)
+class MixerModuleShape(Shape):
+    """A torch module of the user as mixer.
+
+    Attributes:
+        module: The module.
+    """
+
+    module: ModuleShape
+
+    def children(self) -> Mapping[str, Shape]:
+        return {"module": self.module}
 
 
 @dataclass(frozen=True)
@@ -453,6 +333,18 @@ class UnrestrictedMixerShape(Shape):
             ),
             "value": DenseShape((self.state, width, 1), "relu", last_gain=FIRST_VALUE_GAIN),
         }
+
+
+def memory_length(config: NetworkConfig) -> int:
+    """Return the length of a network's memory; 0 without one. An LSTM has two numbers for each unit."""
+    return {"mlp": 0, "gru": 1, "lstm": 2}[config.body] * config.memory
+
+
+def cell_shape(inputs: int, config: NetworkConfig) -> GRUShape | LSTMShape | None:
+    """Describe the cell of a network that gets `inputs` numbers; None for feed-forward networks."""
+    if not config.recurrent:
+        return None
+    return (GRUShape if config.body == "gru" else LSTMShape)(inputs, config.memory)
 
 
 def _present(**parts: Shape | None) -> dict[str, Shape]:

@@ -13,7 +13,7 @@ import numpy as np
 from hpcmarl.nets.choosers import Chooser
 from hpcmarl.nets.parameters import ParameterLayout
 from hpcmarl.nets.shapes import PolicyShape
-from hpcmarl.types import Decision, FloatArray, Frame, PolicyFrame
+from hpcmarl.types import Decision, FloatArray, Frame, PolicyFrame, flat_observations
 
 
 class StackedPolicies:
@@ -60,7 +60,7 @@ class _Stacked:
 
     def act(self, frame: PolicyFrame, generator: np.random.Generator) -> Decision:
         slots, agents = frame.alive.shape
-        hidden = frame.obs.reshape(slots, agents, -1)
+        hidden = flat_observations(frame.obs, 2)
         for index, (weight, bias) in enumerate(self._layers):
             hidden = hidden @ weight
             hidden += bias

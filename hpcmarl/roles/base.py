@@ -72,6 +72,7 @@ class Context:
         warnings: Warnings to log when logging begins; on the server's rank only.
         replaces: Whether this process replaces a dead one.
         trace: Recorder of this rank's spans; None: the run has no trace.
+        place: Number of this rank among the learners of its host, which chooses its device (placement.py).
     """
 
     config: Config
@@ -93,6 +94,7 @@ class Context:
     warnings: tuple[str, ...] = ()
     replaces: bool = False
     trace: Tracer | None = None
+    place: int = 0
 
     @property
     def rank(self) -> int:

@@ -163,9 +163,9 @@ def _rollout(
     for name, columns in arrays.items():
         own = {column: array[begin : end + (column in FRAME), slot] for column, array in columns.items()}
         last = (
-            np.array(final.obs[name], np.float32)[None]
+            np.array(final.obs[name])[None]
             if final is not None and cut
-            else np.zeros((0, *own["obs"].shape[2:]), np.float32)
+            else np.zeros((0, *own["obs"].shape[2:]), own["obs"].dtype)
         )
         policies[name] = PolicyRollout(
             **own, final_obs=last, memory=begun[name][slot] if name in begun else None

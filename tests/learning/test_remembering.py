@@ -9,7 +9,7 @@ from tests.support.worlds import ECHO, SPREAD, run_world, summary
 
 RECALL = (
     "env={id: 'tests.support.environments:Recall'}",
-    "algo.network={hidden: [16], recurrent: true, memory: 16}",
+    "algo.network={hidden: [16], body: gru, memory: 16}",
     "eval.episodes=100",
 )
 VALUES = ("stop.updates=300", "algo.epsilon_steps=3000")
@@ -22,7 +22,7 @@ POLICIES = (
 )
 pytestmark = pytest.mark.slow("trains until something is learned")
 OTHERS = pytest.mark.long("a learning run; vdn and ma_trace learn in the default lane")
-MEMORYLESS = ("algo.network.recurrent=false",)
+MEMORYLESS = ("algo.network.body=mlp",)
 
 
 def earned(directory, text, *changes):

@@ -12,7 +12,7 @@ from hpcmarl.types import ActionSpace, EnvironmentSpec, PolicySpec
 from tests.support.rollouts import CONTINUOUS, DISCRETE, MULTI_DISCRETE, make_spec
 
 NETWORK = NetworkConfig(hidden=(5,))
-RECURRENT = NetworkConfig(hidden=(5,), recurrent=True, memory=4)
+RECURRENT = NetworkConfig(hidden=(5,), body="gru", memory=4)
 CONFIGS: dict[str, Any] = {"maddpg": MADDPGConfig, "masac": MASACConfig}
 CONTROLLED = make_spec(
     PolicySpec("runners", ("a", "b"), (4,), CONTINUOUS), PolicySpec("carriers", ("c",), (3,), CONTINUOUS)

@@ -12,10 +12,11 @@ from hpcmarl.config import NetworkConfig
 from hpcmarl.nets.build import build
 from hpcmarl.nets.choosers import Chooser, make_chooser
 from hpcmarl.nets.flat import FlatParameters
+from hpcmarl.nets.layer_shapes import Shape
 from hpcmarl.nets.numpy_policy import NumpyPolicy
 from hpcmarl.nets.parameters import ParameterLayout, aligned_zeros
 from hpcmarl.nets.policy import Policy
-from hpcmarl.nets.shapes import PolicyShape, Shape
+from hpcmarl.nets.shapes import PolicyShape
 from hpcmarl.types import ActionSpace, EnvironmentSpec, FloatArray, PolicySpec, Rollout
 from tests.support.rollouts import CONTINUOUS, DISCRETE, MULTI_DISCRETE, make_spec, random_rollout
 
@@ -87,6 +88,6 @@ def acting(policy: Policy, chooser: Chooser | None = None) -> NumpyPolicy:
 def make_policy(space: ActionSpace, recurrent: bool, hidden: tuple[int, ...] = (8, 8)) -> Policy:
     """Make a torch policy of two agents with random weights."""
     spec = PolicySpec("p", ("a", "b"), (2, 3), space, bool(space.mask_size))
-    network = NetworkConfig(hidden=hidden, recurrent=recurrent, memory=5)
-    policy: Policy = make(PolicyShape.of(spec, network, make_chooser(space).raw_size))
+    network = NetworkConfig(hidden=hidden, body="gru" if recurrent else "mlp", memory=5)
+    policy: Policy = make(PolicyShape(spec, network, make_chooser(space).raw_size))
     return policy

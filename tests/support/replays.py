@@ -120,15 +120,18 @@ def server_result(trace: Trace, dtype: Any) -> np.ndarray:
     return engine.optimizer.parameters
 
 
-def new_replica(trace: Trace, group: int, start_sum: Any, dtype: Any) -> OptimizerReplica:
-    """Return the replica of a learner outside a run."""
+def new_replica(trace: Trace, group: int, start_sum: Any, dtype: Any, device: Any = None) -> OptimizerReplica:
+    """Return the replica of a learner outside a run.
+
+    Its gradients are summed on `device`; None: as arrays.
+    """
     context: Any = SimpleNamespace(
-        transport=SimpleNamespace(start_sum=start_sum),
+        transport=SimpleNamespace(start_sum=start_sum, sum_device=device),
         trace=None,
         rule=trace.new_rule,
         optimizer=lambda _: new_optimizer(trace, dtype),
     )
-    algorithm: Any = SimpleNamespace(size=trace.start.size)
+    algorithm: Any = SimpleNamespace(size=trace.start.size, device=device)
     return OptimizerReplica(context, algorithm, group)
 
 

@@ -10,12 +10,15 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from hpcmarl.algos.model import Model
 from hpcmarl.types import (
     ActionSpace,
     Array,
     BoolArray,
     EnvironmentSpec,
     FloatArray,
+    Frame,
+    PolicyFrame,
     PolicyRollout,
     PolicySpec,
     Rollout,
@@ -72,6 +75,52 @@ def random_action(
         columns.append(score.argmax(-1))
         start += size
     return columns[0] if space.kind == "discrete" else np.stack(columns, axis=-1)
+
+
+def random_observations(
+    policy: PolicySpec, leading: tuple[int, ...], generator: np.random.Generator
+) -> Array:
+    """Draw observations [*leading, *observation_shape] of the policy's type; integers are below 100."""
+    if not policy.observation_parts:
+        return _random_array(policy.observation_type, (*leading, *policy.observation_shape), generator)
+    records = np.zeros(leading, policy.observation_dtype)
+    for part in policy.observation_parts:
+        records[part.key] = _random_array(part.dtype, (*leading, *part.shape), generator)
+    return records
+
+
+def _random_array(dtype: str, shape: tuple[int, ...], generator: np.random.Generator) -> Array:
+    if np.issubdtype(np.dtype(dtype), np.integer):
+        return generator.integers(100, size=shape).astype(dtype)
+    return _normal(generator, *shape).astype(dtype)
+
+
+def frame_of(rollout: Rollout, step: int) -> Frame:
+    """Return the observations before one step of a rollout."""
+    parts = {
+        name: PolicyFrame(
+            part.obs[step], part.alive[step], None if part.action_mask is None else part.action_mask[step]
+        )
+        for name, part in rollout.policies.items()
+    }
+    return Frame(parts, None, rollout.episode_start[step])
+
+
+def act_out(model: Model, rollout: Rollout, seed: int, greedy: bool = False) -> None:
+    """Replace a random rollout's actions, logp and memory by those of a model."""
+    generator = np.random.default_rng(seed)
+    memory = model.initial_memory(rollout.count)
+    for name in memory:
+        rollout.policies[name].memory = memory[name]
+    for step in range(rollout.steps):
+        for name, decision in model.act(frame_of(rollout, step), memory, generator, greedy).items():
+            part = rollout.policies[name]
+            assert decision.action.dtype == part.action.dtype
+            assert decision.logp is not None
+            assert decision.logp.dtype == np.float32
+            part.action[step], part.logp[step] = decision.action, decision.logp
+            if decision.memory is not None:
+                memory = {**memory, name: decision.memory}
 
 
 def random_rollout(
@@ -172,9 +221,9 @@ def _policy_rollout(
     mask = random_mask(policy.action, (rows, slots, agents), generator) if policy.has_mask else None
     if mask is not None:
         mask[~alive] = False
-    obs = _normal(generator, rows, slots, agents, *policy.observation_shape)
+    obs = random_observations(policy, (rows, slots, agents), generator)
     if not turn_based:
-        obs[~alive] = 0
+        obs[~alive] = np.zeros((), obs.dtype)
     # The end of an episode concerns the agents that act in the last step; in a turn-based game all agents.
     ended = end[:, :, None] * (np.ones_like(acted) if turn_based else acted)
     died = acted & ~alive[1:] & (end == 0)[:, :, None] & (not turn_based)
@@ -191,7 +240,7 @@ def _policy_rollout(
         reward=reward,
         terminated=(ended == 1) | died,
         truncated=ended == 2,
-        final_obs=_normal(generator, len(final_index), agents, *policy.observation_shape),
+        final_obs=random_observations(policy, (len(final_index), agents), generator),
         action_mask=mask,
         memory=None if memory is None else np.tanh(_normal(generator, slots, agents, memory)),
     )

@@ -6,7 +6,7 @@ EVERY = 3
 SPARSE = (
     "algo.sparse.sparsity=0.8",
     f"algo.sparse.every={EVERY}",
-    "algo.network={hidden: [32], recurrent: true, memory: 16}",
+    "algo.network={hidden: [32], body: gru, memory: 16}",
     "algo.replay.learning_starts=6",
 )
 

@@ -19,8 +19,8 @@ CONFIGS: dict[str, Any] = {
     "wqmix": WQMIXConfig,
     "res": RESConfig,
 }
-NETWORK = AgentNetworkConfig(hidden=(5,), recurrent=True, memory=4)
-DUELING = AgentNetworkConfig(hidden=(5,), recurrent=True, memory=4, dueling=True)
+NETWORK = AgentNetworkConfig(hidden=(5,), body="gru", memory=4)
+DUELING = AgentNetworkConfig(hidden=(5,), body="gru", memory=4, dueling=True)
 TWO = (
     PolicySpec("scouts", ("a", "b"), (4,), DISCRETE, True),
     PolicySpec("carriers", ("c",), (3,), ActionSpace("discrete", (3,))),
@@ -28,7 +28,7 @@ TWO = (
 SETTINGS: list[tuple[str, dict[str, Any]]] = [
     ("iql", {}),
     ("iql", {"trace_lambda": 0.7, "double_q": False, "agent_id": False}),
-    ("iql", {"operator": "mellowmax", "network": AgentNetworkConfig(hidden=(5,), recurrent=False)}),
+    ("iql", {"operator": "mellowmax", "network": AgentNetworkConfig(hidden=(5,), body="mlp")}),
     ("vdn", {"reward_scale": 0.5}),
     ("vdn", {"trace_lambda": 0.6, "operator": "mellowmax"}),
     ("qmix", {}),
@@ -38,7 +38,7 @@ SETTINGS: list[tuple[str, dict[str, Any]]] = [
             "mixer_state": "joint_observation",
             "trace_lambda": 1.0,
             "double_q": False,
-            "network": AgentNetworkConfig(hidden=(5,), recurrent=False),
+            "network": AgentNetworkConfig(hidden=(5,), body="mlp"),
         },
     ),
     ("qmix", {"operator": "mellowmax", "mellowmax_omega": 2.0, "mellowmax_alpha": 0.5}),
@@ -50,7 +50,7 @@ SETTINGS: list[tuple[str, dict[str, Any]]] = [
     ("res", {"softmax_beta": 5.0, "double_q": False}),
     ("res", {}),
     ("iql", {"network": DUELING}),
-    ("vdn", {"network": AgentNetworkConfig(hidden=(5,), recurrent=False, dueling=True)}),
+    ("vdn", {"network": AgentNetworkConfig(hidden=(5,), body="mlp", dueling=True)}),
     ("qmix", {"network": DUELING, "obs_last_action": True, "n_step": 2}),
     ("wqmix", {"network": DUELING, "central_width": 5}),
     ("res", {"network": DUELING, "softmax_beta": 0.7}),
@@ -60,7 +60,7 @@ SETTINGS: list[tuple[str, dict[str, Any]]] = [
     ("wqmix", {"n_step": 3, "central_width": 5, "weighting": "central"}),
     ("res", {"n_step": 2, "softmax_beta": 0.7, "regularisation": 0.5}),
     ("iql", {"obs_last_action": True, "agent_id": False}),
-    ("vdn", {"obs_last_action": True, "network": AgentNetworkConfig(hidden=(5,), recurrent=False)}),
+    ("vdn", {"obs_last_action": True, "network": AgentNetworkConfig(hidden=(5,), body="mlp")}),
     ("qmix", {"obs_last_action": True, "mixer_state": "joint_observation"}),
     ("wqmix", {"obs_last_action": True, "central_width": 5}),
 ]

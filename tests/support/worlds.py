@@ -33,7 +33,7 @@ env: {id: "tests.support.environments:Echo"}
 algo:
   name: vdn
   discount: 0.5
-  network: {hidden: [16], recurrent: false}
+  network: {hidden: [16], body: mlp}
   epsilon_steps: 1500
   target_every: 20
   replay: {learning_starts: 16}

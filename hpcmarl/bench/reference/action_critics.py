@@ -74,25 +74,27 @@ class ReferenceActionCritic(ReferenceLoop):
         self.generator = np.random.default_rng([config.seed, 1, 0])
 
     def stack(self, rollouts: Sequence[Rollout]) -> Steps:
-        episodes = episodes_of(join(rollouts), self.algorithm.spec, agent_id=self.config.agent_id)
+        episodes = episodes_of(join(rollouts), self.algorithm.spec, self.algorithm.design.policies)
         part = episodes.parts[0]
         if not part.active.all():
             raise UsageError(
                 "env.id: the bare loops of maddpg and masac need episodes of equal length, in which no agent "
                 f"dies; {self.algorithm.spec.id} has others"
             )
-        seen = part.obs
+        inputs = part.inputs
+        assert isinstance(inputs, torch.Tensor)
+        seen = inputs
         if self.config.critic == "state":
             assert episodes.state is not None
             seen = episodes.state.unsqueeze(-2)
         elif self.central:
             size = self.algorithm.spec.policies[0].observation_size
-            seen = part.obs[..., :size].flatten(-2).unsqueeze(-2)
+            seen = inputs[..., :size].flatten(-2).unsqueeze(-2)
         low, high = torch.tensor(self.action.low), torch.tensor(self.action.high)
         reward = torch.from_numpy(part.reward * np.float32(self.config.reward_scale))
         continues = 1.0 - torch.from_numpy((episodes.end == 1).astype(np.float32))
         return Steps(
-            part.obs,
+            inputs,
             seen,
             2.0 * (part.action - low) / (high - low) - 1.0,
             reward.mean(-1, keepdim=True) if self.central else reward,

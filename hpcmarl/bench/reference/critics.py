@@ -15,8 +15,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from hpcmarl.algos.batch import Batch, Rows, join, seen_by
-from hpcmarl.algos.value_critic import own_input
+from hpcmarl.algos.batch import Batch, join, seen_by
 from hpcmarl.bench.reference.learning import ReferenceAgent, ReferenceLoop, multilayer
 from hpcmarl.config import Config
 from hpcmarl.types import Rollout
@@ -157,16 +156,7 @@ class ReferenceCritic(ReferenceLoop):
         """Return the critic's inputs, those at the ends of truncated episodes, and the units' columns."""
         owner: Any = self.algorithm
         part = batch.policies[owner.spec.policies[0].name]
-        if self.config.critic == "independent":
-            critic_inputs, finals = own_input(part, self.config.agent_id)
-        else:
-            critic_inputs, finals = owner._central_input(batch)
-            if getattr(self.config, "critic_input", "team") == "agent":
-                own, last = own_input(part, self.config.agent_id)
-                critic_inputs, finals = (
-                    np.concatenate([np.repeat(a, b.shape[-2], -2), b], -1)
-                    for a, b in ((critic_inputs, own), (finals, last))
-                )
+        critic_inputs, finals = owner._join_inputs(owner.spec.policies[0], batch)
         zeros = np.zeros(critic_inputs.shape[:3], np.float32)
         rows = owner._rows(owner.spec.policies[0], batch, owner._game(batch))
         return (
@@ -319,9 +309,7 @@ class ReferenceCOMA(ReferenceCritic):
         policy = owner.spec.policies[0]
         part = batch.policies[policy.name]
         shape = part.reward.shape
-        everybody = owner._inputs(
-            policy, batch, owner._central_input(batch)[0], Rows(np.ones(shape, np.bool_))
-        )
+        everybody = owner._inputs(policy, batch)
         rows = owner._agent_rows(policy, batch, owner._game(batch))
         columns = owner._agent_columns(batch, part, rows, np.zeros(shape, np.float32))
         return everybody.reshape(*shape, -1), np.zeros((0, 1), np.float32), columns

@@ -150,7 +150,7 @@ class ReferenceAgent(nn.Module):
 
     def __init__(self, inputs: int, outputs: int, network: Any, *, dueling: bool = False) -> None:
         super().__init__()
-        self.recurrent = bool(network.recurrent)
+        self.recurrent = network.recurrent
         last = network.hidden[-1] if network.hidden else inputs
         if self.recurrent or dueling:
             self.body = multilayer((inputs, *network.hidden), network.activation, activate_last=True)
@@ -262,9 +262,9 @@ class ReferenceValues(ReferenceLoop):
         super().__init__(config, algorithm, nn.ModuleDict(parts))
 
     def stack(self, rollouts: Sequence[Rollout]) -> Stacked:
-        inputs = {"agent_id": self.config.agent_id, "last_action": self.config.obs_last_action}
-        episodes = episodes_of(join(rollouts), self.algorithm.spec, **inputs)
+        episodes = episodes_of(join(rollouts), self.algorithm.spec, self.algorithm.design.policies)
         part = episodes.parts[0]
+        assert isinstance(part.inputs, torch.Tensor)
         owner: Any = self.algorithm
         columns: Any = part if self.name == "iql" else owner._columns(episodes)
         state = owner._states(episodes) if "mixer" in self.module else None
@@ -274,7 +274,7 @@ class ReferenceValues(ReferenceLoop):
         ]
         reward = torch.from_numpy(columns.reward * np.float32(self.config.reward_scale))
         return Stacked(
-            part.obs,
+            part.inputs,
             part.alive,
             part.mask,
             part.action,

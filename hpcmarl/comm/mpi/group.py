@@ -13,7 +13,6 @@ from hpcmarl.comm.reductions.base import SumBackend, find_backend
 from hpcmarl.comm.reductions.mpi_allreduce import is_death
 from hpcmarl.comm.transport import Reduction, Regrouping
 from hpcmarl.errors import ConfigError, HpcmarlError, LaunchError
-from hpcmarl.types import Array
 
 TEXT_BYTES = 600  # length of a problem's description in messages between members
 
@@ -53,7 +52,12 @@ class MpiGroup:
         if problem := self._first_text(self._form()):
             raise LaunchError(f"rounds.reduce: {backend}: the learners cannot connect: {problem}")
 
-    def start_sum(self, vector: Array) -> Reduction:
+    @property
+    def device(self) -> Any:
+        """Torch device of this member's sums; None: arrays alone are summed."""
+        return None if self._sums is None else self._sums.device
+
+    def start_sum(self, vector: Any) -> Reduction:
         """Start a sum. Collective over the members."""
         assert self._sums is not None
         return self._sums.start(vector)

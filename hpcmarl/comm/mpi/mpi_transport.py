@@ -40,7 +40,6 @@ from hpcmarl.comm.transport import (
     Transport,
 )
 from hpcmarl.errors import LaunchError
-from hpcmarl.types import Array
 
 CHUNK_BYTES = 1 << 30  # counts have 32 bits in MPI-3 libraries
 HOST_BYTES = 255  # space for a host name
@@ -367,7 +366,11 @@ class MpiTransport(Transport):
     def reduction_members(self) -> tuple[int, ...]:  # type: ignore[override]
         return () if self._reducing is None else self._reducing.members
 
-    def start_sum(self, vector: Array) -> Reduction:
+    @property
+    def sum_device(self) -> Any:
+        return None if self._reducing is None else self._reducing.device
+
+    def start_sum(self, vector: Any) -> Reduction:
         assert self._reducing is not None
         return self._reducing.start_sum(vector)
 

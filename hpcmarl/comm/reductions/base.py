@@ -24,7 +24,12 @@ class SumBackend(ABC):
     """Sums over the members of an MPI communicator.
 
     All members create it together. After a death they abandon it and create a new one.
+
+    Attributes:
+        device: Torch device of the tensors that `start` takes beside arrays; None: it takes arrays alone.
     """
+
+    device: Any = None
 
     @classmethod
     def problem(cls, hosts: Sequence[str]) -> str:
@@ -51,12 +56,12 @@ class SumBackend(ABC):
         """
 
     @abstractmethod
-    def start(self, vector: Array) -> Reduction:
+    def start(self, vector: Any) -> Reduction:
         """Start a sum over all members, which must start their sums in the same order.
 
         Args:
-            vector: This member's contribution, shape [P]. It must stay unchanged until the sum has arrived or
-                was abandoned.
+            vector: This member's contribution, shape [P]: an array, or a tensor on `device`. It must stay
+                unchanged until the sum has arrived or was abandoned.
         """
 
     @abstractmethod

@@ -23,6 +23,7 @@ import torch
 import torch.distributed as distributed
 
 from hpcmarl.comm.reductions.base import LibrarySum, SumBackend
+from hpcmarl.placement import device_number, place_of
 from hpcmarl.types import Array
 
 CONNECT_SECONDS = 20.0
@@ -57,18 +58,24 @@ class TorchAllReduce(SumBackend):
             RuntimeError: If a member does not connect.
         """
 
-    def start(self, vector: Array) -> LibrarySum:
+    def start(self, vector: Array | torch.Tensor) -> LibrarySum:
         return LibrarySum(self.name, lambda: self._begin(vector))
 
-    def _begin(self, vector: Array) -> Callable[[], Array | None]:
-        tensor = torch.tensor(vector, device=self.device)  # a copy: the sum is in place
+    def _begin(self, vector: Array | torch.Tensor) -> Callable[[], Array | None]:
+        # a copy, because the sum is in place
+        tensor = (
+            vector.clone() if isinstance(vector, torch.Tensor) else torch.tensor(vector, device=self.device)
+        )
         work = self._group.allreduce([tensor], _sum_options())
 
         def poll() -> Array | None:
             if not work.is_completed():
                 return None
             work.wait()  # raises RuntimeError if the sum has failed
-            return np.asarray(tensor.cpu().numpy())
+            if tensor.is_cpu:
+                return np.asarray(tensor.numpy())
+            host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=tensor.is_cuda)
+            return np.asarray(host.copy_(tensor).numpy())
 
         return poll
 
@@ -145,7 +152,11 @@ class GlooAllReduce(TorchAllReduce):
 
 
 class NcclAllReduce(TorchAllReduce):
-    """Sums on the learners' GPUs; each vector is copied to the device and back."""
+    """Sums on the learners' GPUs.
+
+    Gradients that were computed on the GPU stay there until their sum is copied to the host. With
+    `device: cpu`, each vector is copied to the GPU and back.
+    """
 
     name = "nccl"
 
@@ -164,11 +175,12 @@ class NcclAllReduce(TorchAllReduce):
         return ""
 
     def _choose_device(self, rank: int, hosts: Sequence[str]) -> torch.device:
-        """Return the n-th visible GPU for the n-th learner of a host.
-
-        If the launcher makes only one GPU visible to each learner, that GPU is returned.
-        """
-        return torch.device("cuda", list(hosts[:rank]).count(hosts[rank]) % torch.cuda.device_count())
+        """Return the learner's own GPU (`device`); for learners on the CPU, the one of their place."""
+        cuda: Any = torch.cuda
+        if cuda.is_initialized():  # the learner has opened its device
+            return torch.device("cuda", torch.cuda.current_device())
+        place = place_of(rank, hosts, range(len(hosts)))
+        return torch.device("cuda", device_number(place, torch.cuda.device_count()))
 
     def _make_group(self, store: Any, rank: int, hosts: Sequence[str]) -> Any:
         torch.cuda.set_device(self.device)

@@ -49,8 +49,8 @@ MAPPO = Preset(
         "algo.critic_input": Setting("agent", f"{PROGRAM}: use_state_agent True"),
         "algo.critic_network.hidden": Setting([64, 64], f"{NETWORKS}: R_Critic has the actor's base"),
         "algo.critic_network.activation": Setting("relu", f"{CONFIG}: use_ReLU True"),
-        "algo.critic_network.recurrent": Setting(
-            True, f"{NETWORKS}: R_Critic has an RNNLayer", "its memory is carried from unroll to unroll"
+        "algo.critic_network.body": Setting(
+            "gru", f"{NETWORKS}: R_Critic has an RNNLayer", "its memory is carried from unroll to unroll"
         ),
         "algo.critic_network.memory": Setting(64, f"{NETWORKS}: RNNLayer of hidden_size"),
         "algo.value_cost": Setting(
@@ -82,7 +82,7 @@ MAPPO = Preset(
             [64, 64], f"{CONFIG}: hidden_size 64, layer_N 1", "layer_N counts the layers after the first one"
         ),
         "algo.network.activation": Setting("relu", f"{CONFIG}: use_ReLU True"),
-        "algo.network.recurrent": Setting(True, f"{PROGRAM}: rmappo sets use_recurrent_policy"),
+        "algo.network.body": Setting("gru", f"{PROGRAM}: rmappo sets use_recurrent_policy"),
         "algo.network.memory": Setting(64, f"{NETWORKS}: RNNLayer of hidden_size"),
         "optimizer.name": Setting(
             "adam", f"{OPTIMIZERS}: torch.optim.Adam, one for the actor and one for the critic"

@@ -28,7 +28,7 @@ AGENTS: dict[str, Setting] = {
     "algo.normalise_observations": Setting(False, f"{CONTROLLER}: observations are not normalised"),
     "algo.network.hidden": Setting([64], f"{DEFAULT}: rnn_hidden_dim 64", "one layer before the GRU"),
     "algo.network.activation": Setting("relu", f"{DEFAULT}: agent rnn"),
-    "algo.network.recurrent": Setting(True, f"{DEFAULT}: agent rnn"),
+    "algo.network.body": Setting("gru", f"{DEFAULT}: agent rnn"),
     "algo.network.memory": Setting(64, f"{DEFAULT}: rnn_hidden_dim 64"),
     "optimizer.name": Setting("rmsprop", f"{DEFAULT}: optim_alpha, optim_eps of RMSprop"),
     "optimizer.step_size": Setting(5e-4, f"{DEFAULT}: lr 0.0005"),

@@ -48,7 +48,7 @@ MA_TRACE = Preset(
         "algo.agent_id": Setting(False, f"{WRAPPERS}: SCWrapper, np.eye is commented out"),
         "algo.network.hidden": Setting([64, 64], f"{NETWORKS}: SimpleNetwork, layer0 and layer1"),
         "algo.network.activation": Setting("relu", f"{NETWORKS}: ReLU"),
-        "algo.network.recurrent": Setting(False, f"{NETWORKS}: initial_state is empty"),
+        "algo.network.body": Setting("mlp", f"{NETWORKS}: initial_state is empty"),
         "optimizer.name": Setting("adam", f"{PROGRAM}: tf.keras.optimizers.Adam"),
         "optimizer.step_size": Setting(1e-3, f"{PROGRAM}: learning_rate 0.001"),
         "optimizer.beta1": Setting(0.9, f"{PROGRAM}: Keras' default"),

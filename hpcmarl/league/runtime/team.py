@@ -146,6 +146,7 @@ class Team:
             start_number=context.start_number * TERMS_OF_A_START + assignment.team,
             run_id=context.run_id,
             trace=context.trace,
+            place=context.place,
         )
         (path / "trajectories").mkdir(parents=True, exist_ok=True)
         if self.leads:

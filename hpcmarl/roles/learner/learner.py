@@ -21,6 +21,7 @@ from hpcmarl.algos.common_reward import CancellingRewards
 from hpcmarl.algos.replayed import Replayed
 from hpcmarl.comm.protocol import Buffer, Flags, Kind, masked_vector_of, vector_message
 from hpcmarl.comm.transport import LatestLink, Message, SendHandle
+from hpcmarl.nets.device import open_device
 from hpcmarl.optim.sparse import needs_all
 from hpcmarl.packing import unpack
 from hpcmarl.roles.base import REPORTS_PER_SECOND, Context, Interval, Role
@@ -51,6 +52,7 @@ class Learner(Role):
         mask: Active weights of the present parameters, shape [P]; None: all.
         dense_gradient_steps: The part of learned_steps with dense gradients of a sparse network.
         last_version: Version of the last round, as the server's STOP names it.
+        warnings: Lines that the server logs once.
         requested_checkpoint: Version of the checkpoint that the server requested; None: no request is open.
         progress: Environment steps of the whole run, as last sent by the server.
     """
@@ -63,6 +65,8 @@ class Learner(Role):
         self.group = context.topology.group_of(context.rank)
         torch.set_num_threads(config.topology.threads)
         self.algorithm = context.algorithm()
+        self.algorithm.move(open_device(config.device, context.place))
+        remark = self.algorithm.use_arithmetic(config.precision, compiled=config.compile)
         self.codec = context.codec(self.algorithm)
         self.rule = context.rule()
         self.links = {rank: LatestLink(self.transport, rank) for rank in self.group.actors}
@@ -86,6 +90,7 @@ class Learner(Role):
         self.has_learned = False
         self.round_end = RoundEnd(self.group.actors)
         self.cancelling = CancellingRewards(context.spec, config.algo)
+        self.warnings = [remark] if remark else []
         self.last_version = 0
         self.requested_checkpoint: int | None = None
         self.progress = 0
@@ -317,7 +322,7 @@ class Learner(Role):
             self._report()
         summed = Flags.NONE
         if self.replica is not None and current:  # the rule drops older gradients
-            self.replica.add(vector, count)
+            self.replica.add(self.algorithm.slopes if self.algorithm.keeps_gradient else vector, count)
             summed = Flags.SUMMED
         message = vector_message(
             Kind.GRADIENT,
@@ -368,7 +373,7 @@ class Learner(Role):
             unused_steps=self.rollouts.unused_steps,
             learning_seconds=self.learning_seconds,
             waiting_seconds=self.waited,
-            warnings=self.cancelling.warnings,
+            warnings=[*self.warnings, *self.cancelling.warnings],
         )
         self.send(self.context.topology.server, Kind.REPORT, report)
         self.rollouts.unused_steps, self.learning_seconds, self.waited = 0, 0.0, 0.0

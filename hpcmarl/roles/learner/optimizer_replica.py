@@ -18,15 +18,16 @@ from hpcmarl.comm.transport import Reduction, Regrouping
 from hpcmarl.optim.sparse import needs_all
 from hpcmarl.packing import pack, unpack
 from hpcmarl.roles.base import Context
+from hpcmarl.roles.learner.gradient_sum import make_sum
 from hpcmarl.tracing.spans import Span
-from hpcmarl.types import Array, BoolArray, FloatArray
+from hpcmarl.types import Array, BoolArray
 
 
 class OptimizerReplica:
     """Sum of a learner's gradients and a replica of the optimizer.
 
     Attributes:
-        sum: The learner's gradient sum of the present round, [P].
+        sum: The learner's gradient sum of the present round.
         count: Trajectories in that sum.
     """
 
@@ -35,11 +36,17 @@ class OptimizerReplica:
         self.rule = context.rule()
         self.group = group
         self.optimizer = context.optimizer(algorithm)
-        self.sum: Array = np.zeros_like(self.optimizer.parameters)
+        device = self.transport.sum_device
+        # Gradients stay on the device only if they are computed on the one that sums them.
+        algorithm.keeps_gradient = (
+            device is not None and device == algorithm.device and self.optimizer.topology is None
+        )
+        parameters = self.optimizer.parameters
+        self.sum = make_sum(parameters.size, parameters.dtype, device if algorithm.keeps_gradient else None)
         self.count = 0
         self._closing: deque[int] = deque()
         # Of the closing round; kept until the sum has arrived, to repeat it after a loss.
-        self._contribution: Array | None = None
+        self._contribution: Any = None
         self._reduction: Reduction | None = None
         self._regrouping: Regrouping | None = None
         self._lost: deque[int] = deque()  # ranks of dead learners that still have to be excluded
@@ -74,14 +81,14 @@ class OptimizerReplica:
             self.optimizer.load_state_dict(state)
         return self.optimizer.query_point(), self.optimizer.updates
 
-    def add(self, vector: FloatArray, count: int) -> None:
+    def add(self, vector: Any, count: int) -> None:
         """Add a gradient to the learner's sum of this round.
 
         Args:
-            vector: Ascent direction, summed over trajectories, [P].
+            vector: Ascent direction, summed over trajectories, [P]: an array, or a tensor of the device.
             count: Number of trajectories.
         """
-        self.sum += vector
+        self.sum.add(vector)
         self.count += count
 
     def close_round(self, version: int) -> None:
@@ -103,12 +110,8 @@ class OptimizerReplica:
             return None
         if self._reduction is None:
             if self._contribution is None:
-                number = self.sum.dtype.type
-                own = self.sum if self.summed is None else np.compress(self.summed, self.sum)
-                self._contribution = np.append(
-                    own * number(self.rule.local_scale(self.count)), number(self.count)
-                )
-                self.sum[:] = 0.0
+                scale = self.rule.local_scale(self.count)
+                self._contribution = self.sum.take(scale, self.count, self.summed)
                 self.count = 0
             self._reduction = self.transport.start_sum(self._contribution)
         return self._arrived()
@@ -126,7 +129,7 @@ class OptimizerReplica:
         count = round(float(total[-1]))  # 0 if all counted trajectories were those of a lost learner
         direction = total[:-1] * total.dtype.type(self.rule.total_scale(count) if count else 0.0)
         if self.summed is not None:
-            needed, direction = direction, np.zeros_like(self.sum)
+            needed, direction = direction, np.zeros_like(self.optimizer.parameters)
             np.place(direction, self.summed, needed)
         if not np.all(np.isfinite(direction)):
             raise FloatingPointError(f"the summed direction of round {self.optimizer.updates} is not finite")

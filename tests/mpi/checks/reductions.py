@@ -45,7 +45,7 @@ def ranks_sum_what_a_server_sums(ranks: Ranks, backend: str) -> None:
         trace = record(ranks.directory / f"{number}-{ranks.rank}", rule, groups, batch, updates=4)
         group = MpiGroup(transport.comm, list(range(groups)), hosts, backend)
         for dtype in (np.float64, np.float32) if ranks.rank < groups else ():
-            replica = new_replica(trace, ranks.rank, group.start_sum, dtype)
+            replica = new_replica(trace, ranks.rank, group.start_sum, dtype, group.device)
             for _ in play(trace, replica):
                 time.sleep(1e-4)
             exact = dtype is np.float64 and (rule != "malenia" or groups < 3)

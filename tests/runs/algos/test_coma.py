@@ -10,7 +10,7 @@ COUNTER = ("algo.name=coma", "algo.target_every=3")
 
 @pytest.mark.parametrize(
     "extra",
-    [(), ("rounds.reduce=mpi",), ("algo.network.recurrent=true", "algo.normalise_values=true")],
+    [(), ("rounds.reduce=mpi",), ("algo.network.body=gru", "algo.normalise_values=true")],
     ids=str,
 )
 def test_coma_resume_equals_uninterrupted_run(tmp_path, extra):

@@ -47,7 +47,7 @@ PROBLEMS = {
     "two policies": (games.Lock, {}, ()),
     "absent agents": (games.Relay, {}, ()),
     "a delayed reward": (games.Delayed, {}, ()),
-    "memory": (games.Remember, {}, ("algo.network={hidden: [16], recurrent: true, memory: 16}",)),
+    "memory": (games.Remember, {}, ("algo.network={hidden: [16], body: gru, memory: 16}",)),
     "unlike actions": (games.Matrix, {"payoff": DIFFER}, ()),
     "penalties": (games.Matrix, {"payoff": PENALTY}, ("topology.environments_per_actor=16",)),
 }
@@ -153,7 +153,7 @@ def settings(algorithm, problem, rule):
             "optimizer.step_size=0.02",
         ]
         changes += [
-            "algo.network.recurrent=false",
+            "algo.network.body=mlp",
             "algo.replay={learning_starts: 16, episodes: 200, samples_per_insert: 100000}",
         ]
         # Penalties: play stays uniform to the end; the fixed points below are known for it.

@@ -31,11 +31,11 @@ def test_one_rank_collects_a_batch_from_single_unrolls(tmp_path):
         ("rounds.reduce=mpi",),
         ("rounds.rule=rennala",),
         ("rounds.rule=afedpg",),
-        ("algo.network.recurrent=true", "algo.agent_id=true"),
+        ("algo.network.body=gru", "algo.agent_id=true"),
         ("algo.value_clip=0.2", "algo.value_loss=huber", "algo.normalise_values=true"),
         ("algo.advantages=once", "rounds.reduce=mpi"),
         (
-            "algo.critic_network={hidden: [8], recurrent: true, memory: 5}",
+            "algo.critic_network={hidden: [8], body: gru, memory: 5}",
             "algo.advantages=once",
             "algo.value_clip=0.2",
             "algo.critic_input=agent",

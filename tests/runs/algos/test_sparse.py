@@ -10,7 +10,7 @@ from tests.support.worlds import ECHO, final_state, run_world, summary
 SPARSE = (
     "algo.sparse.sparsity=0.8",
     "algo.sparse.every=4",
-    "algo.network={hidden: [32], recurrent: true, memory: 16}",
+    "algo.network={hidden: [32], body: gru, memory: 16}",
     "algo.replay.learning_starts=6",
 )
 

@@ -7,7 +7,7 @@ from hpcmarl.nets import sparse_learning
 from hpcmarl.roles.learner.learner import Learner
 from tests.support.worlds import ECHO, final_state, run_world
 
-NETWORK = "algo.network={hidden: [16], recurrent: true, memory: 12}"
+NETWORK = "algo.network={hidden: [16], body: gru, memory: 12}"
 SPARSE = (NETWORK, "algo.sparse.sparsity=0.8", "algo.sparse.every=3", "algo.replay.learning_starts=6")
 
 

@@ -17,7 +17,7 @@ from tests.support.leagues import RPS
 from tests.support.worlds import run_world
 
 RECORDED = ("trajectories.enabled=true", "stop.updates=8")
-RECURRENT = "algo.network={hidden: [8], recurrent: true}"
+RECURRENT = "algo.network={hidden: [8], body: gru}"
 TICTACTOE = """
 env: {id: pettingzoo.classic.tictactoe_v3}
 algo: {name: ppo, unroll: 8, network: {hidden: [8]}, critic: independent}

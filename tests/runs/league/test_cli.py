@@ -216,7 +216,7 @@ def test_large_games_and_recurrent_nets_lack_exploitability(tictactoe, rps, run_
     assert shown["exploitability"] is None
     assert "neither a matrix game" in shown["reasons"]["exploitability"]
     recurrent = trained(
-        NAMED_RPS.replace("hidden: [8]", "hidden: [8], recurrent: true, memory: 4").replace(
+        NAMED_RPS.replace("hidden: [8]", "hidden: [8], body: gru, memory: 4").replace(
             "updates: 6", "updates: 2"
         ),
         tmp_path / "gru",

@@ -194,11 +194,11 @@ GAMES = {
 ALGORITHMS = {
     "unrolls": ("algo={name: ma_trace, critic: independent, unroll: 6, network: {hidden: [8]}}",),
     "recurrent": (
-        "algo={name: ma_trace, critic: independent, unroll: 6, network: {hidden: [8], recurrent: true}}",
+        "algo={name: ma_trace, critic: independent, unroll: 6, network: {hidden: [8], body: gru}}",
     ),
     "episodes": ("algo={name: reinforce, network: {hidden: [8]}}", "rounds.batch=4"),
     "replay": (
-        "algo={name: iql, replay: {learning_starts: 8}, network: {hidden: [8], recurrent: false}}",
+        "algo={name: iql, replay: {learning_starts: 8}, network: {hidden: [8], body: mlp}}",
         "rounds.batch=8",
     ),
 }

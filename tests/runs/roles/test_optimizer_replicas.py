@@ -7,6 +7,7 @@ import itertools
 
 import numpy as np
 import pytest
+import torch
 
 from hpcmarl.comm.local import LocalWorld
 from tests.support.replays import idle_learners, load_trace, new_replica, play, record, server_result
@@ -14,8 +15,9 @@ from tests.support.replays import idle_learners, load_trace, new_replica, play, 
 TRACES = [("rennala", 3, 2), ("rennala", 2, 5), ("sync", 3, 6), ("malenia", 2, 6), ("malenia", 3, 8)]
 
 
+@pytest.mark.parametrize("device", [None, torch.device("cpu")], ids=["array", "tensor"])
 @pytest.mark.parametrize(("rule", "groups", "batch"), TRACES)
-def test_replicas_equal_the_server_result(rule, groups, batch, tmp_path):
+def test_replicas_equal_the_server_result(rule, groups, batch, device, tmp_path):
     record(tmp_path / "run", rule, groups, batch).save(tmp_path / "trace.npz")
     trace = load_trace(tmp_path / "trace.npz")
     assert idle_learners(trace) > 0 or (rule, batch) != ("rennala", 2)
@@ -24,7 +26,8 @@ def test_replicas_equal_the_server_result(rule, groups, batch, tmp_path):
         for transport in world.transports:
             transport.reduction_group(range(groups), ["here"] * groups, "mpi")
         replicas = [
-            new_replica(trace, group, world.transports[group].start_sum, dtype) for group in range(groups)
+            new_replica(trace, group, world.transports[group].start_sum, dtype, device)
+            for group in range(groups)
         ]
         for _ in itertools.zip_longest(*(play(trace, replica) for replica in replicas)):
             pass

@@ -49,7 +49,7 @@ def test_exploration_follows_environment_steps_of_all_actors(tmp_path):
 
 EXACT = (
     "deterministic=true",
-    "algo.network.recurrent=true",
+    "algo.network.body=gru",
     "algo.network.memory=8",
     "algo.replay={learning_starts: 6, samples_per_insert: 3, recent: 4}",
 )

@@ -13,7 +13,7 @@ GAMES = {
     "unrolls": (),
     "episodes": REINFORCE,
     "episodes that are abandoned": (*REINFORCE, "rounds.late=cancel", "env.kwargs.max_cycles=25"),
-    "recurrent": ("algo.network.recurrent=true", "env.kwargs.max_cycles=9"),
+    "recurrent": ("algo.network.body=gru", "env.kwargs.max_cycles=9"),
     "state": QMIX,
     "unequal spaces": ("env.id=mpe2.simple_speaker_listener_v4",),
     "two policies": (

@@ -41,7 +41,7 @@ ENVIRONMENTS = {
     "masks, agents come and go": ("env.id=tests.support.environments:MaskedCrowd",),
     "continuous": ("env.id=mpe2.simple_spread_v3", "env.kwargs={max_cycles: 5, continuous_actions: true}"),
 }
-NETWORKS = {"feed-forward": (), "recurrent": ("algo.network.recurrent=true",)}
+NETWORKS = {"feed-forward": (), "recurrent": ("algo.network.body=gru",)}
 TOPOLOGIES = {
     "one rank": (1,),
     "groups of two": (4, "topology.groups=2"),

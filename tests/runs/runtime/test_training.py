@@ -141,13 +141,13 @@ def test_off_policy_work_that_came_late_is_learned_from_again(tmp_path):
     [
         (),
         ("algo.reuse=2",),
-        ("algo.network.recurrent=true",),
+        ("algo.network.body=gru",),
         ("rounds.reduce=mpi",),
         REINFORCE,
         (
             "algo.reuse=2",
             "algo.value_loss=huber",
-            "algo.critic_network={hidden: [8], recurrent: true, memory: 5}",
+            "algo.critic_network={hidden: [8], body: gru, memory: 5}",
         ),
     ],
 )

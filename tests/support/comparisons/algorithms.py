@@ -329,9 +329,7 @@ def iql_targets(seed: int) -> Pair:
         generator.uniform(),
         int(generator.integers(2, 15)),
     )
-    config = IQLConfig(
-        discount=discount, trace_lambda=trace_lambda, network=AgentNetworkConfig(recurrent=False)
-    )
+    config = IQLConfig(discount=discount, trace_lambda=trace_lambda, network=AgentNetworkConfig(body="mlp"))
     algorithm: Any = make_algorithm(TEAM, config, 0)
     part = random_rollout(TEAM, steps, 1, generator, deaths=True, whole_episode=True).policies["agent"]
     future = generator.standard_normal((steps + 1, 1, 3)).astype(np.float32)

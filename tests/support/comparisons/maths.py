@@ -248,7 +248,7 @@ def acting_operations(seed: int) -> Pair:
         tuple(generator.integers(3, 40, int(generator.integers(1, 3))).tolist()),
         int(generator.integers(3, 40)),
     )
-    algorithm = make("qmix", network=AgentNetworkConfig(hidden=hidden, recurrent=True, memory=memory))
+    algorithm = make("qmix", network=AgentNetworkConfig(hidden=hidden, body="gru", memory=memory))
     counted = 0
     for policy in algorithm.spec.policies:
         network = algorithm._online.policies[policy.name]

@@ -11,8 +11,16 @@ import pytest
 from hpcmarl.algos import make_algorithm
 from hpcmarl.algos.base import Algorithm
 from hpcmarl.config import MATraceConfig, NetworkConfig
-from hpcmarl.types import EnvironmentSpec, Frame, PolicyFrame, PolicySpec, Rollout
-from tests.support.rollouts import CONTINUOUS, DISCRETE, MULTI_DISCRETE, make_spec, random_rollout
+from hpcmarl.types import EnvironmentSpec, PolicySpec
+from tests.support.rollouts import (
+    CONTINUOUS,
+    DISCRETE,
+    MULTI_DISCRETE,
+    act_out,
+    frame_of,
+    make_spec,
+    random_rollout,
+)
 
 SPEC = make_spec(
     PolicySpec("walker", ("w0", "w1"), (5,), CONTINUOUS),
@@ -24,7 +32,9 @@ SPEC = make_spec(
 def make(
     spec: EnvironmentSpec, recurrent: bool, activation: str = "tanh", *, agent_id: bool = False
 ) -> Algorithm:
-    network = NetworkConfig(hidden=(16, 16), activation=activation, recurrent=recurrent, memory=8)
+    network = NetworkConfig(
+        hidden=(16, 16), activation=activation, body="gru" if recurrent else "mlp", memory=8
+    )
     # Wide clips: the reported mean ratio is not clipped.
     algorithm = make_algorithm(
         spec, MATraceConfig(network=network, rho_max=100.0, ratios="agent", agent_id=agent_id), 0
@@ -34,32 +44,6 @@ def make(
         + 0.3 * np.random.default_rng(5).standard_normal(algorithm.size).astype(np.float32)
     )
     return algorithm
-
-
-def frame_of(rollout: Rollout, step: int) -> Frame:
-    parts = {
-        name: PolicyFrame(
-            part.obs[step], part.alive[step], None if part.action_mask is None else part.action_mask[step]
-        )
-        for name, part in rollout.policies.items()
-    }
-    return Frame(parts, None, rollout.episode_start[step])
-
-
-def act_out(algorithm: Algorithm, rollout: Rollout, seed: int, greedy: bool = False) -> None:
-    """Replace a random rollout's actions, logp and memory by those of the algorithm."""
-    generator = np.random.default_rng(seed)
-    memory = algorithm.initial_memory(rollout.count)
-    for name in memory:
-        rollout.policies[name].memory = memory[name]
-    for step in range(rollout.steps):
-        for name, decision in algorithm.act(frame_of(rollout, step), memory, generator, greedy).items():
-            part = rollout.policies[name]
-            assert decision.action.dtype == part.action.dtype
-            assert decision.logp.dtype == np.float32
-            part.action[step], part.logp[step] = decision.action, decision.logp
-            if decision.memory is not None:
-                memory = {**memory, name: decision.memory}
 
 
 @pytest.mark.parametrize("greedy", [False, True])

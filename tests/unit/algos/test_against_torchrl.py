@@ -77,14 +77,14 @@ def test_team_td_lambda_targets_equal_torchrl(seed, steps, discount, trace_lambd
     """
     algorithm = make_algorithm(
         make_spec(),
-        VDNConfig(discount=discount, trace_lambda=trace_lambda, network=AgentNetworkConfig(recurrent=False)),
+        VDNConfig(discount=discount, trace_lambda=trace_lambda, network=AgentNetworkConfig(body="mlp")),
         0,
     )
     generator = np.random.default_rng(seed)
     episodes = episodes_of(
         join([random_rollout(algorithm.spec, length, 1, generator, whole_episode=True) for length in steps]),
         algorithm.spec,
-        agent_id=True,
+        algorithm.design.policies,
     )
     columns = algorithm._columns(episodes)
     future = torch.from_numpy(generator.standard_normal((max(steps) + 1, len(steps), 1)).astype(np.float32))
@@ -111,7 +111,7 @@ def test_td_lambda_targets_of_dying_agents_equal_torchrl(seed, steps, discount, 
     """
     algorithm = make_algorithm(
         make_spec(),
-        IQLConfig(discount=discount, trace_lambda=trace_lambda, network=AgentNetworkConfig(recurrent=False)),
+        IQLConfig(discount=discount, trace_lambda=trace_lambda, network=AgentNetworkConfig(body="mlp")),
         0,
     )
     generator = np.random.default_rng(seed)

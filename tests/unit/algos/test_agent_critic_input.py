@@ -25,7 +25,7 @@ KEYS = {
     "entropy_cost": 0.1,
     "normalise_advantages": False,
 }
-REMEMBERING = NetworkConfig(hidden=(5,), recurrent=True, memory=4)
+REMEMBERING = NetworkConfig(hidden=(5,), body="gru", memory=4)
 
 
 def make(spec, algorithm, **keys):

@@ -12,7 +12,7 @@ from hpcmarl.algos import make_algorithm
 from hpcmarl.algos.batch import join
 from hpcmarl.config import AgentNetworkConfig, IQLConfig, QMIXConfig, VDNConfig
 from hpcmarl.config.file import load_config
-from hpcmarl.nets.numpy_policy import last_actions
+from hpcmarl.nets.acting import last_actions
 from hpcmarl.types import Frame, PolicyFrame
 from tests.support.rollouts import make_spec, random_rollout
 from tests.support.worlds import ECHO
@@ -22,7 +22,7 @@ ACTIONS = 5  # of tests.support.rollouts.DISCRETE
 
 
 def make(name, spec, recurrent, **keys):
-    network = AgentNetworkConfig(hidden=(7,), recurrent=recurrent, memory=4)
+    network = AgentNetworkConfig(hidden=(7,), body="gru" if recurrent else "mlp", memory=4)
     algorithm = make_algorithm(spec, CONFIGS[name](network=network, **{"obs_last_action": True, **keys}), 0)
     algorithm.load_parameters(np.random.default_rng(1).standard_normal(algorithm.size).astype(np.float32))
     return algorithm
@@ -135,7 +135,7 @@ def test_last_action_lies_between_observation_and_number():
     assert algorithm.acting_extras("agent") == {"last action": 5, "number of the agent": 3}
     assert algorithm.acting_inputs("agent") == 6 + 5 + 3
     rollout = random_rollout(spec, 4, 2, np.random.default_rng(0), whole_episode=True)
-    seen = algorithm._episodes([rollout]).parts[0].obs.numpy()
+    seen = algorithm._episodes([rollout]).parts[0].inputs.numpy()
     part = join([rollout]).policies["agent"]
     np.testing.assert_array_equal(seen[:4, ..., :6], part.obs[:4])
     np.testing.assert_array_equal(seen[1:, ..., 6:11], np.eye(5)[part.action])

@@ -28,7 +28,7 @@ from tests.support.worlds import SPREAD
 
 def make(spec: EnvironmentSpec, *, recurrent: bool = False, seed: int = 1, **keys: Any) -> MATrace:
     """Return MA-Trace with random parameters; its ratios and costs make every term count."""
-    network = NetworkConfig(hidden=(5,), recurrent=recurrent, memory=4)
+    network = NetworkConfig(hidden=(5,), body="gru" if recurrent else "mlp", memory=4)
     config = MATraceConfig(
         **{
             "network": network,

@@ -19,8 +19,8 @@ from hpcmarl.config import (
     VDNConfig,
     WQMIXConfig,
 )
+from hpcmarl.nets.layer_shapes import MomentsShape
 from hpcmarl.nets.numpy_layers import NumpyMoments
-from hpcmarl.nets.shapes import MomentsShape
 from hpcmarl.optim import make_optimizer
 from hpcmarl.optim.base import Averages
 from hpcmarl.types import Part
@@ -154,7 +154,7 @@ def test_normalised_observations_equal_prescaled_inputs(cls):
 def test_value_based_normalisation_equals_prescaled_inputs(cls, keys, recurrent):
     spec, generator = make_spec(), np.random.default_rng(1)
     common = {
-        "network": AgentNetworkConfig(hidden=(5,), recurrent=recurrent, memory=4),
+        "network": AgentNetworkConfig(hidden=(5,), body="gru" if recurrent else "mlp", memory=4),
         "agent_id": False,
         "discount": 0.9,
     } | keys
@@ -260,7 +260,7 @@ def test_critic_outputs_and_values_convert_both_ways():
 
 @pytest.mark.parametrize("recurrent", [False, True])
 def test_normalised_gradients_are_additive_over_rollouts(recurrent):
-    spec, network = TEAM_AND_PREY, NetworkConfig(hidden=(5,), recurrent=recurrent, memory=4)
+    spec, network = TEAM_AND_PREY, NetworkConfig(hidden=(5,), body="gru" if recurrent else "mlp", memory=4)
     algorithm = make_algorithm(
         spec,
         MATraceConfig(normalise_values=True, normalise_observations=True, critic="state", network=network),

@@ -83,7 +83,7 @@ def test_episodes_without_a_decision_add_nothing(task: str, kwargs: dict[str, An
 
 def test_other_policies_than_dense_ones_learn_with_torch() -> None:
     spec = describe(EnvConfig(id="gymnasium:CartPole-v1"), {})
-    recurrent = ReinforceConfig(name="reinforce", network=NetworkConfig(hidden=(4,), recurrent=True))
+    recurrent = ReinforceConfig(name="reinforce", network=NetworkConfig(hidden=(4,), body="gru"))
     assert NumpyReinforce.of(spec, recurrent, 0) is None
 
 

@@ -89,7 +89,7 @@ def test_slot_subset_gradients_sum_to_the_whole(recurrent):
         spec,
         algorithm=MATraceConfig,
         critic="state",
-        network=NetworkConfig(hidden=(5,), recurrent=recurrent, memory=4),
+        network=NetworkConfig(hidden=(5,), body="gru" if recurrent else "mlp", memory=4),
     )
     rollout = rollouts_of(spec, slots=5, count=1, memory=4 if recurrent else None)[0]
     parts = [select(rollout, np.array(slots)) for slots in ([0, 3], [1], [2, 4])]

@@ -237,7 +237,7 @@ def test_agent_id_distinguishes_agents_of_a_policy():
 
 @pytest.mark.parametrize(
     ("name", "keys"),
-    [("vdn", {}), ("qmix", {"agent_id": False}), ("iql", {"network": AgentNetworkConfig(recurrent=False)})],
+    [("vdn", {}), ("qmix", {"agent_id": False}), ("iql", {"network": AgentNetworkConfig(body="mlp")})],
 )
 def test_distance_is_the_share_of_changed_greedy_actions(name, keys):
     algorithm = make(name, **keys)
@@ -367,7 +367,7 @@ def solve(name, payoffs, steps=1, updates=400, **keys):
     """
     spec, rollout = game(payoffs, steps)
     config = CONFIGS[name](
-        network=AgentNetworkConfig(hidden=(32,), recurrent=False), target_every=20, discount=1.0, **keys
+        network=AgentNetworkConfig(hidden=(32,), body="mlp"), target_every=20, discount=1.0, **keys
     )
     algorithm = make_algorithm(spec, config, 0)
     optimizer = make_optimizer(RmspropConfig(step_size=3e-3), algorithm.initial_parameters())

@@ -22,7 +22,7 @@ from tests.support.rollouts import make_spec, random_rollout
 from tests.support.worlds import SPREAD
 
 PLAIN = {"discount": 0.9, "trace_lambda": 0.8, "entropy_cost": 0.1, "normalise_advantages": False}
-REMEMBERING = NetworkConfig(hidden=(5,), recurrent=True, memory=4)
+REMEMBERING = NetworkConfig(hidden=(5,), body="gru", memory=4)
 
 
 def make(spec, algorithm=MATraceConfig, **keys):
@@ -86,7 +86,7 @@ def test_gradient_equals_the_bare_torch_loop(algo):
         [
             f"algo={algo}",
             "algo.network={hidden: [8]}",
-            "algo.critic_network={hidden: [8], recurrent: true, memory: 6}",
+            "algo.critic_network={hidden: [8], body: gru, memory: 6}",
         ],
     )
     spec = make_spec()
@@ -211,7 +211,7 @@ def test_values_of_what_was_seen_before_the_border_are_learned(remembers):
 
     Only a memory that is carried over the border separates +1 from -1.
     """
-    network = NetworkConfig(hidden=(8,), recurrent=remembers, memory=8)
+    network = NetworkConfig(hidden=(8,), body="gru" if remembers else "mlp", memory=8)
     plain = {"discount": 1.0, "entropy_cost": 0.0, "value_cost": 0.5, "importance_sampling": False}
     config = MATraceConfig(**plain, network=NetworkConfig(hidden=(4,)), critic_network=network)
     algorithm = make_algorithm(make_spec(agents=1, state_size=None), config, 0)
@@ -232,6 +232,6 @@ def test_values_of_what_was_seen_before_the_border_are_learned(remembers):
 
 def test_coma_refuses_a_recurrent_critic():
     with pytest.raises(
-        ConfigError, match=r"algo\.critic_network\.recurrent: true does not work with algo\.name: coma"
+        ConfigError, match=r"algo\.critic_network\.body: gru does not work with algo\.name: coma"
     ):
-        load_config(SPREAD, ["algo.name=coma", "algo.critic_network={recurrent: true}"])
+        load_config(SPREAD, ["algo.name=coma", "algo.critic_network={body: gru}"])

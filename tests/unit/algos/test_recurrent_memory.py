@@ -15,7 +15,7 @@ STEPS, SLOTS, AGENTS, SIZE = 4, 6, 2, 6
 
 
 def make():
-    network = NetworkConfig(hidden=(5,), recurrent=True, memory=4)
+    network = NetworkConfig(hidden=(5,), body="gru", memory=4)
     algorithm = make_algorithm(
         make_spec(agents=AGENTS, state_size=None), MATraceConfig(network=network, unroll=STEPS), 0
     )

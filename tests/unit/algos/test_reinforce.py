@@ -25,7 +25,7 @@ def make(spec: EnvironmentSpec, *, recurrent: bool = False, discount: float = 0.
 
     The initial policy is uniform, which would hide mistakes.
     """
-    network = NetworkConfig(hidden=(5,), recurrent=recurrent, memory=4)
+    network = NetworkConfig(hidden=(5,), body="gru" if recurrent else "mlp", memory=4)
     algorithm = make_algorithm(spec, ReinforceConfig(discount=discount, network=network), 0)
     algorithm.load_parameters(
         np.random.default_rng(1).standard_normal(algorithm.size).astype(np.float32) * 0.7

@@ -13,7 +13,7 @@ from hpcmarl.errors import UsageError
 from tests.support.worlds import ECHO, SPREAD
 
 VALUES = (
-    "algo.network={hidden: [8], recurrent: true, memory: 6}",
+    "algo.network={hidden: [8], body: gru, memory: 6}",
     "rounds.batch=5",
     "algo.replay.learning_starts=5",
     "optimizer.max_gradient_norm=10",
@@ -49,7 +49,7 @@ def short(monkeypatch):
         (
             SPREAD,
             (
-                "algo={name: wqmix, central_width: 16, network: {recurrent: false, dueling: true}}",
+                "algo={name: wqmix, central_width: 16, network: {body: mlp, dueling: true}}",
                 "optimizer.name=rmsprop",
                 *VALUES,
             ),
@@ -132,8 +132,8 @@ def test_bare_loop_parameters_match_after_several_updates(short, changes):
         ("algo={name: reinforce}", "algo.name: there is no bare loop of reinforce"),
         ("algo.normalise_values=true", "algo.normalise_values: True is not in the bare loops; use False"),
         (
-            "algo.network.recurrent=true",
-            "algo.network.recurrent: true is in the bare loops of value-based algorithms only",
+            "algo.network.body=gru",
+            "algo.network.body: gru is in the bare loops of value-based algorithms only",
         ),
         ("optimizer.name=nigt", "optimizer.name: torch has no nigt to compare with"),
         (

@@ -126,12 +126,12 @@ class TestOverrides:
             [
                 "seed=7",
                 "algo.network.hidden=[8, 4]",
-                "algo.network.recurrent=yes",
+                "algo.network.body=gru",
                 "stop.updates=",
                 "stop.seconds=1e1",
             ],
         )
-        assert (config.seed, config.algo.network.hidden, config.algo.network.recurrent) == (7, (8, 4), True)
+        assert (config.seed, config.algo.network.hidden, config.algo.network.body) == (7, (8, 4), "gru")
         assert (config.stop.updates, config.stop.seconds) == (None, 10.0)
 
     def test_a_value_may_hold_an_equals_sign(self):

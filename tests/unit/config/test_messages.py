@@ -76,14 +76,14 @@ CASES = {
         "algo={critic: independent, critic_input: agent}", key="algo.critic_input", value="agent"
     ),
     "recurrent coma": run(
-        "algo={name: coma, critic_network: {recurrent: true}}",
-        key="algo.critic_network.recurrent",
-        value="true",
+        "algo={name: coma, critic_network: {body: gru}}",
+        key="algo.critic_network.body",
+        value="gru",
     ),
     "recurrent critics of actions": run(
-        "algo={name: masac, critic_network: {recurrent: true}}",
-        key="algo.critic_network.recurrent",
-        value="true",
+        "algo={name: masac, critic_network: {body: gru}}",
+        key="algo.critic_network.body",
+        value="gru",
     ),
     "teams of independent critics": run("algo={critic: independent, teams: [[a]]}", key="algo.teams"),
     "teams of agents": run(
@@ -92,7 +92,7 @@ CASES = {
     "teams without ratios": run("algo={importance_sampling: false, teams: [[a]]}", key="algo.teams"),
     "policy in two teams": run("algo.teams=[[a, b], [b]]", key="algo.teams", value="b"),
     "sparse without a GRU": run(
-        QMIX, "algo.sparse={training: sparse}", "algo.network.recurrent=false", key="algo.sparse.training"
+        QMIX, "algo.sparse={training: sparse}", "algo.network.body=mlp", key="algo.sparse.training"
     ),
     "steps and lambda": run(QMIX, "algo.n_step=3", "algo.trace_lambda=0.6", key="algo.n_step", value="3"),
     "late start": run(
@@ -245,9 +245,9 @@ CASES = {
         text=PLAYED,
     ),
     "recurrent critic": simulation(
-        "objective.algo={name: ma_trace, critic_network: {recurrent: true}}",
-        key="objective.algo.critic_network.recurrent",
-        value="true",
+        "objective.algo={name: ma_trace, critic_network: {body: gru}}",
+        key="objective.algo.critic_network.body",
+        value="gru",
         text=PLAYED,
     ),
     "local steps of rennala": simulation(

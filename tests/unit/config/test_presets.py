@@ -118,7 +118,7 @@ class TestLayers:
         )
         assert (config.algo.double_q, config.algo.network.memory, config.rounds.batch) == (False, 5, 7)
         assert config.algo.network == AgentNetworkConfig(
-            hidden=(64,), activation="relu", recurrent=True, memory=5
+            hidden=(64,), activation="relu", body="gru", memory=5
         )
         assert config.algo.replay.samples_per_insert == 32.0
 

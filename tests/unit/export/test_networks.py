@@ -17,7 +17,7 @@ from tests.support.rollouts import CONTINUOUS, DISCRETE, make_spec, random_mask
 from tests.support.value_based import TWO
 
 TEXT = "env: {id: mpe2.simple_spread_v3}\nstop: {updates: 1}\n"
-RECURRENT = "algo.network={hidden: [5], recurrent: true, memory: 4}"
+RECURRENT = "algo.network={hidden: [5], body: gru, memory: 4}"
 MIXED = make_spec(
     PolicySpec("scouts", ("a", "b"), (4,), DISCRETE, True), PolicySpec("carriers", ("c",), (3,), CONTINUOUS)
 )
@@ -32,7 +32,7 @@ CASES = {
         ),
     ),
     "recurrent": (TEAM_AND_PREY, ("algo.name=ma_trace", RECURRENT)),
-    "iql-dense": (make_spec(*TWO), ("algo.name=iql", "algo.network={hidden: [5], recurrent: false}")),
+    "iql-dense": (make_spec(*TWO), ("algo.name=iql", "algo.network={hidden: [5], body: mlp}")),
     "iql-dueling": (
         make_spec(*TWO),
         ("algo.name=iql", "algo.network={hidden: [5], memory: 4, dueling: true}"),

@@ -41,7 +41,7 @@ class Counting:
 def make_two(tmp_path):
     """Return two environments of 3 and 2 slots with the same opponents, the own policy and the opponents."""
     spec = describe(TAG, POLICIES)
-    algo = MATraceConfig(critic="independent", network=NetworkConfig(hidden=(8,), recurrent=False))
+    algo = MATraceConfig(critic="independent", network=NetworkConfig(hidden=(8,), body="mlp"))
     prey = side_of(spec, SIDES.other)
     for seed, name in enumerate(NAMES, 1):
         write_snapshot(tmp_path, name, make_model(prey, algo, seed).initial_parameters(), {})

@@ -65,7 +65,9 @@ def make(
 ):
     """Return the game, the member's policy and the opponents."""
     spec = describe(config, policies)
-    settings = algo or MATraceConfig(critic=critic, network=NetworkConfig(hidden=(8,), recurrent=recurrent))
+    settings = algo or MATraceConfig(
+        critic=critic, network=NetworkConfig(hidden=(8,), body="gru" if recurrent else "mlp")
+    )
     theirs = side_of(spec, sides.other)
     for seed, name in enumerate(names, 1):
         write_snapshot(tmp_path, name, make_algorithm(theirs, settings, seed).initial_parameters(), {})
@@ -232,7 +234,7 @@ def episode_rollout(versus, own, steps=3):
 
 def learner(algo, versus):
     settings = algo.model_copy(
-        update={"discount": 0.5, "network": type(algo.network)(hidden=(4,), recurrent=False)}
+        update={"discount": 0.5, "network": type(algo.network)(hidden=(4,), body="mlp")}
     )
     return make_algorithm(versus.spec, settings, 0)
 
@@ -329,7 +331,7 @@ def test_self_play_uses_all_seats_and_records_no_games(tmp_path):
     assert opponents.take_played() == {}
 
 
-LAST_ACTION = IQLConfig(obs_last_action=True, network=AgentNetworkConfig(hidden=(8,), recurrent=False))
+LAST_ACTION = IQLConfig(obs_last_action=True, network=AgentNetworkConfig(hidden=(8,), body="mlp"))
 
 
 @pytest.mark.parametrize("algo", [None, LAST_ACTION], ids=["gru", "last action"])

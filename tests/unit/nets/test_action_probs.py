@@ -26,12 +26,11 @@ ALGORITHMS = {
         "normalise_observations: true}"
     ),
     "reinforce": "{name: reinforce, network: {hidden: []}}",
-    "iql": "{name: iql, network: {hidden: [8], recurrent: false}, agent_id: true, epsilon_final: 0.3}",
+    "iql": "{name: iql, network: {hidden: [8], body: mlp}, agent_id: true, epsilon_final: 0.3}",
     "maddpg": "{name: maddpg, network: {hidden: [6]}, agent_id: true, random_steps: 9}",
     "masac": "{name: masac, network: {hidden: [6]}, agent_id: true, normalise_observations: true}",
     "dueling": (
-        "{name: iql, network: {hidden: [8], recurrent: false, dueling: true}, agent_id: true, "
-        "epsilon_final: 0.3}"
+        "{name: iql, network: {hidden: [8], body: mlp, dueling: true}, agent_id: true, epsilon_final: 0.3}"
     ),
 }
 
@@ -81,9 +80,7 @@ def test_action_probabilities_match_sampled_frequencies(name, policy):
 
 
 def test_recurrent_and_non_discrete_policies_have_no_table():
-    recurrent = make(
-        "{name: ma_trace, critic: independent, network: {hidden: [4], recurrent: true, memory: 3}}"
-    )
+    recurrent = make("{name: ma_trace, critic: independent, network: {hidden: [4], body: gru, memory: 3}}")
     with pytest.raises(TypeError, match="a recurrent policy acts by its memory"):
         recurrent.action_probs("flyer", np.zeros((1, 5), np.float32), None)
     parts = make_spec(PolicySpec("hands", ("a",), (2,), ActionSpace("multi_discrete", (2, 3))))
@@ -156,14 +153,11 @@ def played(stages, named, obs, memory):
 
 
 MORE = {
-    "recurrent": "{name: ma_trace, critic: independent, network: {hidden: [4], recurrent: true, memory: 3}}",
+    "recurrent": "{name: ma_trace, critic: independent, network: {hidden: [4], body: gru, memory: 3}}",
     "last action": (
-        "{name: vdn, network: {hidden: [4], recurrent: true, memory: 3}, agent_id: true, "
-        "obs_last_action: true}"
+        "{name: vdn, network: {hidden: [4], body: gru, memory: 3}, agent_id: true, obs_last_action: true}"
     ),
-    "dueling": (
-        "{name: iql, network: {hidden: [4], recurrent: true, memory: 3, dueling: true}, agent_id: true}"
-    ),
+    "dueling": ("{name: iql, network: {hidden: [4], body: gru, memory: 3, dueling: true}, agent_id: true}"),
 }
 
 

@@ -19,8 +19,8 @@ from tests.support.rollouts import make_spec, random_rollout
 CONFIGS = {"iql": IQLConfig, "vdn": VDNConfig, "qmix": QMIXConfig}
 NETWORKS = {
     "gru": AgentNetworkConfig(hidden=(7,), memory=6, dueling=True),
-    "dense": AgentNetworkConfig(hidden=(7, 6), recurrent=False, dueling=True),
-    "linear": AgentNetworkConfig(hidden=(), recurrent=False, dueling=True),
+    "dense": AgentNetworkConfig(hidden=(7, 6), body="mlp", dueling=True),
+    "linear": AgentNetworkConfig(hidden=(), body="mlp", dueling=True),
 }
 
 
@@ -111,7 +111,7 @@ def test_acting_and_learning_compute_the_same_values(name, network):
 def test_a_newly_allowed_action_begins_at_the_state_value(dueling, least, most):
     """Three actions earn 10 in the only state; a fourth one is masked during training."""
     spec = make_spec(agents=1, has_mask=True)
-    network = AgentNetworkConfig(hidden=(), recurrent=False, dueling=dueling)
+    network = AgentNetworkConfig(hidden=(), body="mlp", dueling=dueling)
     algorithm = make_algorithm(spec, VDNConfig(network=network, agent_id=False), 0)
     algorithm.on_version(0)
     rollout = random_rollout(spec, 1, 30, np.random.default_rng(0), whole_episode=True, truncations=False)

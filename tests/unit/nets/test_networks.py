@@ -11,9 +11,10 @@ from torch import nn
 
 from hpcmarl.config import NetworkConfig
 from hpcmarl.nets.flat import FlatParameters
+from hpcmarl.nets.layer_shapes import DenseShape, GRUShape, Shape
 from hpcmarl.nets.numpy_layers import NumpyDense, NumpyRecurrence
 from hpcmarl.nets.parameters import ParameterLayout, aligned_zeros
-from hpcmarl.nets.shapes import CriticShape, DenseShape, GRUShape, Shape
+from hpcmarl.nets.shapes import CriticShape
 from hpcmarl.types import ActionSpace, PolicyFrame
 from tests.support.algorithms import acting, arrays_of, bind, make, make_policy, seeded
 from tests.support.rollouts import CONTINUOUS, DISCRETE, MULTI_DISCRETE, random_action, random_mask
@@ -194,7 +195,7 @@ def test_dead_agents_get_zero_actions_and_logp() -> None:
 def test_living_agents_act_as_if_all_lived() -> None:
     policy = make_policy(DISCRETE, recurrent=False)
     generator = np.random.default_rng(4)
-    obs = generator.standard_normal((5, 2, 6)).astype(np.float32)
+    obs = generator.standard_normal((5, 2, 2, 3)).astype(np.float32)
     alive, mask = generator.random((5, 2)) < 0.5, random_mask(DISCRETE, (5, 2), generator)
     decisions = [
         acting(policy).act(

@@ -126,7 +126,7 @@ def test_sparse_actor_equals_the_dense_actor(recurrent):
 
 def test_loading_parameters_refreshes_sparse_actors():
     config = load_config(
-        ECHO, ["algo.sparse.inference=sparse", "algo.network={hidden: [16], recurrent: true, memory: 8}"]
+        ECHO, ["algo.sparse.inference=sparse", "algo.network={hidden: [16], body: gru, memory: 8}"]
     )
     dense, other = (make_algorithm(make_spec(), config.algo, 1) for _ in range(2))
     other.set_weight_format(inference_form(config))

@@ -13,7 +13,7 @@ from tests.support.algorithms import bind, make_policy
 from tests.support.rollouts import DISCRETE, make_spec, random_rollout
 from tests.support.worlds import ECHO
 
-NETWORK = "algo.network={hidden: [16], recurrent: true, memory: 12}"
+NETWORK = "algo.network={hidden: [16], body: gru, memory: 12}"
 SPARSE = (NETWORK, "algo.sparse.sparsity=0.8", "algo.sparse.every=3", "algo.replay.learning_starts=6")
 
 
@@ -102,5 +102,5 @@ def test_masked_gradients_equal_the_dense_gradients(name):
 
 
 def test_sparse_learning_requires_a_recurrent_network():
-    with pytest.raises(ConfigError, match=r"algo\.sparse\.training: sparse .* algo\.network\.recurrent"):
+    with pytest.raises(ConfigError, match=r"algo\.sparse\.training: sparse .* algo\.network\.body"):
         load_config(ECHO, ["algo.sparse.training=sparse"])

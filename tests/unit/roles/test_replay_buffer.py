@@ -281,7 +281,7 @@ def updates_until_rare_is_known(tmp_path, **keys):
     of 0. The value is known when it is within 0.2 of 1.
     """
     spec = make_spec(agents=1)
-    config = VDNConfig(network=AgentNetworkConfig(hidden=(), recurrent=False), agent_id=False, discount=0.5)
+    config = VDNConfig(network=AgentNetworkConfig(hidden=(), body="mlp"), agent_id=False, discount=0.5)
     algorithm = make_algorithm(spec, config, 0)
     algorithm.on_version(0)
     optimizer = make_optimizer(SgdConfig(step_size=0.1), algorithm.initial_parameters())

@@ -88,8 +88,8 @@ def test_a_seed_repeats_a_simulation_with_a_critic(rule):
         ),
         (
             CRITIC,
-            "objective.algo.critic_network={hidden: [8], recurrent: true}",
-            "critic_network.recurrent: true needs the critics' memory",
+            "objective.algo.critic_network={hidden: [8], body: gru}",
+            "critic_network.body: gru needs the critics' memory",
         ),
         (
             CARTPOLE,

@@ -60,7 +60,7 @@ def test_a_worker_at_its_optimum_stays_there():
     np.testing.assert_array_equal(found, np.zeros(3))
 
 
-@pytest.mark.parametrize("network", ["{hidden: [8]}", "{hidden: [8], recurrent: true}"])
+@pytest.mark.parametrize("network", ["{hidden: [8]}", "{hidden: [8], body: gru}"])
 def test_local_steps_follow_episodes_of_each_workers_point(network):
     """Each worker plays at its own point, in numpy and in torch.
 

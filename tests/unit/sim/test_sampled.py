@@ -39,7 +39,7 @@ def test_sampled_episodes_are_whole_first_episodes():
     assert len(set(lengths)) > 3
 
 
-@pytest.mark.parametrize("network", ["{hidden: [8]}", "{hidden: [8], recurrent: true}"])
+@pytest.mark.parametrize("network", ["{hidden: [8]}", "{hidden: [8], body: gru}"])
 @pytest.mark.parametrize("weights", [[1.0, 1.0, 1.0, 1.0], [0.5, 2.0, 0.5, 1.0]])
 def test_direction_is_the_weighted_sum_of_gradients(monkeypatch, weights, network):
     """Feed-forward policies are computed in numpy, recurrent ones in torch."""

@@ -1,0 +1,74 @@
+"""Inputs of a network as tensors (input_form.py has the arrays).
+
+Flat inputs are one tensor. Records become `Inputs`, with a tensor for each field, or a dictionary of tensors
+for observations of Dict and Tuple spaces.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+
+from hpcmarl.nets.device import HOST, tensor
+from hpcmarl.types import Array
+
+Values = torch.Tensor | dict[str, torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Rows of inputs that are no flat vectors.
+
+    Attributes:
+        fields: For each field of the form a tensor [n, *shape], or one for each entry of its observations.
+    """
+
+    fields: Mapping[str, Values]
+
+    def __len__(self) -> int:
+        first = next(iter(self.fields.values()))
+        return len(first if isinstance(first, torch.Tensor) else next(iter(first.values())))
+
+    def take(self, rows: torch.Tensor | slice) -> Inputs:
+        """Return some of the rows."""
+        return Inputs(
+            {
+                name: values[rows]
+                if isinstance(values, torch.Tensor)
+                else {key: value[rows] for key, value in values.items()}
+                for name, values in self.fields.items()
+            }
+        )
+
+
+RowInputs = torch.Tensor | Inputs
+
+
+def take(inputs: RowInputs, rows: torch.Tensor | slice) -> RowInputs:
+    """Return some rows of inputs."""
+    return inputs[rows] if isinstance(inputs, torch.Tensor) else inputs.take(rows)
+
+
+def row_inputs(array: Array, leading: int, device: torch.device = HOST) -> RowInputs:
+    """Return an array of inputs as rows of tensors.
+
+    Args:
+        array: Shape [..., D] float32, or records [...].
+        leading: Number of leading dimensions.
+        device: Device of the tensors.
+
+    Returns:
+        The rows in C order: a tensor [n, D], or one tensor for each field.
+    """
+    if array.dtype.names is None:
+        return tensor(array, device).flatten(0, leading - 1)
+    rows = array.reshape(-1)
+    return Inputs({name: _values(rows[name], device) for name in array.dtype.names})
+
+
+def _values(array: Array, device: torch.device) -> Values:
+    if array.dtype.names is None:
+        return tensor(array, device)
+    return {name: tensor(array[name], device) for name in array.dtype.names}

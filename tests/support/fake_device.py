@@ -1,0 +1,127 @@
+"""A second device that computes on the CPU, for tests of the device path on machines without a GPU.
+
+Its tensors live on the device `fake:0`, torch's PrivateUse1 backend written in Python. Every operation runs
+on the CPU tensor inside, so results are equal to the CPU's bit for bit. As on CUDA, an operation on tensors
+of both the device and the host fails, unless the latter has no dimension. So does `.numpy()`. Unlike CUDA, it
+also refuses host tensors as indices, because CUDA copies them without saying so.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from functools import cache
+from typing import Any
+
+import torch
+from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
+
+NAME = "fake"
+# Operations that copy between host and device, and that wait for the device on CUDA.
+CROSSINGS: Counter[str] = Counter()
+_LIBRARIES: list[torch.library.Library] = []  # registrations end with their library
+
+
+class FakeTensor(torch.Tensor):
+    """A tensor of the device; `inner` is the CPU tensor with its values."""
+
+    inner: torch.Tensor
+
+    @staticmethod
+    def __new__(cls, inner: torch.Tensor) -> FakeTensor:
+        made: FakeTensor = torch.Tensor._make_wrapper_subclass(  # type: ignore[attr-defined]
+            cls,
+            inner.size(),
+            strides=inner.stride(),
+            storage_offset=inner.storage_offset(),
+            dtype=inner.dtype,
+            device=torch.device(NAME, 0),
+        )
+        made.inner = inner
+        return made
+
+    def __repr__(self, **_: Any) -> str:  # type: ignore[override]
+        return f"fake({self.inner!r})"
+
+    @classmethod
+    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return _run(func, args, kwargs or {})
+
+
+def _inside(value: Any) -> Any:
+    return value.inner if isinstance(value, FakeTensor) else value
+
+
+def _run(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
+    """Run an operation on the CPU tensors inside, and wrap its results."""
+    name = func.name()
+    if name == "aten::copy_":
+        target, source = args[:2]
+        if isinstance(target, FakeTensor) != isinstance(source, FakeTensor):
+            CROSSINGS["to device" if isinstance(target, FakeTensor) else "to host"] += 1
+        _inside(target).copy_(_inside(source))
+        return target
+    tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)]
+    device = kwargs.get("device")
+    to_host = device is not None and torch.device(device).type == "cpu"
+    if name == "aten::_to_copy":
+        if device is not None and to_host == isinstance(args[0], FakeTensor):
+            CROSSINGS["to host" if to_host else "to device"] += 1
+    else:
+        for each in tensors:
+            if not isinstance(each, FakeTensor) and each.dim() > 0:
+                raise RuntimeError(
+                    f"{name}: expected all tensors to be on the same device, found cpu and {NAME}"
+                )
+    if name in ("aten::_local_scalar_dense", "aten::nonzero"):
+        CROSSINGS["wait"] += 1
+    changed = {**kwargs, "device": torch.device("cpu")} if device is not None else kwargs
+    work = _gru_cell if name == "aten::_thnn_fused_gru_cell" else func
+    results = work(*tree_map(_inside, args), **tree_map(_inside, changed))
+    if to_host:
+        return results
+    known = {id(_inside(each)): each for each in tensors}
+
+    def wrapped(result: Any) -> Any:
+        if not isinstance(result, torch.Tensor):
+            return result
+        return known.get(id(result)) if id(result) in known else FakeTensor(result)
+
+    return tree_map(wrapped, results)
+
+
+def _gru_cell(
+    of_inputs: torch.Tensor,
+    of_memory: torch.Tensor,
+    memory: torch.Tensor,
+    input_bias: torch.Tensor,
+    memory_bias: torch.Tensor,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Compute the operation that GRU cells use on devices only; equal to the CPU's within rounding."""
+    reset, update, new = (of_inputs + input_bias).chunk(3, -1)
+    reset_echo, update_echo, echo = (of_memory + memory_bias).chunk(3, -1)
+    candidate = (new + (reset + reset_echo).sigmoid() * echo).tanh()
+    return candidate + (update + update_echo).sigmoid() * (memory - candidate), of_inputs.new_empty(0)
+
+
+@cache
+def fake_device() -> torch.device:
+    """Return the device; the first call registers it with torch.
+
+    Test files call it when they are imported. Autograd counts the devices at the first backward pass of a
+    process, which may be that of another test.
+    """
+    _setup_privateuseone_for_python_backend(NAME)
+    aten, others = torch.library.Library("aten", "IMPL"), torch.library.Library("_", "IMPL")
+
+    def empty(size: Any, *, dtype: Any = None, **_: Any) -> FakeTensor:
+        return FakeTensor(torch.empty(size, dtype=dtype))
+
+    def empty_strided(size: Any, stride: Any, *, dtype: Any = None, **_: Any) -> FakeTensor:
+        return FakeTensor(torch.empty_strided(size, stride, dtype=dtype))
+
+    aten.impl("empty.memory_format", empty, "PrivateUse1")
+    aten.impl("empty_strided", empty_strided, "PrivateUse1")
+    others.fallback(lambda op, *args, **kwargs: _run(op, args, kwargs), "PrivateUse1")
+    _LIBRARIES.extend((aten, others))
+    return torch.device(NAME, 0)
