@@ -80,6 +80,11 @@ CASES = {
         key="algo.critic_network.body",
         value="gru",
     ),
+    "recurrent critics of actions": run(
+        "algo={name: masac, critic_network: {body: gru}}",
+        key="algo.critic_network.body",
+        value="gru",
+    ),
     "teams of independent critics": run("algo={critic: independent, teams: [[a]]}", key="algo.teams"),
     "teams of agents": run(
         "algo={ratios: agent, teams: [[a]]}", key="algo.teams", value="algo.ratios: agent"
