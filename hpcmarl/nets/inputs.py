@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 
 from hpcmarl.nets.device import HOST, tensor
@@ -72,5 +73,6 @@ def row_inputs(array: Array, leading: int, device: torch.device = HOST) -> RowIn
 
 def _values(array: Array, device: torch.device) -> Values:
     if array.dtype.names is None:
-        return tensor(array, device)
-    return {name: tensor(array[name], device) for name in array.dtype.names}
+        # Fields of records have strides that torch refuses, even those of a single row.
+        return tensor(np.array(array, order="C"), device)
+    return {name: tensor(np.array(array[name], order="C"), device) for name in array.dtype.names}
