@@ -246,19 +246,19 @@ def new_outcome(spec: EnvironmentSpec, slots: int) -> Outcome:
 
 
 def image_remark(spec: EnvironmentSpec) -> str:
-    """Return one line about policies that observe images; empty if no policy does."""
+    """Return one line about policies that observe images of another type than uint8; empty if none does."""
     images = {
         policy.name: part
         for policy in spec.policies
         for part in policy.observation_parts
         or (ObservationPart("", policy.observation_shape, policy.observation_type),)
-        if len(part.shape) == 3 and part.size >= IMAGE_SIZE
+        if len(part.shape) == 3 and part.size >= IMAGE_SIZE and part.dtype != "uint8"
     }
     if not images:
         return ""
     first = next(iter(images.values()))
-    description = (
+    return (
         f"the observations of {', '.join(images)} look like images ({'x'.join(map(str, first.shape))} "
-        f"{first.dtype}, {first.size:,} numbers)"
+        f"{first.dtype}, {first.size:,} numbers): encoder auto takes only uint8 for images; set "
+        "algo.network.encoder: cnn, or let the environment give uint8, which needs less memory"
     )
-    return f"{description}: networks have no convolutions, and observations reach them flattened and unscaled"

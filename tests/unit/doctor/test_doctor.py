@@ -211,7 +211,7 @@ class TestFindings:
             load_config("env: {id: tests.support.environments:screen}\nstop: {updates: 1}\n")
         )
         assert seen.status == "WARN"
-        assert "look like images (64x64x3, 12,288 numbers)" in seen.value
+        assert "look like images (64x64x3 float32, 12,288 numbers)" in seen.value
         assert "wrapper" in seen.remedy
 
     def test_missing_packages_are_reported_with_install_command(self, monkeypatch):
