@@ -58,6 +58,14 @@ class ActionSpace:
         """Data type of actions: int64 for discrete and multi-discrete ones, float32 for continuous ones."""
         return np.dtype(np.float32) if self.kind == "continuous" else np.dtype(np.int64)
 
+    def holds(self, actions: Array) -> bool:
+        """Return whether all actions [..., *shape] are in the space; bounds are compared in float32."""
+        if self.kind == "continuous":
+            low, high = np.asarray(self.low, np.float32), np.asarray(self.high, np.float32)
+            return bool(((actions >= low) & (actions <= high)).all())
+        limits = np.asarray(self.sizes if self.kind == "multi_discrete" else self.sizes[0])
+        return bool(((actions >= 0) & (actions < limits)).all())
+
     @property
     def mask_size(self) -> int:
         """Length of an action mask: A for (multi-)discrete actions, 0 for continuous ones."""
@@ -472,25 +480,20 @@ class Gradient:
     summed: bool = False
 
 
-def flat_observations(obs: Array, leading: int) -> FloatArray:
-    """Return observations as rows of float32 numbers; the entries of records follow each other.
-
-    Args:
-        obs: Observations, shape [..., *observation_shape] of any type (PolicySpec).
-        leading: Number of dimensions before the observation.
-
-    Returns:
-        Shape [..., observation_size]; a view if the observations are float32 arrays already.
-    """
-    shape = obs.shape[:leading]
-    if obs.dtype.names is None:
-        size = math.prod(obs.shape[leading:])
-        return obs.reshape(*shape, size).astype(np.float32, copy=False)
-    parts = [flat_observations(obs[name], leading) for name in obs.dtype.names]
-    return np.concatenate(parts, -1)
-
-
 def fields_of(obs: Array) -> dict[str, Array]:
     """Return views of the entries of observations by key; the key "" stands for those that are one array."""
     names = obs.dtype.names
     return {"": obs} if names is None else {name: obs[name] for name in names}
+
+
+def flat_observations(obs: Array, leading: int) -> FloatArray:
+    """Return observations as float32 rows [..., observation_size]; a view if they are float32 already.
+
+    Args:
+        obs: Observations, shape [..., *observation_shape] of any type. Entries of records follow each other.
+        leading: Number of dimensions before the observation.
+    """
+    shape = obs.shape[:leading]
+    parts = [part.reshape(*shape, math.prod(part.shape[leading:])) for part in fields_of(obs).values()]
+    first, *others = [part.astype(np.float32, copy=False) for part in parts]
+    return np.concatenate([first, *others], -1) if others else first

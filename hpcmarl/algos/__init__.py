@@ -35,6 +35,8 @@ ALGORITHMS = {
     "qmix": ("hpcmarl.algos.qmix", "QMIX"),
     "wqmix": ("hpcmarl.algos.wqmix", "WQMIX"),
     "res": ("hpcmarl.algos.res", "RES"),
+    "maddpg": ("hpcmarl.algos.maddpg", "MADDPG"),
+    "masac": ("hpcmarl.algos.masac", "MASAC"),
 }
 
 

@@ -14,6 +14,7 @@ from functools import partial
 from typing import Any, Literal
 
 from hpcmarl import plugins
+from hpcmarl.algos.action_networks import action_networks
 from hpcmarl.algos.common_reward import check_common_reward
 from hpcmarl.algos.network_design import (
     ACTIONS,
@@ -26,6 +27,7 @@ from hpcmarl.algos.network_design import (
     value_fields,
 )
 from hpcmarl.config import (
+    ActionCriticConfig,
     ActorCriticConfig,
     AlgoConfig,
     COMAConfig,
@@ -363,6 +365,23 @@ def _q_learning_design(spec: EnvironmentSpec, config: QLearningConfig, others: M
     )
 
 
+def action_critic_design(spec: EnvironmentSpec, config: ActionCriticConfig) -> Design:
+    """Describe actors with critics of actions (action_critic.py)."""
+    networks = action_networks(spec, config)
+    return Design(
+        spec,
+        config,
+        networks.policies,
+        networks.choosers,
+        networks.modules,
+        networks.parts,
+        needs_state=config.critic == "state",
+        known_critic_inputs=False,
+        averaging_rate=config.normalisation_rate,
+        target=TargetSchedule(config.target_every, config.target_rate),
+    )
+
+
 def _check_sparse(spec: EnvironmentSpec, policies: Mapping[str, PolicyShape]) -> None:
     """Refuse sparse training of networks that have more than dense layers and a GRU."""
     for name, shape in policies.items():
@@ -412,4 +431,6 @@ DESIGNS: dict[str, Callable[[EnvironmentSpec, Any], Design]] = {
     "qmix": mixed_design,
     "wqmix": mixed_design,
     "res": mixed_design,
+    "maddpg": action_critic_design,
+    "masac": action_critic_design,
 }

@@ -7,7 +7,7 @@ environment.
 
 The agents of a policy share parameters; algo.agent_id lets the network distinguish them. In turn-based games,
 a step of an agent lasts until its next decision. Rewards in between count without discount (maths/vtrace.py).
-Targets and the rest are in q_learning.py.
+Targets are in replayed.py and the rest in q_learning.py.
 
     symbol    variable    shape
     Q_a       chosen      [T, B, N]
@@ -20,7 +20,8 @@ import numpy as np
 import torch
 
 from hpcmarl.algos.episodes import Episodes
-from hpcmarl.algos.q_learning import Columns, Fit, QLearning
+from hpcmarl.algos.q_learning import Fit, QLearning
+from hpcmarl.algos.replayed import Columns
 from hpcmarl.maths.qlearning import taken
 from hpcmarl.nets.device import numbers
 
@@ -38,7 +39,7 @@ class IQL(QLearning):
             targets.append(self._targets(columns, future, part.known))
             chosen.append(taken(value[:steps], part.action))
         acts = np.concatenate([part.active for part in episodes.parts], -1)
-        active, target, own = self._tensor(acts), torch.cat(targets, -1), torch.cat(chosen, -1)
+        active, target, own = self.tensor(acts), torch.cat(targets, -1), torch.cat(chosen, -1)
         difference, rows = (own - target) * active, max(1, int(np.count_nonzero(acts)))
         total, aim = numbers((own.detach() * active).sum(), target.sum())
         statistics = {"value": total / rows, "target": aim / rows}

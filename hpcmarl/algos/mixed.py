@@ -27,15 +27,15 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from hpcmarl.algos.batch import anybody
 from hpcmarl.algos.design import MOMENTS, mixer_state
 from hpcmarl.algos.episodes import Episodes, Places
-from hpcmarl.algos.q_learning import Columns, Fit, Networks, QLearning
+from hpcmarl.algos.q_learning import Fit, Networks, QLearning
+from hpcmarl.algos.replayed import Columns, joint_observations, present_places, team_columns
 from hpcmarl.config import QLearningConfig
 from hpcmarl.maths.qlearning import taken
 from hpcmarl.nets.device import numbers
 from hpcmarl.nets.moments import Moments
-from hpcmarl.types import EnvironmentSpec, flat_observations
+from hpcmarl.types import EnvironmentSpec
 
 
 @dataclass
@@ -108,10 +108,10 @@ class Mixed(QLearning):
             episodes,
             self._states(episodes),
             columns,
-            self._tensor(counted),
+            self.tensor(counted),
             Places(counted, self.device),
             max(int(np.count_nonzero(counted)), 1),
-            self._present(episodes),
+            present_places(episodes, self.device),
         )
 
     def _total(
@@ -164,7 +164,7 @@ class Mixed(QLearning):
         if MOMENTS in self._online.others:
             moments = self._online.others[MOMENTS]
             assert isinstance(moments, Moments)
-            rows = self._present(episodes).pick(self._states(episodes))
+            rows = present_places(episodes, self.device).pick(self._states(episodes))
             moments.add(rows, episodes.count / max(1, len(rows)))
 
     def _states(self, episodes: Episodes) -> torch.Tensor:
@@ -179,24 +179,8 @@ class Mixed(QLearning):
             if episodes.state is None:
                 raise ValueError("the mixer needs the environment's state, but a rollout carries none")
             return episodes.state
-        observations = [
-            self._tensor(flat_observations(part.observed, 3)).flatten(-2) for part in episodes.parts
-        ]
-        return torch.cat(observations, -1)
+        return joint_observations(episodes, self.device)
 
     def _columns(self, episodes: Episodes) -> Columns:
-        """Return the rewards and ends of the team.
-
-        A row without a living agent at the end of a truncated episode counts as terminated, since it has no
-        value to bootstrap from.
-        """
-        active = anybody([part.active for part in episodes.parts])
-        reward = np.concatenate([part.reward for part in episodes.parts], -1).mean(-1, keepdims=True)
-        truncated = (episodes.end == 2)[..., None] & anybody(
-            [part.truncated & ~part.terminated for part in episodes.parts]
-        )
-        return Columns(reward, active, (episodes.end > 0)[..., None] & ~truncated, truncated)
-
-    def _present(self, episodes: Episodes) -> Places:
-        """Return Team.present of these episodes."""
-        return Places(anybody([part.living for part in episodes.parts])[..., 0], self.device)
+        """Return the rewards and ends of the team."""
+        return team_columns(episodes, [part.reward for part in episodes.parts])

@@ -5,7 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from hpcmarl.config import ActorCriticConfig, COMAConfig, MixingConfig, NetworkConfig, ValueCriticConfig
+from hpcmarl.config import (
+    ActionCriticConfig,
+    ActorCriticConfig,
+    COMAConfig,
+    MixingConfig,
+    NetworkConfig,
+    ValueCriticConfig,
+)
 from hpcmarl.errors import ConfigError
 from hpcmarl.nets.encoder_shapes import describe_encoder, flat_encoder
 from hpcmarl.nets.input_form import Field, InputForm
@@ -93,7 +100,7 @@ def module_shape(
     return describe_module(network.module, network.arguments, spaces_of(form, *what), f"{key}.module")
 
 
-def central_fields(spec: EnvironmentSpec, config: ActorCriticConfig) -> list[Field]:
+def central_fields(spec: EnvironmentSpec, config: ActorCriticConfig | ActionCriticConfig) -> list[Field]:
     """Describe the inputs of critics that see the state or all observations."""
     if config.critic == "state":
         return [Field(STATE, spec.state_size or 0)]
@@ -114,7 +121,7 @@ def value_fields(spec: EnvironmentSpec, policy: PolicySpec, config: ValueCriticC
 def critic_shape(
     spec: EnvironmentSpec,
     policy: PolicySpec,
-    config: ActorCriticConfig,
+    config: ActorCriticConfig | ActionCriticConfig,
     fields: Sequence[Field],
     outputs: int | None = None,
 ) -> CriticShape:
@@ -130,10 +137,10 @@ def critic_shape(
         check_flat(normalised, f"{key}.module: {network.module}", where)
         form = InputForm(tuple(fields), flat=False)
         module = module_shape(network, form, ("critic", policy.name, outputs or 1), key)
-        if module.memory and isinstance(config, COMAConfig):
+        if module.memory and isinstance(config, COMAConfig | ActionCriticConfig):
             raise ConfigError(
-                f"{key}.module: {network.module} is recurrent, but critics of algo.name: coma have no "
-                "memory; set memory_size = 0 for the role critic"
+                f"{key}.module: {network.module} is recurrent, but critics of algo.name: {config.name} "
+                "have no memory; set memory_size = 0 for the role critic"
             )
         return CriticShape(
             form.size, network, outputs, normalise_values=config.normalise_values, form=form, module=module

@@ -21,6 +21,7 @@ import torch
 from hpcmarl.algos import make_algorithm
 from hpcmarl.algos.base import Algorithm
 from hpcmarl.algos.batch import select
+from hpcmarl.bench.reference.action_critics import ReferenceMADDPG, ReferenceMASAC
 from hpcmarl.bench.reference.critics import ReferenceCOMA, ReferenceValueCritic
 from hpcmarl.bench.reference.learning import ReferenceLoop, ReferenceValues
 from hpcmarl.comm.local import LocalWorld
@@ -43,7 +44,10 @@ BARE: dict[str, Callable[[Config, Any], ReferenceLoop]] = {
     **dict.fromkeys(("iql", "vdn", "qmix", "wqmix", "res"), ReferenceValues),
     **dict.fromkeys(("ma_trace", "ppo"), ReferenceValueCritic),
     "coma": ReferenceCOMA,
+    "maddpg": ReferenceMADDPG,
+    "masac": ReferenceMASAC,
 }
+CONTINUOUS = ("maddpg", "masac")  # their bare loops have continuous actions
 # messages, as a replay buffer holds them, and the numbers of their trajectories to use (None: all)
 Part = list[tuple[OpenedMessage, Array | None]]
 
@@ -175,20 +179,23 @@ def check(config: Config, algorithm: Algorithm) -> None:
         raise UsageError(
             f"algo.name: there is no bare loop of {chosen.name} to compare with; allowed: {', '.join(BARE)}"
         )
-    policies = algorithm.spec.policies
-    if len(policies) > 1 or policies[0].action.kind != "discrete" or algorithm.spec.turn_based:
+    policies, continuous = algorithm.spec.policies, chosen.name in CONTINUOUS
+    kind = "continuous" if continuous else "discrete"
+    if len(policies) > 1 or policies[0].action.kind != kind or algorithm.spec.turn_based:
         raise UsageError(
-            "env.id: the bare loops need agents of one policy with single discrete actions, all at once; "
-            f"{config.env.id} does not have such agents"
+            f"env.id: the bare loops need agents of one policy with {'' if continuous else 'single '}{kind} "
+            f"actions, all at once; {config.env.id} does not have such agents"
         )
     actor_critic = chosen.name in ("ma_trace", "ppo", "coma")
     plain: dict[str, Any] = {
         "normalise_values": False,
         "normalise_observations": False,
-        "target_entropy": None,
         "importance_sampling": True,
+        "operator": "max",
+        "sparse": None,
+        "weighting": "optimistic",
     }
-    plain |= {"operator": "max", "target_rate": None, "sparse": None, "weighting": "optimistic"}
+    plain |= {"n_step": 1, "random_steps": 0} if continuous else {"target_entropy": None, "target_rate": None}
     if chosen.name == "ma_trace" and chosen.critic != "independent":
         plain["ratios"] = "joint" if chosen.ratios == "joint" else None
     for key, value in plain.items():
@@ -203,7 +210,7 @@ def check(config: Config, algorithm: Algorithm) -> None:
             "algo.critic_network.body: gru needs a memory from the unrolls before, which is not timed "
             "here; use false"
         )
-    if actor_critic and chosen.network.recurrent:
+    if (actor_critic or continuous) and chosen.network.recurrent:
         raise UsageError(
             "algo.network.body: gru is in the bare loops of value-based algorithms only; use mlp"
         )

@@ -4,6 +4,7 @@
 sections and checks. `file` reads YAML files. Most code receives the models as arguments.
 """
 
+from hpcmarl.config.action_critics import ActionCriticConfig, MADDPGConfig, MASACConfig
 from hpcmarl.config.actor_critics import (
     ActorCriticConfig,
     COMAConfig,
@@ -12,7 +13,7 @@ from hpcmarl.config.actor_critics import (
     ReinforceConfig,
     ValueCriticConfig,
 )
-from hpcmarl.config.algo_base import AlgoConfig, CommonReward, MinibatchPasses
+from hpcmarl.config.algo_base import AlgoConfig, CommonReward, MinibatchPasses, ReplayedConfig
 from hpcmarl.config.algo_checks import common_reward_text
 from hpcmarl.config.algos import Algo
 from hpcmarl.config.environment import EnvConfig, PolicyConfig
@@ -25,6 +26,7 @@ from hpcmarl.config.networks import (
     NetworkConfig,
     SparseConfig,
 )
+from hpcmarl.config.replay import PriorityConfig, ReplayConfig
 from hpcmarl.config.rounds import (
     AdamConfig,
     NigtConfig,
@@ -44,16 +46,15 @@ from hpcmarl.config.value_based import (
     IQLConfig,
     MixingConfig,
     OperatorConfig,
-    PriorityConfig,
     QLearningConfig,
     QMIXConfig,
-    ReplayConfig,
     RESConfig,
     VDNConfig,
     WQMIXConfig,
 )
 
 __all__ = [
+    "ActionCriticConfig",
     "ActorCriticConfig",
     "AdamConfig",
     "AgentNetworkConfig",
@@ -72,6 +73,8 @@ __all__ = [
     "GroupConfig",
     "IQLConfig",
     "InferenceForm",
+    "MADDPGConfig",
+    "MASACConfig",
     "MATraceConfig",
     "MinibatchPasses",
     "MixingConfig",
@@ -88,6 +91,7 @@ __all__ = [
     "RESConfig",
     "ReinforceConfig",
     "ReplayConfig",
+    "ReplayedConfig",
     "RmspropConfig",
     "RoundsConfig",
     "RuleConfig",

@@ -33,6 +33,7 @@ class ActorCriticConfig(ValueLearningConfig):
     """Keys of all actor-critic algorithms."""
 
     trajectory_unit: ClassVar[Literal["unroll", "episode"]] = "unroll"
+    has_critics: ClassVar[bool] = True
     unroll: Count = Field(25, description="steps of one unroll, T")
     critic: Literal["joint_observation", "state", "independent"] = Field(
         "joint_observation",

@@ -7,11 +7,14 @@ from typing import Annotated, ClassVar, Literal, NamedTuple
 from pydantic import Field
 
 from hpcmarl.config.base import (
+    Fraction,
     PositiveFloat,
+    PositiveInt,
     Section,
     section,
 )
 from hpcmarl.config.networks import NetworkConfig, SparseConfig
+from hpcmarl.config.replay import ReplayConfig
 
 # Agents whose mean reward an agent learns from: all agents, those of its policy, or the agent alone (none).
 CommonReward = Literal["all", "policy", "none"]
@@ -31,11 +34,15 @@ class AlgoConfig(Section):
         gradient_episodes: Default number of episodes in one gradient, if trajectories are whole episodes.
         trajectory_unit: What one trajectory is: an unroll or a whole episode.
         is_on_policy: Whether the algorithm learns only from trajectories sampled with the newest parameters.
+        has_critics: Whether critics are parts of their own, with their own step size.
+        has_random_share: Whether agents take a share of random actions, which `epsilon` of a worker replaces.
     """
 
     gradient_episodes: ClassVar[int] = 1
     trajectory_unit: ClassVar[Literal["unroll", "episode"]] = "episode"
     is_on_policy: ClassVar[bool] = False
+    has_critics: ClassVar[bool] = False
+    has_random_share: ClassVar[bool] = False
     name: str = ""
     discount: Annotated[float, Field(gt=0, le=1)] = Field(
         0.99, description="discount factor of rewards, gamma"
@@ -60,6 +67,11 @@ class AlgoConfig(Section):
     @property
     def minibatch_passes(self) -> MinibatchPasses | None:
         """Passes over each batch; None: rollouts are used in the order of their arrival."""
+        return None
+
+    @property
+    def replay_section(self) -> ReplayConfig | None:
+        """Replay of finished episodes from which the algorithm learns; None: it has none."""
         return None
 
     @property
@@ -92,3 +104,35 @@ class ValueLearningConfig(AlgoConfig):
         1.0,
         description=("factor by which rewards are multiplied before learning; reports have unscaled rewards"),
     )
+
+
+class ReplayedConfig(ValueLearningConfig):
+    """Keys of all algorithms with a replay and a target network: value-based ones, MADDPG and MASAC."""
+
+    gradient_episodes: ClassVar[int] = 32
+    agent_id: bool = Field(
+        True, description="append the agent's number in its policy, one-hot, to its observation"
+    )
+    target_every: PositiveInt = Field(
+        200, description="versions between copies of the network to the target network"
+    )
+    target_rate: Fraction | None = Field(
+        None,
+        description=(
+            "instead of copies: share of the distance by which the target network moves at every "
+            "version; null: copies"
+        ),
+    )
+    replay: ReplayConfig = section(ReplayConfig, "replay of finished episodes")
+
+    @property
+    def replay_section(self) -> ReplayConfig | None:
+        return self.replay
+
+    @property
+    def appends_agent_id(self) -> bool:
+        return self.agent_id
+
+    @property
+    def target_interval(self) -> int | None:
+        return self.target_every

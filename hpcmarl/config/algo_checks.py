@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from hpcmarl.config.action_critics import ActionCriticConfig
 from hpcmarl.config.actor_critics import ActorCriticConfig, COMAConfig, MATraceConfig, ValueCriticConfig
 from hpcmarl.config.algo_base import AlgoConfig
+from hpcmarl.config.replay import ReplayConfig
 from hpcmarl.config.value_based import QLearningConfig
 
 
 def algo_contradictions(algo: AlgoConfig) -> list[str]:
     """Return one line for each pair of choices in `algo` that exclude each other: keys, reason and remedy."""
-    found = _replay_contradictions(algo) if isinstance(algo, QLearningConfig) else []
+    found = _value_contradictions(algo) if isinstance(algo, QLearningConfig) else []
+    if (replay := algo.replay_section) is not None:
+        found += _replay_contradictions(replay)
     if isinstance(algo, MATraceConfig) and algo.critic == "independent" and algo.ratios == "joint":
         found.append(
             "algo.ratios: joint does not work with algo.critic: independent, which has one value for each "
@@ -33,9 +37,10 @@ def algo_contradictions(algo: AlgoConfig) -> list[str]:
             "algo.critic_input: agent does not work with algo.critic: independent, which sees only the "
             "agent's observation anyway; remove the key, or use algo.critic: joint_observation or state"
         )
-    if isinstance(algo, COMAConfig) and algo.critic_network is not None and algo.critic_network.recurrent:
+    network = algo.critic_network if isinstance(algo, COMAConfig | ActionCriticConfig) else None
+    if network is not None and network.recurrent:
         found.append(
-            f"algo.critic_network.body: {algo.critic_network.body} does not work with algo.name: coma, whose "
+            f"algo.critic_network.body: {network.body} does not work with algo.name: {algo.name}, whose "
             "critics have no memory; remove the key"
         )
     return found
@@ -50,7 +55,7 @@ def common_reward_text(algo: AlgoConfig) -> tuple[str, str]:
     Returns:
         The key with its value, and the change after which each agent learns from its own reward.
     """
-    if isinstance(algo, ActorCriticConfig) and not isinstance(algo, COMAConfig):
+    if isinstance(algo, ActorCriticConfig | ActionCriticConfig) and not isinstance(algo, COMAConfig):
         return f"algo.critic: {algo.critic}", "use algo.critic: independent"
     other = ", or algo.name: iql" if isinstance(algo, QLearningConfig) else ""
     return (
@@ -83,7 +88,7 @@ def _team_contradictions(algo: MATraceConfig, teams: tuple[tuple[str, ...], ...]
     return found
 
 
-def _replay_contradictions(algo: QLearningConfig) -> list[str]:
+def _value_contradictions(algo: QLearningConfig) -> list[str]:
     """Return one line for each pair of choices of a value-based algorithm that exclude each other."""
     found = []
     if algo.sparse is not None and algo.sparse.training == "sparse" and algo.network.body != "gru":
@@ -97,14 +102,20 @@ def _replay_contradictions(algo: QLearningConfig) -> list[str]:
             "because a target has either a fixed number of steps or the mean over all numbers; set "
             "algo.n_step: 1 or algo.trace_lambda: 0"
         )
-    if algo.replay.learning_starts > algo.replay.episodes:
+    return found
+
+
+def _replay_contradictions(replay: ReplayConfig) -> list[str]:
+    """Return one line for each pair of keys of a replay that exclude each other."""
+    found = []
+    if replay.learning_starts > replay.episodes:
         found.append(
-            f"algo.replay.learning_starts: {algo.replay.learning_starts} is more than algo.replay.episodes: "
-            f"{algo.replay.episodes}, the number of episodes that are kept; lower algo.replay.learning_starts"
+            f"algo.replay.learning_starts: {replay.learning_starts} is more than algo.replay.episodes: "
+            f"{replay.episodes}, the number of episodes that are kept; lower algo.replay.learning_starts"
         )
-    if algo.replay.dynamic is not None and algo.replay.dynamic.least >= algo.replay.episodes:
+    if replay.dynamic is not None and replay.dynamic.least >= replay.episodes:
         found.append(
-            f"algo.replay.dynamic.least: {algo.replay.dynamic.least} is not below algo.replay.episodes: "
-            f"{algo.replay.episodes}, so no episode could leave early; lower algo.replay.dynamic.least"
+            f"algo.replay.dynamic.least: {replay.dynamic.least} is not below algo.replay.episodes: "
+            f"{replay.episodes}, so no episode could leave early; lower algo.replay.dynamic.least"
         )
     return found

@@ -10,6 +10,7 @@ from typing import Annotated
 
 from pydantic import Field
 
+from hpcmarl.config.action_critics import MADDPGConfig, MASACConfig
 from hpcmarl.config.actor_critics import COMAConfig, MATraceConfig, PPOConfig, ReinforceConfig
 from hpcmarl.config.choice import Choice
 from hpcmarl.config.value_based import IQLConfig, QMIXConfig, RESConfig, VDNConfig, WQMIXConfig
@@ -24,5 +25,7 @@ _Own = (
     | QMIXConfig
     | WQMIXConfig
     | RESConfig
+    | MADDPGConfig
+    | MASACConfig
 )
 Algo = Annotated[_Own, Choice("algorithms", Annotated[_Own, Field(discriminator="name")])]

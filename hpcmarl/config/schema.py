@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from hpcmarl.config.actor_critics import ActorCriticConfig, MATraceConfig
+from hpcmarl.config.actor_critics import MATraceConfig
 from hpcmarl.config.algo_checks import algo_contradictions
 from hpcmarl.config.algos import Algo
 from hpcmarl.config.base import (
@@ -42,7 +42,6 @@ from hpcmarl.config.run import (
 )
 from hpcmarl.config.slurm import SlurmConfig
 from hpcmarl.config.topology import TopologyConfig, worker_contradictions
-from hpcmarl.config.value_based import QLearningConfig
 from hpcmarl.placement import wants_cuda
 
 
@@ -209,7 +208,7 @@ def contradictions(config: Config) -> list[str]:
         )
     found += device_contradictions(config)
     found += worker_contradictions(
-        config.topology, explores=isinstance(config.algo, QLearningConfig), deterministic=config.deterministic
+        config.topology, explores=config.algo.has_random_share, deterministic=config.deterministic
     )
     found += round_contradictions(config.rounds, groups, "groups")
     evaluated = config.eval.every_updates or config.eval.every_seconds or config.eval.video_every
@@ -219,7 +218,7 @@ def contradictions(config: Config) -> list[str]:
             "eval.video_every, which need episodes; raise eval.episodes, or remove these keys"
         )
     found += algo_contradictions(config.algo)
-    if not isinstance(config.algo, ActorCriticConfig):
+    if not config.algo.has_critics:
         found += critic_contradictions(config.optimizer, f"algo.name: {config.algo.name}")
     if config.league is not None and isinstance(config.algo, MATraceConfig) and config.algo.teams != "auto":
         found.append(

@@ -1,4 +1,4 @@
-"""The section `algo` of IQL, VDN, QMIX, WQMIX and RES, with their replay."""
+"""The section `algo` of IQL, VDN, QMIX, WQMIX and RES."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from hpcmarl.config.algo_base import CommonReward, ValueLearningConfig
+from hpcmarl.config.algo_base import CommonReward, ReplayedConfig
 from hpcmarl.config.base import (
     Count,
     Fraction,
@@ -21,109 +21,11 @@ from hpcmarl.config.base import (
 from hpcmarl.config.networks import AgentNetworkConfig, ModuleName, SparseConfig
 
 
-class DynamicReplayConfig(Section):
-    """Replay of dynamic capacity (RLx2, arXiv 2205.15043).
+class QLearningConfig(ReplayedConfig):
+    """Keys of all value-based algorithms: agents, targets and exploration."""
 
-    If the oldest episodes differ much from the present policy, the oldest tenth of the replay is removed.
-    """
-
-    every: Count = Field(
-        400, description="new episodes between checks of the oldest ones (RLx2: 10,000 steps)"
-    )
-    oldest: Count = Field(64, description="number of oldest episodes that are checked (RLx2: 2,048 steps)")
-    distance: Fraction = Field(
-        0.5,
-        description=(
-            "share of their actions that the present policy would not choose, above which the oldest "
-            "tenth of the replay is removed (RLx2, continuous actions: 0.2)"
-        ),
-    )
-    least: Count = Field(
-        500, description="number of episodes that always stay (RLx2: a tenth of the capacity)"
-    )
-
-
-class PriorityConfig(Section):
-    """Prioritised replay (arXiv 1511.05952).
-
-    Episodes with large temporal-difference errors are drawn more often. Importance weights correct for that.
-    """
-
-    alpha: Fraction = Field(
-        0.6, description="exponent of the priorities; 0: all episodes have the same probability (R2D2: 0.9)"
-    )
-    beta: Fraction = Field(
-        0.4,
-        description=(
-            "exponent of the importance weights at the start of the run; 1: full correction (R2D2: 0.6)"
-        ),
-    )
-    beta_steps: PositiveInt = Field(
-        1_000_000, description="environment steps of the run over which beta rises linearly to 1"
-    )
-    max_share: Fraction = Field(
-        0.9,
-        description=(
-            "weight of an episode's largest temporal-difference error in its priority; the mean error "
-            "has the rest (R2D2)"
-        ),
-    )
-
-
-class ReplayConfig(Section):
-    """Replay buffer of finished episodes; each learner has one for the episodes of its actors."""
-
-    episodes: Count = Field(
-        5000, description="largest number of episodes in the replay of a learner; the oldest leave first"
-    )
-    megabytes: PositiveFloat = Field(
-        2048.0, description="largest size of the replay in megabytes; the oldest episodes leave first"
-    )
-    learning_starts: Count = Field(
-        32, description="number of episodes that each learner collects before its first gradient"
-    )
-    samples_per_insert: PositiveFloat = Field(
-        32.0,
-        description=(
-            "number of times that an episode is learned from on average; at this limit the learner waits "
-            "for new episodes"
-        ),
-    )
-    recent: Natural = Field(
-        0,
-        description=(
-            "number of newest episodes from which a part of each gradient is drawn (MAST: 128); 0: none"
-        ),
-    )
-    recent_share: Fraction = Field(
-        0.375, description="share of each gradient that is drawn from the recent episodes (MAST: 12 of 32)"
-    )
-    dynamic: DynamicReplayConfig | None = Field(
-        None, description="remove the oldest episodes early, as in RLx2; null: never"
-    )
-    priority: PriorityConfig | None = Field(
-        None,
-        description=(
-            "draw episodes by their temporal-difference errors; null: all with the same probability"
-        ),
-    )
-    save: Literal["stop", "checkpoint", "never"] = Field(
-        "stop",
-        description=(
-            "when the replay is written to replay/ in the run directory; deterministic runs: with every "
-            "checkpoint"
-        ),
-    )
-
-
-class QLearningConfig(ValueLearningConfig):
-    """Keys of all value-based algorithms: agents, replay, targets and exploration."""
-
-    gradient_episodes: ClassVar[int] = 32
+    has_random_share: ClassVar[bool] = True
     network: AgentNetworkConfig = section(AgentNetworkConfig, "networks of the agents")
-    agent_id: bool = Field(
-        True, description="append the agent's number in its policy, one-hot, to its observation"
-    )
     obs_last_action: bool = Field(
         False,
         description=(
@@ -134,16 +36,6 @@ class QLearningConfig(ValueLearningConfig):
         True,
         description=(
             "choose the next action with the present network and take its value from the target network"
-        ),
-    )
-    target_every: PositiveInt = Field(
-        200, description="versions between copies of the network to the target network"
-    )
-    target_rate: Fraction | None = Field(
-        None,
-        description=(
-            "instead of copies: share of the distance by which the target network moves at every "
-            "version; null: copies"
         ),
     )
     trace_lambda: Fraction = Field(
@@ -163,7 +55,6 @@ class QLearningConfig(ValueLearningConfig):
         50_000,
         description="environment steps of the run over which the share of random actions falls linearly",
     )
-    replay: ReplayConfig = section(ReplayConfig, "replay of finished episodes")
     sparse: SparseConfig | None = Field(
         None, description="sparse training of all weight matrices of agents and mixers; null: dense"
     )
@@ -175,14 +66,6 @@ class QLearningConfig(ValueLearningConfig):
     @property
     def sparse_training(self) -> SparseConfig | None:
         return self.sparse
-
-    @property
-    def appends_agent_id(self) -> bool:
-        return self.agent_id
-
-    @property
-    def target_interval(self) -> int | None:
-        return self.target_every
 
 
 class OperatorConfig(QLearningConfig):

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from hpcmarl.comm.shared_memory import too_small
 from hpcmarl.comm.topology import Topology, in_words
-from hpcmarl.config import Config, QLearningConfig
+from hpcmarl.config import Config
 from hpcmarl.doctor.findings import Finding, Status
 from hpcmarl.errors import HpcmarlError
 from hpcmarl.io.trajectories.layout import layout_of_spec
@@ -132,7 +132,8 @@ def memory_of_hosts(
         else 0.0
     )
 
-    replay = 1e6 * config.algo.replay.megabytes if isinstance(config.algo, QLearningConfig) else 0.0
+    kept = config.algo.replay_section
+    replay = 0.0 if kept is None else 1e6 * kept.megabytes
 
     def of_rank(rank: int) -> float:
         size = least_bytes(topology, rank, 0 if work is None else work.parameters)

@@ -245,20 +245,27 @@ def new_outcome(spec: EnvironmentSpec, slots: int) -> Outcome:
     return Outcome(policies=policies, episode_end=np.zeros(slots, np.uint8))
 
 
-def image_remark(spec: EnvironmentSpec) -> str:
-    """Return one line about policies that observe images of another type than uint8; empty if none does."""
+def image_remark(spec: EnvironmentSpec, encoder: str) -> str:
+    """Return one line about images that networks see as flat rows of numbers; empty if there are none.
+
+    Args:
+        spec: The environment.
+        encoder: Value of algo.network.encoder. "auto" has convolutions for uint8 images only.
+    """
+    if encoder not in ("auto", "flat"):
+        return ""
     images = {
         policy.name: part
         for policy in spec.policies
         for part in policy.observation_parts
         or (ObservationPart("", policy.observation_shape, policy.observation_type),)
-        if len(part.shape) == 3 and part.size >= IMAGE_SIZE and part.dtype != "uint8"
+        if len(part.shape) == 3 and part.size >= IMAGE_SIZE and (encoder == "flat" or part.dtype != "uint8")
     }
     if not images:
         return ""
     first = next(iter(images.values()))
-    return (
+    description = (
         f"the observations of {', '.join(images)} look like images ({'x'.join(map(str, first.shape))} "
-        f"{first.dtype}, {first.size:,} numbers): encoder auto takes only uint8 for images; set "
-        "algo.network.encoder: cnn, or let the environment give uint8, which needs less memory"
+        f"{first.dtype}, {first.size:,} numbers)"
     )
+    return f"{description}: with algo.network.encoder: {encoder}, networks see them flattened and unscaled"

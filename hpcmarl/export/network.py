@@ -12,10 +12,10 @@ Both exports have the same signature. Rows of a batch are independent agents:
     output          type      shape             given if
     logits          float32   [batch, A]        actions are sampled from a softmax; -1e9 if masked
     q               float32   [batch, A]        actions have values; masked actions keep theirs
-    mean, log_std   float32   [batch, D]        actions are continuous: the Gaussian before the squashing
+    mean, log_std   float32   [batch, D]        actions are of a squashed Gaussian: before the tanh
     action          int64     [batch]           discrete actions: the greedy allowed action
                     int64     [batch, C]        multi-discrete actions
-                    float32   [batch, D]        continuous actions: the squashed mean
+                    float32   [batch, D]        continuous actions: the squashed mean, without noise
     next_state      float32   [batch, H]        the network is recurrent
 
 Observations of Dict and Tuple spaces have the shape [batch, D]: their entries, flattened, one after another.
@@ -33,7 +33,6 @@ import numpy as np
 
 from hpcmarl import __version__
 from hpcmarl.evaluation import Trained
-from hpcmarl.nets.choosers import EpsilonGreedy
 from hpcmarl.nets.layer_shapes import DenseShape
 from hpcmarl.nets.numpy_layers import mean_and_deviation
 from hpcmarl.nets.shapes import PolicyShape
@@ -76,14 +75,14 @@ class ActingNetwork:
         policy: The policy.
         shape: Description of its network.
         arrays: Parameters by their names in the network.
-        kind: Meaning of the raw outputs: "logits", "values" or "gaussian".
+        kind: Meaning of the raw outputs: "logits", "values", "gaussian" or "deterministic".
         facts: Texts that describe the origin, for the metadata of a file.
     """
 
     policy: PolicySpec
     shape: PolicyShape
     arrays: dict[str, FloatArray]
-    kind: Literal["logits", "values", "gaussian"]
+    kind: Literal["logits", "values", "gaussian", "deterministic"]
     facts: dict[str, str]
 
     @property
@@ -112,10 +111,10 @@ class ActingNetwork:
     def outputs(self) -> list[Port]:
         """The outputs, in order."""
         action = self.policy.action
-        ports = [Port("action", "float32" if self.kind == "gaussian" else "int64", action.shape)]
+        ports = [Port("action", "float32" if action.kind == "continuous" else "int64", action.shape)]
         if self.kind == "gaussian":
             ports = [Port("mean", "float32", action.shape), Port("log_std", "float32", action.shape), *ports]
-        else:
+        elif self.kind != "deterministic":
             name = "q" if self.kind == "values" else "logits"
             ports.insert(0, Port(name, "float32", (sum(action.sizes),)))
         if self.shape.width:
@@ -156,7 +155,7 @@ class ActingNetwork:
         """Texts for the metadata of a file: origin, agents and action space."""
         action = self.policy.action
         space: dict[str, Any] = {"kind": action.kind, "sizes": list(action.sizes)}
-        if self.kind == "gaussian":
+        if action.kind == "continuous":
             space |= {"low": list(action.low), "high": list(action.high)}
         return {
             **self.facts,
@@ -182,11 +181,6 @@ def acting_network(trained: Trained, policy: PolicySpec) -> ActingNetwork:
         name.removeprefix(prefix): np.array(named[name], np.float32, order="C")
         for name in model.acting_parameters(policy.name)
     }
-    kind: Literal["logits", "values", "gaussian"] = "logits"
-    if isinstance(model.choosers[policy.name], EpsilonGreedy):
-        kind = "values"
-    elif policy.action.kind == "continuous":
-        kind = "gaussian"
     facts = {
         "hpcmarl_version": __version__,
         "run": trained.config.name,
@@ -194,4 +188,4 @@ def acting_network(trained: Trained, policy: PolicySpec) -> ActingNetwork:
         "algorithm": trained.config.algo.name,
         "updates": str(trained.version),
     }
-    return ActingNetwork(policy, shape, arrays, kind, facts)
+    return ActingNetwork(policy, shape, arrays, model.choosers[policy.name].kind, facts)

@@ -169,6 +169,8 @@ def _add_policy(graph: _Graph, network: ActingNetwork) -> None:
         raw = _add_dueling(graph, raw, graph.dense(value, heads, "value"), network.policy.has_mask)
     if network.kind == "gaussian":
         _add_gaussian(graph, network, raw)
+    elif network.kind == "deterministic":
+        _add_scaled(graph, network, raw)
     else:
         _add_choice(graph, network, raw)
 
@@ -249,6 +251,11 @@ def _add_gaussian(graph: _Graph, network: ActingNetwork, raw: str) -> None:
     deviation = graph.node("Add", graph.node("Softplus", shifted), graph.numbers(LEAST_DEVIATION))
     graph.node("Log", deviation, to="log_std")
     bounded = graph.node("Clip", "mean", graph.numbers(-LARGEST_SQUASH), graph.numbers(LARGEST_SQUASH))
+    _add_scaled(graph, network, bounded)
+
+
+def _add_scaled(graph: _Graph, network: ActingNetwork, bounded: str) -> None:
+    """Add the squashing and scaling of continuous actions to their bounds."""
     centre, scale = network.bounds
     scaled = graph.node("Mul", graph.node("Tanh", bounded), graph.constant(scale, "action.scale"))
     graph.node("Add", scaled, graph.constant(centre, "action.centre"), to="action")

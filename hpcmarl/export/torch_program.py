@@ -45,7 +45,7 @@ class ActingModule(nn.Module):
                 self.register_buffer(f"{name}_{part}", torch.from_numpy(array))
 
     def _bounds(self) -> Any:
-        return self.network.bounds if self.network.kind == "gaussian" else None
+        return self.network.bounds if self.network.policy.action.kind == "continuous" else None
 
     def forward(self, *inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """Compute the outputs of `ActingNetwork.outputs` from the inputs of `ActingNetwork.inputs`."""
@@ -62,6 +62,8 @@ class ActingModule(nn.Module):
         raw = _apply(self.outputs, value)
         if len(self.value):
             raw = _dueling(raw, _apply(self.value, value), mask)
+        if self.network.kind == "deterministic":
+            return (self._scaled(torch.tanh(raw)), *after)
         chosen = self._gaussian(raw) if self.network.kind == "gaussian" else self._choice(raw, mask)
         return (*chosen, *after)
 
@@ -90,8 +92,11 @@ class ActingModule(nn.Module):
     def _gaussian(self, raw: torch.Tensor) -> tuple[torch.Tensor, ...]:
         mean, spread = raw.chunk(2, 1)
         log_std = torch.log(nn.functional.softplus(spread + UNIT_SOFTPLUS) + LEAST_DEVIATION)
-        squashed = torch.tanh(mean.clamp(-LARGEST_SQUASH, LARGEST_SQUASH))
-        return mean, log_std, squashed * self.bounds_second + self.bounds_first  # type: ignore[operator]
+        return mean, log_std, self._scaled(torch.tanh(mean.clamp(-LARGEST_SQUASH, LARGEST_SQUASH)))
+
+    def _scaled(self, squashed: torch.Tensor) -> torch.Tensor:
+        """Return actions within their bounds from actions within -1..1."""
+        return squashed * self.bounds_second + self.bounds_first  # type: ignore[operator]
 
 
 CELL = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")

@@ -172,7 +172,7 @@ def why_no_round(config: Config, batch: int, trajectories: int, seconds: float) 
         f"no round ended in {seconds:.1f} s: a round needs {batch} trajectories (rounds.batch) and "
         f"{trajectories if trajectories else 'none'} had arrived; a trajectory is one {unit}"
     )
-    replay = getattr(config.algo, "replay", None)
+    replay = config.algo.replay_section
     if replay is not None and not trajectories:
         wait += f", and learning begins after {replay.learning_starts} episodes (algo.replay.learning_starts)"
         return f"{wait}. Raise stop.seconds or lower algo.replay.learning_starts"

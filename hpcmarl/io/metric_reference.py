@@ -27,12 +27,19 @@ STATE_VALUES = ("ma_trace", "ppo")
 POLICY_GRADIENTS = ("reinforce", *ACTOR_CRITICS)
 MIXED = ("vdn", "qmix", "wqmix", "res")
 VALUE_BASED = ("iql", *MIXED)
-DISCOUNTED_VALUES = (*ACTOR_CRITICS, *VALUE_BASED)
+ACTION_CRITICS = ("maddpg", "masac")
+CRITICS = (*ACTOR_CRITICS, *ACTION_CRITICS)
+POLICIES = (*POLICY_GRADIENTS, *ACTION_CRITICS)
+REPLAYED = (*VALUE_BASED, *ACTION_CRITICS)
+DISCOUNTED_VALUES = (*ACTOR_CRITICS, *REPLAYED)
 GROUPS_OF_ALGORITHMS: dict[str, tuple[str, ...]] = {
     "policy gradients": POLICY_GRADIENTS,
     "actor-critics": ACTOR_CRITICS,
     "value-based": VALUE_BASED,
-    "actor-critics, value-based": DISCOUNTED_VALUES,
+    "actor-critics, `maddpg`, `masac`": CRITICS,
+    "policy gradients, `maddpg`, `masac`": POLICIES,
+    "value-based, `maddpg`, `masac`": REPLAYED,
+    "actor-critics, value-based, `maddpg`, `masac`": DISCOUNTED_VALUES,
 }
 
 
@@ -147,17 +154,19 @@ COLUMNS: dict[str, Metric] = {
         "1",
         "mean",
         "Minus the policy's surrogate objective, for each step (actor-critics) or episode (`reinforce`).",
-        POLICY_GRADIENTS,
+        POLICIES,
     ),
-    "learner/entropy": Metric("nat", "mean", "Entropy of the policy for each decision.", POLICY_GRADIENTS),
+    "learner/entropy": Metric(
+        "nat", "mean", "Entropy of the policy for each decision.", (*POLICY_GRADIENTS, "masac")
+    ),
     "learner/value_loss": Metric(
-        "1", "mean", "Loss of the critic for each step, in units of the critic's outputs.", ACTOR_CRITICS
+        "1", "mean", "Loss of the critic for each step, in units of the critic's outputs.", CRITICS
     ),
     "learner/entropy_cost": Metric(
         "1",
         "mean",
         "Coefficient of the entropy bonus; it changes where it is scheduled or learned.",
-        ACTOR_CRITICS,
+        (*ACTOR_CRITICS, "masac"),
     ),
     "learner/mean_rho": Metric(
         "1",
@@ -203,32 +212,38 @@ COLUMNS: dict[str, Metric] = {
         DISCOUNTED_VALUES,
         "a reward other than 0, and a discount below 1",
     ),
-    "learner/target": Metric("reward", "mean", "Target of the action values.", VALUE_BASED),
+    "learner/target": Metric("reward", "mean", "Target of the action values.", REPLAYED),
     "learner/loss": Metric("reward²", "mean", "Loss of the action values for each step.", VALUE_BASED),
     "learner/epsilon": Metric("1", "mean", "Share of random actions.", VALUE_BASED),
-    "learner/weight": Metric("1", "mean", "Weight of a step in the loss of Q_tot.", ("wqmix",)),
-    "learner/replay_episodes": Metric("episode", "mean", "Episodes in the replay of a learner.", VALUE_BASED),
-    "learner/replay_megabytes": Metric(
-        "MB", "mean", "Size of the replay of a learner in memory.", VALUE_BASED
+    "learner/noise": Metric(
+        "1",
+        "mean",
+        "Deviation of the noise of continuous actions, in units of half their range.",
+        ("maddpg",),
+        "continuous actions",
     ),
+    "learner/weight": Metric("1", "mean", "Weight of a step in the loss of Q_tot.", ("wqmix",)),
+    "learner/replay_episodes": Metric("episode", "mean", "Episodes in the replay of a learner.", REPLAYED),
+    "learner/replay_megabytes": Metric("MB", "mean", "Size of the replay of a learner in memory.", REPLAYED),
     "learner/replay_ratio": Metric(
         "1",
         "mean",
         "Draws for each episode collected, since the beginning of the run. "
         "At `algo.replay.samples_per_insert` the learner waits for its actors.",
-        VALUE_BASED,
+        REPLAYED,
     ),
     "learner/replay_shortfall": Metric(
         "1",
         "mean",
         "Share of the draws asked for by `algo.replay.samples_per_insert` that did not happen.",
-        VALUE_BASED,
+        REPLAYED,
     ),
     "learner/replay_distance": Metric(
         "1",
         "mean",
-        "Share of the actions in the oldest episodes that the present policy would not take greedily.",
-        VALUE_BASED,
+        "Share of the actions in the oldest episodes that the present policy would not take greedily; of "
+        "continuous actions, the mean squared difference in units of half their range.",
+        REPLAYED,
         "`algo.replay.dynamic`",
     ),
     "learner/gradient_norm": Metric("1", "mean", "Euclidean norm of a learner's gradient."),
@@ -455,7 +470,7 @@ def find_column(name: str, columns: Mapping[str, Metric] = COLUMNS) -> tuple[str
         return name, columns[name]
     for key, metric in columns.items():
         pattern = re.sub("POLICY|MEMBER|KIND", ".+", re.escape(key))
-        if key.startswith("learner/") and set(metric.algorithms) & set(ACTOR_CRITICS):
+        if key.startswith("learner/") and set(metric.algorithms) & set(CRITICS):
             pattern += "_.+"
         if re.fullmatch(pattern, name):
             return key, metric

@@ -16,12 +16,12 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import ClassVar
+from typing import Literal
 
 import numpy as np
 
 from hpcmarl.errors import UsageError
-from hpcmarl.types import ActionSpace, Array, BoolArray, FloatArray
+from hpcmarl.types import ActionSpace, Array, BoolArray, DoubleArray, FloatArray
 
 # Logit of an unavailable action. Its probability is exactly zero in float32, yet no number becomes infinite.
 UNAVAILABLE = -1e9
@@ -44,10 +44,13 @@ class Chooser(ABC):
 
     Attributes:
         meaning: Short description of the raw outputs.
+        kind: Kind of the raw outputs: logits, action values, the moments of a Gaussian before its squashing,
+            or a deterministic action before its squashing.
         raw_size: Number of raw outputs per row, K.
     """
 
-    meaning: ClassVar[str]
+    meaning: str
+    kind: Literal["logits", "values", "gaussian", "deterministic"]
     raw_size: int
 
     @abstractmethod
@@ -117,6 +120,25 @@ class Chooser(ABC):
         raise TypeError(f"{type(self).__name__} has no differentiable log-probabilities")
 
 
+def centre_and_scale(space: ActionSpace) -> tuple[DoubleArray, DoubleArray]:
+    """Return the middle and half the range of each dimension of continuous actions, shape [D] each.
+
+    Raises:
+        UsageError: If the bounds are not finite intervals.
+    """
+    low, high = np.asarray(space.low, np.float64), np.asarray(space.high, np.float64)
+    if (
+        low.shape != space.sizes
+        or high.shape != space.sizes
+        or not (np.isfinite(low) & np.isfinite(high) & (low < high)).all()
+    ):
+        raise UsageError(
+            f"continuous actions have bounds {space.low} to {space.high}; allowed: finite, low < high; "
+            "rescale the environment's actions"
+        )
+    return (low + high) / 2, (high - low) / 2
+
+
 class EpsilonGreedy(Chooser):
     """Epsilon-greedy choice; the raw outputs are the values of discrete actions.
 
@@ -125,6 +147,7 @@ class EpsilonGreedy(Chooser):
     """
 
     meaning = "values"
+    kind = "values"
 
     def __init__(
         self, space: ActionSpace, epsilon: float, schedule: Callable[[int], float] | None = None
@@ -193,6 +216,7 @@ class CategoricalChooser(Chooser):
     """One masked categorical distribution per action component; a discrete action has one component."""
 
     meaning = "logits"
+    kind = "logits"
 
     def __init__(self, space: ActionSpace) -> None:
         self.raw_size = sum(space.sizes)
@@ -279,21 +303,12 @@ class TanhGaussianChooser(Chooser):
     """
 
     meaning = "mean, softplus^-1 deviation"
+    kind = "gaussian"
 
     def __init__(self, space: ActionSpace) -> None:
-        low, high = np.asarray(space.low, np.float64), np.asarray(space.high, np.float64)
-        if (
-            low.shape != space.sizes
-            or high.shape != space.sizes
-            or not (np.isfinite(low) & np.isfinite(high) & (low < high)).all()
-        ):
-            raise UsageError(
-                f"continuous actions have bounds {space.low} to {space.high}; allowed: finite, low < high; "
-                "rescale the environment's actions"
-            )
         self.dimensions = space.sizes[0]
         self.raw_size = 2 * self.dimensions
-        self._centre, self._scale = (low + high) / 2, (high - low) / 2
+        self._centre, self._scale = centre_and_scale(space)
         self.log_scale = float(np.log(self._scale).sum())
         self._bound = math.tanh(LARGEST_SQUASH)
 

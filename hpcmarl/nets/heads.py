@@ -156,9 +156,9 @@ class TanhGaussianHead(Head):
         noise = (u - mean) / deviation
         log_deviation = deviation.log()
         gaussian = -0.5 * noise.square() - log_deviation - 0.5 * math.log(2 * math.pi)
-        logp = (gaussian - _log_slope(u)).sum(-1) - self._log_scale
+        logp = (gaussian - log_slope(u)).sum(-1) - self._log_scale
         moved = mean + deviation * noise.detach()
-        dimension_entropy = log_deviation + 0.5 * math.log(2 * math.pi * math.e) + _log_slope(moved)
+        dimension_entropy = log_deviation + 0.5 * math.log(2 * math.pi * math.e) + log_slope(moved)
         return logp, dimension_entropy.sum(-1) + self._log_scale
 
     def _unsquash(self, action: torch.Tensor) -> torch.Tensor:
@@ -173,6 +173,6 @@ class TanhGaussianHead(Head):
         return torch.full((rows,), self._log_scale + self._dimensions * math.log(2.0))
 
 
-def _log_slope(u: torch.Tensor) -> torch.Tensor:
+def log_slope(u: torch.Tensor) -> torch.Tensor:
     """Return log(1 - tanh(u)^2) without cancellation, as 2 (log 2 - u - softplus(-2u))."""
     return 2.0 * (math.log(2.0) - u - functional.softplus(-2.0 * u))

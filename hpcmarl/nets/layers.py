@@ -201,8 +201,10 @@ class DenseStack(torch.autograd.Function):
                     if ctx.activation == "tanh"
                     else torch.ops.aten.threshold_backward(slope, after, 0)
                 )
-            gradients[3 + 2 * layer] = slope.t() @ stages[layer]
-            gradients[4 + 2 * layer] = slope.sum(0)
+            if ctx.needs_input_grad[3 + 2 * layer]:  # parameters may be constants
+                gradients[3 + 2 * layer] = slope.t() @ stages[layer]
+            if ctx.needs_input_grad[4 + 2 * layer]:
+                gradients[4 + 2 * layer] = slope.sum(0)
             if layer > 0 or ctx.needs_input_grad[0]:
                 slope = slope @ parameters[2 * layer]
         gradients[0] = slope if ctx.needs_input_grad[0] else None

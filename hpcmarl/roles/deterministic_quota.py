@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 
-from hpcmarl.config import QLearningConfig
 from hpcmarl.roles.base import Context
 
 
@@ -22,11 +21,10 @@ def actor_quota(context: Context, group: int, version: int) -> int:
     rule = context.rule()
     quota = rule.quota(rule.initial_batch if version == 0 else rule.batch)
     assert quota is not None  # deterministic runs use rules with a quota
-    algo = context.config.algo
-    if isinstance(algo, QLearningConfig):
+    if (replay := context.config.algo.replay_section) is not None:
         quota = max(
             1,
-            math.ceil(quota / algo.replay.samples_per_insert),
-            algo.replay.learning_starts if version == 0 else 0,
+            math.ceil(quota / replay.samples_per_insert),
+            replay.learning_starts if version == 0 else 0,
         )
     return -(-quota // len(context.topology.groups[group].actors))

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from hpcmarl.config import Config, QLearningConfig, batch_of, counts_episodes
+from hpcmarl.config import Config, batch_of, counts_episodes
 from hpcmarl.config.simulation import SimulationConfig
 from hpcmarl.errors import UsageError
 from hpcmarl.sim.cluster import Cluster
@@ -138,7 +138,7 @@ def fit(
         UsageError: If the run has no or too few timed trajectories. Also if gradients are made of replayed
             episodes: the rate of new episodes then says little about the rate of rounds.
     """
-    if isinstance(config.algo, QLearningConfig):
+    if config.algo.replay_section is not None:
         raise UsageError(
             f"{source}: no prediction is possible: with algo.name: {config.algo.name} rounds consist of "
             "replayed episodes, not of new ones; predict from a run of an algorithm without replay"

@@ -157,7 +157,7 @@ def test_image_observations_are_warned_about_once(config, tmp_path):
     )
     job = run_train("openmpi", 2, config, "--run-dir", str(tmp_path / "run"), *images)
     assert job.code == 0, job.text
-    assert job.text.count("look like images (64x64x3 float32, 12,288 numbers)") == 1
+    assert job.text.count("look like images (64x64x3, 12,288 numbers)") == 1
 
 
 @needs_mpich

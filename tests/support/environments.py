@@ -398,8 +398,8 @@ class Boxed(ParallelEnv):
 
 
 def screen() -> Boxed:
-    """Make an environment with images of float numbers as observations."""
-    return Boxed(spaces.Discrete(2), spaces.Box(0, 1, (64, 64, 3), np.float32))
+    """Make an environment with images as observations."""
+    return Boxed(spaces.Discrete(2), spaces.Box(0, 255, (64, 64, 3), np.uint8))
 
 
 def boxed_matrix() -> Boxed:

@@ -78,24 +78,6 @@ def random_action(
     return columns[0] if space.kind == "discrete" else np.stack(columns, axis=-1)
 
 
-def random_observations(
-    policy: PolicySpec, leading: tuple[int, ...], generator: np.random.Generator
-) -> Array:
-    """Draw observations [*leading, *observation_shape] of the policy's type; integers are below 100."""
-    if not policy.observation_parts:
-        return _random_array(policy.observation_type, (*leading, *policy.observation_shape), generator)
-    records = np.zeros(leading, policy.observation_dtype)
-    for part in policy.observation_parts:
-        records[part.key] = _random_array(part.dtype, (*leading, *part.shape), generator)
-    return records
-
-
-def _random_array(dtype: str, shape: tuple[int, ...], generator: np.random.Generator) -> Array:
-    if np.issubdtype(np.dtype(dtype), np.integer):
-        return generator.integers(100, size=shape).astype(dtype)
-    return _normal(generator, *shape).astype(dtype)
-
-
 def frame_of(rollout: Rollout, step: int) -> Frame:
     """Return the observations before one step of a rollout."""
     parts = {

@@ -18,10 +18,9 @@ from typing import Any
 import torch
 
 from hpcmarl.algos.common_reward import CancellingRewards
-from hpcmarl.algos.q_learning import QLearning
+from hpcmarl.algos.replayed import Replayed
 from hpcmarl.comm.protocol import Buffer, Flags, Kind, masked_vector_of, vector_message
 from hpcmarl.comm.transport import LatestLink, Message, SendHandle
-from hpcmarl.config import QLearningConfig
 from hpcmarl.nets.device import open_device
 from hpcmarl.optim.sparse import needs_all
 from hpcmarl.packing import unpack
@@ -98,10 +97,10 @@ class Learner(Role):
 
     def _make_rollout_source(self) -> RolloutSource[Any]:
         """Return the source of rollouts that suits the algorithm."""
-        algo, given = self.context.config.algo, (self.context, self.group, self.rule)
-        if isinstance(algo, QLearningConfig):
-            assert isinstance(self.algorithm, QLearning)
-            return ReplayBuffer(*given, self.algorithm, algo.replay)
+        given = (self.context, self.group, self.rule)
+        if (replay := self.context.config.algo.replay_section) is not None:
+            assert isinstance(self.algorithm, Replayed)
+            return ReplayBuffer(*given, self.algorithm, replay)
         if self.context.in_order:
             return StartOrder(*given, self.algorithm)
         if self.algorithm.minibatch_passes is not None:

@@ -22,7 +22,7 @@ from collections import deque
 
 import numpy as np
 
-from hpcmarl.algos.q_learning import EpisodeErrors
+from hpcmarl.algos.replayed import EpisodeErrors
 from hpcmarl.config import PriorityConfig
 from hpcmarl.maths.schedules import falling
 from hpcmarl.types import Array, FloatArray, IntArray

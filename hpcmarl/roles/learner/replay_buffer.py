@@ -26,7 +26,7 @@ from typing import Any
 
 import numpy as np
 
-from hpcmarl.algos.q_learning import EpisodeErrors, QLearning
+from hpcmarl.algos.replayed import EpisodeErrors, Replayed
 from hpcmarl.comm.protocol import Buffer, Flags, check_header
 from hpcmarl.comm.topology import Group
 from hpcmarl.comm.transport import Message
@@ -61,7 +61,7 @@ class PrioritisedWork(GradientBatch):
     errors: EpisodeErrors | None = None
 
 
-class ReplayBuffer(RolloutSource[QLearning]):
+class ReplayBuffer(RolloutSource[Replayed]):
     """Rollout source that keeps whole episodes and draws from them repeatedly.
 
     Attributes:
@@ -79,7 +79,7 @@ class ReplayBuffer(RolloutSource[QLearning]):
     """
 
     def __init__(
-        self, context: Context, group: Group, rule: RoundRule, algorithm: QLearning, config: ReplayConfig
+        self, context: Context, group: Group, rule: RoundRule, algorithm: Replayed, config: ReplayConfig
     ) -> None:
         super().__init__(context, group, rule, algorithm)
         self.config = config
@@ -266,7 +266,7 @@ class ReplayBuffer(RolloutSource[QLearning]):
                 algo.replay.samples_per_insert the learner waits for its actors.
             replay_shortfall: Share of the draws demanded by algo.replay.samples_per_insert that were not
                 made.
-            replay_distance: See `distance` in algos/q_learning.py.
+            replay_distance: See `distance` in algos/replayed.py.
         """
         return {
             "replay_episodes": len(self.episodes),
@@ -400,5 +400,5 @@ def check_episode(rollout: Rollout, spec: EnvironmentSpec) -> None:
         ]
         if not all(np.isfinite(array).all() for array in numbers):
             raise ValueError(f"it holds an episode with non-finite values of {policy.name}")
-        if part.action.min() < 0 or part.action.max() >= policy.action.sizes[0]:
+        if not policy.action.holds(part.action):
             raise ValueError(f"it holds an episode with actions that policy {policy.name} does not have")

@@ -20,6 +20,8 @@ MORE = {
     "iql": ["algo.replay.learning_starts=2"],
     "vdn": ["algo.replay.learning_starts=2"],
     "qmix": ["algo.replay.learning_starts=2"],
+    "maddpg": ["algo.replay.learning_starts=2"],
+    "masac": ["algo.replay.learning_starts=2"],
 } | {name: ["algo.replay.learning_starts=2", "algo.normalise_observations=true"] for name in ("wqmix", "res")}
 
 transport = join_world()

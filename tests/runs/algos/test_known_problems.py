@@ -35,6 +35,7 @@ VALUES = ("iql", "vdn", "qmix", "wqmix", "res")
 MIXERS = ("qmix", "wqmix", "res")
 CRITICS = ("ma_trace", "ppo", "coma")
 GRADIENTS = ("reinforce", *CRITICS)
+ACTION_CRITICS = ("maddpg", "masac")
 PENALTY = [[8.0, -24.0, -24.0], [-24.0, 0.0, 0.0], [-24.0, 0.0, 0.0]]
 DIFFER = [[0.0, 1.0], [2.0, 0.0]]
 
@@ -83,6 +84,8 @@ UNABLE = {
     ("penalties", "ma_trace"): LOCAL,
     ("penalties", "ppo"): LOCAL,
     ("penalties", "coma"): LOCAL,
+    ("penalties", "maddpg"): LOCAL,
+    ("penalties", "masac"): LOCAL,
     ("penalties", "iql"): MARGINAL,
     ("penalties", "vdn"): ADDITIVE,
     ("penalties", "qmix"): MONOTONIC,
@@ -159,6 +162,23 @@ def settings(algorithm, problem, rule):
             "algo.epsilon_steps=1000",
             f"algo.epsilon_final={1 if problem == 'penalties' else 0.05}",
         ]
+    if algorithm in ACTION_CRITICS:
+        changes += [
+            "topology.environments_per_actor=4",
+            "rounds.batch=32",
+            "stop.updates=300",
+            "optimizer={step_size: 0.01, critic_step_size: 0.02}",
+            "algo.replay={learning_starts: 32, episodes: 200, samples_per_insert: 100000}",
+            "algo.critic_network={hidden: [16]}",
+            "algo.target_rate=0.1",
+            f"algo.critic={'state' if problem in WITH_MEMORY else 'joint_observation'}",
+        ]
+        # Both keep exploring until late.
+        changes += (
+            ["algo.entropy_cost=0.1", "algo.target_entropy=null"]
+            if algorithm == "masac"
+            else ["algo.output_cost=0.01"]
+        )
     if algorithm in MIXERS:
         changes += ["algo.mixing_width=8", "algo.hypernetwork_width=16"]
     changes += ["algo.central_width=16", "algo.weight=0.1"] if algorithm == "wqmix" else []
@@ -170,7 +190,7 @@ def settings(algorithm, problem, rule):
 
 
 def earned(directory, problem, algorithm, rule, reduce, *changes, greedy):
-    """Train; return the mean return of the evaluation. Value-based algorithms play greedily."""
+    """Train; return the mean return of the evaluation."""
     make, kwargs, own = PROBLEMS[problem]
     place = f"env={{id: '{make.__module__}:{make.__name__}', kwargs: {kwargs}}}"
     keys = (
@@ -197,7 +217,7 @@ def check(directory, problem, algorithm, rule, reduce, *changes):
         )
         return
     best = games.best_return(game(problem), memory=problem in WITH_MEMORY)
-    if algorithm in VALUES:
+    if algorithm in (*VALUES, *ACTION_CRITICS):
         assert earned(directory, problem, algorithm, rule, reduce, *changes, greedy=True) == pytest.approx(
             best, abs=1e-6
         )

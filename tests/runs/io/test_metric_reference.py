@@ -51,6 +51,8 @@ RUNS = {
     "qmix": (REPLAY, "topology.groups=1", "topology.workers_per_actor=2", "topology.workers=[{}, {}]"),
     "wqmix": (REPLAY,),
     "res": (REPLAY,),
+    "maddpg": (REPLAY, "env.kwargs={max_cycles: 5, continuous_actions: true}"),
+    "masac": (REPLAY, *TWO_POLICIES),
 }
 # Columns that none of these runs writes -> reason.
 UNWRITTEN: dict[str, str] = {}

@@ -22,8 +22,9 @@ from hpcmarl.config import (
 )
 from hpcmarl.nets.mixers import SumMixer
 from hpcmarl.types import Array, EnvironmentSpec, Rollout
-from tests.reference import coma, enumeration, ma_trace, ppo, q_learning, reinforce
+from tests.reference import action_critic, coma, enumeration, ma_trace, ppo, q_learning, reinforce
 from tests.reference import torchrl as theirs
+from tests.support import action_critics
 from tests.support.algorithms import TEAM_AND_PREY, TURNS, TWO_TEAMS, rollouts_of
 from tests.support.comparisons.base import compared
 from tests.support.rollouts import MULTI_DISCRETE, make_spec, random_rollout
@@ -172,6 +173,32 @@ def _value_based(name: str) -> None:
 
 for _name in dict.fromkeys(name for name, _ in SETTINGS):
     _value_based(_name)
+
+
+def _action_critic(name: str) -> None:
+    """Add MADDPG or MASAC with each of its cases in tests/support/action_critics.py in turn."""
+    cases = [(spec, keys) for each, spec, keys in action_critics.CASES if each == name]
+
+    def literal(seed: int) -> Pair:
+        spec, keys = cases[seed % len(cases)]
+        algorithm = action_critics.make(name, spec, seed=seed + 1, target_rate=0.5, **keys)
+        rollouts = episodes(spec, seed=seed, lengths=(3, 5, 1))
+        wanted = action_critic.literal_gradient(algorithm, rollouts)
+        return algorithm.gradient(rollouts)[0], wanted
+
+    compared(
+        "algorithm",
+        name,
+        "gradient of actors, critics and costs, with deaths and ends",
+        "`tests/reference/action_critic.py`",
+        bound=ROUNDING,
+        cases=2 * len(cases),
+        few=3,
+    )(literal)
+
+
+for _name in action_critics.CONFIGS:
+    _action_critic(_name)
 
 
 # ---- the exact gradient

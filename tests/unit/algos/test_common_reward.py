@@ -154,6 +154,8 @@ TWO = (PolicySpec("team", ("a", "b"), (4,), DISCRETE), PolicySpec("prey", ("c",)
         ("ppo", [("team",)]),
         ("coma", [("team",)]),
         ("iql", []),
+        ("maddpg", [("team",)]),
+        ("masac", [("team",)]),
         *((name, [("team", "prey")]) for name in ("vdn", "qmix", "wqmix", "res")),
     ],
 )
@@ -164,7 +166,7 @@ def test_teams_are_those_whose_mean_reward_is_learned(name: str, teams: list[tup
 
 
 def _configs() -> list[type[AlgoConfig]]:
-    from hpcmarl.config import RESConfig, WQMIXConfig
+    from hpcmarl.config import MADDPGConfig, MASACConfig, RESConfig, WQMIXConfig
 
     found: list[type[AlgoConfig]] = [
         ReinforceConfig,
@@ -176,6 +178,8 @@ def _configs() -> list[type[AlgoConfig]]:
         QMIXConfig,
         WQMIXConfig,
         RESConfig,
+        MADDPGConfig,
+        MASACConfig,
     ]
     assert {each().name for each in found} == set(ALGORITHMS)
     return found

@@ -15,6 +15,8 @@ from hpcmarl.config import (
     AlgoConfig,
     COMAConfig,
     IQLConfig,
+    MADDPGConfig,
+    MASACConfig,
     MATraceConfig,
     NigtConfig,
     PPOConfig,
@@ -35,6 +37,7 @@ TEAM_AND_PREY = make_spec(
     PolicySpec("team", ("a", "b"), (4,), DISCRETE), PolicySpec("prey", ("c",), (3,), DISCRETE)
 )
 ACTOR_CRITICS = [MATraceConfig, PPOConfig, COMAConfig]
+ACTION_CRITICS = [MADDPGConfig, MASACConfig]
 CLIP = 0.5
 CLIPPED: list[ClippingConfig] = [
     SgdConfig(step_size=1.0, max_gradient_norm=CLIP),
@@ -104,8 +107,21 @@ def test_one_loss_makes_one_part(config: type[AlgoConfig]) -> None:
     assert algorithm.parts[-1].place.stop == algorithm.averages.start
 
 
+@pytest.mark.parametrize("config", ACTION_CRITICS)
+def test_action_critics_split_into_actor_critics_and_cost(config: type[AlgoConfig]) -> None:
+    algorithm = make_algorithm(TEAM_AND_PREY, config(), 0)
+    kinds = ["actor", "critic", "cost"] if config is MASACConfig else ["actor", "critic"]
+    assert [(part.policy, part.kind) for part in algorithm.parts] == [
+        (name, kind) for name in ("team", "prey") for kind in kinds
+    ]
+    places = [part.place for part in algorithm.parts]
+    assert [place.start for place in places] == [0, *[place.stop for place in places[:-1]]]
+    assert places[-1].stop == algorithm.size
+
+
 def test_every_algorithm_has_its_parts_tested() -> None:
-    tested = [*ACTOR_CRITICS, ReinforceConfig, IQLConfig, VDNConfig, QMIXConfig, WQMIXConfig, RESConfig]
+    tested = [*ACTOR_CRITICS, *ACTION_CRITICS]
+    tested += [ReinforceConfig, IQLConfig, VDNConfig, QMIXConfig, WQMIXConfig, RESConfig]
     assert {config().name for config in tested} == set(ALGORITHMS)
 
 

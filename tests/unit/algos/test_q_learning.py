@@ -11,7 +11,7 @@ import torch
 
 from hpcmarl.algos import make_algorithm
 from hpcmarl.algos.episodes import Places
-from hpcmarl.algos.q_learning import Columns
+from hpcmarl.algos.replayed import Columns
 from hpcmarl.config import AgentNetworkConfig, RESConfig, RmspropConfig
 from hpcmarl.config.file import load_config
 from hpcmarl.errors import ConfigError

@@ -19,6 +19,7 @@ VALUES = (
     "optimizer.max_gradient_norm=10",
 )
 CRITICS = ("rounds.batch=4", "algo.unroll=7", "optimizer={name: adam, max_gradient_norm: 1.0}")
+CONTINUOUS = ("env.kwargs.continuous_actions=true", *CRITICS[::2])
 
 
 @pytest.fixture
@@ -66,6 +67,10 @@ def short(monkeypatch):
             ("algo={name: ppo, critic: independent, agent_id: true, normalise_advantages: false}", *CRITICS),
         ),
         (SPREAD, ("algo={name: coma, network: {hidden: [8]}}", *CRITICS)),
+        (SPREAD, ("algo={name: maddpg, twin_critics: true}", *CONTINUOUS)),
+        (SPREAD, ("algo={name: maddpg, critic: independent}", *CONTINUOUS)),
+        (SPREAD, ("algo={name: masac}", *CONTINUOUS)),
+        (SPREAD, ("algo={name: masac, critic: independent, target_entropy: null}", *CONTINUOUS)),
     ],
 )
 def test_bare_loop_gradient_equals_the_algorithm_gradient(short, text, changes):
@@ -95,8 +100,13 @@ def test_bare_loop_gradient_equals_the_algorithm_gradient(short, text, changes):
             *CRITICS,
             "optimizer={name: sgd, step_size: 0.1, max_gradient_norm: 0.3, critic_max_gradient_norm: 0.02}",
         ),
+        (
+            "algo={name: maddpg, target_rate: 0.3}",
+            *CONTINUOUS,
+            "optimizer={step_size: 0.001, critic_step_size: 0.004, max_gradient_norm: 0.1}",
+        ),
     ],
-    ids=["qmix", "critic_step_size", "critic_clip"],
+    ids=["qmix", "critic_step_size", "critic_clip", "maddpg"],
 )
 def test_bare_loop_parameters_match_after_several_updates(short, changes):
     """Clipping, the optimizer's step and the copies of the target network agree as well."""

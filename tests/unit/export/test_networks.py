@@ -11,13 +11,16 @@ from hpcmarl.config.file import load_config
 from hpcmarl.evaluation import Trained
 from hpcmarl.export.network import acting_network
 from hpcmarl.nets.choosers import LARGEST_SQUASH
-from hpcmarl.types import Frame, PolicyFrame
+from hpcmarl.types import Frame, PolicyFrame, PolicySpec
 from tests.support.algorithms import TEAM_AND_PREY, TURNS
-from tests.support.rollouts import make_spec, random_mask
+from tests.support.rollouts import CONTINUOUS, DISCRETE, make_spec, random_mask
 from tests.support.value_based import TWO
 
 TEXT = "env: {id: mpe2.simple_spread_v3}\nstop: {updates: 1}\n"
 RECURRENT = "algo.network={hidden: [5], body: gru, memory: 4}"
+MIXED = make_spec(
+    PolicySpec("scouts", ("a", "b"), (4,), DISCRETE, True), PolicySpec("carriers", ("c",), (3,), CONTINUOUS)
+)
 CASES = {
     "feed-forward": (
         TURNS,
@@ -34,6 +37,8 @@ CASES = {
         make_spec(*TWO),
         ("algo.name=iql", "algo.network={hidden: [5], memory: 4, dueling: true}"),
     ),
+    "maddpg": (MIXED, ("algo.name=maddpg", "algo.random_steps=9", RECURRENT)),
+    "masac": (MIXED, ("algo.name=masac", "algo.normalise_observations=true", RECURRENT)),
     "iql-last-action": (
         make_spec(agents=2, has_mask=True),
         ("algo.name=qmix", "algo.obs_last_action=true", "algo.network={hidden: [5], memory: 4}"),
@@ -145,7 +150,7 @@ def check_case(name, make_function):
                 width = follower.network.shape.width
                 ours = decision.memory[..., :width].reshape(-1, width)
                 np.testing.assert_allclose(outputs["next_state"], ours, rtol=1e-4, atol=1e-5)
-            if follower.network.kind != "values":
+            if follower.network.kind in ("logits", "gaussian"):
                 logp = log_probability(spec.policy(key).action, outputs)
                 np.testing.assert_allclose(logp, decision.logp.reshape(-1), rtol=1e-3, atol=1e-3)
             if decision.memory is not None:

@@ -27,6 +27,8 @@ ALGORITHMS = {
     ),
     "reinforce": "{name: reinforce, network: {hidden: []}}",
     "iql": "{name: iql, network: {hidden: [8], body: mlp}, agent_id: true, epsilon_final: 0.3}",
+    "maddpg": "{name: maddpg, network: {hidden: [6]}, agent_id: true, random_steps: 9}",
+    "masac": "{name: masac, network: {hidden: [6]}, agent_id: true, normalise_observations: true}",
     "dueling": (
         "{name: iql, network: {hidden: [8], body: mlp, dueling: true}, agent_id: true, epsilon_final: 0.3}"
     ),

@@ -6,7 +6,7 @@ Draws are also compared with a literal walk through the sums. Other tests use pr
 import numpy as np
 import pytest
 
-from hpcmarl.algos.q_learning import EpisodeErrors
+from hpcmarl.algos.replayed import EpisodeErrors
 from hpcmarl.config import PriorityConfig
 from hpcmarl.roles.learner.priorities import SMALLEST, UNKNOWN, Priorities, normalised
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from hpcmarl.algos import make_algorithm, make_model
-from hpcmarl.algos.q_learning import EpisodeErrors
+from hpcmarl.algos.replayed import EpisodeErrors
 from hpcmarl.comm.protocol import Flags, read_header, write_header
 from hpcmarl.comm.transport import Message
 from hpcmarl.config import AgentNetworkConfig, ReplayConfig, SgdConfig, VDNConfig
