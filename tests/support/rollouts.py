@@ -23,6 +23,7 @@ from hpcmarl.types import (
     PolicyRollout,
     PolicySpec,
     Rollout,
+    fields_of,
 )
 
 DISCRETE = ActionSpace("discrete", (5,))
@@ -227,6 +228,17 @@ def _policy_rollout(
         action_mask=mask,
         memory=None if memory is None else np.tanh(_normal(generator, slots, agents, memory)),
     )
+
+
+def random_observations(policy: PolicySpec, shape: tuple[int, ...], generator: np.random.Generator) -> Array:
+    """Draw observations [*shape, *observation_shape] of the policy's type."""
+    obs: Array = np.zeros((*shape, *policy.observation_shape), policy.observation_dtype)
+    for part in fields_of(obs).values():
+        if part.dtype.kind == "f":
+            part[...] = _normal(generator, *part.shape)
+        else:
+            part[...] = generator.integers(0, 2 if part.dtype.kind == "b" else 100, part.shape)
+    return obs
 
 
 def _normal(generator: np.random.Generator, *shape: int) -> FloatArray:
