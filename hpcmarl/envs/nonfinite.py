@@ -30,8 +30,9 @@ def find_nonfinite(
     total = 0.0
     with np.errstate(all="ignore"):
         for array in _arrays(outcome, views):
-            # squares of float16 numbers would overflow
-            flat = array.reshape(-1).astype(np.float32, copy=False)
+            flat = array.reshape(-1)
+            if flat.itemsize < 4:  # squares of float16 numbers would overflow
+                flat = flat.astype(np.float32)
             # The dot product is numpy's fastest sum. It sums squares, so infinities cannot cancel.
             total += float(flat.dot(flat))
     return [] if math.isfinite(total) else list(_each_nonfinite(spec, outcome, views))
@@ -40,7 +41,10 @@ def find_nonfinite(
 def _arrays(outcome: Outcome | None, views: Views) -> Iterator[Array]:
     """Yield all arrays of float numbers that come from environments."""
     for obs in views.obs:
-        yield from _float_parts(obs).values()
+        if obs.dtype == np.float32:  # most observations; this function is called at every step
+            yield obs
+        else:
+            yield from _float_parts(obs).values()
     if views.state is not None:
         yield views.state
     if outcome is None:

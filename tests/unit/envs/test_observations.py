@@ -206,3 +206,16 @@ def test_the_form_of_a_policy_reads_nested_observations():
     record = view.read(given, policy.observation_dtype)
     assert record["place/0"].tolist() == [0.5, 1.0]
     assert record["bits"].tolist() == [1, 0]
+
+
+def test_images_of_a_butterfly_game_stay_bytes():
+    pytest.importorskip("pygame", reason="pygame is not installed")
+    config = EnvConfig(
+        id="pettingzoo.butterfly.cooperative_pong_v6", kwargs={"max_cycles": 5, "render_mode": "rgb_array"}
+    )
+    environment = make_environment(config, {}, 1, Seeds(0))
+    frame, _ = run(environment, 2)
+    seen = frame.policies[environment.spec.policies[0].name].obs
+    assert seen.dtype == np.uint8
+    assert seen.ndim == 5
+    assert seen.max() > 100

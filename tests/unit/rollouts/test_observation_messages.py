@@ -1,7 +1,9 @@
 """Observations of all types in rollout messages and in the memory that workers share with their actor."""
 
 import numpy as np
+import pytest
 
+from hpcmarl.roles.learner.replay_buffer import check_episode
 from hpcmarl.rollouts.codec import RolloutCodec
 from hpcmarl.rollouts.exchange import Exchange, ExchangePlan
 from hpcmarl.rollouts.layout import RolloutArena
@@ -72,3 +74,13 @@ def test_workers_and_actor_share_records():
         given = random_observations(policy, (half.plan.slots, len(policy.agents)), generator)
         half.frame(1, 2).policies[policy.name].obs[...] = given
         same(actor.halves[1].frame(1, 2).policies[policy.name].obs, given)
+
+
+def test_stored_episodes_are_checked_in_their_float_entries():
+    generator = np.random.default_rng(4)
+    episode = random_rollout(SPEC, 5, 1, generator, end_rate=0.0)
+    episode.episode_end[-1], episode.final_index = 1, np.zeros((0, 2), np.int32)
+    check_episode(episode, SPEC)
+    episode.policies["eyes"].obs["place"][2, 0, 1, 0] = np.nan
+    with pytest.raises(ValueError, match="non-finite values of eyes"):
+        check_episode(episode, SPEC)
