@@ -59,7 +59,7 @@ def chosen_device(setting: str, place: int, count: int, seen: str) -> str:
     if not wants_cuda(setting):
         return "cpu"
     if count == 0:
-        raise ConfigError(f"device: {setting}, but {seen}; or set device: cpu")
+        raise ConfigError(f"device: {setting}, but {seen}, or set device: cpu")
     if setting == "cuda":
         return f"cuda:{device_number(place, count)}"
     if int(setting.partition(":")[2]) >= count:

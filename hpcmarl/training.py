@@ -474,7 +474,8 @@ def start_logging(context: Context) -> None:
             )
     logging.basicConfig(level=level, handlers=handlers, force=True)
     roles = "+".join(context.topology.roles_of(context.rank))
-    if context.rank == context.topology.server and (remark := image_remark(context.spec)):
+    encoder = context.config.algo.network.encoder
+    if context.rank == context.topology.server and (remark := image_remark(context.spec, encoder)):
         logging.getLogger(__name__).warning("%s (hpcmarl doctor names a remedy)", remark)
     if context.rank == context.topology.server and (
         remark := uncovered_remark(context.spec, context.config.policies)

@@ -480,19 +480,20 @@ class Gradient:
     summed: bool = False
 
 
+def fields_of(obs: Array) -> dict[str, Array]:
+    """Return views of the entries of observations by key; the key "" stands for those that are one array."""
+    names = obs.dtype.names
+    return {"": obs} if names is None else {name: obs[name] for name in names}
+
+
 def flat_observations(obs: Array, leading: int) -> FloatArray:
-    """Return observations as rows of float32 numbers; the entries of records follow each other.
+    """Return observations as float32 rows [..., observation_size]; a view if they are float32 already.
 
     Args:
-        obs: Observations, shape [..., *observation_shape] of any type (PolicySpec).
+        obs: Observations, shape [..., *observation_shape] of any type. Entries of records follow each other.
         leading: Number of dimensions before the observation.
-
-    Returns:
-        Shape [..., observation_size]; a view if the observations are float32 arrays already.
     """
     shape = obs.shape[:leading]
-    if obs.dtype.names is None:
-        size = math.prod(obs.shape[leading:])
-        return obs.reshape(*shape, size).astype(np.float32, copy=False)
-    parts = [flat_observations(obs[name], leading) for name in obs.dtype.names]
-    return np.concatenate(parts, -1)
+    parts = [part.reshape(*shape, math.prod(part.shape[leading:])) for part in fields_of(obs).values()]
+    first, *others = [part.astype(np.float32, copy=False) for part in parts]
+    return np.concatenate([first, *others], -1) if others else first

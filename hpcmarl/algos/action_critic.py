@@ -155,7 +155,7 @@ class ActionCritic(Replayed):
         with torch.no_grad():
             future = self._future(index, view, successors)
         targets = self._returns(columns, future, known, n_step=self._n_step)
-        active, rows = self._tensor(columns.active), max(1, int(np.count_nonzero(columns.active)))
+        active, rows = self.tensor(columns.active), max(1, int(np.count_nonzero(columns.active)))
         acting = Places(columns.active, self.device)
         inputs, wanted = self._inputs(index, view, columns.active, view.taken), acting.pick(targets)
         critics = self._critics[policy.name]
@@ -312,7 +312,7 @@ class ActionCritic(Replayed):
         for code, raw, taken, part in parts:
             mask = None if part.mask is None else part.mask[:-1]
             apart = code.distance(code.mode(raw[:-1], mask), taken)
-            total += numbers((apart * self._tensor(part.active)).sum())[0]
+            total += numbers((apart * self.tensor(part.active)).sum())[0]
             count += int(part.active.sum())
         return total / max(1, count)
 

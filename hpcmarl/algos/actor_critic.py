@@ -252,7 +252,7 @@ class ActorCritic(Algorithm):
         self._critics[policy.name].observe(take(inputs, counts), targets[counts], 1.0 / steps)
         network = self._policies[policy.name]
         if network.moments is not None:
-            rows = self._tensor(evaluation.rows.pick(seen_by(network, part)))
+            rows = self.tensor(evaluation.rows.pick(seen_by(network, part)))
             network.observe(rows, 1.0 / steps)
 
     def _entropy_terms(self, policy: PolicySpec, evaluation: Evaluation) -> tuple[torch.Tensor, float]:

@@ -91,7 +91,7 @@ class Algorithm(Model, ABC):
         """The gradient of the last call on the device, shape [P]."""
         return self._flat.slopes
 
-    def _tensor(self, array: Array) -> torch.Tensor:
+    def tensor(self, array: Array) -> torch.Tensor:
         """Return a tensor on the device with the values of an array (nets/device.py)."""
         return tensor(array, self.device)
 

@@ -102,8 +102,8 @@ class COMA(ActorCritic):
         alive, game = part.alive[:steps], self._agent_rows(policy, batch, shared.game)
         rows = Rows(game.active)
         critic_inputs = row_inputs(rows.pick(self._inputs(policy, batch)), 1, self.device)
-        taken = self._tensor(rows.pick(np.where(alive, part.action, no_action))).unsqueeze(-1)
-        acting = self._tensor(np.flatnonzero(rows.pick(alive)))
+        taken = self.tensor(rows.pick(np.where(alive, part.action, no_action))).unsqueeze(-1)
+        acting = self.tensor(np.flatnonzero(rows.pick(alive)))
         outputs = critic(critic_inputs)
         chosen = outputs.gather(-1, taken).squeeze(-1)
         with torch.no_grad():
@@ -114,7 +114,7 @@ class COMA(ActorCritic):
                 action_probs * critic.values(outputs[acting, :no_action])
             ).sum(-1)
             ratio = (
-                (evaluation.logp - self._tensor(evaluation.rows.pick(part.logp)))
+                (evaluation.logp - self.tensor(evaluation.rows.pick(part.logp)))
                 .exp()
                 .clamp(max=config.rho_max)
             )
@@ -122,9 +122,9 @@ class COMA(ActorCritic):
         later_values, gains, ratios, values = arrays(later, weighed, ratio, chosen_values)
         columns = self._agent_columns(batch, part, game, rows.spread(later_values))
         target_values, counts = rows.pick(self._targets(columns)), rows.pick(columns.active)
-        targets, counted = self._tensor(target_values), self._tensor(np.flatnonzero(counts))
+        targets, counted = self.tensor(target_values), self.tensor(np.flatnonzero(counts))
         error = value_losses(config, chosen, critic.outputs_for(targets))[counted].sum() / len(policy.agents)
-        gain = (evaluation.logp * self._tensor(self._normalised(gains, ratios))).sum()
+        gain = (evaluation.logp * self.tensor(self._normalised(gains, ratios))).sum()
         bonus, cost = self._entropy_terms(policy, evaluation)
         objective = (gain - config.value_cost * error + bonus) / steps
         objective.backward()  # type: ignore[no-untyped-call]

@@ -25,6 +25,11 @@ def describe_policies(model: Model) -> dict[str, dict[str, Any]]:
         described[policy.name] = {
             "agents": list(policy.agents),
             "observation_shape": list(policy.observation_shape),
+            "observation_type": policy.observation_type,
+            "observation_parts": [
+                {"key": part.key, "shape": list(part.shape), "dtype": part.dtype}
+                for part in policy.observation_parts
+            ],
             "action": {
                 name: list(value) if isinstance(value, tuple) else value
                 for name, value in asdict(policy.action).items()

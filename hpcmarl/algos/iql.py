@@ -39,7 +39,7 @@ class IQL(QLearning):
             targets.append(self._targets(columns, future, part.known))
             chosen.append(taken(value[:steps], part.action))
         acts = np.concatenate([part.active for part in episodes.parts], -1)
-        active, target, own = self._tensor(acts), torch.cat(targets, -1), torch.cat(chosen, -1)
+        active, target, own = self.tensor(acts), torch.cat(targets, -1), torch.cat(chosen, -1)
         difference, rows = (own - target) * active, max(1, int(np.count_nonzero(acts)))
         total, aim = numbers((own.detach() * active).sum(), target.sum())
         statistics = {"value": total / rows, "target": aim / rows}

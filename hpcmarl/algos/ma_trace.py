@@ -103,7 +103,7 @@ class MATrace(ValueCritic):
     def _surrogate_objective(
         self, part: PolicyBatch, evaluation: Evaluation, advantages: FloatArray
     ) -> tuple[torch.Tensor, dict[str, float]]:
-        return (evaluation.logp * self._tensor(advantages)).sum(), {}
+        return (evaluation.logp * self.tensor(advantages)).sum(), {}
 
 
 def _log_ratios(batch: Batch, evaluations: Mapping[str, Evaluation], name: str) -> FloatArray:

@@ -51,7 +51,7 @@ class MADDPG(ActionCritic):
             if policy.action.kind == "continuous":
                 chosen = torch.tanh(outputs)
             else:
-                chosen = code.gumbel(outputs, part.mask, self._tensor(gumbel_noise(outputs.shape, generator)))
+                chosen = code.gumbel(outputs, part.mask, self.tensor(gumbel_noise(outputs.shape, generator)))
             codes.append(zero_where_idle(chosen, part.living))
         return Actions(codes, [torch.zeros(part.alive.shape, device=self.device) for part in episodes.parts])
 
@@ -65,7 +65,7 @@ class MADDPG(ActionCritic):
     def _gain(self, index: int, view: View, present: Actions) -> tuple[torch.Tensor, dict[str, float]]:
         policy, part = self.spec.policies[index], view.episodes.parts[index]
         values = self._value(index, view, present.codes, first=True)
-        squares = view.raw[index][:-1].square().mean(-1) * self._tensor(part.active)
+        squares = view.raw[index][:-1].square().mean(-1) * self.tensor(part.active)
         outputs = squares.sum() / max(1, int(np.count_nonzero(part.active)))
         gain = values.sum() / max(1, len(values)) - self._config.output_cost * outputs
         statistics = {"policy_loss": -numbers(gain)[0]}

@@ -80,11 +80,11 @@ class MASAC(ActionCritic):
         ):
             if policy.action.kind == "continuous":
                 noise = gaussian_noise((*outputs.shape[:-1], code.size), generator)
-                chosen, logp = squashed_sample(outputs, self._tensor(noise))
+                chosen, logp = squashed_sample(outputs, self.tensor(noise))
             else:
                 with torch.no_grad():
                     noise = gumbel_noise(outputs.shape, generator)
-                    chosen = code.gumbel(outputs, part.mask, self._tensor(noise))
+                    chosen = code.gumbel(outputs, part.mask, self.tensor(noise))
                     logp = (code.log_probabilities(outputs, part.mask) * chosen).sum(-1)
             codes.append(zero_where_idle(chosen, part.living))
             logps.append(logp * part.alive)
@@ -113,7 +113,7 @@ class MASAC(ActionCritic):
         # in a row of a central critic, each agent is one of all N agents of the policy
         weight = units * (part.active.shape[-1] if self._central else 1)
         if policy.action.kind == "continuous":
-            spread = -(present.logps[index][:-1] * self._tensor(part.active)).sum()
+            spread = -(present.logps[index][:-1] * self.tensor(part.active)).sum()
             gain = self._value(index, view, present.codes).sum() / units + alpha * spread / weight
         else:
             values, logs = self._own_values(

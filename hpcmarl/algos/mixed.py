@@ -108,7 +108,7 @@ class Mixed(QLearning):
             episodes,
             self._states(episodes),
             columns,
-            self._tensor(counted),
+            self.tensor(counted),
             Places(counted, self.device),
             max(int(np.count_nonzero(counted)), 1),
             present_places(episodes, self.device),

@@ -112,7 +112,7 @@ class PPO(ValueCritic):
         if before is None or self._config.value_clip is None:
             return value_losses(self._config, outputs, targets)
         return clipped_value_losses(
-            self._config, outputs, targets, self._tensor(before), self._config.value_clip
+            self._config, outputs, targets, self.tensor(before), self._config.value_clip
         )
 
     def ends_batch(self, statistics: Mapping[str, float]) -> bool:
@@ -140,8 +140,8 @@ class PPO(ValueCritic):
     def _surrogate_objective(
         self, part: PolicyBatch, evaluation: Evaluation, advantages: FloatArray
     ) -> tuple[torch.Tensor, dict[str, float]]:
-        log_ratio = evaluation.logp - self._tensor(evaluation.rows.pick(part.logp))
-        ratio, weight, clip = log_ratio.exp(), self._tensor(advantages), self._config.clip
+        log_ratio = evaluation.logp - self.tensor(evaluation.rows.pick(part.logp))
+        ratio, weight, clip = log_ratio.exp(), self.tensor(advantages), self._config.clip
         gain = torch.minimum(ratio * weight, ratio.clamp(1.0 - clip, 1.0 + clip) * weight).sum()
         with torch.no_grad():
             # the second is an estimator of KL(mu, pi) that is never negative

@@ -53,7 +53,7 @@ class Reinforce(Algorithm):
             part = evaluate(self._policies[policy.name], batch.policies[policy.name], batch.episode_start)
             if part.rows.count == 0:
                 continue
-            total = (part.logp * self._tensor(part.rows.pick(self._weight(batch, policy.name)))).sum()
+            total = (part.logp * self.tensor(part.rows.pick(self._weight(batch, policy.name)))).sum()
             total.backward()  # type: ignore[no-untyped-call]
             own, mean = numbers(total, part.entropy.mean())
             objective += own

@@ -144,7 +144,7 @@ class Replayed(Algorithm):
         """Return the direction [P], statistics, and the distances of values from their targets."""
         self._flat.zero_gradient()
         episodes = self._episodes(rollouts)
-        statistics, errors = self._learn(episodes, None if weights is None else self._tensor(weights))
+        statistics, errors = self._learn(episodes, None if weights is None else self.tensor(weights))
         if self._config.normalise_observations:
             self._observe(episodes)
         return *self._ascent(statistics | self._limit.statistics()), errors
@@ -227,8 +227,8 @@ class Replayed(Algorithm):
             final,
         )
         if n_step > 1:
-            return self._tensor(n_step_targets(*columns_of, discount=config.discount, n_step=n_step))
-        return self._tensor(trace_targets(*columns_of, discount=config.discount, trace_lambda=trace_lambda))
+            return self.tensor(n_step_targets(*columns_of, discount=config.discount, n_step=n_step))
+        return self.tensor(trace_targets(*columns_of, discount=config.discount, trace_lambda=trace_lambda))
 
 
 def team_columns(episodes: Episodes, rewards: Sequence[FloatArray]) -> Columns:

@@ -117,16 +117,16 @@ class ValueCritic(ActorCritic):
         critic, valued = self._critics[policy.name], self._valued(policy, batch, shared)
         estimates = self._estimates(policy, batch, shared, valued)
         gain, statistics = self._surrogate_objective(part, evaluation, estimates.advantages)
-        values, counted, targets = valued.values, estimates.counted, self._tensor(estimates.targets)
+        values, counted, targets = valued.values, estimates.counted, self.tensor(estimates.targets)
         before = None if batch.records is None else valued.units.pick(batch.records[policy.name].outputs)
         losses = self._value_losses(valued.outputs, critic.outputs_for(targets), before)
-        error = (losses * self._tensor(counted)).sum() / (
+        error = (losses * self.tensor(counted)).sum() / (
             1 if self._central and not self._each else len(policy.agents)
         )
         bonus, cost = self._entropy_terms(policy, evaluation)
         objective = (gain - config.value_cost * error + bonus) / batch.steps
         objective.backward()  # type: ignore[no-untyped-call]
-        learned = valued.critic_inputs, targets, self._tensor(np.flatnonzero(counted > 0))
+        learned = valued.critic_inputs, targets, self.tensor(np.flatnonzero(counted > 0))
         self._observe(policy, part, evaluation, learned)
         total_gain, total_error, entropy = numbers(gain, error, evaluation.entropy.detach().sum())
         size = batch.steps * batch.slots

@@ -120,7 +120,8 @@ def _show_environment(settings: Config, spec: EnvironmentSpec) -> None:
     for policy in spec.policies:
         typer.echo(f"policy {policy.name}: {describe_policy(policy)}")
     typer.echo(f"state: {describe_state(spec)}")
-    for remark in filter(None, (image_remark(spec), uncovered_remark(spec, settings.policies))):
+    images = image_remark(spec, settings.algo.network.encoder)
+    for remark in filter(None, (images, uncovered_remark(spec, settings.policies))):
         typer.echo(f"warning: {remark}", err=True)
 
 

@@ -18,6 +18,7 @@ import typer
 
 from hpcmarl.cli.common import OptionalConfig, Overrides, file_and_changes
 from hpcmarl.errors import ConfigError, HpcmarlError, UsageError
+from hpcmarl.placement import wants_cuda
 
 if TYPE_CHECKING:
     from hpcmarl.comm.topology import Topology
@@ -197,6 +198,13 @@ def _job(
         seeds=(settings.seed, settings.seed + (seeds or 1) - 1),
     )
     job = _placed(job, Submission(directory.absolute(), 1))
+    options = job.components[0].options
+    if wants_cuda(settings.device) and not site.gpus and not any("gpu" in option for option in options):
+        typer.echo(
+            f"warning: device: {settings.device}, but the job requests no GPU; set slurm.gpus to the number "
+            "of GPUs of a node",
+            err=True,
+        )
     # Refuse a bad path or option before the run directory is created.
     directive(f"--output={job.output}", f"--run-dir {job.run_dir}")
     render(job)

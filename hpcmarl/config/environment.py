@@ -21,7 +21,7 @@ class EnvConfig(Section):
     id: str = Field(
         description=(
             "import path of a PettingZoo module (mpe2.simple_spread_v3) or package.module:factory; or "
-            "gymnasium:ID, openspiel:GAME, matrix:GAME or smax:MAP"
+            "gymnasium:ID, openspiel:GAME, matrix:GAME, pixels:GAME or smax:MAP"
         )
     )
     kwargs: dict[str, Any] = Field(default={}, description="keyword arguments of the environment's factory")

@@ -3,6 +3,7 @@
 - findings.py: printed lines.
 - checks.py: checks of one process.
 - world.py and ping.py: checks that need all ranks.
+- devices.py: GPUs of learners, and of MPI.
 - estimate.py: a job's load on file systems and memory.
 """
 
@@ -14,6 +15,7 @@ from pathlib import Path
 
 from hpcmarl.config import Config
 from hpcmarl.doctor.findings import Finding, any_bad, as_json, as_text
+from hpcmarl.placement import wants_cuda
 
 __all__ = ["Finding", "examine"]
 
@@ -31,7 +33,7 @@ def examine(config: Config | None, run_directory: Path, json: bool) -> int:
     """
     from hpcmarl.comm.local import LocalWorld
     from hpcmarl.comm.transport import PeerFailure, Transport
-    from hpcmarl.doctor import checks, world
+    from hpcmarl.doctor import checks, devices, world
     from hpcmarl.doctor.estimate import estimate, judge_shared_memory
 
     findings, library, size = world.check_library(os.environ)
@@ -42,6 +44,10 @@ def examine(config: Config | None, run_directory: Path, json: bool) -> int:
         transport = MpiTransport()
     try:
         exchange = world.ping_all(transport, world.local_facts(run_directory))
+        about_devices = []
+        broken = transport.rank == 0 and bool(exchange.died or exchange.failures())
+        if config is not None and wants_cuda(config.device) and not broken:
+            about_devices = devices.check_learner_devices(transport, config)
         if transport.rank != 0:
             transport.close()
             return 0
@@ -66,12 +72,15 @@ def examine(config: Config | None, run_directory: Path, json: bool) -> int:
         *checks.check_left_behind(),
         world.judge_messages(exchange),
         *world.judge_roles(hosts, config),
+        *about_devices,
+        *devices.describe_other_devices(config),
         *world.judge_facts(exchange.reports, config.topology.threads if config else 1),
         *about_job,
         *checks.check_storage(run_directory),
         *checks.check_packages(),
         *checks.check_tracking(config),
         *checks.check_reductions(config),
+        devices.check_gpu_aware_mpi(os.environ),
     ]
     print(as_json(findings) if json else as_text(findings), flush=True)
     if exchange.died or exchange.failures():

@@ -200,7 +200,7 @@ def check_environment(config: Config) -> tuple[list[Finding], EnvironmentSpec | 
         spec = check_environments(config)
     except HpcmarlError as error:
         return [Finding("BAD", "environment", config.env.id, str(error))], None
-    findings = [_describe_environment(spec)]
+    findings = [_describe_environment(spec, config.algo.network.encoder)]
     findings += [Finding("OK", f"policy {policy.name}", describe_policy(policy)) for policy in spec.policies]
     findings.append(Finding("OK", "state", describe_state(spec)))
     if remark := uncovered_remark(spec, config.policies):
@@ -210,7 +210,7 @@ def check_environment(config: Config) -> tuple[list[Finding], EnvironmentSpec | 
     return findings, spec
 
 
-def _describe_environment(spec: EnvironmentSpec) -> Finding:
+def _describe_environment(spec: EnvironmentSpec, encoder: str) -> Finding:
     from hpcmarl.envs import image_remark
 
     count = len(spec.policies)
@@ -218,12 +218,12 @@ def _describe_environment(spec: EnvironmentSpec) -> Finding:
         f"{spec.id} ({'turn-based' if spec.turn_based else 'parallel'}, {count} "
         f"{'policies' if count > 1 else 'policy'})"
     )
-    if remark := image_remark(spec):
+    if remark := image_remark(spec, encoder):
         return Finding(
             "WARN",
             "environment",
             f"{found}; {remark}",
-            "shrink and scale images in a wrapper, and name its factory: env.id=package.module:factory",
+            "set algo.network.encoder: cnn",
         )
     return Finding("OK", "environment", found)
 

@@ -58,9 +58,10 @@ BATCHED: dict[str, tuple[str, ...]] = {
     "pettingzoo.classic.tictactoe_v3": ("hpcmarl.envs.native.boards",),
     "smax": ("hpcmarl.envs.smax.env",),
     "matrix": ("hpcmarl.envs.native.matrix",),
+    "pixels": ("hpcmarl.envs.native.pixels",),
     "openspiel": ("hpcmarl.envs.native.boards", "hpcmarl.envs.native.game_tree"),
 }
-BATCHED_ONLY = ("smax", "matrix")
+BATCHED_ONLY = ("smax", "matrix", "pixels")
 
 
 def batched_module(config: EnvConfig) -> Any:
@@ -178,6 +179,7 @@ def make_environment(
     from hpcmarl.envs.probe import probe
 
     source, layout = probe(config, policies)
+    layout = layout if spec is None else layout.in_order_of(spec)
     return SlotBatch(
         config,
         source,

@@ -21,6 +21,7 @@ from hpcmarl.types import (
     EnvironmentSpec,
     Frame,
     IntArray,
+    ObservationPart,
     Outcome,
     PolicyFrame,
     PolicyOutcome,
@@ -223,7 +224,7 @@ def new_frame(spec: EnvironmentSpec, slots: int, with_state: bool = False) -> Fr
     for policy in spec.policies:
         shape = (slots, len(policy.agents))
         policies[policy.name] = PolicyFrame(
-            obs=np.zeros((*shape, *policy.observation_shape), np.float32),
+            obs=np.zeros((*shape, *policy.observation_shape), policy.observation_dtype),
             alive=np.zeros(shape, np.bool_),
             action_mask=np.ones((*shape, policy.action.mask_size), np.bool_) if policy.has_mask else None,
         )
@@ -244,18 +245,27 @@ def new_outcome(spec: EnvironmentSpec, slots: int) -> Outcome:
     return Outcome(policies=policies, episode_end=np.zeros(slots, np.uint8))
 
 
-def image_remark(spec: EnvironmentSpec) -> str:
-    """Return one line about policies that observe images; empty if no policy does."""
-    seen = [
-        policy
-        for policy in spec.policies
-        if len(policy.observation_shape) == 3 and policy.observation_size >= IMAGE_SIZE
-    ]
-    if not seen:
+def image_remark(spec: EnvironmentSpec, encoder: str) -> str:
+    """Return one line about images that networks see as flat rows of numbers; empty if there are none.
+
+    Args:
+        spec: The environment.
+        encoder: Value of algo.network.encoder. "auto" has convolutions for uint8 images only.
+    """
+    if encoder not in ("auto", "flat"):
         return ""
-    shape = "x".join(map(str, seen[0].observation_shape))
+    images = {
+        policy.name: part
+        for policy in spec.policies
+        for part in policy.observation_parts
+        or (ObservationPart("", policy.observation_shape, policy.observation_type),)
+        if len(part.shape) == 3 and part.size >= IMAGE_SIZE and (encoder == "flat" or part.dtype != "uint8")
+    }
+    if not images:
+        return ""
+    first = next(iter(images.values()))
     description = (
-        f"the observations of {', '.join(policy.name for policy in seen)} look like images ({shape}, "
-        f"{seen[0].observation_size:,} numbers)"
+        f"the observations of {', '.join(images)} look like images ({'x'.join(map(str, first.shape))} "
+        f"{first.dtype}, {first.size:,} numbers)"
     )
-    return f"{description}: networks have no convolutions, and observations reach them flattened and unscaled"
+    return f"{description}: with algo.network.encoder: {encoder}, networks see them flattened and unscaled"

@@ -93,10 +93,15 @@ def unequal_rewards(rewards: FloatArray, agents: Sequence[str]) -> list[tuple[in
 
 
 def collect_observations(adapters: Sequence[SlotAdapter], views: Views) -> None:
-    """Copy the observations of all slots, converted to float32."""
+    """Copy the observations of all slots, converted to the types of the policies."""
     for number, target in enumerate(views.obs):
         parts = [observation for adapter in adapters for observation in adapter.obs[number]]
-        if target.flags.c_contiguous:
+        if target.dtype.names is not None:
+            # numpy copies whole records more slowly than their fields
+            for key in target.dtype.names:
+                values = np.stack([part[key] for part in parts])
+                target[key] = values.reshape(target[key].shape)
+        elif target.flags.c_contiguous:
             np.concatenate(parts, out=target.reshape(-1, *target.shape[3:]), casting="unsafe")
         else:
             target[...] = np.stack(parts).reshape(target.shape)

@@ -9,7 +9,8 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 from hpcmarl.config import PolicyConfig
-from hpcmarl.envs.spaces import ActionView, ObservationView
+from hpcmarl.envs.observations import ObservationView
+from hpcmarl.envs.spaces import ActionView
 from hpcmarl.errors import ConfigError
 from hpcmarl.types import PolicySpec
 
@@ -37,7 +38,8 @@ class AgentView:
     @property
     def needs(self) -> tuple[Any, ...]:
         """Requirements of the agent on its policy; agents with equal requirements may share one."""
-        return (self.observation.shape, self.action.key, self.has_mask)
+        seen = self.observation
+        return (seen.shape, seen.type, seen.parts, self.action.key, self.has_mask)
 
     def describe(self) -> str:
         """Describe the agent for an error message."""
@@ -82,6 +84,8 @@ def group_agents(agents: Sequence[AgentView], policies: Mapping[str, PolicyConfi
             members[0].observation.shape,
             members[0].action.space,
             members[0].has_mask,
+            members[0].observation.type,
+            members[0].observation.parts,
         )
         for name, members in groups
     )

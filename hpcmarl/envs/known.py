@@ -210,6 +210,16 @@ KNOWN_ENVIRONMENTS: tuple[KnownEnvironment, ...] = (
     ),
     KnownEnvironment("matrix:coordination", "hpcmarl", (), "parallel", "cooperative: choose the same action"),
     KnownEnvironment(
+        "pixels:gather", "hpcmarl", (), "parallel", "cooperative: agents that see images gather fruits"
+    ),
+    KnownEnvironment(
+        "pixels:gather_dict",
+        "hpcmarl",
+        (),
+        "parallel",
+        "the same with dictionaries as observations: image, place and time",
+    ),
+    KnownEnvironment(
         "lbforaging:Foraging-8x8-2p-3f-v3",
         "lbforaging",
         ("lbforaging",),

@@ -1,4 +1,7 @@
-"""Non-finite numbers from environments: finding, describing and replacing them."""
+"""Non-finite numbers from environments: finding, describing and replacing them.
+
+Integers are finite. Only the float entries of records are looked at.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from hpcmarl.envs.slot import Views
-from hpcmarl.types import Array, EnvironmentSpec, FloatArray, Outcome
+from hpcmarl.types import Array, EnvironmentSpec, Outcome, fields_of
 
 
 def find_nonfinite(
@@ -27,15 +30,17 @@ def find_nonfinite(
     total = 0.0
     with np.errstate(all="ignore"):
         for array in _arrays(outcome, views):
-            flat = array.reshape(-1)
+            # squares of float16 numbers would overflow
+            flat = array.reshape(-1).astype(np.float32, copy=False)
             # The dot product is numpy's fastest sum. It sums squares, so infinities cannot cancel.
             total += float(flat.dot(flat))
     return [] if math.isfinite(total) else list(_each_nonfinite(spec, outcome, views))
 
 
-def _arrays(outcome: Outcome | None, views: Views) -> Iterator[FloatArray]:
-    """Yield all arrays of numbers that come from environments."""
-    yield from views.obs
+def _arrays(outcome: Outcome | None, views: Views) -> Iterator[Array]:
+    """Yield all arrays of float numbers that come from environments."""
+    for obs in views.obs:
+        yield from _float_parts(obs).values()
     if views.state is not None:
         yield views.state
     if outcome is None:
@@ -43,7 +48,8 @@ def _arrays(outcome: Outcome | None, views: Views) -> Iterator[FloatArray]:
     for policy in outcome.policies.values():
         yield policy.reward
     for final in outcome.finals:
-        yield from final.obs.values()
+        for obs in final.obs.values():
+            yield from _float_parts(obs).values()
         if final.state is not None:
             yield final.state
 
@@ -52,26 +58,34 @@ def _each_nonfinite(
     spec: EnvironmentSpec, outcome: Outcome | None, views: Views
 ) -> Iterator[tuple[int, str, str]]:
     for policy, obs in zip(spec.policies, views.obs, strict=True):
-        for row, column in _nonfinite_indices(obs, 2):
-            yield row, policy.agents[column], f"observes {_first_nonfinite(obs[row, column])}"
+        for key, part in _float_parts(obs).items():
+            for row, column in _nonfinite_indices(part, 2):
+                yield row, policy.agents[column], f"observes{key} {_first_nonfinite(part[row, column])}"
         if outcome is None:
             continue
         reward = outcome.policies[policy.name].reward
         for row, column in _nonfinite_indices(reward, 2):
             yield row, policy.agents[column], f"is rewarded with {reward[row, column]}"
         for final in outcome.finals:
-            for (column,) in _nonfinite_indices(final.obs[policy.name], 1):
-                yield (
-                    final.slot,
-                    policy.agents[column],
-                    f"observes {_first_nonfinite(final.obs[policy.name][column])} at the episode's end",
-                )
+            for key, part in _float_parts(final.obs[policy.name]).items():
+                for (column,) in _nonfinite_indices(part, 1):
+                    yield (
+                        final.slot,
+                        policy.agents[column],
+                        f"observes{key} {_first_nonfinite(part[column])} at the episode's end",
+                    )
     if views.state is not None:
         for (row,) in _nonfinite_indices(views.state, 1):
             yield row, "(all)", f"sees the state {_first_nonfinite(views.state[row])}"
     for final in () if outcome is None else outcome.finals:
         if final.state is not None and not np.isfinite(final.state).all():
             yield final.slot, "(all)", f"sees the state {_first_nonfinite(final.state)} at the episode's end"
+
+
+def _float_parts(obs: Array) -> dict[str, Array]:
+    """Return views of the float numbers in observations, each with its key as words of a message."""
+    floats = {key: part for key, part in fields_of(obs).items() if part.dtype.kind == "f"}
+    return {f" at key {key}" if key else "": part for key, part in floats.items()}
 
 
 def _nonfinite_indices(array: Array, axes: int) -> list[list[int]]:
@@ -98,5 +112,6 @@ def make_finite(row: int, outcome: Outcome) -> None:
         policy.reward[row] = np.where(np.isfinite(policy.reward[row]), policy.reward[row], 0.0)
     for final in outcome.finals:
         if final.slot == row:
-            for array in (*final.obs.values(), *([] if final.state is None else [final.state])):
+            parts = [part for obs in final.obs.values() for part in _float_parts(obs).values()]
+            for array in (*parts, *([] if final.state is None else [final.state])):
                 array[~np.isfinite(array)] = 0.0

@@ -10,7 +10,7 @@ import numpy as np
 
 from hpcmarl.config import EnvConfig, PolicyConfig
 from hpcmarl.envs import BATCHED_ONLY
-from hpcmarl.envs.slot import Place
+from hpcmarl.envs.observations import MisfitError, ObservationView, fitted, view_of_policy
 from hpcmarl.errors import UsageError
 from hpcmarl.types import Array, EnvironmentSpec
 
@@ -24,44 +24,45 @@ class AgentForm:
         policy: Name of its policy.
         column: Column of the agent in the arrays of the policy.
         shape: Shape of its observation.
+        dtype: Type of its observation; structured for records.
         mask_size: Length of its action mask.
         prepare: Function from actions of the policy [E, N, *shape] to the environment's form, [E][N].
-        place: How the environment gives observations; None: as arrays of that shape.
+        view: How the environment gives observations.
     """
 
     agent: str
     policy: str
     column: int
     shape: tuple[int, ...]
+    dtype: np.dtype[Any]
     mask_size: int
     prepare: Callable[[Array], list[list[Any]]]
-    place: Place | None
+    view: ObservationView
 
     def read(self, observation: Any) -> Array:
-        """Return an observation as an array of the agent's shape.
+        """Return an observation as an array of the agent's shape and type.
+
+        Args:
+            observation: The observation as the environment gives it, or an array in the form of the policy.
 
         Raises:
             UsageError: If it has another form.
         """
-        convert = None if self.place is None else self.place.convert
         given = observation
-        if isinstance(observation, np.ndarray) and observation.shape == self.shape:
-            convert = None  # an array that is in the form of the policy already
-        if convert is None and isinstance(observation, Mapping) and "observation" in observation:
+        wrapped = isinstance(observation, Mapping) and "observation" in observation
+        if self.view.plain and wrapped:
             given = observation["observation"]
+        ready = isinstance(given, np.ndarray) and given.shape == self.shape
         try:
-            array = np.asarray(given if convert is None else convert(given), np.float32)
-        except (TypeError, ValueError, KeyError, IndexError, AssertionError) as error:
+            if ready and (not self.view.record or given.dtype == self.dtype):
+                array = fitted(given, self.shape, self.dtype)
+            else:
+                array = self.view.read(given, self.dtype)
+        except MisfitError as error:
             raise UsageError(
-                f"agent {self.agent}: its observation does not fit the observation space of the run "
-                f"({type(error).__name__}: {error})"
-            ) from error
-        if array.shape != self.shape:
-            raise UsageError(
-                f"agent {self.agent}: the observation has the shape {list(array.shape)}; allowed: "
-                f"{list(self.shape)}, as in the run"
-            )
-        return array
+                f"agent {self.agent} observes {error}; give it observations as in the environment of the run"
+            ) from None
+        return array.astype(self.dtype, copy=False)
 
     def mask_in(self, observation: Any) -> Any:
         """Return the action mask that an observation contains; None if it contains none."""
@@ -85,12 +86,12 @@ def agent_forms(
         ConfigError: If `config` or `policies` does not fit the environment.
         EnvironmentFailure: If the environment raises.
     """
-    places, prepare = dict[str, Place](), dict[str, Callable[[Array], list[list[Any]]]]()
+    views, prepare = dict[str, ObservationView](), dict[str, Callable[[Array], list[list[Any]]]]()
     if config.id.partition(":")[0] not in BATCHED_ONLY:
         from hpcmarl.envs.probe import probe
 
         layout = probe(config, policies)[1]
-        places = {str(place.agent): place for place in layout.places}
+        views = {str(place.agent): place.view for place in layout.places}
         prepare = dict(zip(layout.names, layout.prepare, strict=True))
     return {
         agent: AgentForm(
@@ -98,9 +99,10 @@ def agent_forms(
             policy.name,
             column,
             policy.observation_shape,
+            policy.observation_dtype,
             policy.action.mask_size,
             prepare.get(policy.name, _plain),
-            places.get(agent),
+            views.get(agent) or view_of_policy(policy),
         )
         for policy in spec.policies
         for column, agent in enumerate(policy.agents)

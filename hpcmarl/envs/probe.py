@@ -61,7 +61,13 @@ def _layout(
     for agent, view in zip(agents, views, strict=True):
         mask = NO_MASK if not view.has_mask else OBSERVATION_MASK if view.observation.has_mask else INFO_MASK
         places.append(
-            Place(agent, *place_of[view.name], view.observation.shape, view.observation.convert, mask)
+            Place(
+                agent,
+                *place_of[view.name],
+                view.observation,
+                specs[place_of[view.name][0]].observation_dtype,
+                mask,
+            )
         )
     view_of = {view.name: view for view in views}
     turn_based = source.kind == "aec"

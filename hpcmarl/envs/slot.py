@@ -7,14 +7,14 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from hpcmarl.envs.spaces import Convert
+from hpcmarl.envs.observations import MisfitError, ObservationView
 from hpcmarl.errors import EnvironmentFailure
-from hpcmarl.types import Array, BoolArray, EnvironmentSpec, FloatArray, Frame, Outcome
+from hpcmarl.types import Array, BoolArray, EnvironmentSpec, FloatArray, Frame, Outcome, PolicySpec
 
 NO_MASK, OBSERVATION_MASK, INFO_MASK = 0, 1, 2
 ONGOING, TERMINATED, TRUNCATED = 0, 1, 2
@@ -28,16 +28,16 @@ class Place(NamedTuple):
         agent: Agent as the environment names it.
         policy: Number of its policy.
         column: Column of the agent in that policy.
-        shape: Shape of its observation.
-        convert: Conversion of its observations; None: they are arrays of that shape.
+        view: How its observations are read.
+        dtype: Type of its observations for the policy; structured for records.
         mask: Source of its action masks: NO_MASK, OBSERVATION_MASK or INFO_MASK.
     """
 
     agent: Any
     policy: int
     column: int
-    shape: tuple[int, ...]
-    convert: Convert | None
+    view: ObservationView
+    dtype: np.dtype[Any]
     mask: int
 
 
@@ -63,6 +63,38 @@ class Layout:
         """Names of the policies."""
         return tuple(policy.name for policy in self.spec.policies)
 
+    def in_order_of(self, spec: EnvironmentSpec) -> Layout:
+        """Return the layout with the entries of records in the order of another specification.
+
+        A Dict space may list its keys in another order in each process.
+
+        Args:
+            spec: Specification that other ranks use. Policies that it lacks stay as they are.
+
+        Raises:
+            EnvironmentFailure: If a policy has other observations there.
+        """
+        others = {policy.name: policy for policy in spec.policies}
+        policies = []
+        for policy in self.spec.policies:
+            other = others.get(policy.name, policy)
+            if _observed(policy) != _observed(other):
+                raise EnvironmentFailure(
+                    f"environment {self.spec.id}: policy {policy.name} observes {policy.observation_dtype} "
+                    f"{policy.observation_shape} in this process, but {other.observation_dtype} "
+                    f"{other.observation_shape} in another one; its spaces must not depend on the process"
+                )
+            policies.append(replace(policy, observation_parts=other.observation_parts))
+        places = tuple(
+            place._replace(dtype=policies[place.policy].observation_dtype) for place in self.places
+        )
+        return replace(self, spec=replace(self.spec, policies=tuple(policies)), places=places)
+
+
+def _observed(policy: PolicySpec) -> tuple[Any, ...]:
+    parts = sorted((part.key, part.shape, part.dtype) for part in policy.observation_parts)
+    return policy.observation_shape, policy.observation_type, parts
+
 
 class Views:
     """Arrays of a frame and an outcome by policy number.
@@ -74,7 +106,7 @@ class Views:
 
     def __init__(self, names: Sequence[str], frame: Frame, outcome: Outcome | None = None) -> None:
         frames = [frame.policies[name] for name in names]
-        self.obs: list[FloatArray] = [policy.obs for policy in frames]
+        self.obs: list[Array] = [policy.obs for policy in frames]
         self.alive: list[BoolArray] = [policy.alive for policy in frames]
         self.masks: list[BoolArray | None] = [policy.action_mask for policy in frames]
         self.state = frame.state
@@ -105,7 +137,9 @@ class SlotAdapter(ABC):
         self.environment = environment
         self.layout = layout
         self.rewards = [[0.0] * len(policy.agents) for policy in layout.spec.policies]
-        self._nothing = [np.zeros(policy.observation_shape, np.float32) for policy in layout.spec.policies]
+        self._nothing = [
+            np.zeros(policy.observation_shape, policy.observation_dtype) for policy in layout.spec.policies
+        ]
         self.obs: list[list[Array]] = [
             [zeros] * len(policy.agents)
             for zeros, policy in zip(self._nothing, layout.spec.policies, strict=True)
@@ -179,7 +213,7 @@ class SlotAdapter(ABC):
             views.truncated[place.policy][row, place.column] = True
         return TRUNCATED
 
-    def final(self) -> tuple[dict[str, FloatArray], FloatArray | None]:
+    def final(self) -> tuple[dict[str, Array], FloatArray | None]:
         """Return the observations and the state at the end of a truncated episode.
 
         Returns:
@@ -187,7 +221,7 @@ class SlotAdapter(ABC):
             None.
         """
         arrays = [
-            np.zeros((len(policy.agents), *policy.observation_shape), np.float32)
+            np.zeros((len(policy.agents), *policy.observation_shape), policy.observation_dtype)
             for policy in self.layout.spec.policies
         ]
         for place, observation in self._final:
@@ -253,18 +287,15 @@ class SlotAdapter(ABC):
 
 
 def read_observation(place: Place, observation: Any) -> Array:
-    """Return an observation as an array of the agent's shape.
+    """Return an observation as an array for the agent's policy (ObservationView.read).
 
     Raises:
-        EnvironmentFailure: If the observation has a different shape.
+        EnvironmentFailure: If the observation does not fit its space.
     """
-    array: Array = np.asarray(observation if place.convert is None else place.convert(observation))
-    if array.shape != place.shape:
-        raise EnvironmentFailure(
-            f"agent {place.agent} observes an array of shape {array.shape}; its observation space has "
-            f"the shape {place.shape}"
-        )
-    return array
+    try:
+        return place.view.read(observation, place.dtype)
+    except MisfitError as error:
+        raise EnvironmentFailure(f"agent {place.agent} observes {error}") from None
 
 
 def write_mask(place: Place, given: Any, row: int, views: Views) -> None:

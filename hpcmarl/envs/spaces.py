@@ -1,39 +1,25 @@
 """Conversion of observations and actions between Gymnasium spaces and the arrays of policies.
 
-Observations become float32 of a fixed shape. A Box keeps its shape and scale; gymnasium flattens all other
-spaces. Discrete and MultiDiscrete become one-hot, and Dict and Tuple keep the space's own order. An
-`action_mask` in a Dict is not part of the observation.
+A Box keeps its shape, and its type if that is bool, an integer of up to 32 bits, float16 or float32. Other
+types become float32. A MultiBinary keeps its shape and is int8. Discrete and MultiDiscrete become one-hot
+float32. Dict and Tuple become records with one field for each of their leaves, in the space's own order; each
+leaf is converted by the same rules. An `action_mask` in a Dict is not part of the observation.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from gymnasium import spaces
-from gymnasium.spaces import utils
 
+from hpcmarl.envs.observations import Leaf, ObservationView, fitted, one_hot
 from hpcmarl.errors import ConfigError
 from hpcmarl.types import ActionSpace, Array
 
-Convert = Callable[[Any], Array]
-
-
-@dataclass(frozen=True)
-class ObservationView:
-    """Way in which an observation is read.
-
-    Attributes:
-        shape: Shape of the observation for the policy.
-        convert: Conversion; None: the observation is already an array of that shape.
-        has_mask: Whether the observation contains an action mask.
-    """
-
-    shape: tuple[int, ...]
-    convert: Convert | None
-    has_mask: bool
+KEPT_TYPES = ("bool", "int8", "int16", "int32", "uint8", "uint16", "uint32", "float16", "float32")
 
 
 @dataclass(frozen=True)
@@ -59,36 +45,79 @@ def view_observation(space: Any, agent: str) -> ObservationView:
         agent: Name of the agent, for messages.
 
     Raises:
-        ConfigError: If the space has no fixed size.
+        ConfigError: If the space has no fixed size, or an entry that no field of a record can hold.
     """
     if isinstance(space, spaces.Dict) and "action_mask" in space.spaces:
         inner = {key: value for key, value in space.spaces.items() if key != "action_mask"}
         if tuple(inner) == ("observation",):
             view = view_observation(inner["observation"], agent)
-            convert = view.convert
-            if convert is None:
-                return ObservationView(view.shape, _pick_observation, True)
-            return ObservationView(view.shape, lambda observation: convert(observation["observation"]), True)
-        rest = view_observation(spaces.Dict(inner), agent)
-        return ObservationView(rest.shape, rest.convert, True)
-    if isinstance(space, spaces.Box) and space.shape != ():
-        return ObservationView(tuple(int(size) for size in space.shape), None, False)
-    if not isinstance(space, spaces.Space) or not space.is_np_flattenable:
-        raise ConfigError(
-            f"agent {agent} has the observation space {space}; allowed: Box, Discrete, MultiDiscrete, "
-            "MultiBinary, and Dict or Tuple of them; wrap the environment so that its observations have a "
-            "fixed size"
+            if view.has_mask or view.inside is not None:
+                raise ConfigError(_problem(agent, space, "two action masks"))
+            return replace(view, has_mask=True, inside="observation")
+        return ObservationView(tuple(_leaves(inner, agent, space)), has_mask=True)
+    if isinstance(space, (spaces.Dict, spaces.Tuple)):
+        return ObservationView(tuple(_leaves(_entries(space), agent, space)))
+    return ObservationView((_leaf(space, (), agent, space),))
+
+
+def _entries(space: Any) -> dict[Any, Any]:
+    """Return the entries of a Dict or Tuple space in its own order."""
+    return dict(space.spaces) if isinstance(space, spaces.Dict) else dict(enumerate(space.spaces))
+
+
+def _leaves(entries: dict[Any, Any], agent: str, whole: Any, path: tuple[Any, ...] = ()) -> Iterator[Leaf]:
+    """Yield the leaves of a Dict or Tuple space.
+
+    Args:
+        entries: Entries of the space.
+        agent: Name of the agent, for messages.
+        whole: The whole observation space, for messages.
+        path: Keys and places that lead to the space.
+    """
+    if not entries:
+        where = f" at key {'/'.join(map(str, path))}" if path else ""
+        raise ConfigError(_problem(agent, whole, f"no entries{where}"))
+    for key, space in entries.items():
+        if str(key) in ("", ".", "..") or "/" in str(key) or "\0" in str(key):
+            raise ConfigError(
+                _problem(agent, whole, f"the key {key!r}; a key may not be empty, a dot, or contain /")
+            )
+        if isinstance(space, (spaces.Dict, spaces.Tuple)):
+            yield from _leaves(_entries(space), agent, whole, (*path, key))
+            continue
+        leaf = _leaf(space, (*path, key), agent, whole)
+        if 0 in leaf.shape:
+            raise ConfigError(
+                _problem(agent, whole, f"the shape {leaf.shape} at key {leaf.key}; no size may be 0")
+            )
+        yield leaf
+
+
+def _leaf(space: Any, path: tuple[Any, ...], agent: str, whole: Any) -> Leaf:
+    if isinstance(space, spaces.Box) and space.dtype.kind in "biuf":
+        dtype = np.dtype(space.dtype.name if space.dtype.name in KEPT_TYPES else "float32")
+        if space.shape == ():
+            return Leaf(path, (1,), dtype, lambda value: fitted(np.reshape(value, -1), (1,), dtype))
+        return Leaf(path, tuple(int(size) for size in space.shape), dtype)
+    if isinstance(space, spaces.MultiBinary):
+        return Leaf(path, tuple(int(size) for size in space.shape), np.dtype(np.int8))
+    if isinstance(space, (spaces.Discrete, spaces.MultiDiscrete)):
+        given = (space.n,) if isinstance(space, spaces.Discrete) else space.nvec
+        sizes = np.asarray(given, np.int64).reshape(-1)
+        starts = np.asarray(space.start, np.int64).reshape(-1)
+        return Leaf(
+            path, (int(sizes.sum()),), np.dtype(np.float32), lambda value: one_hot(value, sizes, starts)
         )
-    size = int(utils.flatdim(space))
+    where = f"{space} at key {'/'.join(map(str, path))}" if path else str(whole)
+    raise ConfigError(
+        f"agent {agent} has the observation space {where}; allowed: Box of numbers, Discrete, MultiDiscrete, "
+        "MultiBinary, and Dict or Tuple of them; wrap the environment so that its observations have a fixed "
+        "size"
+    )
 
-    def flatten(observation: Any) -> Array:
-        return np.asarray(utils.flatten(space, observation), np.float32).reshape(size)
 
-    return ObservationView((size,), flatten, False)
-
-
-def _pick_observation(observation: Any) -> Array:
-    return np.asarray(observation["observation"])
+def _problem(agent: str, space: Any, what: str) -> str:
+    return f"agent {agent} has an observation space with {what}: {space}; wrap the environment"
 
 
 def view_action(space: Any, agent: str) -> ActionView:

@@ -14,11 +14,26 @@ SHOWN_NUMBERS = 4
 
 def describe_policy(policy: PolicySpec) -> str:
     """Return the agents, observations, actions and masks of a policy in one line."""
-    shape = "x".join(map(str, policy.observation_shape)) or "1"
     agents = _listed(policy.agents)
     count = f"{len(policy.agents)} agent{'s' if len(policy.agents) > 1 else ''}"
     masks = "with action masks" if policy.has_mask else "no action masks"
-    return f"{count} ({agents}), observations {shape}, actions {describe_actions(policy.action)}, {masks}"
+    seen, actions = describe_observations(policy), describe_actions(policy.action)
+    return f"{count} ({agents}), observations {seen}, actions {actions}, {masks}"
+
+
+def describe_observations(policy: PolicySpec) -> str:
+    """Return the shape of an observation in words, with its type unless it is float32.
+
+    Entries of a record are named by their keys.
+    """
+    if not policy.observation_parts:
+        return _shaped(policy.observation_shape, policy.observation_type)
+    return ", ".join(f"{part.key} {_shaped(part.shape, part.dtype)}" for part in policy.observation_parts)
+
+
+def _shaped(shape: tuple[int, ...], dtype: str) -> str:
+    sizes = "x".join(map(str, shape)) or "1"
+    return sizes if dtype == "float32" else f"{sizes} {dtype}"
 
 
 def describe_actions(action: ActionSpace) -> str:

@@ -36,7 +36,7 @@ __all__ = [
 LIBRARIES = frozenset({"pettingzoo", "gymnasium"})
 OWN = "hpcmarl"
 # kinds of environments that hpcmarl makes itself
-NATIVE = ("smax", "matrix", "openspiel")
+NATIVE = ("smax", "matrix", "pixels", "openspiel")
 # PettingZoo's names for the factories of a module; "": no name, which selects one of them
 OFFERED = (
     "",

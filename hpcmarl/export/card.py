@@ -14,7 +14,7 @@ from hpcmarl.evaluation import Trained
 from hpcmarl.io.atomic import write_text
 from hpcmarl.io.run_state import RunState, read_run_state
 from hpcmarl.io.starts import read_starts
-from hpcmarl.types import ActionSpace
+from hpcmarl.types import ActionSpace, ObservationPart, PolicySpec
 
 SECTIONS = ("algo", "optimizer", "rounds")  # of the configuration, in the card
 
@@ -81,7 +81,7 @@ def _model(trained: Trained) -> list[str]:
             (
                 policy.name,
                 agents,
-                list(policy.observation_shape),
+                _observation(policy),
                 _action(policy.action) + mask,
                 kind,
                 size,
@@ -92,6 +92,17 @@ def _model(trained: Trained) -> list[str]:
         "",
         *_table(("policy", "agents", "observation", "actions", "network", "parameters"), rows),
     ]
+
+
+def _observation(policy: PolicySpec) -> str:
+    parts = policy.observation_parts or (
+        ObservationPart("", policy.observation_shape, policy.observation_type),
+    )
+    shown = []
+    for part in parts:
+        dtype = "" if part.dtype == "float32" else f"{part.dtype} "
+        shown.append(f"{part.key} {dtype}{list(part.shape)}".strip())
+    return ", ".join(shown)
 
 
 def _action(action: ActionSpace) -> str:

@@ -12,9 +12,9 @@ from hpcmarl import __version__
 from hpcmarl.export.trajectories import AgentEpisode, RecordedRun
 from hpcmarl.io.atomic import write_atomically
 from hpcmarl.io.hdf5.schema import new_file, write_attributes
-from hpcmarl.types import Array, PolicySpec
+from hpcmarl.types import Array, PolicySpec, fields_of
 
-FORMAT, FORMAT_VERSION = "hpcmarl-flat", 1
+FORMAT = "hpcmarl-flat"
 BLOCK_BYTES = 8 << 20
 CHUNK_BYTES = 1 << 19
 
@@ -30,15 +30,20 @@ def rows_of(episode: AgentEpisode) -> Columns:
         "episode": np.full(length, episode.episode, np.int64),
         "agent": np.full(length, episode.agent, np.int32),
         "step": episode.steps.astype(np.int64),
-        "observations": episode.observations[:-1],
+        **_by_key("observations", episode.observations[:-1]),
         "actions": episode.actions,
         "rewards": episode.rewards,
-        "next_observations": episode.observations[1:],
+        **_by_key("next_observations", episode.observations[1:]),
         "terminals": ends[0],
         "timeouts": ends[1],
         "logp": episode.logp,
     }
     return columns if episode.mask is None else {**columns, "action_mask": episode.mask}
+
+
+def _by_key(name: str, obs: Array) -> Columns:
+    """Return a column of observations, or one column NAME/KEY for each entry of records."""
+    return {f"{name}/{key}" if key else name: part for key, part in fields_of(obs).items()}
 
 
 def blocks(run: RecordedRun, policy: PolicySpec) -> Iterator[Columns]:
@@ -66,6 +71,8 @@ def facts_of(run: RecordedRun, policy: PolicySpec) -> dict[str, Any]:
         "policy": policy.name,
         "agents": list(policy.agents),
         "observation_shape": list(policy.observation_shape),
+        "observation_type": policy.observation_type,
+        "observation_keys": [part.key for part in policy.observation_parts],
         "action_kind": action.kind,
         "action_sizes": list(action.sizes),
         "action_low": list(action.low),
@@ -75,9 +82,11 @@ def facts_of(run: RecordedRun, policy: PolicySpec) -> dict[str, Any]:
 
 def origin_of(run: RecordedRun) -> dict[str, Any]:
     """Return plain values that identify the format and the source of a flat file."""
+    plain = all(policy.observation_dtype == np.float32 for policy in run.policies.values())
     return {
         "format": FORMAT,
-        "format_version": FORMAT_VERSION,
+        # readers of version 1 take all observations for arrays of float32
+        "format_version": 1 if plain else 2,
         "hpcmarl_version": __version__,
         "env": run.environment,
     }

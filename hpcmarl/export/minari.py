@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +20,8 @@ from hpcmarl.export.trajectories import AgentEpisode, RecordedRun
 from hpcmarl.io.atomic import write_directory
 from hpcmarl.io.hdf5.schema import new_file
 from hpcmarl.io.trajectories.episodes import Recording
-from hpcmarl.io.trajectories.layout import ENVIRONMENT
-from hpcmarl.types import ActionSpace, Array, PolicySpec
+from hpcmarl.io.trajectories.layout import ENVIRONMENT, observations_of
+from hpcmarl.types import ActionSpace, Array, ObservationPart, PolicySpec, fields_of
 
 VERSION = "0.5.4"  # of Minari, whose layout this is
 NAME = re.compile(r"[-_\w]+-v\d+")
@@ -106,14 +106,47 @@ def _key(agent: str) -> str:
 
 def _spaces(policy: PolicySpec) -> tuple[Tree, Tree]:
     """Return the observation and action space of an agent in Minari's form."""
-    shape = policy.observation_shape
-    return _box(np.full(shape, -np.inf), np.full(shape, np.inf)), _action_space(policy.action)
+    parts = {part.key: part for part in policy.observation_parts}
+    whole = ObservationPart("", policy.observation_shape, policy.observation_type)
+    return _observation_space(_nested(parts) if parts else whole), _action_space(policy.action)
 
 
-def _box(low: Array, high: Array) -> Tree:
+def _observation_space(entry: Tree | ObservationPart) -> Tree:
+    """Return a space in Minari's form: a Dict for a tree of entries, a Box for a single one."""
+    if isinstance(entry, ObservationPart):
+        return _observation_box(entry.shape, np.dtype(entry.dtype))
+    return {"type": "Dict", "subspaces": {key: _observation_space(own) for key, own in entry.items()}}
+
+
+def _observation_box(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Tree:
+    low, high = -np.inf, np.inf
+    if dtype.kind != "f":
+        low, high = (0, 1) if dtype.kind == "b" else (np.iinfo(dtype).min, np.iinfo(dtype).max)
+    return _box(np.full(shape, low), np.full(shape, high), dtype.name)
+
+
+def _nested(parts: Mapping[str, Any]) -> Tree:
+    """Return entries of records as nested dictionaries; the keys are divided at "/"."""
+    tree = Tree()
+    for key, part in parts.items():
+        *outer, last = key.split("/")
+        place = tree
+        for step in outer:
+            place = place.setdefault(step, Tree())
+        place[last] = part
+    return tree
+
+
+def _observations(obs: Array) -> Array | Tree:
+    """Return observations as an array, or those of records as nested dictionaries of arrays."""
+    parts = fields_of(obs)
+    return obs if "" in parts else _nested(parts)
+
+
+def _box(low: Array, high: Array, dtype: str = "float32") -> Tree:
     return {
         "type": "Box",
-        "dtype": "float32",
+        "dtype": dtype,
         "shape": list(low.shape),
         "low": low.tolist(),
         "high": high.tolist(),
@@ -151,11 +184,13 @@ def _joint_episodes(run: RecordedRun) -> Iterator[Tree]:
 def _joint_episode(run: RecordedRun, recording: Recording, terminated: bool) -> Tree:
     observations, actions, infos, rewards = Tree(), Tree(), Tree(), []
     for policy in run.policies.values():
-        own, final = recording.steps[policy.name], recording.final[policy.name]["obs"]
+        own = recording.steps[policy.name]
+        columns = recording.layout[f"steps/{policy.name}"].columns
+        seen, final = (observations_of(values, columns) for values in (own, recording.final[policy.name]))
         rewards.append(own["reward"])
         for place, agent in enumerate(policy.agents):
             key = _key(agent)
-            observations[key] = np.concatenate([own["obs"][:, place], final[place][None]])
+            observations[key] = _observations(np.concatenate([seen[:, place], final[place][None]]))
             actions[key] = own["action"][:, place]
             infos[key] = {
                 name: own[name][:, place]
@@ -193,7 +228,7 @@ def _single_episode(episode: AgentEpisode) -> Tree:
     if episode.mask is not None:
         infos["action_mask"] = episode.mask
     return {
-        "observations": episode.observations,
+        "observations": _observations(episode.observations),
         "actions": episode.actions,
         "rewards": episode.rewards.astype(np.float64),
         **_ends(len(episode.rewards), episode.terminated, episode.truncated),

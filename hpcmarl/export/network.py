@@ -3,7 +3,9 @@
 Both exports have the same signature. Rows of a batch are independent agents:
 
     input           type      shape             given if
-    observation     float32   [batch, *shape]   always; as the environment returns it
+    observation     float32   [batch, *shape]   always; as the environment returns it. Networks with an
+                                                encoder or a module get its own type, and one input
+                                                `observation.KEY` for each key of a Dict or Tuple space
     agent           int64     [batch]           the network sees the agent's number in its policy
     last_action     int64     [batch]           the network sees the last action; -1: none yet
     mask            bool      [batch, A]        the environment has action masks
@@ -17,6 +19,8 @@ Both exports have the same signature. Rows of a batch are independent agents:
                     int64     [batch, C]        multi-discrete actions
                     float32   [batch, D]        continuous actions: the squashed mean, without noise
     next_state      float32   [batch, H]        the network is recurrent
+
+Observations of Dict and Tuple spaces have the shape [batch, D]: their entries, flattened, one after another.
 
 Actions begin at 0, also if the action space of the environment has another start.
 """
@@ -42,12 +46,12 @@ class Port(NamedTuple):
 
     Attributes:
         name: Its name.
-        dtype: "float32", "int64" or "bool".
+        dtype: Name of its numpy type, such as "float32" or "int64".
         shape: Shape after the batch dimension.
     """
 
     name: str
-    dtype: Literal["float32", "int64", "bool"]
+    dtype: str
     shape: tuple[int, ...]
 
 
@@ -87,7 +91,16 @@ class ActingNetwork:
     def inputs(self) -> list[Port]:
         """The inputs, in order."""
         shape, policy = self.shape, self.policy
-        ports = [Port("observation", "float32", policy.observation_shape)]
+        if shape.form.flat:
+            flattened = (policy.observation_size,)
+            seen = flattened if policy.observation_parts else policy.observation_shape
+            ports = [Port("observation", "float32", seen)]
+        elif policy.observation_parts:
+            ports = [
+                Port(f"observation.{part.key}", part.dtype, part.shape) for part in policy.observation_parts
+            ]
+        else:
+            ports = [Port("observation", policy.observation_type, policy.observation_shape)]
         if shape.agent_id:
             ports.append(Port("agent", "int64", ()))
         if shape.last_action:

@@ -37,11 +37,17 @@ def write_onnx(network: ActingNetwork, path: Path) -> dict[str, Any]:
         path, inputs and outputs (their names), parameters (number of values), bytes (size of the file).
 
     Raises:
-        UsageError: If the weights do not fit into one file.
+        UsageError: If the weights do not fit into one file, or if the network has more than dense layers and
+            a GRU.
         StorageError: If the file cannot be written.
     """
     import onnx
 
+    if not network.shape.in_numpy:
+        raise UsageError(
+            f"--onnx {path}: the network of policy {network.policy.name} has a module, an encoder, an LSTM "
+            "or layer norm, and the ONNX export has dense layers and GRUs only; use --torch"
+        )
     size = sum(array.nbytes for array in network.arrays.values())
     if size > LARGEST_BYTES:
         raise UsageError(

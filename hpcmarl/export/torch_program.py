@@ -7,13 +7,16 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
 from hpcmarl.export.network import ActingNetwork, Layer, Port
 from hpcmarl.io.atomic import write_atomically
 from hpcmarl.nets.choosers import LARGEST_SQUASH, LEAST_DEVIATION, UNAVAILABLE, UNIT_SOFTPLUS
+from hpcmarl.nets.inputs import Inputs, RowInputs, Values
 from hpcmarl.nets.numpy_layers import LARGEST
+from hpcmarl.nets.policy import Policy, make_policy
 
 ACTIVATIONS = {"tanh": torch.tanh, "relu": torch.relu}
 METADATA = "hpcmarl.json"  # extra file in the archive
@@ -32,6 +35,11 @@ class ActingModule(nn.Module):
     def __init__(self, network: ActingNetwork) -> None:
         super().__init__()
         self.network = network
+        self.policy = None if network.shape.in_numpy else _policy_of(network)
+        for name, array in zip(("bounds_first", "bounds_second"), self._bounds() or (), strict=False):
+            self.register_buffer(name, torch.from_numpy(array))
+        if self.policy is not None:
+            return
         self.body = _layers(network.layers("body"))
         self.outputs = _layers(network.layers("outputs"))
         self.value = _layers(network.layers("value"))
@@ -40,9 +48,8 @@ class ActingModule(nn.Module):
             arrays = {name: torch.from_numpy(network.arrays[f"cell.{name}"]) for name in CELL}
             self.cell = nn.GRUCell(arrays["weight_ih"].shape[1], network.shape.width)
             self.cell.load_state_dict(arrays)
-        for name, arrays_of in (("moments", network.moments), ("bounds", self._bounds())):
-            for part, array in zip(("first", "second"), arrays_of or (), strict=False):
-                self.register_buffer(f"{name}_{part}", torch.from_numpy(array))
+        for name, array in zip(("moments_first", "moments_second"), network.moments or (), strict=False):
+            self.register_buffer(name, torch.from_numpy(array))
 
     def _bounds(self) -> Any:
         return self.network.bounds if self.network.policy.action.kind == "continuous" else None
@@ -51,6 +58,16 @@ class ActingModule(nn.Module):
         """Compute the outputs of `ActingNetwork.outputs` from the inputs of `ActingNetwork.inputs`."""
         given = dict(zip((port.name for port in self.network.inputs), inputs, strict=True))
         mask = given.get("mask")
+        raw, after = self._layered(given, mask) if self.policy is None else self._called(given, mask)
+        if self.network.kind == "deterministic":
+            return (self._scaled(torch.tanh(raw)), *after)
+        chosen = self._gaussian(raw) if self.network.kind == "gaussian" else self._choice(raw, mask)
+        return (*chosen, *after)
+
+    def _layered(
+        self, given: dict[str, torch.Tensor], mask: torch.Tensor | None
+    ) -> tuple[torch.Tensor, tuple[torch.Tensor, ...]]:
+        """Compute raw outputs, and the memory after the rows of recurrent networks, layer by layer."""
         value = self._joined(given)
         if self.network.moments is not None:
             value = ((value - self.moments_first) / self.moments_second).clamp(-LARGEST, LARGEST)
@@ -62,21 +79,44 @@ class ActingModule(nn.Module):
         raw = _apply(self.outputs, value)
         if len(self.value):
             raw = _dueling(raw, _apply(self.value, value), mask)
-        if self.network.kind == "deterministic":
-            return (self._scaled(torch.tanh(raw)), *after)
-        chosen = self._gaussian(raw) if self.network.kind == "gaussian" else self._choice(raw, mask)
-        return (*chosen, *after)
+        return raw, after
+
+    def _called(
+        self, given: dict[str, torch.Tensor], mask: torch.Tensor | None
+    ) -> tuple[torch.Tensor, tuple[torch.Tensor, ...]]:
+        """Compute the same with the network of a learner."""
+        assert self.policy is not None
+        inputs = self._fields(given)
+        if "state" not in given:
+            return self.policy(inputs, mask), ()
+        raw, after = self.policy.step(inputs, given["state"], mask)
+        return raw, (after,)
+
+    def _fields(self, given: dict[str, torch.Tensor]) -> RowInputs:
+        """Return the inputs of the policy's network."""
+        shape = self.network.shape
+        if shape.form.flat:
+            return self._joined(given)
+        parts = self.network.policy.observation_parts
+        observation: Values = (
+            {part.key: given[f"observation.{part.key}"] for part in parts} if parts else given["observation"]
+        )
+        numbers = self._numbers(given)
+        return Inputs({"observation": observation, **numbers})
+
+    def _numbers(self, given: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Return the one-hot last action and the agent's one-hot number, if they are inputs."""
+        shape, numbers = self.network.shape, {}
+        if shape.last_action:
+            rows = torch.eye(shape.actions + 1, dtype=torch.float32)[:, 1:]  # row 0: no action yet
+            numbers["last_action"] = rows[given["last_action"] + 1]
+        if shape.agent_id:
+            numbers["agent"] = torch.eye(shape.agents, dtype=torch.float32)[given["agent"]]
+        return numbers
 
     def _joined(self, given: dict[str, torch.Tensor]) -> torch.Tensor:
         """Return the flattened observation, the one-hot last action and the agent's one-hot number."""
-        shape = self.network.shape
-        parts = [given["observation"].flatten(1)]
-        if shape.last_action:
-            rows = torch.eye(shape.actions + 1, dtype=torch.float32)[:, 1:]  # row 0: no action yet
-            parts.append(rows[given["last_action"] + 1])
-        if shape.agent_id:
-            parts.append(torch.eye(shape.agents, dtype=torch.float32)[given["agent"]])
-        return torch.cat(parts, 1)
+        return torch.cat([given["observation"].flatten(1), *self._numbers(given).values()], 1)
 
     def _choice(self, raw: torch.Tensor, mask: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
         allowed = raw if mask is None else torch.where(mask, raw, UNAVAILABLE)
@@ -97,6 +137,14 @@ class ActingModule(nn.Module):
     def _scaled(self, squashed: torch.Tensor) -> torch.Tensor:
         """Return actions within their bounds from actions within -1..1."""
         return squashed * self.bounds_second + self.bounds_first  # type: ignore[operator]
+
+
+def _policy_of(network: ActingNetwork) -> Policy:
+    """Return the network of a learner with the exported parameters."""
+    policy = make_policy(network.shape).requires_grad_(False)
+    for name, parameter in policy.named_parameters():
+        parameter.data = torch.from_numpy(network.arrays[name])
+    return policy
 
 
 CELL = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
@@ -151,9 +199,10 @@ def write_torch(network: ActingNetwork, path: Path) -> dict[str, Any]:
     module = ActingModule(network).eval()
     examples = tuple(_example(port) for port in network.inputs)
     batch = torch.export.Dim("batch", min=1)
-    program = torch.export.export(
-        module, examples, dynamic_shapes={"inputs": tuple({0: batch} for _ in examples)}
-    )
+    with torch.no_grad():
+        program = torch.export.export(
+            module, examples, dynamic_shapes={"inputs": tuple({0: batch} for _ in examples)}
+        )
     facts = {
         **network.metadata,
         "input_names": [port.name for port in network.inputs],
@@ -175,9 +224,4 @@ def write_torch(network: ActingNetwork, path: Path) -> dict[str, Any]:
 
 def _example(port: Port) -> torch.Tensor:
     shape = (2, *port.shape)
-    types = {"float32": torch.float32, "int64": torch.int64, "bool": torch.bool}
-    return (
-        torch.ones(shape, dtype=types[port.dtype])
-        if port.dtype == "bool"
-        else torch.zeros(shape, dtype=types[port.dtype])
-    )
+    return torch.from_numpy((np.ones if port.dtype == "bool" else np.zeros)(shape, port.dtype))

@@ -15,9 +15,15 @@ import numpy as np
 from hpcmarl.errors import FormatError, UsageError
 from hpcmarl.io.run_state import read_run_state
 from hpcmarl.io.trajectories.episodes import EpisodeReader, EpisodeTable, Recording, find_episodes
-from hpcmarl.io.trajectories.layout import ENVIRONMENT, Layout
+from hpcmarl.io.trajectories.layout import (
+    ENVIRONMENT,
+    OBSERVATION,
+    Layout,
+    observation_columns,
+    observations_of,
+)
 from hpcmarl.io.trajectories.shard_reader import list_shards
-from hpcmarl.types import ActionSpace, Array, BoolArray, FloatArray, PolicySpec
+from hpcmarl.types import ActionSpace, Array, BoolArray, FloatArray, ObservationPart, PolicySpec
 
 
 class RecordedRun:
@@ -109,7 +115,7 @@ class AgentEpisode(NamedTuple):
     episode: int
     agent: int
     steps: Array
-    observations: FloatArray
+    observations: Array
     actions: Array
     rewards: FloatArray
     logp: FloatArray
@@ -132,7 +138,9 @@ def agent_episode(recording: Recording, policy: PolicySpec, place: int, number: 
     first = np.append(0, acts[1:])
     truncated, terminated = bool(own["truncated"].any()), bool(own["terminated"].any())
     # the final observation exists only for agents that are still there at the end of a truncated episode
-    last = recording.final[policy.name]["obs"][place]
+    columns = recording.layout[f"steps/{policy.name}"].columns
+    seen = observations_of(own, columns)
+    last = observations_of(recording.final[policy.name], columns)[place]
     if terminated or not own["truncated"][-1]:
         last = np.zeros_like(last)
     mask = own.get("action_mask")
@@ -140,7 +148,7 @@ def agent_episode(recording: Recording, policy: PolicySpec, place: int, number: 
         number,
         place,
         acts,
-        np.concatenate([own["obs"][acts], last[None]]),
+        np.concatenate([seen[acts], last[None]]),
         own["action"][acts],
         np.add.reduceat(own["reward"], first),
         own["logp"][acts],
@@ -166,7 +174,7 @@ def policies_of(path: Path, layout: Layout) -> list[PolicySpec]:
         if name in (group_path, ENVIRONMENT):
             continue
         try:
-            action, observation = group.columns["action"], group.columns["obs"]
+            action, seen = group.columns["action"], observation_columns(group.columns)
             facts = action.attributes
             space = ActionSpace(
                 facts["action_kind"],
@@ -180,9 +188,12 @@ def policies_of(path: Path, layout: Layout) -> list[PolicySpec]:
                 f"{path}: /{group_path} has no actions, observations or names of agents "
                 f"({type(error).__name__}: {error}); the file is damaged or foreign"
             ) from error
-        policies.append(
-            PolicySpec(name, agents, observation.sizes[1:], space, "action_mask" in group.columns)
+        form = {name: (column.sizes[1:], column.dtype.name) for name, column in seen.items()}
+        shape, dtype = form.pop(OBSERVATION, ((), "float32"))
+        parts = tuple(
+            ObservationPart(key.partition("/")[2], *shape_and_type) for key, shape_and_type in form.items()
         )
+        policies.append(PolicySpec(name, agents, shape, space, "action_mask" in group.columns, dtype, parts))
     return policies
 
 

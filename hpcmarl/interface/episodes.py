@@ -71,7 +71,8 @@ class Episodes(Sequence[Any]):
 
         Returns:
             An xarray.Dataset with the dimensions step, agent and feature; with several policies the names of
-            variables and of their dimensions begin with the policy and a dot. A slice gives a list of them.
+            variables and of their dimensions begin with the policy and a dot. Entries of Dict and Tuple
+            observations are variables obs.KEY. A slice gives a list of datasets.
 
         Raises:
             MissingPackageError: xarray is not installed.
@@ -120,7 +121,8 @@ class Episodes(Sequence[Any]):
             prefix = "" if alone or group == ENVIRONMENT else f"{group}."
             own = layout[f"steps/{group}"]
             for name, values in columns.items():
-                variables[prefix + name] = _variable(own, name, values, prefix)
+                # xarray writes no files with "/" in the names of variables
+                variables[prefix + name.replace("/", ".")] = _variable(own, name, values, prefix)
             for dimension, labels in own.labels.items():
                 coordinates[prefix + dimension] = [label.rstrip(b"\0").decode() for label in labels]
         facts = {name: values[number].item() for name, values in self._table.columns.items()}

@@ -4,9 +4,10 @@ bfloat16 (`precision: bf16`): torch's autocast covers the forward passes of poli
 products of layers and convolutions take bfloat16 copies of their factors. GRUs stay in float32. Outputs are
 float32 again, and so are losses, parameters, gradients, their sums and the optimizer.
 
-Compiled (`compile: true`): torch.compile fuses dense layers, encoders and mixers. Graphs have dynamic shapes,
-because the number of active rows differs between gradients. For the same reason CUDA graphs, which need fixed
-shapes, are not used. A graph that would exceed torch's limit of recompilations runs uncompiled.
+Compiled (`compile: true`): torch.compile fuses dense layers, encoders, mixers and modules of the user. The
+number of rows differs between gradients. torch therefore compiles a second graph, in which it may change. For
+the same reason CUDA graphs, which need fixed shapes, are not used. A part that torch cannot compile, or that
+would exceed its limit of recompilations, runs uncompiled.
 """
 
 from __future__ import annotations
@@ -17,17 +18,19 @@ from typing import Any
 
 import torch
 import torch._dynamo
+import torch._inductor.config
 from torch import nn
 from torch.utils._pytree import tree_map
 
-from hpcmarl.nets.critic import Critic
+from hpcmarl.nets.critic import Critic, ModuleCritic
 from hpcmarl.nets.device import device_of
 from hpcmarl.nets.encoders import CNN, Entities, Entries
 from hpcmarl.nets.layers import Dense
-from hpcmarl.nets.mixers import MonotonicMixer, UnrestrictedMixer
-from hpcmarl.nets.policy import Policy
+from hpcmarl.nets.mixers import ModuleMixer, MonotonicMixer, UnrestrictedMixer
+from hpcmarl.nets.policy import ModulePolicy, Policy
 
-NETWORKS = (Policy, Critic, MonotonicMixer, UnrestrictedMixer)
+NETWORKS = (Policy, Critic, MonotonicMixer, UnrestrictedMixer, ModuleMixer)
+OF_THE_USER = (ModulePolicy, ModuleCritic, ModuleMixer)
 PASSES = ("forward", "unroll", "step")  # methods that compute outputs
 GRAPHS_OF_A_PART = 8  # with and without gradients, of several numbers of dimensions
 COMPILED = (MonotonicMixer, UnrestrictedMixer, CNN, Entities, Entries, Dense)
@@ -45,13 +48,20 @@ def use_bfloat16(modules: Iterable[nn.Module]) -> None:
 def compile_networks(modules: Iterable[nn.Module]) -> None:
     """Let torch compile the layers of the networks in these modules, at their first call."""
     networks = list(_outermost(modules, NETWORKS))
-    parts = list(_outermost(networks, COMPILED))
+    parts = [
+        part
+        for network in networks
+        for part in (
+            [network.module] if isinstance(network, OF_THE_USER) else _outermost([network], COMPILED)
+        )
+    ]
     for network in networks:
         _use_plain_layers(network)
     for part in parts:
-        part.compile(dynamic=True)
+        part.compile()
     # The limit counts the graphs of one line of code, which all parts of a class share.
     settings: Any = torch._dynamo.config
+    settings.suppress_errors = True
     settings.recompile_limit = max(settings.recompile_limit, GRAPHS_OF_A_PART * len(parts))
 
 
@@ -61,8 +71,11 @@ def compiler_problem(device: torch.device) -> str:
     Returns:
         The reason why it does not work, in one line; empty if it works.
     """
+    # Compiling in this process leaves no helpers behind when a rank ends.
+    settings: Any = torch._inductor.config
+    settings.compile_threads = 1
     try:
-        torch.compile(_small, dynamic=True)(torch.ones(3, 2, device=device))
+        torch.compile(_small)(torch.ones(3, 2, device=device))
     except Exception as error:  # torch raises many kinds, with the compiler's output
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         reason = lines[0][:200] if lines else type(error).__name__

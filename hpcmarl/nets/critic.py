@@ -174,7 +174,7 @@ class LayeredCritic(Critic):
         if isinstance(inputs, Inputs):
             assert self.form is not None
             encoders = dict(zip(self._encoded, self.encoders, strict=True))
-            rows = len(inputs)
+            rows = inputs.rows
             parts = [
                 encode_field(encoders.get(field.name), field, inputs.fields[field.name], rows)
                 for field in self.form.fields

@@ -17,6 +17,7 @@ All functions are the same on CUDA and on the device that stands in for it in th
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import numpy as np
@@ -146,4 +147,5 @@ def unique_name(device: torch.device) -> str:
     if device.type != "cuda":
         return str(device)
     properties: Any = torch.cuda.get_device_properties(device)
-    return str(getattr(properties, "uuid", device))
+    # Older versions of torch have no identifier.
+    return str(getattr(properties, "uuid", f"{os.environ.get('CUDA_VISIBLE_DEVICES', '')} {device}"))

@@ -47,7 +47,7 @@ class Flat(nn.Module):
 
     def forward(self, observation: torch.Tensor) -> torch.Tensor:
         """Return an observation [n, ...] of any type as numbers [n, F] float32."""
-        return observation.reshape(len(observation), -1).to(torch.float32)
+        return observation.reshape(observation.shape[0], -1).to(torch.float32)
 
 
 class CNN(nn.Module):
@@ -200,8 +200,8 @@ class Entities(nn.Module):
 
     def tokens(self, observation: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the tokens after attention [n, 1 + M, W], the agent itself first, and those present."""
-        flat = observation.reshape(len(observation), -1).to(torch.float32)
-        rows = len(flat)
+        flat = observation.reshape(observation.shape[0], -1).to(torch.float32)
+        rows = flat.shape[0]
         own = (
             self.self_embedding(flat.index_select(1, self._own.to(flat.device)))
             if len(self._own)

@@ -27,9 +27,11 @@ class Inputs:
 
     fields: Mapping[str, Values]
 
-    def __len__(self) -> int:
+    @property
+    def rows(self) -> int:
+        """Number of rows, n; a symbol while torch.export traces a network."""
         first = next(iter(self.fields.values()))
-        return len(first if isinstance(first, torch.Tensor) else next(iter(first.values())))
+        return (first if isinstance(first, torch.Tensor) else next(iter(first.values()))).shape[0]
 
     def take(self, rows: torch.Tensor | slice) -> Inputs:
         """Return some of the rows."""

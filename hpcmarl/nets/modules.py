@@ -111,7 +111,7 @@ def call(module: nn.Module, form: InputForm, inputs: Inputs, *memory: torch.Tens
             assert isinstance(values, torch.Tensor)
             numbers.append(values)
     observation: Any = None if not seen else next(iter(seen.values())) if len(seen) == 1 else seen
-    joined = torch.cat(numbers, -1) if numbers else torch.zeros(len(inputs), 0, device=_device(module))
+    joined = torch.cat(numbers, -1) if numbers else torch.zeros(inputs.rows, 0, device=_device(module))
     return module(observation, joined, *memory)
 
 

@@ -17,7 +17,7 @@ from hpcmarl.envs.drawing import COLOURS, KINDS, Scene, Shape
 from hpcmarl.replay.pictures import Pictures, data_uri
 from hpcmarl.replay.recording import PolicySteps, Recording, Scenes
 from hpcmarl.replay.words import action_words
-from hpcmarl.types import Array
+from hpcmarl.types import Array, flat_observations
 
 STRIP_FEATURES, STRIP_BYTES = 512, 600_000  # limits of the generic view of a policy
 END_WORDS = {
@@ -152,8 +152,7 @@ def _strip(policy: PolicySteps) -> dict[str, Any]:
     Each element of an observation is scaled to its own range. Long episodes are thinned; observations with
     more than STRIP_FEATURES elements are left out.
     """
-    steps, agents = policy.reward.shape
-    flat = policy.obs.reshape(steps, agents, -1).astype(np.float64)
+    flat = flat_observations(policy.obs, 2).astype(np.float64)
     features = flat.shape[2]
     if not 0 < features <= STRIP_FEATURES:
         return {"agents": [], "features": 0, "columns": 0, "values": ""}

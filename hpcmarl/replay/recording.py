@@ -24,7 +24,7 @@ class PolicySteps:
         name: Name of the policy.
         agents: Names of its agents.
         kind: Kind of its actions: discrete, multi_discrete or continuous.
-        obs: Observations before each step, [T, N, ...].
+        obs: Observations before each step, [T, N, *observation_shape] (types.PolicySpec).
         action: Actions, [T, N, ...].
         reward: Rewards of each step, [T, N].
         alive: Whether the agent acts at the step, [T, N].
@@ -35,7 +35,7 @@ class PolicySteps:
     name: str
     agents: tuple[str, ...]
     kind: str
-    obs: FloatArray
+    obs: Array
     action: Array
     reward: FloatArray
     alive: BoolArray

@@ -28,10 +28,10 @@ from hpcmarl.envs.drawing import Drawing, Scene
 from hpcmarl.errors import HpcmarlError
 from hpcmarl.replay.pictures import Pictures
 from hpcmarl.replay.recording import Origin, Recording, Scenes
-from hpcmarl.types import Array, Frame, Outcome
+from hpcmarl.types import Array, Frame, Outcome, fields_of
 
 MOST_SCENES, MOST_PICTURES = 3000, 240
-# Stored observations and rewards are float32; environments of other processors round differently.
+# Rewards and most observations are float32; environments of other processors round differently.
 RELATIVE, ABSOLUTE = 1e-4, 1e-5
 
 
@@ -173,4 +173,12 @@ def _compare_observations(recording: Recording, step: int, frame: Frame) -> None
 
 
 def _equal(one: Array, other: Array) -> bool:
-    return one.shape == other.shape and np.allclose(one, other, RELATIVE, ABSOLUTE)
+    parts, others = fields_of(one), fields_of(other)
+    return (
+        one.shape == other.shape
+        and parts.keys() == others.keys()
+        and all(
+            part.shape == others[key].shape and np.allclose(part, others[key], RELATIVE, ABSOLUTE)
+            for key, part in parts.items()
+        )
+    )

@@ -10,7 +10,13 @@ import numpy as np
 from hpcmarl.config import Config, EnvConfig
 from hpcmarl.errors import FormatError
 from hpcmarl.io.trajectories.episodes import EpisodeTable, find_episodes, read_episode
-from hpcmarl.io.trajectories.layout import ENVIRONMENT, GroupLayout
+from hpcmarl.io.trajectories.layout import (
+    ENVIRONMENT,
+    OBSERVATION,
+    GroupLayout,
+    observation_columns,
+    observations_of,
+)
 from hpcmarl.io.trajectories.shard_reader import list_shards
 from hpcmarl.replay.recording import End, Origin, PolicySteps, Recording, choose
 from hpcmarl.types import Array, BoolArray
@@ -92,14 +98,16 @@ def read_recording(table: EpisodeTable, number: int, config: Config) -> Recordin
 def _steps(name: str, columns: dict[str, Array], layout: GroupLayout, shard: Path) -> PolicySteps:
     labels = layout.labels.get("agent", ())
     agents = tuple(label.rstrip(b"\0").decode(errors="replace") for label in labels)
-    missing = [column for column in ("obs", "action", "reward", "alive") if column not in columns]
+    missing = [column for column in ("action", "reward", "alive") if column not in columns]
+    missing += [] if observation_columns(layout.columns) else [OBSERVATION]
     if missing or len(agents) != columns["reward"].shape[1]:
         raise FormatError(
             f"{shard}: /steps/{name} lacks {', '.join(missing) or 'the names of agents'}; the file is "
             "damaged or foreign"
         )
     kind = layout.columns["action"].attributes.get("action_kind", "discrete")
-    chosen: dict[str, Any] = {column: columns[column] for column in ("obs", "action", "reward", "alive")}
+    chosen: dict[str, Any] = {column: columns[column] for column in ("action", "reward", "alive")}
+    chosen["obs"] = observations_of(columns, layout.columns)
     return PolicySteps(
         name, agents, kind if isinstance(kind, str) else "discrete", **chosen, logp=columns.get("logp")
     )

@@ -301,7 +301,7 @@ class HalfMemory:
             if policy.name not in seen:
                 shape = (slots, len(policy.agents))
                 self._other_frames[policy.name] = PolicyFrame(
-                    places.take((*shape, *policy.observation_shape), np.float32),
+                    places.take((*shape, *policy.observation_shape), policy.observation_dtype),
                     places.take(shape, np.bool_),
                     places.take((*shape, policy.action.mask_size), np.bool_) if policy.has_mask else None,
                 )

@@ -131,7 +131,11 @@ class RolloutLayout:
             self._place("state", (steps + 1, slots, self.spec.state_size or 0), np.float32)
         for policy in self.spec.policies:
             agents, prefix = len(policy.agents), policy.name + "/"
-            self._place(prefix + "obs", (steps + 1, slots, agents, *policy.observation_shape), np.float32)
+            self._place(
+                prefix + "obs",
+                (steps + 1, slots, agents, *policy.observation_shape),
+                policy.observation_dtype,
+            )
             self._place(prefix + "alive", (steps + 1, slots, agents), np.bool_)
             self._place(prefix + "action", (steps, slots, agents, *policy.action.shape), policy.action.dtype)
             for array in ("logp", "reward"):
@@ -148,7 +152,7 @@ class RolloutLayout:
     def _final_dtype(self) -> np.dtype[Any]:
         entries: list[Any] = [("step", "<i4"), ("slot", "<i4")]
         entries += [
-            (policy.name, "<f4", (len(policy.agents), *policy.observation_shape))
+            (policy.name, policy.observation_dtype, (len(policy.agents), *policy.observation_shape))
             for policy in self.spec.policies
         ]
         if self.with_state:

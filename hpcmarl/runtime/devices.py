@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -47,14 +48,24 @@ def check_devices(transport: Transport, config: Config, topology: Topology) -> D
     own, rank = "", transport.rank
     if rank in [group.learner for group in topology.groups]:
         own = FIELD.join(open_own(config, topology, rank))
+    return judge_devices(config, topology, gather_texts(transport, own))
+
+
+def judge_devices(config: Config, topology: Topology, texts: Sequence[str]) -> DeviceReport:
+    """Return the devices of all learners, or the first problem.
+
+    Args:
+        config: Configuration of the run.
+        topology: Roles and hosts of all ranks.
+        texts: The result of `open_own` of each rank, joined by FIELD; empty for ranks that are no learners.
+    """
     reports = []
-    for number, text in enumerate(gather_texts(transport, own)):
+    for number, text in enumerate(texts):
         device, found, name = text.partition(FIELD)
+        if found and not device:
+            return DeviceReport(name)
         if found:
             reports.append((number, device, name))
-    for _, device, name in reports:
-        if not device:
-            return DeviceReport(name)
     used = [(number, topology.hosts[number], name) for number, _, name in reports]
     problem = shared_devices(used) if config.rounds.reduce == "nccl" else ""
     named = [f"rank {number} {device} on {topology.hosts[number]}" for number, device, _ in reports]

@@ -154,10 +154,11 @@ def test_image_observations_are_warned_about_once(config, tmp_path):
         "env.kwargs={}",
         "stop={seconds: 1}",
         "eval.episodes=0",
+        "algo.network.encoder=flat",
     )
     job = run_train("openmpi", 2, config, "--run-dir", str(tmp_path / "run"), *images)
     assert job.code == 0, job.text
-    assert job.text.count("look like images (64x64x3, 12,288 numbers)") == 1
+    assert job.text.count("look like images (64x64x3 uint8, 12,288 numbers)") == 1
 
 
 @needs_mpich

@@ -21,10 +21,12 @@ EXAMPLES = ROOT / "docs" / "examples"
 ALGORITHM = ROOT / "docs" / "first_algorithm.md"
 ENVIRONMENT = EXAMPLES / "own_environment" / "README.md"
 RULE = EXAMPLES / "own_rule" / "README.md"
+NETWORK = EXAMPLES / "own_network" / "README.md"
 FOLDERS = {
     ALGORITHM: EXAMPLES / "plugin",
     ENVIRONMENT: ENVIRONMENT.parent,
     RULE: RULE.parent,
+    NETWORK: NETWORK.parent,
 }
 
 
@@ -123,3 +125,13 @@ def test_own_rule_passes_its_test_and_ends_rounds(tmp_path: Path) -> None:
     run_summary = summary(tmp_path / "runs" / "backup")
     assert run_summary["updates"] == 5
     assert run_summary["used_trajectories"] == 5 * 32  # two groups contribute 16 in each round
+
+
+@pytest.mark.slow("starts three ranks, twice")
+@pytest.mark.mpi
+def test_own_network_trains_with_two_algorithms_and_exports(tmp_path: Path) -> None:
+    printed = follow(NETWORK, tmp_path)
+    assert "the factory failed: TypeError" in printed
+    assert summary(tmp_path / "runs" / "own_network")["updates"] == 30
+    assert summary(tmp_path / "runs" / "own_qmix")["updates"] == 3
+    assert (tmp_path / "policy.pt2").stat().st_size > 60_000  # all weights, 4 bytes each

@@ -2,8 +2,8 @@
 
 Its tensors live on the device `fake:0`, torch's PrivateUse1 backend written in Python. Every operation runs
 on the CPU tensor inside, so results are equal to the CPU's bit for bit. As on CUDA, an operation on tensors
-of both the device and the host fails, unless the latter has no dimension. So does `.numpy()`. Unlike CUDA, it
-also refuses host tensors as indices, because CUDA copies them without saying so.
+of both the device and the host fails, and so does `.numpy()`; elementwise operations take scalars of the
+host. Unlike CUDA, it also refuses host tensors as indices, because CUDA copies them without saying so.
 """
 
 from __future__ import annotations
@@ -68,15 +68,16 @@ def _run(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
         if device is not None and to_host == isinstance(args[0], FakeTensor):
             CROSSINGS["to host" if to_host else "to device"] += 1
     else:
+        scalars = torch.Tag.pointwise in func.tags
         for each in tensors:
-            if not isinstance(each, FakeTensor) and each.dim() > 0:
+            if not isinstance(each, FakeTensor) and not (scalars and each.dim() == 0):
                 raise RuntimeError(
                     f"{name}: expected all tensors to be on the same device, found cpu and {NAME}"
                 )
     if name in ("aten::_local_scalar_dense", "aten::nonzero"):
         CROSSINGS["wait"] += 1
     changed = {**kwargs, "device": torch.device("cpu")} if device is not None else kwargs
-    work = _gru_cell if name == "aten::_thnn_fused_gru_cell" else func
+    work = OWN.get(name, func)
     results = work(*tree_map(_inside, args), **tree_map(_inside, changed))
     if to_host:
         return results
@@ -100,8 +101,28 @@ def _gru_cell(
     """Compute the operation that GRU cells use on devices only; equal to the CPU's within rounding."""
     reset, update, new = (of_inputs + input_bias).chunk(3, -1)
     reset_echo, update_echo, echo = (of_memory + memory_bias).chunk(3, -1)
-    candidate = (new + (reset + reset_echo).sigmoid() * echo).tanh()
-    return candidate + (update + update_echo).sigmoid() * (memory - candidate), of_inputs.new_empty(0)
+    reset, update = (reset + reset_echo).sigmoid(), (update + update_echo).sigmoid()
+    candidate = (new + reset * echo).tanh()
+    kept = torch.cat([reset, update, candidate, echo, memory], -1)
+    return candidate + update * (memory - candidate), kept
+
+
+def _gru_cell_backward(slope: torch.Tensor, kept: torch.Tensor, has_bias: bool) -> tuple[torch.Tensor, ...]:
+    """Compute the derivatives of `_gru_cell` with respect to its arguments."""
+    reset, update, candidate, echo, memory = kept.chunk(5, -1)
+    of_update = slope * (memory - candidate) * update * (1 - update)
+    of_new = slope * (1 - update) * (1 - candidate.square())
+    of_reset = of_new * echo * reset * (1 - reset)
+    of_inputs = torch.cat([of_reset, of_update, of_new], -1)
+    of_memory = torch.cat([of_reset, of_update, of_new * reset], -1)
+    return of_inputs, of_memory, slope * update, of_inputs.sum(0), of_memory.sum(0)
+
+
+# Operations that torch has on devices only.
+OWN = {
+    "aten::_thnn_fused_gru_cell": _gru_cell,
+    "aten::_thnn_fused_gru_cell_backward": _gru_cell_backward,
+}
 
 
 @cache

@@ -18,10 +18,12 @@ from hpcmarl.types import (
     EnvironmentSpec,
     FloatArray,
     Frame,
+    ObservationPart,
     PolicyFrame,
     PolicyRollout,
     PolicySpec,
     Rollout,
+    fields_of,
 )
 
 DISCRETE = ActionSpace("discrete", (5,))
@@ -75,24 +77,6 @@ def random_action(
         columns.append(score.argmax(-1))
         start += size
     return columns[0] if space.kind == "discrete" else np.stack(columns, axis=-1)
-
-
-def random_observations(
-    policy: PolicySpec, leading: tuple[int, ...], generator: np.random.Generator
-) -> Array:
-    """Draw observations [*leading, *observation_shape] of the policy's type; integers are below 100."""
-    if not policy.observation_parts:
-        return _random_array(policy.observation_type, (*leading, *policy.observation_shape), generator)
-    records = np.zeros(leading, policy.observation_dtype)
-    for part in policy.observation_parts:
-        records[part.key] = _random_array(part.dtype, (*leading, *part.shape), generator)
-    return records
-
-
-def _random_array(dtype: str, shape: tuple[int, ...], generator: np.random.Generator) -> Array:
-    if np.issubdtype(np.dtype(dtype), np.integer):
-        return generator.integers(100, size=shape).astype(dtype)
-    return _normal(generator, *shape).astype(dtype)
 
 
 def frame_of(rollout: Rollout, step: int) -> Frame:
@@ -246,6 +230,17 @@ def _policy_rollout(
     )
 
 
+def random_observations(policy: PolicySpec, shape: tuple[int, ...], generator: np.random.Generator) -> Array:
+    """Draw observations [*shape, *observation_shape] of the policy's type."""
+    obs: Array = np.zeros((*shape, *policy.observation_shape), policy.observation_dtype)
+    for part in fields_of(obs).values():
+        if part.dtype.kind == "f":
+            part[...] = _normal(generator, *part.shape)
+        else:
+            part[...] = generator.integers(0, 2 if part.dtype.kind == "b" else 100, part.shape)
+    return obs
+
+
 def _normal(generator: np.random.Generator, *shape: int) -> FloatArray:
     return generator.standard_normal(shape).astype(np.float32)
 
@@ -307,4 +302,19 @@ def written_rollout(
         actor=0,
         state=np.repeat(seen[:, None], slots, 1),
         final_state=seen[final_index[:, 0] + 1],
+    )
+
+
+def observing_spec() -> EnvironmentSpec:
+    """Make a specification with a policy of records, one of images and one of float32 arrays."""
+    parts = (
+        ObservationPart("view/image", (5, 4, 3), "uint8"),
+        ObservationPart("place", (2,), "float32"),
+        ObservationPart("flags", (3,), "bool"),
+        ObservationPart("a", (1,), "float16"),
+    )
+    return make_spec(
+        PolicySpec("eyes", ("a", "b"), (), DISCRETE, True, "float32", parts),
+        PolicySpec("camera", ("c",), (6, 5, 1), DISCRETE, False, "uint8"),
+        PolicySpec("plain", ("d",), (4,), DISCRETE),
     )

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from hpcmarl.io.trajectories.layout import INDEX
+from hpcmarl.io.trajectories.layout import INDEX, columns_of
 from hpcmarl.io.trajectories.shard_reader import ShardReader
 from hpcmarl.types import Episode, Rollout
 from tests.support.rollouts import make_spec, random_rollout
@@ -102,12 +102,15 @@ def check_segments(files, rollouts):
         rows = slice(row["start"], row["start"] + row["length"])
         for number, (name, policy) in enumerate(rollout.policies.items()):
             columns = data[f"steps/{name}"]
+            seen = columns_of(policy.obs)
             for key, values in columns.items():
-                own = getattr(policy, key)[first:stop, segment["column"]]
+                whole = seen[key] if key in seen else getattr(policy, key)
+                own = whole[first:stop, segment["column"]]
                 assert values.dtype == own.dtype
                 np.testing.assert_array_equal(values[rows], own, err_msg=key)
             assert ("action_mask" in columns) == (policy.action_mask is not None)
-            np.testing.assert_array_equal(data[f"final/{name}"]["obs"][place], segment["final"][name])
+            for key, after in columns_of(segment["final"][name]).items():
+                np.testing.assert_array_equal(data[f"final/{name}"][key][place], after)
             np.testing.assert_equal(
                 data[f"final/{name}"]["episode_return"][place], segment["return"] + number
             )

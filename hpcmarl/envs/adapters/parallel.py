@@ -38,12 +38,14 @@ class Members(NamedTuple):
             there are several.
         shape: Shape of one agent's observation.
         plain: Whether observations are arrays of that shape that need no conversion.
+        dtype: Type that these arrays must have; None: any, since numbers of all types become float32.
     """
 
     agents: list[Any]
     pick: Callable[[Mapping[Any, Any]], Sequence[Any]]
     shape: tuple[int, ...]
     plain: bool
+    dtype: np.dtype[Any] | None
 
 
 class ParallelSlot(SlotAdapter):
@@ -70,7 +72,9 @@ class ParallelSlot(SlotAdapter):
         )
         agents = [place.agent for place in places]
         pick = itemgetter(*agents) if len(agents) > 1 else lambda by_agent: (by_agent[agents[0]],)
-        return Members(agents, pick, places[0].shape, all(place.convert is None for place in places))
+        view, dtype = places[0].view, places[0].dtype
+        plain = all(place.view.plain for place in places)
+        return Members(agents, pick, view.shape, plain, None if dtype == np.float32 else dtype)
 
     def begin(self, seed: int, row: int, views: Views) -> bool:
         observations, infos = self.environment.reset(seed=seed)
@@ -94,11 +98,16 @@ class ParallelSlot(SlotAdapter):
         observations, rewards, terminated, truncated, self.infos = self._result
         nobody_ends = not cut and True not in terminated.values() and True not in truncated.values()
         if self._all_live and nobody_ends and self.environment.agents == self._everyone:
-            for number, (agents, pick, shape, plain) in enumerate(self._members):
+            for number, (agents, pick, shape, plain, dtype) in enumerate(self._members):
                 self.rewards[number] = list(map(float, pick(rewards)))
                 seen = pick(observations)
                 for observation in seen:
-                    if not plain or observation.__class__ is not np.ndarray or observation.shape != shape:
+                    if (
+                        not plain
+                        or observation.__class__ is not np.ndarray
+                        or observation.shape != shape
+                        or (dtype is not None and observation.dtype != dtype)
+                    ):
                         seen = [
                             read_observation(self._place_of[agent], observations[agent]) for agent in agents
                         ]

@@ -95,8 +95,8 @@ class NativeBatch(BatchedEnvironment):
         """
 
     @abstractmethod
-    def _seen_by(self, rows: IntArray) -> dict[str, FloatArray]:
-        """Return the observations of each policy, [n, N, *shape]."""
+    def _seen_by(self, rows: IntArray) -> dict[str, Array]:
+        """Return the observations of each policy, [n, N, *shape] of a type that its type can hold."""
 
     def _state_of(self, rows: IntArray) -> FloatArray | None:
         """Return the state that belongs to the last result of `_seen_by`, [n, S].
@@ -190,7 +190,10 @@ class NativeBatch(BatchedEnvironment):
         if len(cut):
             seen, state = self._seen_by(cut), self._state_of(cut)
             for number, row in enumerate(cut.tolist()):
-                views = {name: part[number].astype(np.float32) for name, part in seen.items()}
+                views = {
+                    policy.name: seen[policy.name][number].astype(policy.observation_dtype)
+                    for policy in self.spec.policies
+                }
                 outcome.finals.append(FinalFrame(row, views, None if state is None else state[number]))
         each = self._returns[rows]
         means = _means(each)
@@ -249,7 +252,11 @@ class NativeBatch(BatchedEnvironment):
         asleep = rows[self._resting[rows]] if np.count_nonzero(self._resting) else ()
         for name, seats in self._seats:
             view = frame.policies[name]
-            view.obs[where] = seen[name]
+            if view.obs.dtype.names is None:
+                view.obs[where] = seen[name]
+            else:  # numpy copies whole records more slowly than their fields
+                for key in view.obs.dtype.names:
+                    view.obs[key][where] = seen[name][key]
             view.alive[where] = acting[:, seats]
             if view.action_mask is not None and allowed is not None:
                 view.action_mask[where] = allowed[:, seats]
@@ -352,12 +359,12 @@ def random_steps(batch: NativeBatch, seeds: Seeds) -> Callable[[], None]:
 
 
 class OneShapeBatch(NativeBatch):
-    """A batch of games whose players all have observations of one shape."""
+    """A batch of games whose players all have observations of one shape and type."""
 
     @abstractmethod
-    def _seen(self, rows: IntArray) -> FloatArray:
-        """Return the observations of all players, float32 [n, P, *shape]."""
+    def _seen(self, rows: IntArray) -> Array:
+        """Return the observations of all players, [n, P, *shape]."""
 
-    def _seen_by(self, rows: IntArray) -> dict[str, FloatArray]:
+    def _seen_by(self, rows: IntArray) -> dict[str, Array]:
         seen = self._seen(rows)
         return {name: seen[:, seats] for name, seats in self._seats}

@@ -35,7 +35,7 @@ TRAJECTORIES, CHECKPOINT, METRICS, SIMULATION = (
     "hpcmarl-simulation",
 )
 SNAPSHOT, ACTIVITY = "hpcmarl-snapshot", "hpcmarl-activity"
-FORMAT_VERSIONS = {TRAJECTORIES: 1, CHECKPOINT: 1, METRICS: 1, SIMULATION: 1, SNAPSHOT: 1, ACTIVITY: 1}
+FORMAT_VERSIONS = {TRAJECTORIES: 2, CHECKPOINT: 1, METRICS: 1, SIMULATION: 1, SNAPSHOT: 1, ACTIVITY: 1}
 NETCDF_DIMENSION = "This is a netCDF dimension but not a netCDF variable."
 LARGEST_CHUNK = 64 << 20  # bytes; ours are about 1 MiB
 _JSON = "json:"

@@ -6,6 +6,7 @@ A layout is built from the specification of an environment, or read from a file.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,11 +15,12 @@ import numpy as np
 
 from hpcmarl.errors import ConfigError, FormatError
 from hpcmarl.io.hdf5.schema import LARGEST_CHUNK, read_attribute
-from hpcmarl.types import EnvironmentSpec, PolicySpec
+from hpcmarl.types import Array, EnvironmentSpec, PolicySpec, fields_of
 
 ENVIRONMENT = "env"
 INDEX = "segments"
 COMMITTED = "committed"
+OBSERVATION = "obs"  # a dataset; for records a group with a dataset for each key
 CHUNK_BYTES = 1 << 19
 LARGEST_LABELS = 16 << 20  # bytes of the names along a dimension; readers refuse more
 
@@ -51,7 +53,7 @@ class GroupLayout:
 
     Attributes:
         rows: Name of the row dimension: "step" or "segment".
-        columns: Datasets by name.
+        columns: Datasets by name; "obs/KEY" is the dataset KEY in the group obs.
         labels: Dimension -> names along it, such as those of the agents.
     """
 
@@ -115,9 +117,60 @@ def _feature_dims(shape: tuple[int, ...]) -> tuple[str, ...]:
     return ("feature",) if len(shape) == 1 else tuple(f"feature_{place}" for place in range(len(shape)))
 
 
-def _observation(policy: PolicySpec, long_name: str) -> Column:
-    shape = policy.observation_shape
-    return _column("f4", long_name, "1", ("agent", *_feature_dims(shape)), (len(policy.agents), *shape))
+def _observation(policy: PolicySpec, long_name: str) -> dict[str, Column]:
+    """Return the column of observations, or one column for each entry of records."""
+    agents = len(policy.agents)
+    if not policy.observation_parts:
+        shape = policy.observation_shape
+        dims = ("agent", *_feature_dims(shape))
+        return {OBSERVATION: _column(policy.observation_type, long_name, "1", dims, (agents, *shape))}
+    columns, taken = {}, set[str]()
+    for place, part in enumerate(policy.observation_parts):
+        name = part.key.replace("/", ".")
+        while name in taken:
+            name += "_"
+        taken.add(name)
+        dims = ("agent", *(f"{name}_{axis}" for axis in range(len(part.shape))))
+        columns[f"{OBSERVATION}/{part.key}"] = _column(
+            part.dtype, f"{long_name}: {part.key}", "1", dims, (agents, *part.shape), place=place
+        )
+    return columns
+
+
+def observation_columns(columns: Mapping[str, Column]) -> dict[str, Column]:
+    """Return the columns of observations; the entries of records are in the order of the record."""
+    found = {name: column for name, column in columns.items() if name.partition("/")[0] == OBSERVATION}
+    return dict(sorted(found.items(), key=lambda item: int(item[1].attributes.get("place", 0))))
+
+
+def observations_of(values: Mapping[str, Array], columns: Mapping[str, Column]) -> Array:
+    """Return observations from the values of their columns, entries of records put together.
+
+    Args:
+        values: Column -> values, shape [..., *shape of an observation].
+        columns: Columns of the group.
+
+    Returns:
+        Shape [..., *observation_shape] (types.PolicySpec).
+
+    Raises:
+        KeyError: If the group has no observations.
+    """
+    own = observation_columns(columns)
+    if OBSERVATION in own or not own:
+        return values[OBSERVATION]
+    first, column = next((values[name], column) for name, column in own.items())
+    shape = first.shape[: first.ndim - len(column.sizes) + 1]
+    dtype = [(name[len(OBSERVATION) + 1 :], column.dtype, column.sizes[1:]) for name, column in own.items()]
+    records: Array = np.empty(shape, np.dtype(dtype))
+    for name in own:
+        records[name[len(OBSERVATION) + 1 :]] = values[name]
+    return records
+
+
+def columns_of(obs: Array) -> dict[str, Array]:
+    """Return observations by the names of their columns."""
+    return {f"{OBSERVATION}/{key}" if key else OBSERVATION: part for key, part in fields_of(obs).items()}
 
 
 def _policy_columns(policy: PolicySpec) -> dict[str, Column]:
@@ -132,7 +185,7 @@ def _policy_columns(policy: PolicySpec) -> dict[str, Column]:
         else {}
     )
     columns = {
-        "obs": _observation(policy, "observation before the step"),
+        **_observation(policy, "observation before the step"),
         "action": _column(
             action.dtype,
             "action taken",
@@ -188,7 +241,7 @@ def layout_of_spec(spec: EnvironmentSpec) -> Layout:
         labels = {"agent": tuple(agent.encode() for agent in policy.agents)}
         layout[f"steps/{policy.name}"] = GroupLayout("step", _policy_columns(policy), labels)
         final = {
-            "obs": _observation(policy, "observation after the last row; zeros once terminated"),
+            **_observation(policy, "observation after the last row; zeros once terminated"),
             "episode_return": _column(
                 "f8", "this policy's return of the episode that ended; NaN if none ended", "reward"
             ),
@@ -199,6 +252,20 @@ def layout_of_spec(spec: EnvironmentSpec) -> Layout:
         layout[f"final/{ENVIRONMENT}"] = GroupLayout("segment", final_environment, {})
     layout[INDEX] = GroupLayout("segment", dict(INDEX_COLUMNS), {})
     return layout
+
+
+def format_version(layout: Layout) -> int:
+    """Return the version of the format that a layout needs.
+
+    Readers of version 1 take all observations for arrays of float32.
+    """
+    seen = [
+        column
+        for group in layout.values()
+        for name, column in group.columns.items()
+        if name.partition("/")[0] == OBSERVATION and (name != OBSERVATION or column.dtype != np.float32)
+    ]
+    return 2 if seen else 1
 
 
 def layout_of_file(file: h5py.File) -> Layout:
@@ -243,11 +310,7 @@ def layout_of_file(file: h5py.File) -> Layout:
 
 def _group_layout(group: h5py.Group, rows: str) -> GroupLayout:
     columns, labels = {}, {}
-    for name, item in group.items():
-        if not isinstance(item, h5py.Dataset):
-            raise FormatError(
-                f"{group.file.filename}: {item.name} is not a dataset; the file is damaged or foreign"
-            )
+    for name, item in _datasets(group):
         if item.is_scale:
             if item.dtype.kind == "S" and item.ndim == 1:
                 if item.size * item.dtype.itemsize > LARGEST_LABELS:
@@ -267,6 +330,27 @@ def _group_layout(group: h5py.Group, rows: str) -> GroupLayout:
         attributes = {key: read_attribute(item, key) for key in item.attrs if key != "DIMENSION_LIST"}
         columns[name] = Column(item.dtype, dims, tuple(item.shape[1:]), attributes)
     return GroupLayout(rows, columns, labels)
+
+
+def _datasets(group: h5py.Group) -> Iterator[tuple[str, h5py.Dataset]]:
+    """Yield the datasets of a group by their names in it, with those of its group of observations.
+
+    Raises:
+        FormatError: If the group holds another group.
+    """
+    waiting = [("", group)]
+    while waiting:
+        prefix, holder = waiting.pop()
+        for name, item in holder.items():
+            path = prefix + name
+            if isinstance(item, h5py.Group) and path.partition("/")[0] == OBSERVATION:
+                waiting.append((f"{path}/", item))
+            elif isinstance(item, h5py.Dataset):
+                yield path, item
+            else:
+                raise FormatError(
+                    f"{group.file.filename}: {item.name} is not a dataset; the file is damaged or foreign"
+                )
 
 
 def _check_rows(dataset: h5py.Dataset) -> None:

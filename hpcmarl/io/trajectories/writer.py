@@ -26,7 +26,7 @@ from hpcmarl.errors import HpcmarlError, StorageError
 from hpcmarl.io.atomic import PARTIAL, storage_error
 from hpcmarl.io.hdf5.fault_tolerant_file import close_at_exit
 from hpcmarl.io.hdf5.schema import TRAJECTORIES, root_attributes
-from hpcmarl.io.trajectories.layout import ENVIRONMENT, INDEX, layout_of_spec
+from hpcmarl.io.trajectories.layout import ENVIRONMENT, INDEX, columns_of, format_version, layout_of_spec
 from hpcmarl.io.trajectories.salvage import salvage_file
 from hpcmarl.io.trajectories.segments import cut_segments, slot_major
 from hpcmarl.io.trajectories.shard import ShardFile, filter_options
@@ -128,7 +128,6 @@ def shard_rows(
     for name in rollouts[0].policies:
         policies = [rollout.policies[name] for rollout in rollouts]
         arrays: dict[str, list[Array]] = {
-            "obs": [policy.obs[:-1] for policy in policies],
             "action": [policy.action for policy in policies],
             "reward": [policy.reward for policy in policies],
             "alive": [policy.alive[:-1] for policy in policies],
@@ -136,12 +135,14 @@ def shard_rows(
             "terminated": [policy.terminated for policy in policies],
             "truncated": [policy.truncated for policy in policies],
         }
+        seen = [columns_of(policy.obs[:-1]) for policy in policies]
+        arrays |= {key: [each[key] for each in seen] for key in seen[0]}
         masks = [policy.action_mask[:-1] for policy in policies if policy.action_mask is not None]
         if masks:
             arrays["action_mask"] = list(masks)
         rows[f"steps/{name}"] = {key: slot_major(parts) for key, parts in arrays.items()}
         rows[f"final/{name}"] = {
-            "obs": segments.final_obs[name],
+            **columns_of(segments.final_obs[name]),
             "episode_return": segments.episode_return[name],
         }
     environment = {
@@ -370,6 +371,7 @@ class TrajectoryWriter:
         On a network file system a listing of the directory may be outdated, so numbers may be taken.
         """
         attributes = root_attributes(TRAJECTORIES, self._attributes)
+        attributes["format_version"] = format_version(self._layout)
         while True:
             path = self.directory / f"shard-{self._number:06d}.h5"
             self._number += 1

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from hpcmarl.envs.games.search import GAMES, Searcher
+from hpcmarl.envs.summary import describe_observations
 from hpcmarl.errors import ConfigError, UsageError
 from hpcmarl.league.commands.reader import LeagueRun, read_league
 from hpcmarl.league.runtime.matches import Matches
@@ -314,7 +315,7 @@ def _seen(league: LeagueRun, side: str) -> str:
     policies = [league.spec.policy(name) for name in names]
     spaces = [
         (
-            f"{policy.name} ({', '.join(policy.agents)}; observations {list(policy.observation_shape)}, "
+            f"{policy.name} ({', '.join(policy.agents)}; observations {describe_observations(policy)}, "
             f"{_actions(policy)})"
         )
         for policy in policies

@@ -40,7 +40,7 @@ from hpcmarl.roles.deterministic_quota import actor_quota
 from hpcmarl.roles.learner.priorities import UNKNOWN, Priorities, normalised
 from hpcmarl.roles.learner.rollout_source import GradientBatch, RolloutSource
 from hpcmarl.rollouts.codec import OpenedMessage
-from hpcmarl.types import EnvironmentSpec, FloatArray, IntArray, Rollout
+from hpcmarl.types import EnvironmentSpec, FloatArray, IntArray, Rollout, fields_of
 
 logger = logging.getLogger(__name__)
 MEGABYTE = 1e6
@@ -393,9 +393,9 @@ def check_episode(rollout: Rollout, spec: EnvironmentSpec) -> None:
     for policy in spec.policies:
         part = rollout.policies[policy.name]
         numbers = [
-            part.obs,
+            *fields_of(part.obs).values(),
             part.reward,
-            part.final_obs,
+            *fields_of(part.final_obs).values(),
             *(array for array in (rollout.state, rollout.final_state) if array is not None),
         ]
         if not all(np.isfinite(array).all() for array in numbers):

@@ -6,13 +6,17 @@ import torch
 
 from hpcmarl.algos import make_algorithm
 from hpcmarl.config import COMAConfig, MATraceConfig, NetworkConfig, PPOConfig, ReinforceConfig
-from hpcmarl.config.value_based import AgentNetworkConfig
+from hpcmarl.config.value_based import AgentNetworkConfig, QMIXConfig
+from hpcmarl.nets.device import array
+from hpcmarl.types import ObservationPart, PolicySpec
 from tests.support import value_based
 from tests.support.algorithms import TEAM_AND_PREY, TURNS, TWO_TEAMS, rollouts_of
 from tests.support.fake_device import CROSSINGS, fake_device
-from tests.support.rollouts import make_spec, random_rollout
+from tests.support.rollouts import DISCRETE, make_spec, random_rollout
 
 DEVICE = fake_device()
+IMPALA = {"architecture": "impala", "features": 6}
+RECORD = (ObservationPart("image", (9, 8, 2), "uint8"), ObservationPart("place", (3,), "float32"))
 RECURRENT = {
     "network": NetworkConfig(hidden=(6,), body="gru", memory=5),
     "critic_network": NetworkConfig(hidden=(6,), body="gru", memory=4),
@@ -116,6 +120,67 @@ def test_a_target_network_follows_on_a_second_device():
     resumed.load_parameters(vector * np.float32(0.5))
     resumed.load_state_dict(host.state_dict())
     np.testing.assert_array_equal(host.gradient(rollouts)[0], resumed.gradient(rollouts)[0])
+
+
+ENCODED = {
+    "images and records": PPOConfig(
+        critic="independent",
+        network={
+            "keys": {"image": {"encoder": "cnn", "cnn": IMPALA}},
+            "hidden": (5,),
+            "body": "lstm",
+            "memory": 4,
+        },
+    ),
+    "entities": QMIXConfig(
+        network={"encoder": "entities", "entities": {"width": 8, "heads": 2}, "hidden": (5,), "memory": 4},
+        mixer_state="joint_observation",
+    ),
+}
+
+MODULES = "tests.support.user_modules"
+
+
+@pytest.mark.parametrize("name", ENCODED)
+def test_encoders_are_equal_on_a_second_device(name):
+    spec = make_spec(
+        PolicySpec("one", ("a", "b"), (), DISCRETE, observation_parts=RECORD)
+        if name != "entities"
+        else PolicySpec("one", ("a", "b"), (4, 3), DISCRETE)
+    )
+    host, other = pair(lambda: make_algorithm(spec, ENCODED[name], 0))
+    keys = {"whole_episode": True} if name == "entities" else {"memory": 8}
+    generators = (np.random.default_rng(seed) for seed in (0, 1))
+    rollouts = [random_rollout(spec, 6, 3, own, deaths=True, **keys) for own in generators]
+    # torch chooses another implementation of attention for devices
+    check_equal(host, other, rollouts, exact=name != "entities")
+
+
+@pytest.mark.parametrize("name", ["FeedForward", "Recurrent"])
+def test_modules_of_the_user_are_equal_on_a_second_device(name):
+    module = {"module": f"{MODULES}:{name}"}
+    exact = name == "FeedForward"  # a GRU cell rounds otherwise on devices
+    settings = PPOConfig(critic="independent", network=module, normalise_values=True)
+    host, other = pair(lambda: make_algorithm(TWO_TEAMS, settings, 0))
+    memory = None if exact else host.initial_memory(1)["team"].shape[-1]
+    check_equal(host, other, rollouts_of(TWO_TEAMS, memory=memory), exact=exact, waits=20)
+    settings = QMIXConfig(network=module, mixer_module=f"{MODULES}:Mixer")
+    host, other = pair(lambda: make_algorithm(make_spec(*value_based.TWO), settings, 0))
+    check_equal(host, other, value_based.episodes(host.spec), exact=exact)
+
+
+def test_a_kept_gradient_stays_on_its_device():
+    host, other = pair(lambda: make_algorithm(TWO_TEAMS, PPOConfig(), 0))
+    rollouts = rollouts_of(TWO_TEAMS)
+    wanted, statistics = host.gradient(rollouts)
+    for algorithm in (host, other):
+        algorithm.keeps_gradient = True
+        vector, found = algorithm.gradient(rollouts)
+        np.testing.assert_array_equal(array(algorithm.slopes), wanted)
+        assert found == pytest.approx(statistics, rel=1e-5, abs=1e-6)
+        assert len(vector) == (len(wanted) if algorithm is host else 0)
+    rollouts[0].policies["team"].reward[:] = np.nan
+    assert not np.isfinite(other.gradient(rollouts)[0]).all()
 
 
 def test_the_second_device_refuses_mixed_operations():

@@ -127,6 +127,11 @@ CASES = {
     "deterministic rennala": run(
         "deterministic=true", "rounds.rule=rennala", key="deterministic", value="rennala"
     ),
+    "deterministic gpu": run("deterministic=true", "device=cuda:1", key="device", value="cuda:1"),
+    "sparse gpu": run(QMIX, "algo.sparse={}", "device=cuda", key="device", value="cuda"),
+    "sparse bf16": run(QMIX, "algo.sparse={}", "precision=bf16", key="precision", value="bf16"),
+    "sparse compile": run(QMIX, "algo.sparse={}", "compile=true", key="compile", value="true"),
+    "unknown device": run("device=gpu", key="device", value="gpu"),
     "deterministic respawn": run("deterministic=true", "topology.respawn=true", key="topology.respawn"),
     "deterministic ppo": run("deterministic=true", "algo.name=ppo", key="deterministic", value="ppo"),
     "videos without episodes": run("eval={episodes: 0, video_every: 1}", key="eval.video_every", value="0"),

@@ -10,9 +10,10 @@ import pytest
 
 from hpcmarl.comm.local import LocalWorld
 from hpcmarl.config.file import load_config
-from hpcmarl.doctor import checks, world
+from hpcmarl.doctor import checks, devices, world
 from hpcmarl.doctor.findings import Finding, any_bad, as_json, as_text
 from hpcmarl.doctor.ping import AllPairs
+from tests.support.worlds import SPREAD
 
 
 def exchange(size, lose=lambda source, destination: False, dead=()):
@@ -208,11 +209,20 @@ class TestFindings:
 
     def test_image_environment_is_warned_about(self):
         (seen, *_), _ = checks.check_environment(
-            load_config("env: {id: tests.support.environments:screen}\nstop: {updates: 1}\n")
+            load_config(
+                "env: {id: tests.support.environments:screen}\nstop: {updates: 1}\n"
+                "algo: {network: {encoder: flat}}\n"
+            )
         )
         assert seen.status == "WARN"
-        assert "look like images (64x64x3, 12,288 numbers)" in seen.value
-        assert "wrapper" in seen.remedy
+        assert "look like images (64x64x3 uint8, 12,288 numbers)" in seen.value
+        assert "algo.network.encoder: cnn" in seen.remedy
+
+    def test_images_with_convolutions_are_no_problem(self):
+        (seen, *_), _ = checks.check_environment(
+            load_config("env: {id: tests.support.environments:screen}\nstop: {updates: 1}\n")
+        )
+        assert seen.status == "OK"
 
     def test_missing_packages_are_reported_with_install_command(self, monkeypatch):
         monkeypatch.setattr(
@@ -223,3 +233,21 @@ class TestFindings:
         there, missing = checks.check_packages()
         assert there.remedy == ""
         assert (missing.value, missing.remedy) == ("not installed", "pip install it")
+
+
+def test_each_learner_without_its_device_is_bad(monkeypatch):
+    monkeypatch.setattr("torch.version.cuda", None)
+    config = load_config(SPREAD, ["device=cuda"])
+    findings = devices.check_learner_devices(LocalWorld(1).transports[0], config)
+    assert [(finding.status, finding.name) for finding in findings] == [("BAD", "device of rank 0")]
+    assert "device: cuda, but torch " in findings[0].value
+
+
+def test_devices_of_learners_are_shown(monkeypatch):
+    monkeypatch.setattr(devices, "open_own", lambda *_: ("cuda:0", "GPU-7"))
+    config = load_config(SPREAD, ["device=cuda"])
+    (finding,) = devices.check_learner_devices(LocalWorld(1).transports[0], config)
+    assert finding.status == "OK"
+    assert finding.value.startswith("cuda:0 (GPU-7) on ")
+    (other,) = devices.describe_other_devices(load_config(SPREAD))
+    assert other.value == "cpu (device: auto)"

@@ -21,6 +21,7 @@ from hpcmarl.envs import (
     new_outcome,
 )
 from hpcmarl.errors import EnvironmentFailure
+from hpcmarl.types import flat_observations
 from tests.support.environments import Boxed, Crowd
 from tests.support.twins import assert_equals_twin, play
 
@@ -225,18 +226,15 @@ def test_non_contiguous_arrays_are_written_in_place() -> None:
 def test_multi_discrete_masks_are_read_from_infos() -> None:
     environment = make_environment(EnvConfig(id="tests.support.environments:Masked"), {}, 2, Seeds(0))
     (policy,) = environment.spec.policies
-    assert (policy.name, policy.has_mask, policy.action.sizes, policy.observation_shape) == (
-        "policy_0",
-        True,
-        (2, 3),
-        (6,),
-    )
+    assert (policy.name, policy.has_mask, policy.action.sizes) == ("policy_0", True, (2, 3))
+    assert policy.observation_dtype.names == ("bits", "kind", "time")
     rows = play(environment, 20)
     for step, row in enumerate(rows):
         time = step % 7
         expected = [True, True, *(component != time % 3 for component in range(3))]
         assert row["frame"]["policy_0"]["action_mask"].tolist() == [[expected] * 2] * 2
-        assert row["frame"]["policy_0"]["obs"][0].tolist() == [[1, 0, 1, 0, time, 9], [1, 0, 0, 1, time, 9]]
+        seen = flat_observations(row["frame"]["policy_0"]["obs"][0], 1)
+        assert seen.tolist() == [[1, 0, 1, 0, time, 9], [1, 0, 0, 1, time, 9]]
     assert environment.counts["restarts"] == 0
 
 
@@ -266,9 +264,13 @@ def test_actions_are_converted_to_the_action_space(factory: str, action: Any, gi
     assert outcome.policies["lone_0"].reward.tolist() == [[0.5]]
 
 
-def test_tuple_observations_are_flattened() -> None:
+def test_tuple_observations_are_records_of_their_places() -> None:
     spec = describe(EnvConfig(id="tests.support.environments:boxed_observing_tuple"), {})
-    assert spec.policies[0].observation_shape == (3 + 1 + 4,)
+    assert [(part.key, part.shape) for part in spec.policies[0].observation_parts] == [
+        ("0", (3,)),
+        ("1", (1,)),
+        ("2", (4,)),
+    ]
     environment = make_environment(
         EnvConfig(id="tests.support.environments:boxed_observing_tuple"),
         {"one": PolicyConfig(agents=("lone_*",))},
@@ -277,5 +279,5 @@ def test_tuple_observations_are_flattened() -> None:
     )
     rows = play(environment, 5)
     for row in rows:
-        seen = row["frame"]["one"]["obs"][0, 0]
+        seen = flat_observations(row["frame"]["one"]["obs"][0, 0], 0)
         assert seen[:3].sum() == seen[4:6].sum() == seen[6:].sum() == 1

@@ -15,7 +15,7 @@ def test_policies_and_state_are_described_with_masks():
     )
     assert describe_state(describe(TAG, {})).startswith("62 numbers")
     board = describe(EnvConfig(id="pettingzoo.classic.tictactoe_v3"), {})
-    words = "observations 3x3x2, actions discrete 9, with action masks"
+    words = "observations 3x3x2 int8, actions discrete 9, with action masks"
     assert describe_policy(board.policies[0]).endswith(words)
     assert describe_state(board).startswith("none")
 

@@ -8,12 +8,13 @@ import pytest
 
 from hpcmarl.algos import make_model
 from hpcmarl.config.file import load_config
+from hpcmarl.errors import UsageError
 from hpcmarl.evaluation import Trained
 from hpcmarl.export.network import acting_network
 from hpcmarl.nets.choosers import LARGEST_SQUASH
-from hpcmarl.types import Frame, PolicyFrame, PolicySpec
+from hpcmarl.types import Frame, ObservationPart, PolicyFrame, PolicySpec
 from tests.support.algorithms import TEAM_AND_PREY, TURNS
-from tests.support.rollouts import CONTINUOUS, DISCRETE, make_spec, random_mask
+from tests.support.rollouts import CONTINUOUS, DISCRETE, make_spec, random_mask, random_observations
 from tests.support.value_based import TWO
 
 TEXT = "env: {id: mpe2.simple_spread_v3}\nstop: {updates: 1}\n"
@@ -21,6 +22,7 @@ RECURRENT = "algo.network={hidden: [5], body: gru, memory: 4}"
 MIXED = make_spec(
     PolicySpec("scouts", ("a", "b"), (4,), DISCRETE, True), PolicySpec("carriers", ("c",), (3,), CONTINUOUS)
 )
+DICTIONARY = (ObservationPart("image", (9, 8, 2), "uint8"), ObservationPart("place", (3,), "float32"))
 CASES = {
     "feed-forward": (
         TURNS,
@@ -44,12 +46,43 @@ CASES = {
         ("algo.name=qmix", "algo.obs_last_action=true", "algo.network={hidden: [5], memory: 4}"),
     ),
 }
+IMAGE = PolicySpec("seer", ("s0", "s1"), (9, 8, 2), DISCRETE, True, "uint8")
+RECORD = PolicySpec("mixed", ("m0", "m1"), (), DISCRETE, observation_parts=DICTIONARY)
+WALKER = PolicySpec("walker", ("w0",), (4, 3), CONTINUOUS)
+# networks that only torch computes
+TORCH_CASES = {
+    "image": (
+        make_spec(IMAGE),
+        (
+            "algo.name=ppo",
+            "algo.agent_id=true",
+            "algo.network={encoder: cnn, cnn: {architecture: impala, features: 6}, hidden: [5], body: lstm}",
+        ),
+    ),
+    "entities": (
+        make_spec(WALKER),
+        ("algo.network={encoder: entities, entities: {width: 8}, hidden: [5], layer_norm: true}",),
+    ),
+    "record": (
+        make_spec(RECORD),
+        (
+            "algo.name=iql",
+            "algo.obs_last_action=true",
+            "algo.network={keys: {image: {encoder: cnn, cnn: {architecture: impala}}}, dueling: true}",
+        ),
+    ),
+    "module": (
+        make_spec(RECORD, WALKER),
+        ("algo.critic=independent", "algo.network.module=tests.support.user_modules:Recurrent"),
+    ),
+    "flat lstm": (make_spec(*TWO), ("algo.name=qmix", "algo.network={hidden: [5], body: lstm}")),
+}
 STEPS, SLOTS = 20, 3
 
 
 def trained_case(name):
     """Return random policies of a case, and a generator."""
-    spec, changes = CASES[name]
+    spec, changes = (CASES | TORCH_CASES)[name]
     config = load_config(TEXT, changes)
     model = make_model(spec, config.algo, 0)
     generator = np.random.default_rng(1)
@@ -85,7 +118,7 @@ def frames(spec, generator):
         for policy in spec.policies:
             shape = (SLOTS, len(policy.agents))
             mask = random_mask(policy.action, shape, generator) if policy.has_mask else None
-            obs = generator.normal(0, 2, (*shape, *policy.observation_shape)).astype(np.float32)
+            obs = random_observations(policy, shape, generator)
             policies[policy.name] = PolicyFrame(obs, np.ones(shape, bool), mask)
         yield Frame(policies, None, np.full(SLOTS, step == 0))
 
@@ -102,8 +135,10 @@ class Follower:
     def step(self, frame):
         policy = self.network.policy
         rows = SLOTS * len(policy.agents)
+        obs = frame.obs.reshape(rows, *policy.observation_shape)
         values = {
-            "observation": frame.obs.reshape(rows, *policy.observation_shape),
+            "observation": obs,
+            **{f"observation.{part.key}": obs[part.key] for part in policy.observation_parts},
             "agent": np.tile(np.arange(len(policy.agents)), SLOTS),
             "last_action": self.last,
             "mask": None if frame.action_mask is None else frame.action_mask.reshape(rows, -1),
@@ -163,7 +198,17 @@ def test_onnx_runtime_computes_our_policy(name):
     check_case(name, onnx_function)
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", TORCH_CASES)
+def test_onnx_export_refuses_what_only_torch_computes(name, tmp_path):
+    pytest.importorskip("onnx", reason="needs hpcmarl[export]")
+    from hpcmarl.export.onnx_graph import write_onnx
+
+    trained, _ = trained_case(name)
+    with pytest.raises(UsageError, match=r"the ONNX export has dense layers and GRUs only; use --torch"):
+        write_onnx(acting_network(trained, trained.spec.policies[0]), tmp_path / "policy.onnx")
+
+
+@pytest.mark.parametrize("name", [*CASES, *TORCH_CASES])
 def test_torch_programs_compute_our_policy(name, tmp_path):
     import torch
 

@@ -107,6 +107,23 @@ def test_a_dry_run_prints_the_script_and_touches_nothing(run, login_node):
     assert [path.name for path in login_node.iterdir()] == ["tiny.yaml"]
 
 
+def test_gpus_are_requested_for_the_learners_nodes(run, login_node):
+    changes = ("slurm.gpus=2", "slurm.environment=/e", "device=cuda", "topology.groups=4")
+    code, out, err = run("submit", "tiny.yaml", "--hetjob=2x4", "--ntasks-per-node=5", "--dry-run", *changes)
+    assert (code, err) == (0, "")
+    learners, _, actors = out.partition("#SBATCH hetjob")
+    assert "\n#SBATCH --gpus-per-node=2\n" in learners
+    assert "gpus" not in actors.partition("launcher=")[0]
+
+
+def test_a_device_without_a_requested_gpu_is_warned_about(run, login_node):
+    code, _, err = run("submit", "tiny.yaml", "--dry-run", "slurm.environment=/e", "device=cuda:0")
+    assert code == 0
+    assert err.splitlines()[0].startswith(
+        "warning: device: cuda:0, but the job requests no GPU; set slurm.gpus"
+    )
+
+
 def test_heterogeneous_job_puts_actors_on_second_component(run, login_node):
     code, out, _ = run(
         "submit",

@@ -20,7 +20,7 @@ import numpy as np
 from my_marl.description import RLOOConfig
 
 from hpcmarl.algos.base import Algorithm
-from hpcmarl.algos.batch import Batch, evaluate, join, tensor
+from hpcmarl.algos.batch import Batch, evaluate, join
 from hpcmarl.maths.returns import rewards_to_go
 from hpcmarl.types import EnvironmentSpec, FloatArray, Rollout
 
@@ -45,7 +45,7 @@ class RLOOLearner(Algorithm):
             part = evaluate(self._policies[policy.name], batch.policies[policy.name], batch.episode_start)
             if part.rows.count == 0:
                 continue
-            advantages = tensor(part.rows.pick(self._advantages(batch, policy.name)))
+            advantages = self.tensor(part.rows.pick(self._advantages(batch, policy.name)))
             gain = (part.logp * advantages).sum() + self._entropy_cost * part.entropy.sum()
             gain.backward()  # type: ignore[no-untyped-call]
             loss -= float(gain.detach())
