@@ -122,6 +122,9 @@ def _read_or_fail(read: Callable[[], Config]) -> bytes:
     try:
         config = read()
         classes = sorted(set(classes_outside(config)))
+        with plugins.with_threads(config.topology.threads):
+            for kind, name in classes:  # reading the configuration does not import factories of modules
+                plugins.need(kind, name)
         answer = {"config": to_json(config), "classes": classes, "threads": config.topology.threads}
         return json.dumps(answer).encode()
     except HpcmarlError as error:
