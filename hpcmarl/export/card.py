@@ -14,7 +14,15 @@ from hpcmarl.evaluation import Trained
 from hpcmarl.io.atomic import write_text
 from hpcmarl.io.run_state import RunState, read_run_state
 from hpcmarl.io.starts import read_starts
+from hpcmarl.nets.encoder_shapes import CNNShape, DictShape, EncoderShape, EntitiesShape
+from hpcmarl.nets.shapes import PolicyShape
 from hpcmarl.types import ActionSpace, ObservationPart, PolicySpec
+
+ENCODERS: dict[type[EncoderShape], str] = {
+    CNNShape: "convolutions",
+    DictShape: "an encoder for each entry",
+    EntitiesShape: "attention over entities",
+}
 
 SECTIONS = ("algo", "optimizer", "rounds")  # of the configuration, in the card
 
@@ -72,7 +80,7 @@ def _model(trained: Trained) -> list[str]:
         shape = trained.algorithm.design.policies[policy.name]
         named = trained.algorithm.named_parameters()
         size = sum(named[name].size for name in trained.algorithm.acting_parameters(policy.name))
-        kind = "recurrent" if shape.width else "feed-forward"
+        kind = _network(shape)
         agents = ", ".join(policy.agents[:4]) + (
             f", … ({len(policy.agents)})" if len(policy.agents) > 4 else ""
         )
@@ -92,6 +100,16 @@ def _model(trained: Trained) -> list[str]:
         "",
         *_table(("policy", "agents", "observation", "actions", "network", "parameters"), rows),
     ]
+
+
+def _network(shape: PolicyShape) -> str:
+    """Describe a policy's network in a few words."""
+    memory = "recurrent" if shape.width else "feed-forward"
+    if shape.module is not None:
+        return f"{memory} module {shape.config.module}"
+    names = {"gru": "GRU", "lstm": "LSTM", "mlp": memory}
+    encoder = "" if shape.encoder is None else f"{ENCODERS[type(shape.encoder)]}, "
+    return encoder + names[shape.config.body]
 
 
 def _observation(policy: PolicySpec) -> str:
