@@ -7,6 +7,7 @@ import sys
 import pytest
 
 from hpcmarl import plugins
+from hpcmarl.algos import make_model
 from hpcmarl.config import Config, keys
 from hpcmarl.config.choice import classes_outside
 from hpcmarl.config.file import dump_config, load_config
@@ -14,6 +15,7 @@ from hpcmarl.config.plain import from_json, to_json
 from hpcmarl.envs import describe
 from hpcmarl.errors import ConfigError, MissingPackageError
 from tests.support.plugins import HERE, Backup, Stop
+from tests.support.rollouts import make_spec
 
 RUN = "env: {id: a.b}\nstop: {updates: 3}\n"
 EVERYTHING = (
@@ -141,6 +143,16 @@ def test_environment_of_an_entry_point_is_made(packages):
     packages("games", environments=f"echo = {HERE}:make_echo")
     config = load_config("env: {id: echo}\nstop: {updates: 3}\n")
     assert describe(config.env, config.policies).policies
+
+
+def test_module_of_an_entry_point_is_made(packages):
+    packages("nets", modules="small = tests.support.user_modules:FeedForward")
+    config = load_config(RUN, ("algo.network.module=small", "algo.network.arguments.width=3"))
+    assert list(classes_outside(config)) == [("modules", "small")]
+    model = make_model(make_spec(), config.algo, 0)
+    assert model.named_parameters()["agent.actor.module.middle.weight"].shape == (3, 3)
+    with pytest.raises(ConfigError, match=r"smal is not known; allowed: package\.module:Class, small"):
+        make_model(make_spec(), load_config(RUN, ("algo.network.module=smal",)).algo, 0)
 
 
 def test_configuration_survives_json_and_yaml():
