@@ -109,6 +109,7 @@ def test_algorithm_without_a_learner_is_refused(tmp_path, packages):
 
 
 def test_own_names_look_for_no_entry_points(monkeypatch):
+    load_config(RUN)  # pydantic looks for its own plugins once in a process
     monkeypatch.setattr(plugins.metadata, "distributions", lambda: pytest.fail("entry points are read"))
     config = load_config(RUN, ("algo.name=ppo", "optimizer.name=nigt", "rounds.rule=rennala"))
     assert not list(classes_outside(config))
