@@ -456,7 +456,7 @@ def test_league_show_writes_plots(rps, run_json, tmp_path):
         (
             ("match", "RPS", "main", "row@PENNIES"),
             2,
-            "row@PENNIES plays matrix:matching_pennies with row (player_0; observations [1], discrete",
+            "row@PENNIES plays matrix:matching_pennies with row (player_0; observations 1, discrete",
         ),
         (("match", "RPS", "main", "main@NOWHERE"), 2, "NOWHERE: no such file or directory"),
         (("tournament", "RPS", "main"), 2, "a tournament needs two or more players; given: main"),
