@@ -186,12 +186,6 @@ def agent_numbers(agents: int) -> FloatArray:
     return np.eye(agents, dtype=np.float32)
 
 
-def numbered(obs: Array) -> FloatArray:
-    """Append the agents' one-hot numbers to observations: [..., N, D] becomes [..., N, D + N]."""
-    agents = obs.shape[-2]
-    return np.concatenate([obs, np.broadcast_to(agent_numbers(agents), (*obs.shape[:-1], agents))], -1)
-
-
 def last_actions(action: Array, active: BoolArray, actions: int) -> FloatArray:
     """Return each agent's last action before each row of an episode.
 
