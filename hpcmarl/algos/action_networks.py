@@ -11,9 +11,9 @@ from hpcmarl.algos.network_design import (
     ACTIONS,
     AGENT,
     OWN,
+    actor_shapes,
     central_fields,
     critic_shape,
-    policy_shape,
 )
 from hpcmarl.config import ActionCriticConfig, MADDPGConfig, MASACConfig
 from hpcmarl.errors import ConfigError
@@ -52,17 +52,7 @@ def action_networks(spec: EnvironmentSpec, config: ActionCriticConfig) -> Action
     """
     check_action_critic(spec, config)
     choosers = {policy.name: _chooser(policy, config) for policy in spec.policies}
-    policies = {
-        policy.name: policy_shape(
-            spec,
-            policy,
-            config.network,
-            choosers[policy.name].raw_size,
-            normalise=config.normalise_observations,
-            agent_id=config.agent_id,
-        )
-        for policy in spec.policies
-    }
+    policies = actor_shapes(spec, config, choosers)
     cost: dict[str, Shape] = {}
     if isinstance(config, MASACConfig) and config.target_entropy is not None:
         cost["cost"] = ConstantShape("logarithm", math.log(config.entropy_cost))

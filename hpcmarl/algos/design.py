@@ -20,6 +20,7 @@ from hpcmarl.algos.network_design import (
     ACTIONS,
     AGENT,
     OWN,
+    actor_shapes,
     central_fields,
     critic_shape,
     mixer_module,
@@ -175,17 +176,7 @@ def _actor_critic_design(
 ) -> Design:
     check_actor_critic(spec, config)
     choosers = {policy.name: make_chooser(policy.action) for policy in spec.policies}
-    policies = {
-        policy.name: policy_shape(
-            spec,
-            policy,
-            config.network,
-            choosers[policy.name].raw_size,
-            normalise=config.normalise_observations,
-            agent_id=config.agent_id,
-        )
-        for policy in spec.policies
-    }
+    policies = actor_shapes(spec, config, choosers)
     cost = (
         {}
         if config.target_entropy is None

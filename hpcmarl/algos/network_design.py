@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from hpcmarl.config import (
@@ -14,6 +14,7 @@ from hpcmarl.config import (
     ValueCriticConfig,
 )
 from hpcmarl.errors import ConfigError
+from hpcmarl.nets.choosers import Chooser
 from hpcmarl.nets.encoder_shapes import describe_encoder, flat_encoder
 from hpcmarl.nets.input_form import Field, InputForm
 from hpcmarl.nets.layer_shapes import FIRST_POLICY_GAIN
@@ -32,7 +33,11 @@ def policy_shape(
     network: NetworkConfig,
     raw_size: int,
     last_gain: float = FIRST_POLICY_GAIN,
-    **more: bool,
+    *,
+    normalise: bool = False,
+    agent_id: bool = False,
+    last_action: bool = False,
+    dueling: bool = False,
 ) -> PolicyShape:
     """Describe the network of a policy.
 
@@ -42,13 +47,16 @@ def policy_shape(
         network: Section algo.network.
         raw_size: Number of outputs, K.
         last_gain: Gain of the last layer's initial weights.
-        **more: Attributes of PolicyShape.
+        normalise: Whether inputs are normalised by their running moments.
+        agent_id: Whether the agent's number is an input.
+        last_action: Whether the agent's last action is an input.
+        dueling: Whether the outputs are a value and advantages; modules have none.
 
     Raises:
         ConfigError: If the encoder does not fit the observations, or if the module is refused.
         MissingPackageError: A package of the module is not installed.
     """
-    shape = PolicyShape(policy, network, raw_size, last_gain, **more)  # type: ignore[arg-type]
+    shape = PolicyShape(policy, network, raw_size, last_gain, normalise, agent_id, last_action, dueling)
     where = f"policy {policy.name} of {spec.id}"
     if network.module is not None:
         check_flat(shape.normalise, f"algo.network.module: {network.module}", where)
@@ -59,6 +67,29 @@ def policy_shape(
     if encoder is not None:
         check_flat(shape.normalise, f"algo.network.encoder: {network.encoder}", where)
     return replace(shape, encoder=encoder)
+
+
+def actor_shapes(
+    spec: EnvironmentSpec, config: ActorCriticConfig | ActionCriticConfig, choosers: Mapping[str, Chooser]
+) -> dict[str, PolicyShape]:
+    """Describe the policies of an algorithm with critics; raises as `policy_shape`.
+
+    Args:
+        spec: The environment.
+        config: Configuration of the algorithm.
+        choosers: Chooser of each policy's agents.
+    """
+    return {
+        policy.name: policy_shape(
+            spec,
+            policy,
+            config.network,
+            choosers[policy.name].raw_size,
+            normalise=config.normalise_observations,
+            agent_id=config.agent_id,
+        )
+        for policy in spec.policies
+    }
 
 
 def check_flat(normalised: bool, key: str, where: str) -> None:

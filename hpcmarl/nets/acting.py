@@ -34,8 +34,9 @@ class ActingPolicy(ABC):
         self._width, self._actions = shape.width, shape.actions
         self._agents, self._agent_id = shape.agents, shape.agent_id
 
-    def become_sparse(self, *, measured: bool) -> None:  # noqa: B027  networks without sparse matrices ignore it
-        """Multiply by the non-zero weights only. Call it at most once.
+    @abstractmethod
+    def become_sparse(self, *, measured: bool) -> None:
+        """Multiply by the non-zero weights only. Call it at most once. Networks in torch ignore it.
 
         Args:
             measured: Whether each matrix uses this form only if it is measured to be faster than the dense

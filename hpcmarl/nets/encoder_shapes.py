@@ -7,6 +7,7 @@ it fits.
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
@@ -55,14 +56,13 @@ class Entry(NamedTuple):
         return f"{' x '.join(map(str, self.shape)) or 'one number'} {self.dtype}"
 
 
-class EncoderShape(Shape):
-    """Description of an encoder.
+class EncoderShape(Shape, ABC):
+    """Description of an encoder."""
 
-    Attributes:
-        features: Number of features, F.
-    """
-
-    features: int
+    @property
+    @abstractmethod
+    def features(self) -> int:
+        """Number of features, F."""
 
 
 @dataclass(frozen=True)
@@ -70,10 +70,15 @@ class FlatShape(EncoderShape):
     """The numbers of an observation as they are.
 
     Attributes:
-        features: Their number.
+        size: Their number.
     """
 
-    features: int
+    size: int
+
+    @property
+    def features(self) -> int:
+        """The numbers themselves."""
+        return self.size
 
 
 @dataclass(frozen=True)
@@ -103,7 +108,7 @@ class CNNShape(EncoderShape):
         channels_last: Whether the channels are the last dimension.
         integers: Whether the pixels are integers from 0 to 255, which are divided by 255.
         architecture: "nature" or "impala".
-        features: Units of the dense layer.
+        units: Units of the dense layer.
     """
 
     height: int
@@ -112,10 +117,15 @@ class CNNShape(EncoderShape):
     channels_last: bool
     integers: bool
     architecture: Literal["nature", "impala"]
-    features: int
+    units: int
+
+    @property
+    def features(self) -> int:
+        """Units of the dense layer."""
+        return self.units
 
     def children(self) -> Mapping[str, Shape]:
-        return {**self._convolutions(), "dense": self._dense()}
+        return {**self._convolutions(), "dense": self.dense}
 
     def _convolutions(self) -> dict[str, Shape]:
         channels, parts = self.channels, {}
@@ -130,7 +140,9 @@ class CNNShape(EncoderShape):
                 channels = outputs
         return dict(parts)
 
-    def _dense(self) -> DenseShape:
+    @property
+    def dense(self) -> DenseShape:
+        """The dense layer after the convolutions."""
         rows, columns = self.height, self.width
         if self.architecture == "nature":
             for kernel, stride, _ in NATURE:
@@ -140,7 +152,7 @@ class CNNShape(EncoderShape):
             for _ in IMPALA:
                 rows, columns = (rows + 1) // 2, (columns + 1) // 2
             channels = IMPALA[-1]
-        return DenseShape((rows * columns * channels, self.features), "relu", activate_last=True)
+        return DenseShape((rows * columns * channels, self.units), "relu", activate_last=True)
 
 
 class EntityGroup(NamedTuple):
@@ -197,7 +209,7 @@ class EntitiesShape(EncoderShape):
     layers: int
 
     @property
-    def features(self) -> int:  # type: ignore[override]
+    def features(self) -> int:
         """2 W: the agent itself, and the mean of the entities."""
         return 2 * self.width
 
@@ -229,7 +241,7 @@ class DictShape(EncoderShape):
     entries: tuple[tuple[str, EncoderShape], ...]
 
     @property
-    def features(self) -> int:  # type: ignore[override]
+    def features(self) -> int:
         """Sum of the entries' features."""
         return sum(encoder.features for _, encoder in self.entries)
 

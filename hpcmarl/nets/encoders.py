@@ -61,8 +61,7 @@ class CNN(nn.Module):
             self._add_nature(shape.channels)
         else:
             self._add_impala(shape.channels)
-        dense = shape.children()["dense"]
-        self.dense = Dense(dense)  # type: ignore[arg-type]
+        self.dense = Dense(shape.dense)
 
     def _add_nature(self, channels: int) -> None:
         self.convolutions = nn.ModuleList()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -77,13 +78,10 @@ class ModuleShape(Shape):
         drawn: dict[str, FloatArray] = {}
         first = next(iter(self.parameters_of), "")
 
-        def value(name: str, generator: np.random.Generator) -> FloatArray:
+        def value(name: str, generator: np.random.Generator, _shape: tuple[int, ...]) -> FloatArray:
             if name == first:
                 drawn.update(self.draw(generator))
             return drawn[name]
 
         for name, shape in self.parameters_of.items():
-            yield (
-                prefix + name,
-                Parameter(shape, lambda generator, _, name=name: value(name, generator)),  # type: ignore[misc]
-            )
+            yield prefix + name, Parameter(shape, partial(value, name))

@@ -164,8 +164,9 @@ class LayeredPolicy(Policy):
         """Return the inputs of the layers after the encoder, shape [n, D]."""
         if isinstance(inputs, Inputs):
             assert self.encoder is not None
-            own, *others = inputs.fields.values()
-            return torch.cat([self.encoder(own), *others], -1) if others else self.encoder(own)  # type: ignore[list-item]
+            own, *numbers = inputs.fields.values()
+            parts = [self.encoder(own), *numbers]
+            return torch.cat(parts, -1)
         if self.moments is None:
             return inputs
         normalised: torch.Tensor = self.moments(inputs)

@@ -31,6 +31,9 @@ class TorchPolicy(ActingPolicy):
             if name in arrays:  # other buffers are constants of a module of the user
                 parameter.data = torch.from_numpy(arrays[name])
 
+    def become_sparse(self, *, measured: bool) -> None:
+        pass  # sparse training refuses such networks
+
     def refresh(self) -> None:
         pass  # the parameters are views of the vector
 

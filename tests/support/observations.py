@@ -10,6 +10,22 @@ from gymnasium import spaces
 from pettingzoo import ParallelEnv
 
 IMAGE = (5, 4, 3)
+# a league of two agents in `Seeing`
+LEAGUE = """
+env: {id: "tests.support.observations:Seeing"}
+policies: {one: {agents: [a]}, two: {agents: [b]}}
+algo: {name: ma_trace, critic: independent, unroll: 4}
+topology: {environments_per_actor: 2}
+trajectories: {enabled: false}
+stop: {updates: 4}
+logging: {progress: false}
+checkpoint: {every_seconds: null}
+league:
+  score: return
+  return_range: [0, 6]
+  freeze: {most_updates: 2}
+  evaluation: {episodes: 4, environments: 2, final_seconds: 0.2}
+"""
 
 
 class Seeing(ParallelEnv):

@@ -7,7 +7,7 @@ import pytest
 import hpcmarl
 from hpcmarl.errors import UsageError
 from hpcmarl.io.trajectories.shard_reader import list_shards
-from tests.support.observations import IMAGE, Seeing
+from tests.support.observations import IMAGE, LEAGUE, Seeing
 from tests.support.worlds import final_parameters, run_world, summary
 
 DICT = """
@@ -20,21 +20,7 @@ stop: {updates: 4}
 logging: {progress: false}
 checkpoint: {every_seconds: null}
 """
-LEAGUE = """
-env: {id: "tests.support.observations:Seeing"}
-policies: {one: {agents: [a]}, two: {agents: [b]}}
-algo: {name: ma_trace, critic: independent, unroll: 4, network: {hidden: [4], encoder: flat}}
-topology: {environments_per_actor: 2}
-trajectories: {enabled: false}
-stop: {updates: 4}
-logging: {progress: false}
-checkpoint: {every_seconds: null}
-league:
-  score: return
-  return_range: [0, 6]
-  freeze: {most_updates: 2}
-  evaluation: {episodes: 4, environments: 2, final_seconds: 0.2}
-"""
+FLAT = "algo.network={hidden: [4], encoder: flat}"
 
 
 @pytest.fixture(scope="module")
@@ -120,7 +106,7 @@ def test_a_loaded_policy_acts_on_dictionaries(recorded):
 
 
 def test_a_league_plays_matches_on_dictionaries(tmp_path, run_json):
-    run_world(3, tmp_path, text=LEAGUE)
+    run_world(3, tmp_path, FLAT, text=LEAGUE)
     found = run_json("league", "match", tmp_path, "one", "two", "--episodes", 4)
     assert found["episodes"] == 4
     policy = hpcmarl.load_policy(tmp_path, member="one")

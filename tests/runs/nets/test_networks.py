@@ -5,7 +5,7 @@ import pytest
 
 import hpcmarl
 from hpcmarl.errors import ConfigError
-from tests.support.observations import Seeing
+from tests.support.observations import LEAGUE, Seeing
 from tests.support.worlds import final_parameters, run_world, summary
 
 RUN = """
@@ -17,21 +17,6 @@ eval: {episodes: 4, environments: 2}
 stop: {updates: 4}
 logging: {progress: false}
 checkpoint: {every_seconds: null}
-"""
-LEAGUE = """
-env: {id: "tests.support.observations:Seeing"}
-policies: {one: {agents: [a]}, two: {agents: [b]}}
-algo: {name: ma_trace, critic: independent, unroll: 4}
-topology: {environments_per_actor: 2}
-trajectories: {enabled: false}
-stop: {updates: 4}
-logging: {progress: false}
-checkpoint: {every_seconds: null}
-league:
-  score: return
-  return_range: [0, 6]
-  freeze: {most_updates: 2}
-  evaluation: {episodes: 4, environments: 2, final_seconds: 0.2}
 """
 CNN = "{encoder: cnn, cnn: {architecture: impala, features: 4}}"
 ENCODED = f"algo.network={{keys: {{image: {CNN}}}, hidden: [4], body: lstm, memory: 3, layer_norm: true}}"

@@ -13,7 +13,7 @@ from tests.support.rollouts import make_spec, observing_spec, random_observation
 SPEC = observing_spec()
 
 
-def same(one, other):
+def assert_same(one, other):
     """Assert that observations are equal, entry by entry."""
     assert (one.dtype, one.shape) == (other.dtype, other.shape)
     for key, part in fields_of(one).items():
@@ -26,8 +26,8 @@ def test_messages_hold_observations_in_their_types():
     message = codec.pack(rollout)
     opened = codec.read(message, rollout.version)
     for name, part in rollout.policies.items():
-        same(opened.policies[name].obs, part.obs)
-        same(opened.policies[name].final_obs, part.final_obs)
+        assert_same(opened.policies[name].obs, part.obs)
+        assert_same(opened.policies[name].final_obs, part.final_obs)
     assert len(rollout.final_index) > 0
 
 
@@ -38,8 +38,8 @@ def test_messages_of_one_slot_are_read_together():
     (joined,) = codec.read_together([codec.open(codec.pack(rollout)) for rollout in rollouts])
     for name in ("eyes", "camera"):
         parts = [rollout.policies[name] for rollout in rollouts]
-        same(joined.policies[name].obs, np.concatenate([part.obs for part in parts], 1))
-        same(joined.policies[name].final_obs, np.concatenate([part.final_obs for part in parts]))
+        assert_same(joined.policies[name].obs, np.concatenate([part.obs for part in parts], 1))
+        assert_same(joined.policies[name].final_obs, np.concatenate([part.final_obs for part in parts]))
 
 
 def test_an_unroll_begins_with_the_last_frame_of_another():
@@ -50,7 +50,7 @@ def test_an_unroll_begins_with_the_last_frame_of_another():
         one.arrays[f"{policy.name}/obs"][4] = random_observations(policy, (2, len(policy.agents)), generator)
     other.begin_after(one)
     for policy in SPEC.policies:
-        same(other.frames[0].policies[policy.name].obs, one.frames[4].policies[policy.name].obs)
+        assert_same(other.frames[0].policies[policy.name].obs, one.frames[4].policies[policy.name].obs)
 
 
 def test_an_image_takes_a_quarter_of_the_bytes_of_float32():
@@ -73,7 +73,7 @@ def test_workers_and_actor_share_records():
         half = worker.halves[1]
         given = random_observations(policy, (half.plan.slots, len(policy.agents)), generator)
         half.frame(1, 2).policies[policy.name].obs[...] = given
-        same(actor.halves[1].frame(1, 2).policies[policy.name].obs, given)
+        assert_same(actor.halves[1].frame(1, 2).policies[policy.name].obs, given)
 
 
 def test_stored_episodes_are_checked_in_their_float_entries():
