@@ -1,87 +1,199 @@
-"""Measure the speed of acting against bare environment stepping.
+"""Measure the speed of acting against a bare torch loop and against bare environment stepping.
 
-One process runs both in turn, in short windows, without MPI and without a learner. Acting is an actor's work
-between two rollouts: one batched forward pass for each policy, and one step of all slots.
+One process runs all of them in turn, in short windows, without MPI and without a learner. Acting is an
+actor's work between two rollouts: one batched forward pass for each policy, and one step of all slots. The
+bare torch loop (reference/acting.py) does the same with plain torch layers.
 """
 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+import torch
+
 from hpcmarl.algos import make_model
-from hpcmarl.bench.paired_throughput import paired_throughput
+from hpcmarl.algos.model import Model
+from hpcmarl.bench.paired_throughput import FIRST_SLOT, WARM_UP
+from hpcmarl.bench.reference.acting import ReferenceActing, missing_reason
 from hpcmarl.config import Config, inference_form
 from hpcmarl.envs import Seeds, describe, make_environment, new_frame, new_outcome
+from hpcmarl.envs.bare import make_bare, step_bare
 from hpcmarl.roles.base import generator_for
+from hpcmarl.types import Array, Frame
 
-WINDOW = 1.0  # seconds of one window; the two alternate
+WINDOW = 1.0  # seconds of one window; they alternate
+# Chooses the actions of each policy for the observations of all slots.
+Decide = Callable[[Frame], dict[str, Array]]
 
 
-class Acting:
-    """An actor's environments and untrained policies, without a learner.
+class Deciding:
+    """Decisions of a model, with the memory of its agents.
 
     Args:
-        config: Configuration of the run.
-
-    Attributes:
+        model: The model.
         slots: Environments that are stepped together.
-        seconds: Wall-clock time of all acting so far.
-        processor_seconds: Processor time of all acting so far.
+        seed: Seed of the run.
     """
 
-    def __init__(self, config: Config) -> None:
-        self.slots = config.topology.environments_per_actor
-        self.algorithm = make_model(describe(config.env, config.policies), config.algo, config.seed)
-        self.algorithm.set_weight_format(inference_form(config))
-        self.environment = make_environment(
-            config.env, config.policies, self.slots, Seeds(config.seed), with_state=self.algorithm.needs_state
-        )
-        self.generator = generator_for(config.seed, "actor", 0)
-        self.memory = self.algorithm.initial_memory(self.slots)
-        self.frames = [
-            new_frame(self.environment.spec, self.slots, self.algorithm.needs_state) for _ in range(2)
-        ]
-        self.outcome = new_outcome(self.environment.spec, self.slots)
-        self.environment.reset(self.frames[0])
-        self.seconds = self.processor_seconds = 0.0
+    def __init__(self, model: Model, slots: int, seed: int) -> None:
+        self.model, self.generator = model, generator_for(seed, "actor", 0)
+        self.memory = model.initial_memory(slots)
 
-    def step(self) -> None:
-        """Make one decision for every agent and one step of every slot."""
-        decisions = self.algorithm.act(self.frames[0], self.memory, self.generator)
+    def decide(self, frame: Frame) -> dict[str, Array]:
+        """Return the actions of each policy."""
+        decisions = self.model.act(frame, self.memory, self.generator)
         self.memory |= {
             policy: decision.memory for policy, decision in decisions.items() if decision.memory is not None
         }
-        self.environment.step(
-            {policy: decision.action for policy, decision in decisions.items()}, self.outcome, self.frames[1]
+        return {policy: decision.action for policy, decision in decisions.items()}
+
+
+class Acting:
+    """Environments whose actions come from one kind of decisions, with clocks.
+
+    Args:
+        config: Configuration of the run.
+        with_state: Whether the environments compute their state.
+        decide: Chooses the actions.
+
+    Attributes:
+        slots: Environments that are stepped together.
+        rates: Environment steps per second of each window.
+        decision_us: Microseconds of a decision in each window, without the step of the environments.
+        decision_processor_us: Processor time of a decision in each window, in microseconds.
+        seconds: Wall-clock time of all windows.
+        processor_seconds: Processor time of all windows.
+    """
+
+    def __init__(self, config: Config, *, with_state: bool, decide: Decide) -> None:
+        self.slots = config.topology.environments_per_actor
+        self.decide = decide
+        self.environment = make_environment(
+            config.env, config.policies, self.slots, Seeds(config.seed), with_state=with_state
         )
-        self.frames.reverse()
+        self.frames = [new_frame(self.environment.spec, self.slots, with_state) for _ in range(2)]
+        self.outcome = new_outcome(self.environment.spec, self.slots)
+        self.environment.reset(self.frames[0])
+        self.restart()
 
-    def run(self, seconds: float) -> tuple[int, float]:
-        """Act for about `seconds`.
+    def restart(self) -> None:
+        """Forget all windows."""
+        self.rates: list[float] = []
+        self.decision_us: list[float] = []
+        self.decision_processor_us: list[float] = []
+        self.seconds = self.processor_seconds = 0.0
 
-        Returns:
-            Environment steps, and seconds that they took.
-        """
-        count, began, processor = 0, time.perf_counter(), time.process_time()
-        while time.perf_counter() - began < seconds:
-            self.step()
-            count += self.slots
-        took = time.perf_counter() - began
-        self.seconds += took
-        self.processor_seconds += time.process_time() - processor
-        return count, took
+    def run(self, seconds: float) -> None:
+        """Act for one window of about `seconds`."""
+        steps, deciding, processor_deciding = 0, 0.0, 0.0
+        first, first_processor = time.perf_counter(), time.process_time()
+        now = first
+        while now - first < seconds:
+            began, processor = time.perf_counter(), time.process_time()
+            actions = self.decide(self.frames[0])
+            processor_deciding += time.process_time() - processor
+            deciding += time.perf_counter() - began
+            self.environment.step(actions, self.outcome, self.frames[1])
+            self.frames.reverse()
+            steps += 1
+            now = time.perf_counter()
+        self.rates.append(steps * self.slots / (now - first))
+        self.decision_us.append(1e6 * deciding / steps)
+        self.decision_processor_us.append(1e6 * processor_deciding / steps)
+        self.seconds += now - first
+        self.processor_seconds += time.process_time() - first_processor
 
 
 def run(config: Config, seconds: float) -> dict[str, Any]:
-    """Measure acting and bare stepping for about `seconds` each.
+    """Measure acting, the bare torch loop and bare stepping for about `seconds` each.
 
     Returns:
-        The figures of `paired_throughput`, and `acting_processor_share`: processor time per second of acting.
+        As `measure`, for the model of the configuration.
     """
-    acting = Acting(config)
-    acting.run(0.2)
-    acting.seconds = acting.processor_seconds = 0.0
-    figures = paired_throughput("acting", acting.run, config.env, config.seed, acting.slots, seconds, WINDOW)
-    acting.environment.close()
-    return {**figures, "acting_processor_share": acting.processor_seconds / acting.seconds}
+    torch.set_num_threads(config.topology.threads)
+    torch.manual_seed(config.seed)  # torch.distributions draw from the global generator
+    model = make_model(describe(config.env, config.policies), config.algo, config.seed)
+    model.set_weight_format(inference_form(config))
+    return measure(config, model, seconds)
+
+
+def measure(config: Config, model: Model, seconds: float) -> dict[str, Any]:
+    """Measure a model beside the bare torch loop and bare stepping.
+
+    Args:
+        config: Configuration of the run.
+        model: The model that acts.
+        seconds: Seconds of each of the three.
+
+    Returns:
+        Rates in environment steps per second, ratios of acting to both others, the medians of `decision_us`
+        and of its processor time over windows, and `acting_processor_share`: processor time per second of
+        acting. Figures of the bare torch loop are None where it cannot compute the policies;
+        `bare_torch_missing` is the reason.
+    """
+    slots, reason = config.topology.environments_per_actor, missing_reason(model)
+    state = model.needs_state
+    ours = Acting(config, with_state=state, decide=Deciding(model, slots, config.seed).decide)
+    torch_loop = (
+        None if reason else Acting(config, with_state=state, decide=ReferenceActing(model, slots).decide)
+    )
+    loops = [ours] if torch_loop is None else [ours, torch_loop]
+    bare = make_bare(config.env, slots, Seeds(config.seed, FIRST_SLOT))
+    step_bare(bare, WARM_UP)
+    for loop in loops:
+        loop.run(0.2)
+        loop.restart()
+    stepped: list[float] = []
+    for _ in range(max(2, round(seconds / WINDOW))):
+        for loop in loops:
+            loop.run(WINDOW)
+        count, took = step_bare(bare, WINDOW)
+        stepped.append(count / took)
+    bare.close()
+    for loop in loops:
+        loop.environment.close()
+    return {
+        "acting_env_steps_per_second": float(np.mean(ours.rates)),
+        "bare_env_steps_per_second": float(np.mean(stepped)),
+        **_ratios("ratio", ours.rates, stepped),
+        "slots": slots,
+        "environment": config.env.id,
+        "window_seconds": WINDOW,
+        "acting_processor_share": ours.processor_seconds / ours.seconds,
+        "decision_us": float(np.median(ours.decision_us)),
+        "decision_processor_us": float(np.median(ours.decision_processor_us)),
+        **_beside_torch(ours, torch_loop),
+        "bare_torch_missing": reason or None,
+    }
+
+
+def _beside_torch(ours: Acting, other: Acting | None) -> dict[str, Any]:
+    """Return the figures of the bare torch loop; a ratio above 1 means that hpcmarl is faster."""
+    if other is None:
+        names = ("env_steps_per_second", "decision_us", "decision_processor_us", "ratio", "ratio_median")
+        ratios = ("ratio_of_windows", "ratio_of_decisions", "ratio_of_decision_processor_time")
+        return {f"bare_torch_{name}": None for name in (*names, *ratios)}
+    processor = np.array(other.decision_processor_us) / np.array(ours.decision_processor_us)
+    return {
+        "bare_torch_env_steps_per_second": float(np.mean(other.rates)),
+        "bare_torch_decision_us": float(np.median(other.decision_us)),
+        "bare_torch_decision_processor_us": float(np.median(other.decision_processor_us)),
+        **_ratios("bare_torch_ratio", ours.rates, other.rates),
+        "bare_torch_ratio_of_decisions": float(
+            np.median(np.array(other.decision_us) / np.array(ours.decision_us))
+        ),
+        "bare_torch_ratio_of_decision_processor_time": float(np.median(processor)),
+    }
+
+
+def _ratios(name: str, own: list[float], other: list[float]) -> dict[str, Any]:
+    """Return the ratio of mean rates, the median of the windows' ratios, and all of them."""
+    ratios = np.array(own) / np.array(other)
+    return {
+        name: float(np.mean(own) / np.mean(other)),
+        f"{name}_median": float(np.median(ratios)),
+        f"{name}_of_windows": ratios.tolist(),
+    }

@@ -186,7 +186,6 @@ def check(config: Config, algorithm: Algorithm) -> None:
             f"env.id: the bare loops need agents of one policy with {'' if continuous else 'single '}{kind} "
             f"actions, all at once; {config.env.id} does not have such agents"
         )
-    actor_critic = chosen.name in ("ma_trace", "ppo", "coma")
     plain: dict[str, Any] = {
         "normalise_values": False,
         "normalise_observations": False,
@@ -205,7 +204,22 @@ def check(config: Config, algorithm: Algorithm) -> None:
         if getattr(chosen, key, value) != value:
             found = f"algo.{key}: {getattr(chosen, key)} needs values recorded at the start of a batch"
             raise UsageError(f"{found}, which is not timed here; use {'null' if value is None else value}")
-    if actor_critic and chosen.critic_network is not None and chosen.critic_network.recurrent:
+    check_networks(config, algorithm)
+
+
+def check_networks(config: Config, algorithm: Algorithm) -> None:
+    """Refuse networks that the bare loops do not have; raises as `check`."""
+    chosen: Any = config.algo
+    actor_critic, continuous = chosen.name in ("ma_trace", "ppo", "coma"), chosen.name in CONTINUOUS
+    critic = getattr(chosen, "critic_network", None)
+    for key, network in (("algo.network", chosen.network), ("algo.critic_network", critic)):
+        if network is None:
+            continue
+        if network.layer_norm:
+            raise UsageError(f"{key}.layer_norm: true is not in the bare loops; use false")
+        if network.body == "lstm":
+            raise UsageError(f"{key}.body: lstm is not in the bare loops; use mlp, or gru for values")
+    if actor_critic and critic is not None and critic.recurrent:
         raise UsageError(
             "algo.critic_network.body: gru needs a memory from the unrolls before, which is not timed "
             "here; use false"
@@ -214,6 +228,19 @@ def check(config: Config, algorithm: Algorithm) -> None:
         raise UsageError(
             "algo.network.body: gru is in the bare loops of value-based algorithms only; use mlp"
         )
+    shape = algorithm.design.policies[algorithm.spec.policies[0].name]
+    if continuous and not shape.form.flat:
+        raise UsageError(
+            f"algo.network: the bare loop of {chosen.name} has dense layers of flat inputs only; use "
+            "encoder: flat and no module"
+        )
+    if shape.module is not None and shape.module.memory:
+        raise UsageError(
+            f"algo.network.module: {chosen.network.module} is recurrent, and the bare loops call modules "
+            "without a memory; set its memory_size to 0"
+        )
+    if getattr(chosen, "mixer_module", None) is not None:
+        raise UsageError(f"algo.mixer_module: {chosen.mixer_module} is not in the bare loops; use null")
 
 
 def run(config: Config, seconds: float) -> dict[str, Any]:

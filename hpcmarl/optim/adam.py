@@ -13,6 +13,9 @@ from hpcmarl.config import AdamConfig
 from hpcmarl.optim.base import Optimizer
 from hpcmarl.types import Array, Part
 
+# Entries that a step computes together; their intermediate results stay in the cache of a core.
+BLOCK = 1 << 14
+
 
 class Adam(Optimizer):
     """The Adam optimizer.
@@ -48,17 +51,24 @@ class Adam(Optimizer):
     def _move(self, direction: Array) -> None:
         config = self.config
         gradient = self._clipped(direction)
-        scratch = np.multiply(gradient, 1.0 - config.beta1, out=self._scratch)
-        self.first *= config.beta1
-        self.first += scratch
-        np.square(gradient, out=scratch)
-        scratch *= 1.0 - config.beta2
-        self.second *= config.beta2
-        self.second += scratch
         count = self.updates + 1
-        np.divide(self.second, 1.0 - config.beta2**count, out=scratch)
-        np.sqrt(scratch, out=scratch)
-        scratch += config.epsilon
-        movement = self.step_size() / (1.0 - config.beta1**count) * self.first
-        movement /= scratch
+        size = self.step_size() / (1.0 - config.beta1**count)
+        movement = np.empty_like(self.parameters)
+        for start in range(0, gradient.size, BLOCK):
+            block = slice(start, start + BLOCK)
+            slope, first, second, scratch = (
+                array[block] for array in (gradient, self.first, self.second, self._scratch)
+            )
+            np.multiply(slope, 1.0 - config.beta1, out=scratch)
+            first *= config.beta1
+            first += scratch
+            np.square(slope, out=scratch)
+            scratch *= 1.0 - config.beta2
+            second *= config.beta2
+            second += scratch
+            np.divide(second, 1.0 - config.beta2**count, out=scratch)
+            np.sqrt(scratch, out=scratch)
+            scratch += config.epsilon
+            np.multiply(first, size, out=movement[block])
+            movement[block] /= scratch
         self._advance(movement)

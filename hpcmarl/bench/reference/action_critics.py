@@ -18,7 +18,8 @@ from torch.nn import functional
 
 from hpcmarl.algos.batch import join
 from hpcmarl.algos.episodes import episodes_of
-from hpcmarl.bench.reference.learning import ReferenceAgent, ReferenceLoop, multilayer
+from hpcmarl.bench.reference.learning import ReferenceLoop
+from hpcmarl.bench.reference.networks import ReferenceAgent, multilayer
 from hpcmarl.config import Config
 from hpcmarl.errors import UsageError
 from hpcmarl.types import Rollout

@@ -16,7 +16,8 @@ from torch import nn
 from torch.nn import functional
 
 from hpcmarl.algos.batch import Batch, join, seen_by
-from hpcmarl.bench.reference.learning import ReferenceAgent, ReferenceLoop, multilayer
+from hpcmarl.bench.reference.learning import ReferenceLoop
+from hpcmarl.bench.reference.networks import Observed, first_rows, make_agent, make_values, observed
 from hpcmarl.config import Config
 from hpcmarl.types import Rollout
 
@@ -28,13 +29,13 @@ class Unrolls:
     """Stacked tensors of a batch of unrolls.
 
     Attributes:
-        obs: Observations, [T, B, N, D].
+        obs: Inputs of the agents, [T, B, N, ...]; None: the first T rows of `critic_inputs`.
         alive: Agents that act, [T, B, N].
         mask: Allowed actions, [T, B, N, A]; None: all.
         action: Actions, [T, B, N].
         logp: Log-probabilities of the actions under the policy that sampled them, [T, B, N].
-        critic_inputs: Inputs of the critic, [T+1, B, U, D]; with COMA [T, B, N, D].
-        finals: Inputs of the critic at the ends of truncated episodes, [K, U, D].
+        critic_inputs: Inputs of the critic, [T+1, B, U, ...]; with COMA [T, B, N, ...].
+        finals: Inputs of the critic at the ends of truncated episodes, [K, U, ...].
         ends: Step and slot of each entry of `finals`, [K] each.
         reward: Scaled reward of each unit, [T, B, U].
         active: Rows of each unit that count, [T, B, U].
@@ -45,13 +46,13 @@ class Unrolls:
             began; None: the loss computes them.
     """
 
-    obs: torch.Tensor
+    obs: Observed | None
     alive: torch.Tensor
     mask: torch.Tensor | None
     action: torch.Tensor
     logp: torch.Tensor
-    critic_inputs: torch.Tensor
-    finals: torch.Tensor
+    critic_inputs: Observed
+    finals: Observed
     ends: tuple[torch.Tensor, torch.Tensor]
     reward: torch.Tensor
     active: torch.Tensor
@@ -107,23 +108,21 @@ class ReferenceCritic(ReferenceLoop):
     Args:
         config: Configuration of the run.
         algorithm: The algorithm of hpcmarl that this loop repeats.
-        inputs: Length of the critic's input.
-        outputs: Length of the critic's output.
     """
 
-    def __init__(self, config: Config, algorithm: Any, inputs: int, outputs: int) -> None:
+    def __init__(self, config: Config, algorithm: Any) -> None:
         given: Any = config
         self.config = given.algo
-        policy, network = algorithm.spec.policies[0], self.config.network
-        critic = self.config.critic_network or network
-        agent = ReferenceAgent(algorithm.acting_inputs(policy.name), policy.action.sizes[0], network)
-        self.remembers = self.config.critic_network is not None and critic.recurrent
-        values = (
-            ReferenceAgent(inputs, outputs, critic)
-            if self.remembers
-            else multilayer((inputs, *critic.hidden, outputs), critic.activation)
-        )
-        super().__init__(config, algorithm, nn.ModuleDict({"agent": agent, "critic": values}))
+        name = algorithm.spec.policies[0].name
+        parts = algorithm.design.modules[name].children()
+        actor, critic = parts["actor"], parts["critic"]
+        self.remembers = critic.memory_size > 0
+        # Agents and independent critics see the same images, which are kept and converted once.
+        self.shares = not actor.form.flat and [
+            (field.policy, field.count, field.size) for field in actor.form.fields
+        ] == [(field.policy, field.count, field.size) for field in critic.form.fields]
+        networks = nn.ModuleDict({"agent": make_agent(actor), "critic": make_values(critic)})
+        super().__init__(config, algorithm, networks)
 
     def stack(self, rollouts: Sequence[Rollout]) -> Unrolls:
         batch = join(rollouts)
@@ -135,13 +134,13 @@ class ReferenceCritic(ReferenceLoop):
             for array in (columns.reward, columns.active, columns.terminated, columns.truncated)
         )
         return Unrolls(
-            torch.from_numpy(np.array(seen_by(self.algorithm._policies[policy.name], part))),
+            None if self.shares else observed(seen_by(self.algorithm._policies[policy.name], part)),
             torch.from_numpy(np.array(part.alive[:steps])),
             None if part.action_mask is None else torch.from_numpy(np.array(part.action_mask[:steps])),
             torch.from_numpy(np.array(part.action)),
             torch.from_numpy(np.array(part.logp)),
-            torch.from_numpy(np.array(critic_inputs)),
-            torch.from_numpy(np.array(finals)),
+            observed(critic_inputs),
+            observed(finals),
             (torch.from_numpy(batch.final_step), torch.from_numpy(batch.final_slot)),
             reward,
             active,
@@ -164,6 +163,15 @@ class ReferenceCritic(ReferenceLoop):
             finals,
             owner._columns(batch, part, rows, zeros[:-1], zeros[-1], np.zeros(finals.shape[:2], np.float32)),
         )
+
+    def prepared(self, inputs: Unrolls) -> Unrolls:
+        """Return the inputs with float32 images, converted once for both networks if they see the same."""
+        agent, critic = self.module["agent"], self.module["critic"]
+        critic_inputs = critic.prepare(inputs.critic_inputs)
+        obs = (
+            first_rows(critic_inputs, len(inputs.alive)) if inputs.obs is None else agent.prepare(inputs.obs)
+        )
+        return replace(inputs, obs=obs, critic_inputs=critic_inputs, finals=critic.prepare(inputs.finals))
 
     def _policy(self, inputs: Unrolls) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Evaluate the policy on all rows.
@@ -218,17 +226,8 @@ class ReferenceValueCritic(ReferenceCritic):
     A recurrent critic starts from zeros. No row of its unrolls may be the first or last of an episode.
     """
 
-    def __init__(self, config: Config, algorithm: Any) -> None:
-        spec = algorithm.spec
-        policy = spec.policies[0]
-        chosen: Any = config.algo
-        own, everybody = algorithm.acting_inputs(policy.name), len(policy.agents) * policy.observation_size
-        inputs = {"state": spec.state_size or 0, "independent": own, "joint_observation": everybody}[
-            chosen.critic
-        ] + (own if chosen.critic_input == "agent" else 0)
-        super().__init__(config, algorithm, inputs, 1)
-
     def loss(self, inputs: Unrolls) -> torch.Tensor:
+        inputs = self.prepared(inputs)
         config, every = self.config, self.module["critic"](inputs.critic_inputs).squeeze(-1)
         outputs, (_, logp, entropy) = every[:-1], self._policy(inputs)
         if inputs.settled is None:
@@ -256,6 +255,7 @@ class ReferenceValueCritic(ReferenceCritic):
 
         Training on a batch computes them once, when it begins.
         """
+        inputs = self.prepared(inputs)
         with torch.no_grad():
             every, (_, logp, _) = (
                 self.module["critic"](inputs.critic_inputs).squeeze(-1),
@@ -295,15 +295,6 @@ class ReferenceValueCritic(ReferenceCritic):
 class ReferenceCOMA(ReferenceCritic):
     """COMA; the critic's last output is for agents that do not act."""
 
-    def __init__(self, config: Config, algorithm: Any) -> None:
-        policy = algorithm.spec.policies[0]
-        super().__init__(
-            config,
-            algorithm,
-            algorithm._critics[policy.name].layers.layers[0].in_features,
-            policy.action.sizes[0] + 1,
-        )
-
     def _inputs(self, batch: Batch) -> tuple[Any, Any, Any]:
         owner: Any = self.algorithm
         policy = owner.spec.policies[0]
@@ -312,10 +303,12 @@ class ReferenceCOMA(ReferenceCritic):
         everybody = owner._inputs(policy, batch)
         rows = owner._agent_rows(policy, batch, owner._game(batch))
         columns = owner._agent_columns(batch, part, rows, np.zeros(shape, np.float32))
-        return everybody.reshape(*shape, -1), np.zeros((0, 1), np.float32), columns
+        if everybody.dtype.names is None:
+            everybody = everybody.reshape(*shape, -1)
+        return everybody, np.zeros((0, 1), np.float32), columns
 
     def loss(self, inputs: Unrolls) -> torch.Tensor:
-        config = self.config
+        config, inputs = self.config, self.prepared(inputs)
         outputs = self.module["critic"](inputs.critic_inputs)
         nothing = outputs.shape[-1] - 1
         done = torch.where(inputs.alive, inputs.action, nothing).unsqueeze(-1)

@@ -16,8 +16,7 @@ from __future__ import annotations
 import copy
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
-from itertools import pairwise
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -30,24 +29,11 @@ from hpcmarl.algos.base import Algorithm
 from hpcmarl.algos.batch import join
 from hpcmarl.algos.design import mixer_state, mixer_state_size
 from hpcmarl.algos.episodes import episodes_of
+from hpcmarl.bench.reference.networks import Observed, make_agent, multilayer
 from hpcmarl.config import Config
 from hpcmarl.errors import UsageError
 from hpcmarl.maths.qlearning import greedy_actions, near_greedy, optimistic_weights, softmax_value, taken
 from hpcmarl.types import FloatArray, Rollout
-
-
-def multilayer(sizes: Sequence[int], activation: str, *, activate_last: bool = False) -> nn.Sequential:
-    """Return linear layers with the activation between them.
-
-    Args:
-        sizes: Widths of the input, hidden layers and output.
-        activation: "tanh" or "relu".
-        activate_last: Whether an activation follows the last layer.
-    """
-    parts: list[nn.Module] = []
-    for inputs, outputs in pairwise(sizes):
-        parts += [nn.Linear(inputs, outputs), nn.Tanh() if activation == "tanh" else nn.ReLU()]
-    return nn.Sequential(*(parts if activate_last else parts[:-1]))
 
 
 class ReferenceLoop(ABC):
@@ -136,46 +122,6 @@ def _optimised_apart(module: nn.Module) -> dict[str, nn.Module]:
     return dict(module.named_children()) if hasattr(module, "critic") else {"all": module}
 
 
-class ReferenceAgent(nn.Module):
-    """Values or logits [rows, B, N, K] of observations [rows, B, N, D].
-
-    A recurrent network runs over the rows and starts from zero memory.
-
-    Args:
-        inputs: Length D of an observation.
-        outputs: Length K of the output.
-        network: Configuration of the network.
-        dueling: Whether the network has two heads; the mask of allowed actions [rows, B, N, K] then matters.
-    """
-
-    def __init__(self, inputs: int, outputs: int, network: Any, *, dueling: bool = False) -> None:
-        super().__init__()
-        self.recurrent = network.recurrent
-        last = network.hidden[-1] if network.hidden else inputs
-        if self.recurrent or dueling:
-            self.body = multilayer((inputs, *network.hidden), network.activation, activate_last=True)
-        if self.recurrent:
-            self.memory = nn.GRU(last, network.memory)
-            last = network.memory
-        whole = (last, outputs) if self.recurrent or dueling else (inputs, *network.hidden, outputs)
-        self.outputs = multilayer(whole, network.activation)
-        self.value = nn.Linear(last, 1) if dueling else None
-
-    def forward(self, obs: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
-        hidden = obs
-        if hasattr(self, "body"):
-            hidden = self.body(obs)
-        if self.recurrent:
-            hidden = self.memory(hidden.flatten(1, 2))[0].view(*obs.shape[:-1], -1)
-        values: torch.Tensor = self.outputs(hidden)
-        if self.value is None:
-            return values
-        allowed = torch.ones_like(values) if mask is None else mask.float()
-        mean = (values * allowed).sum(-1, keepdim=True) / allowed.sum(-1, keepdim=True).clamp(min=1.0)
-        centred: torch.Tensor = self.value(hidden) + values - mean
-        return centred
-
-
 class ReferenceMixer(nn.Module):
     """QMIX's mixing network: utilities [..., K, n] and state [..., S] -> [..., K]."""
 
@@ -215,7 +161,7 @@ class Stacked:
     """Stacked tensors of a batch of episodes.
 
     Attributes:
-        obs: Observations, [T+1, B, N, D].
+        obs: Inputs of the agents, [T+1, B, N, ...].
         alive: Agents that act, [T+1, B, N].
         mask: Allowed actions, [T+1, B, N, A]; None: all.
         action: Actions, [T, B, N].
@@ -226,7 +172,7 @@ class Stacked:
         ended: Whether an episode ends with the row, [T, B, U].
     """
 
-    obs: torch.Tensor
+    obs: Observed
     alive: torch.Tensor
     mask: torch.Tensor | None
     action: torch.Tensor
@@ -245,26 +191,31 @@ class ReferenceValues(ReferenceLoop):
         self.config = given.algo
         self.name: str = self.config.name
         policy = algorithm.spec.policies[0]
-        agents, actions = len(policy.agents), policy.action.sizes[0]
-        inputs = algorithm.acting_inputs(policy.name)
-        parts: dict[str, nn.Module] = {
-            "agent": ReferenceAgent(inputs, actions, self.config.network, dueling=self.config.network.dueling)
-        }
+        agents, shape = len(policy.agents), algorithm.design.policies[policy.name]
+        parts: dict[str, nn.Module] = {"agent": make_agent(shape)}
         if self.name in ("qmix", "wqmix", "res"):
             state = mixer_state_size(algorithm.spec, mixer_state(algorithm.spec, self.config))
             widths = self.config.mixing_width, self.config.hypernetwork_width
             parts["mixer"] = ReferenceMixer(agents, state, *widths, self.config.hypernetwork_activation)
             if self.name == "wqmix":
                 parts["central_mixer"] = ReferenceCentral(agents, state, self.config.central_width)
-                parts["central_agent"] = ReferenceAgent(
-                    inputs, actions, self.config.network, dueling=self.config.network.dueling
-                )
+                parts["central_agent"] = make_agent(shape)
         super().__init__(config, algorithm, nn.ModuleDict(parts))
 
     def stack(self, rollouts: Sequence[Rollout]) -> Stacked:
         episodes = episodes_of(join(rollouts), self.algorithm.spec, self.algorithm.design.policies)
         part = episodes.parts[0]
-        assert isinstance(part.inputs, torch.Tensor)
+        rows = part.alive.shape
+        inputs: Observed = (
+            part.inputs
+            if isinstance(part.inputs, torch.Tensor)
+            else [
+                value.view(*rows, *value.shape[1:])
+                if isinstance(value, torch.Tensor)
+                else {key: each.view(*rows, *each.shape[1:]) for key, each in value.items()}
+                for value in part.inputs.fields.values()
+            ]
+        )
         owner: Any = self.algorithm
         columns: Any = part if self.name == "iql" else owner._columns(episodes)
         state = owner._states(episodes) if "mixer" in self.module else None
@@ -274,7 +225,7 @@ class ReferenceValues(ReferenceLoop):
         ]
         reward = torch.from_numpy(columns.reward * np.float32(self.config.reward_scale))
         return Stacked(
-            part.inputs,
+            inputs,
             part.alive,
             part.mask,
             part.action,
@@ -287,6 +238,7 @@ class ReferenceValues(ReferenceLoop):
 
     def loss(self, inputs: Stacked) -> torch.Tensor:
         own, target = self.module, self.target
+        inputs = replace(inputs, obs=own["agent"].prepare(inputs.obs))
         values = own["agent"](inputs.obs, inputs.mask)
         with torch.no_grad():
             later = target["agent"](inputs.obs, inputs.mask)

@@ -1,7 +1,8 @@
-"""An environment whose steps take a chosen time, for benchmarks of arrangements of ranks.
+"""Environments whose steps take a chosen time, or none, for benchmarks.
 
 Three agents see 18 numbers each and have five actions, as in simple_spread. A step computes (`busy`) or waits
-for a simulator elsewhere (`waiting`), always as long or with a heavy tail.
+for a simulator elsewhere (`waiting`), always as long or with a heavy tail. In `Pictures`, agents see images
+that were drawn before, so that the time of a benchmark is that of the networks.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ from pettingzoo import ParallelEnv
 
 AGENTS, NUMBERS, ACTIONS, LENGTH = 3, 18, 5, 1000
 NAMING_STEPS = 20
+# Number of different images, and steps of an episode of `Pictures`.
+PICTURES, PICTURE_STEPS = 32, 40
 # Shape of the heavy tail: a step takes its shortest time times U^(-1/TAIL) for a uniform U.
 TAIL = 1.2
 
@@ -103,6 +106,70 @@ class Naming(Costly):
         if ended:
             self.agents = []
         return self._show(), rewards, terminated, dict.fromkeys(actions, ended), infos
+
+
+class Pictures(ParallelEnv):  # type: ignore[misc]
+    """Agents that see images, without a computation in a step.
+
+    An agent that names the number of its image, modulo the number of actions, earns 1. An episode has
+    PICTURE_STEPS steps.
+
+    Args:
+        agents: Number of agents.
+        edge: Pixels along an edge of an image.
+        channels: Colours of an image.
+    """
+
+    metadata: ClassVar[dict[str, Any]] = {"name": "pictures_v0"}
+
+    def __init__(self, agents: int = 2, edge: int = 84, channels: int = 4) -> None:
+        self.possible_agents = [f"agent_{number}" for number in range(agents)]
+        self.agents: list[str] = []
+        shape = (edge, edge, channels)
+        self._space = spaces.Box(0, 255, shape, np.uint8)
+        self._images = np.random.default_rng(0).integers(0, 256, (PICTURES, *shape), np.uint8)
+        self._first = self._step = 0
+
+    def observation_space(self, agent: str) -> spaces.Space[Any]:
+        return self._space
+
+    def action_space(self, agent: str) -> spaces.Space[Any]:
+        return spaces.Discrete(ACTIONS)
+
+    def reset(self, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
+        self._first, self._step = int(np.random.default_rng(seed).integers(PICTURES)), 0
+        self.agents = list(self.possible_agents)
+        return self._show(), {agent: {} for agent in self.agents}
+
+    def _number(self, place: int) -> int:
+        """Return the number of the image of an agent."""
+        return (self._first + self._step + 7 * place) % PICTURES
+
+    def _show(self) -> dict[str, Any]:
+        return {agent: self._images[self._number(place)] for place, agent in enumerate(self.possible_agents)}
+
+    def step(self, actions: dict[str, int]) -> Any:
+        rewards = {
+            agent: float(actions[agent] == self._number(place) % ACTIONS)
+            for place, agent in enumerate(self.possible_agents)
+        }
+        self._step += 1
+        ended = self._step == PICTURE_STEPS
+        if ended:
+            self.agents = []
+        names = self.possible_agents
+        return (
+            self._show(),
+            rewards,
+            dict.fromkeys(names, False),
+            dict.fromkeys(names, ended),
+            {agent: {} for agent in names},
+        )
+
+
+def pictures_env(**arguments: Any) -> Pictures:
+    """Return the environment of images, for `env.id: hpcmarl.envs.games.costly:pictures_env`."""
+    return Pictures(**arguments)
 
 
 def naming_env(**arguments: Any) -> Naming:

@@ -125,10 +125,17 @@ class Engine:
             present += gradient.vector
 
     def _combine(self, command: Step) -> Array:
-        total = np.zeros_like(self.optimizer.parameters)
+        total: Array | None = None
         for scale, group_sum in zip(command.scales, self._sums, strict=True):
-            if group_sum is not None and scale:
-                total += group_sum if scale == 1.0 else scale * group_sum
+            if group_sum is None or not scale:
+                continue
+            scaled = group_sum if scale == 1.0 else scale * group_sum
+            if total is None:
+                total = scaled  # its memory is not used again
+            else:
+                total += scaled
+        if total is None:
+            total = np.zeros_like(self.optimizer.parameters)
         total *= command.total_scale
         self._sums = [None] * len(self._sums)
         return total

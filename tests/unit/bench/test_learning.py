@@ -19,6 +19,13 @@ VALUES = (
     "optimizer.max_gradient_norm=10",
 )
 CRITICS = ("rounds.batch=4", "algo.unroll=7", "optimizer={name: adam, max_gradient_norm: 1.0}")
+PICTURES = ("env={id: 'hpcmarl.envs.games.costly:pictures_env', kwargs: {edge: 36}}", *CRITICS[::2])
+CNN = "network: {encoder: cnn, hidden: [8], cnn: {features: 16}}"
+ENTITIES = (
+    "network: {encoder: entities, hidden: [8], entities: {width: 8, heads: 2, layers: 2, groups: "
+    "{landmarks: {count: 3, starts: [4], sizes: [2]}, others: {count: 2, starts: [10, 14], sizes: [2, 2]}}}}"
+)
+MODULE = "network: {module: 'hpcmarl.bench.residual:Residual', arguments: {width: 8}}"
 CONTINUOUS = ("env.kwargs.continuous_actions=true", *CRITICS[::2])
 
 
@@ -86,6 +93,44 @@ def test_bare_loop_gradient_equals_the_algorithm_gradient(short, text, changes):
 @pytest.mark.parametrize(
     "changes",
     [
+        (*PICTURES, f"algo={{name: ppo, critic: independent, unroll: 7, {CNN}}}"),
+        (*PICTURES, f"algo={{name: ppo, critic: independent, agent_id: true, unroll: 50, {CNN}}}"),
+        (*PICTURES, f"algo={{name: ma_trace, unroll: 7, {CNN}}}", "algo.network.cnn.architecture=impala"),
+        (*PICTURES, f"algo={{name: coma, unroll: 7, {CNN}}}"),
+        (*PICTURES, f"algo={{name: vdn, {CNN}}}", "algo.replay.learning_starts=4"),
+        (
+            "env={id: 'pixels:gather_dict', kwargs: {size: 3}}",
+            "algo={name: ppo, critic: independent, unroll: 7, network: {encoder: dict, hidden: [8]}}",
+            *CRITICS[::2],
+        ),
+        (*CRITICS, f"algo={{name: ppo, critic: independent, {ENTITIES}}}"),
+        (*CRITICS, f"algo={{name: ma_trace, {MODULE}}}"),
+        (*CRITICS, f"algo={{name: ppo, critic: independent, agent_id: true, {MODULE}}}"),
+        (f"algo={{name: qmix, {MODULE}}}", "rounds.batch=4", "algo.replay.learning_starts=4"),
+    ],
+    ids=[
+        "cnn",
+        "cnn_and_number",
+        "impala",
+        "cnn_coma",
+        "cnn_vdn",
+        "dict",
+        "entities",
+        "module",
+        "module_and_number",
+        "qmix",
+    ],
+)
+def test_bare_encoders_and_modules_have_equal_gradients(short, changes):
+    told = short.run(load_config(SPREAD, changes), 0.06)
+    assert told["gradient_difference"] < 1e-4
+    assert told["trajectories"] == 4
+    assert told["ratio_of_processor_time"] > 0
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
         (
             "algo={name: qmix, target_every: 3}",
             "optimizer={name: rmsprop, step_size: 0.001}",
@@ -135,6 +180,8 @@ def test_bare_loop_parameters_match_after_several_updates(short, changes):
             "algo.network.body=gru",
             "algo.network.body: gru is in the bare loops of value-based algorithms only",
         ),
+        ("algo.network.body=lstm", "algo.network.body: lstm is not in the bare loops"),
+        ("algo.network.layer_norm=true", "algo.network.layer_norm: true is not in the bare loops"),
         ("optimizer.name=nigt", "optimizer.name: torch has no nigt to compare with"),
         (
             "env.kwargs.continuous_actions=true",
