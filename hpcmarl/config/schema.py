@@ -71,8 +71,8 @@ class Config(Section):
     device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda|cuda:[0-9]{1,3})$")] = Field(
         "auto",
         description=(
-            "device of the learners' networks: cpu, the CUDA devices in turn (cuda), or one of them "
-            "(cuda:0); auto: cpu"
+            "device of the learners' networks, and of actors that infer on it (topology.inference): cpu, the "
+            "CUDA devices in turn (cuda), or one of them (cuda:0); auto: cpu"
         ),
     )
     precision: Literal["float32", "bf16"] = Field(
@@ -245,12 +245,14 @@ def device_contradictions(config: Config) -> list[str]:
     if config.algo.sparse_training is not None:
         others = {
             f"device: {config.device}": wants_cuda(config.device),
+            f"topology.inference: {config.topology.inference}": config.topology.inference
+            in ("torch", "device"),
             "precision: bf16": config.precision == "bf16",
             "compile: true": config.compile,
         }
         found += [
-            f"{choice} does not work with algo.sparse, whose products are float32 on the CPU; remove "
-            "algo.sparse, or use device: cpu, precision: float32 and compile: false"
+            f"{choice} does not work with algo.sparse, whose products are float32 on the CPU, for actors in "
+            "numpy; remove algo.sparse, or use the default of this key"
             for choice, chosen in others.items()
             if chosen
         ]
