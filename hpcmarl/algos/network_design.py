@@ -161,7 +161,7 @@ def critic_shape(
     Raises:
         ConfigError: If the encoder does not fit the observations or is normalised.
     """
-    network = config.critic_network or config.network.model_copy(update={"body": "mlp"})
+    network = config.critic_network or config.network.model_copy(update={"body": "mlp", "output_gain": None})
     key = "algo.network" if config.critic_network is None else "algo.critic_network"
     where, normalised = f"the critic of policy {policy.name} of {spec.id}", config.normalise_observations
     if network.module is not None:

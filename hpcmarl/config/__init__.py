@@ -23,6 +23,7 @@ from hpcmarl.config.networks import (
     EncoderConfig,
     EntitiesConfig,
     InferenceForm,
+    Initialisation,
     NetworkConfig,
     SparseConfig,
 )
@@ -73,6 +74,7 @@ __all__ = [
     "GroupConfig",
     "IQLConfig",
     "InferenceForm",
+    "Initialisation",
     "MADDPGConfig",
     "MASACConfig",
     "MATraceConfig",
