@@ -7,7 +7,7 @@ A learner builds torch modules from these descriptions (build.py). Other ranks b
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 from hpcmarl.config import Initialisation, NetworkConfig
@@ -81,6 +81,12 @@ class PolicyShape(NetworkShape):
         if self.agent_id:
             fields.append(Field("agent", self.agents))
         return InputForm(tuple(fields), self.encoder is None and self.module is None)
+
+    @cached_property
+    def encoded_form(self) -> InputForm:
+        """The same inputs, with rows of a table of features in place of observations."""
+        own, *others = self.form.fields
+        return InputForm((replace(own, encoded=True), *others), flat=False)
 
     @property
     def in_numpy(self) -> bool:
@@ -225,7 +231,7 @@ class CriticShape(NetworkShape):
         normalise_values: Whether outputs are in units of the running moments of the targets.
         form: The inputs; None: flat rows of D numbers.
         encoders: Encoder of each input that has one, by the name of the field; several observations in a
-            field share it.
+            field share it. Encoded fields have none: they hold features of the policies' encoders.
         module: Torch module of the user in place of all layers; None: there is none.
     """
 
