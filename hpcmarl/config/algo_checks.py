@@ -57,7 +57,7 @@ def _sharing_contradictions(algo: ActorCriticConfig) -> list[str]:
         if section is not None and section.module is not None:
             found.append(
                 f"algo.shared_encoder: true does not work with {key}.module: {section.module}, because a "
-                f"module has no encoder of its own; remove {key}.module, or set algo.shared_encoder: false"
+                f"module replaces the encoder; remove {key}.module, or set algo.shared_encoder: false"
             )
     if isinstance(algo, ValueCriticConfig) and algo.critic == "state" and algo.critic_input == "team":
         found.append(
