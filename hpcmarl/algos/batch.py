@@ -20,7 +20,8 @@ import torch
 
 from hpcmarl.nets.acting import agent_numbers
 from hpcmarl.nets.device import device_of, tensor
-from hpcmarl.nets.inputs import row_inputs
+from hpcmarl.nets.input_form import InputForm
+from hpcmarl.nets.inputs import RowInputs, row_inputs
 from hpcmarl.nets.policy import Policy
 from hpcmarl.types import Array, BoolArray, CriticRecord, FloatArray, PolicyRollout, Rollout
 
@@ -343,13 +344,29 @@ class Evaluation:
     mask: torch.Tensor | None
 
 
-def evaluate(policy: Policy, part: PolicyBatch, episode_start: BoolArray) -> Evaluation:
+@dataclass(frozen=True)
+class Features:
+    """Features that a policy gets instead of observations (shared_features.py).
+
+    Attributes:
+        rows: Places of the observations in a table of features, shape [T, B, N].
+        inputs: Replaces places by features in rows of inputs of this form.
+    """
+
+    rows: Array
+    inputs: Callable[[InputForm, RowInputs], RowInputs]
+
+
+def evaluate(
+    policy: Policy, part: PolicyBatch, episode_start: BoolArray, features: Features | None = None
+) -> Evaluation:
     """Compute log-probabilities of the actions taken, and entropies, in the active rows of a batch.
 
     Args:
         policy: The policy's network.
         part: The policy's arrays.
         episode_start: First rows of episodes, shape [T+1, B].
+        features: Features of the observations; None: the policy encodes them.
 
     Raises:
         ValueError: If the policy is recurrent and the rollouts carry no memory.
@@ -357,24 +374,37 @@ def evaluate(policy: Policy, part: PolicyBatch, episode_start: BoolArray) -> Eva
     steps = len(part.action)
     alive = part.alive[:steps]
     rows, device = Rows(alive), device_of(policy)
-    obs = seen_by(policy, part)
+    obs = seen_by(policy, part, None if features is None else features.rows)
+
+    def tensors(array: Array, leading: int) -> RowInputs:
+        found = row_inputs(array, leading, device)
+        return found if features is None else features.inputs(policy.shape.encoded_form, found)
+
     if policy.memory_size:
         if part.memory is None:
             raise ValueError("the policy is recurrent, but the rollout carries no memory")
         memory = tensor(part.memory, device)
-        raw = policy.unroll(row_inputs(obs, 3, device), alive, episode_start[:steps], memory)
+        raw = policy.unroll(tensors(obs, 3), alive, episode_start[:steps], memory)
         raw = raw.reshape(-1, raw.shape[-1])
         if rows.count != alive.size:
             raw = raw[tensor(np.flatnonzero(alive), device)]
     else:
-        raw = policy(row_inputs(rows.pick(obs), 1, device))
+        raw = policy(tensors(rows.pick(obs), 1))
     mask = None if part.action_mask is None else tensor(rows.pick(part.action_mask[:steps]), device)
     logp, entropy = policy.head.evaluate(raw, tensor(rows.pick(part.action), device), mask)
     return Evaluation(rows, raw, logp, entropy, mask)
 
 
-def seen_by(policy: Policy, part: PolicyBatch) -> Array:
-    """Return the inputs of a policy's network in all rows but the last, [T, B, N, D] or records [T, B, N]."""
-    obs = part.obs[: len(part.action)]
+def seen_by(policy: Policy, part: PolicyBatch, places: Array | None = None) -> Array:
+    """Return the inputs of a policy's network in all rows but the last, [T, B, N, D] or records [T, B, N].
+
+    Args:
+        policy: The policy's network.
+        part: The policy's arrays.
+        places: Places of the observations in a table of features [T, B, N], to stand for them; None: the
+            observations themselves.
+    """
+    obs = part.obs[: len(part.action)] if places is None else places
     number = [agent_numbers(policy.agents)] if policy.agent_id else []
-    return policy.shape.form.join(part.reward.shape, [obs, *number])
+    form = policy.shape.form if places is None else policy.shape.encoded_form
+    return form.join(part.reward.shape, [obs, *number])

@@ -23,6 +23,7 @@ from hpcmarl.config.networks import (
     EncoderConfig,
     EntitiesConfig,
     InferenceForm,
+    Initialisation,
     NetworkConfig,
     SparseConfig,
 )
@@ -74,6 +75,7 @@ __all__ = [
     "IQLConfig",
     "InferenceForm",
     "InferenceSetting",
+    "Initialisation",
     "MADDPGConfig",
     "MASACConfig",
     "MATraceConfig",

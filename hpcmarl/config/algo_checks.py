@@ -5,6 +5,7 @@ from __future__ import annotations
 from hpcmarl.config.action_critics import ActionCriticConfig
 from hpcmarl.config.actor_critics import ActorCriticConfig, COMAConfig, MATraceConfig, ValueCriticConfig
 from hpcmarl.config.algo_base import AlgoConfig
+from hpcmarl.config.networks import EncoderConfig, NetworkConfig
 from hpcmarl.config.replay import ReplayConfig
 from hpcmarl.config.value_based import QLearningConfig
 
@@ -37,6 +38,8 @@ def algo_contradictions(algo: AlgoConfig) -> list[str]:
             "algo.critic_input: agent does not work with algo.critic: independent, which sees only the "
             "agent's observation anyway; remove the key, or use algo.critic: joint_observation or state"
         )
+    if isinstance(algo, ActorCriticConfig) and algo.shared_encoder:
+        found += _sharing_contradictions(algo)
     network = algo.critic_network if isinstance(algo, COMAConfig | ActionCriticConfig) else None
     if network is not None and network.recurrent:
         found.append(
@@ -44,6 +47,32 @@ def algo_contradictions(algo: AlgoConfig) -> list[str]:
             "critics have no memory; remove the key"
         )
     return found
+
+
+def _sharing_contradictions(algo: ActorCriticConfig) -> list[str]:
+    """Return one line for each choice that leaves critics no features of the policies' encoders."""
+    found = []
+    sections = {"algo.network": algo.network, "algo.critic_network": algo.critic_network}
+    for key, section in sections.items():
+        if section is not None and section.module is not None:
+            found.append(
+                f"algo.shared_encoder: true does not work with {key}.module: {section.module}, because a "
+                f"module replaces the encoder; remove {key}.module, or set algo.shared_encoder: false"
+            )
+    if isinstance(algo, ValueCriticConfig) and algo.critic == "state" and algo.critic_input == "team":
+        found.append(
+            "algo.shared_encoder: true does not work with algo.critic: state, which sees no observation; use "
+            "algo.critic: joint_observation or independent, or algo.critic_input: agent"
+        )
+    own = algo.critic_network
+    for key in EncoderConfig.model_fields.keys() | {"keys"} if own is not None else ():
+        wanted, given = getattr(algo.network, key), getattr(own, key)
+        if given not in (wanted, getattr(NetworkConfig(), key)):
+            found.append(
+                f"algo.critic_network.{key} differs from algo.network.{key}, but with algo.shared_encoder: "
+                f"true critics use the policies' encoder; remove algo.critic_network.{key}"
+            )
+    return sorted(found)
 
 
 def common_reward_text(algo: AlgoConfig) -> tuple[str, str]:

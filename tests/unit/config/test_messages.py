@@ -80,6 +80,16 @@ CASES = {
         key="algo.critic_network.body",
         value="gru",
     ),
+    "shared encoder of a state": run(
+        "algo={critic: state, shared_encoder: true}", key="algo.critic", value="state"
+    ),
+    "shared encoder of a module": run(
+        "algo={shared_encoder: true, network: {module: 'm:f'}}", key="algo.network.module", value="m:f"
+    ),
+    "shared encoder of another kind": run(
+        "algo={shared_encoder: true, network: {encoder: cnn}, critic_network: {encoder: entities}}",
+        key="algo.critic_network.encoder",
+    ),
     "recurrent critics of actions": run(
         "algo={name: masac, critic_network: {body: gru}}",
         key="algo.critic_network.body",
