@@ -394,6 +394,8 @@ class Rollout:
             `version`; UNNUMBERED if that order does not matter.
         records: Critic outputs by policy, if the algorithm keeps them for a batch (`Algorithm.begin_batch`);
             never sent.
+        pieces: Whether the slots are pieces of episodes (rollouts/pieces.py), of which only step 0 is learned
+            from; never sent.
     """
 
     policies: dict[str, PolicyRollout]
@@ -411,6 +413,7 @@ class Rollout:
     episodes: list[Episode] = field(default_factory=list)
     number: int = UNNUMBERED
     records: dict[str, CriticRecord] | None = None
+    pieces: bool = False
 
     @property
     def steps(self) -> int:
