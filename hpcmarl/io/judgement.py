@@ -113,8 +113,8 @@ def _lost_work(shares: Shares) -> list[str]:
     if shares.replay_shortfall > LOST:
         found.append(
             f"the learners were behind and used {shares.draws} {_percent(shares.replay_shortfall)} less "
-            f"often than algo.replay.samples_per_insert requires: {slower}use more learners (topology.groups) "
-            "or lower algo.replay.samples_per_insert"
+            f"often than algo.replay.samples_per_insert requires: {slower}use more learners "
+            "(topology.groups) or lower algo.replay.samples_per_insert"
         )
     if shares.too_old > LOST:
         remedy = "use fewer actors" if shares.backpressure else "set rounds.backpressure: true"

@@ -233,7 +233,7 @@ class RolloutLayout:
             actor: Number of the actor.
         """
         rows = {*self.frame_names, *self.step_names}
-        views = [memoryview(buffer) for _, buffer, _ in places]
+        views = [buffer.data for _, buffer, _ in places]
 
         def column(name: str) -> Array:
             field = self._fields[name][1]
