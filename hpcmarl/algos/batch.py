@@ -61,6 +61,7 @@ class Batch:
         final_state: States after truncated episodes, shape [K, S], or None.
         inside: Rows that are not padding, shape [T, B].
         records: Records of the critics by policy; None if any rollout has none.
+        pieces: Whether the slots are pieces of episodes, of which only step 0 is learned from.
     """
 
     policies: dict[str, PolicyBatch]
@@ -73,6 +74,7 @@ class Batch:
     final_state: FloatArray | None
     inside: BoolArray
     records: dict[str, CriticRecord] | None = None
+    pieces: bool = False
 
     @property
     def steps(self) -> int:
@@ -85,8 +87,13 @@ class Batch:
         return int(self.episode_end.shape[1])
 
 
-def join(rollouts: Sequence[Rollout]) -> Batch:
-    """Join one or more rollouts into a batch."""
+def join(rollouts: Sequence[Rollout], *, with_next: bool = False) -> Batch:
+    """Join one or more rollouts into a batch.
+
+    Args:
+        rollouts: The rollouts.
+        with_next: Whether the row after the last step of a shorter rollout is kept instead of zero.
+    """
     steps = max(rollout.steps for rollout in rollouts)
     first_slot = np.cumsum([0, *(rollout.count for rollout in rollouts)])
     inside = np.zeros((steps, int(first_slot[-1])), bool)
@@ -94,7 +101,7 @@ def join(rollouts: Sequence[Rollout]) -> Batch:
         inside[: rollout.steps, slot : slot + rollout.count] = True
     return Batch(
         policies={
-            name: _join_policy([rollout.policies[name] for rollout in rollouts], steps)
+            name: _join_policy([rollout.policies[name] for rollout in rollouts], steps, with_next)
             for name in rollouts[0].policies
         },
         episode_start=_side_by_side([rollout.episode_start for rollout in rollouts], steps, 1),
@@ -105,11 +112,13 @@ def join(rollouts: Sequence[Rollout]) -> Batch:
             [rollout.final_index[:, 1] + slot for rollout, slot in zip(rollouts, first_slot, strict=False)]
         ).astype(np.int64),
         state=_optional(
-            lambda arrays: _side_by_side(arrays, steps, 1), [rollout.state for rollout in rollouts]
+            lambda arrays: _side_by_side(arrays, steps, 1, with_next),
+            [rollout.state for rollout in rollouts],
         ),
         final_state=_optional(_along, [rollout.final_state for rollout in rollouts]),
         inside=inside,
         records=_join_records([rollout.records for rollout in rollouts], steps),
+        pieces=rollouts[0].pieces,
     )
 
 
@@ -254,10 +263,10 @@ def _join_record(records: Sequence[CriticRecord], steps: int) -> CriticRecord:
     )
 
 
-def _join_policy(parts: list[PolicyRollout], steps: int) -> PolicyBatch:
+def _join_policy(parts: list[PolicyRollout], steps: int, with_next: bool) -> PolicyBatch:
     return PolicyBatch(
-        obs=_side_by_side([part.obs for part in parts], steps, 1),
-        alive=_side_by_side([part.alive for part in parts], steps, 1),
+        obs=_side_by_side([part.obs for part in parts], steps, 1, with_next),
+        alive=_side_by_side([part.alive for part in parts], steps, 1, with_next),
         action=_side_by_side([part.action for part in parts], steps, 0),
         logp=_side_by_side([part.logp for part in parts], steps, 0),
         reward=_side_by_side([part.reward for part in parts], steps, 0),
@@ -265,7 +274,7 @@ def _join_policy(parts: list[PolicyRollout], steps: int) -> PolicyBatch:
         truncated=_side_by_side([part.truncated for part in parts], steps, 0),
         final_obs=_along([part.final_obs for part in parts]),
         action_mask=_optional(
-            lambda arrays: _side_by_side(arrays, steps, 1), [part.action_mask for part in parts]
+            lambda arrays: _side_by_side(arrays, steps, 1, with_next), [part.action_mask for part in parts]
         ),
         memory=_optional(_along, [part.memory for part in parts]),
         critic_memory=_optional(_along, [part.critic_memory for part in parts]),
@@ -281,10 +290,11 @@ def _along(arrays: list[Array]) -> Array:
     return arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
 
 
-def _side_by_side(arrays: list[Array], steps: int, extra: int) -> Array:
+def _side_by_side(arrays: list[Array], steps: int, extra: int, with_next: bool = False) -> Array:
     """Join arrays [T_i + extra, E_i, ...] along the slots.
 
-    Arrays of different lengths are padded to T + extra rows. In that case their extra row is left out.
+    Arrays of different lengths are padded to T + extra rows. In that case their extra row is left out, unless
+    `with_next` is set.
     """
     if all(len(array) == steps + extra for array in arrays):
         return arrays[0] if len(arrays) == 1 else np.concatenate(arrays, axis=1)
@@ -293,7 +303,7 @@ def _side_by_side(arrays: list[Array], steps: int, extra: int) -> Array:
     )
     slot = 0
     for array in arrays:
-        length = len(array) - extra
+        length = len(array) - (0 if with_next else extra)
         joined[:length, slot : slot + array.shape[1]] = array[:length]
         slot += array.shape[1]
     return joined

@@ -15,6 +15,7 @@ def algo_contradictions(algo: AlgoConfig) -> list[str]:
     found = _value_contradictions(algo) if isinstance(algo, QLearningConfig) else []
     if (replay := algo.replay_section) is not None:
         found += _replay_contradictions(replay)
+        found += _draw_contradictions(algo, replay)
     if isinstance(algo, MATraceConfig) and algo.critic == "independent" and algo.ratios == "joint":
         found.append(
             "algo.ratios: joint does not work with algo.critic: independent, which has one value for each "
@@ -132,6 +133,24 @@ def _value_contradictions(algo: QLearningConfig) -> list[str]:
             "algo.n_step: 1 or algo.trace_lambda: 0"
         )
     return found
+
+
+def _draw_contradictions(algo: AlgoConfig, replay: ReplayConfig) -> list[str]:
+    """Return one line for each choice that excludes draws of single steps."""
+    if replay.draw != "steps":
+        return []
+    reasons = {
+        f"algo.name: {algo.name}, whose values are learned from whole episodes": not isinstance(
+            algo, ActionCriticConfig
+        ),
+        f"algo.network.body: {algo.network.body}, whose memory needs whole episodes": algo.network.recurrent,
+        "algo.replay.priority, which has one priority for each episode": replay.priority is not None,
+    }
+    return [
+        f"algo.replay.draw: steps does not work with {reason}; use algo.replay.draw: episodes"
+        for reason, present in reasons.items()
+        if present
+    ]
 
 
 def _replay_contradictions(replay: ReplayConfig) -> list[str]:

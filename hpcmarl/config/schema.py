@@ -151,14 +151,14 @@ def batch_of(config: Config, slots: Sequence[int]) -> int:
     Returns:
         `rounds.batch` if it is set. Otherwise the trajectories of one gradient of every group (afedpg: of one
         group). A gradient has one episode of every slot for on-policy episodes, so that no slot idles. It has
-        `gradient_episodes` replayed episodes, or as many unrolls as an actor sends in one message.
+        `gradient_draws` replayed episodes or steps, or as many unrolls as an actor sends in one message.
     """
     if config.rounds.batch is not None:
         return config.rounds.batch
     if not counts_episodes(config):
         each = [config.topology.environments_per_actor] * len(slots)
     else:
-        each = list(slots) if config.algo.is_on_policy else [config.algo.gradient_episodes] * len(slots)
+        each = list(slots) if config.algo.is_on_policy else [config.algo.gradient_draws] * len(slots)
     return max(each) if config.rounds.rule == "afedpg" else sum(each)
 
 

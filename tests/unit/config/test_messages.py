@@ -114,6 +114,17 @@ CASES = {
     "replay that never shrinks": run(
         QMIX, "algo.replay={episodes: 400, dynamic: {}}", key="algo.replay.dynamic.least", value="500"
     ),
+    "steps of values": run(QMIX, "algo.replay.draw=steps", key="algo.replay.draw", value="algo.name: qmix"),
+    "steps with a memory": run(
+        "algo={name: maddpg, network: {body: gru}, replay: {draw: steps}}",
+        key="algo.replay.draw",
+        value="algo.network.body: gru",
+    ),
+    "steps with priorities": run(
+        "algo={name: masac, replay: {draw: steps, priority: {}}}",
+        key="algo.replay.draw",
+        value="algo.replay.priority",
+    ),
     # choice.py, plugins.py
     "class of a missing package": run(
         "algo.name=not_installed.algo:Mine", key="algo.name", value="not_installed.algo:Mine"
