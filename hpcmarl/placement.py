@@ -1,9 +1,9 @@
 """Devices of ranks: which one a rank takes, by its number on its host. No torch.
 
-The n-th learner of a host takes visible device n modulo their number. Slurm decides which devices are visible
-(CUDA_VISIBLE_DEVICES). With one visible device for each task, every learner has its own. With all devices of
-a node visible to every task, learners take them in turn, and share them if there are more learners than
-devices.
+The n-th rank of a host that needs a device takes visible device n modulo their number. Learners come first,
+then the actors that infer on a device. Slurm decides which devices are visible (CUDA_VISIBLE_DEVICES). With
+one visible device for each task, every rank has its own. With all devices of a node visible to every task,
+ranks take them in turn, and share them if there are more ranks than devices.
 """
 
 from __future__ import annotations
@@ -15,22 +15,23 @@ from hpcmarl.errors import ConfigError
 AUTO_REASON = "no timing on a GPU supports another choice yet, tools/gpu_check makes one"
 
 
-def place_of(rank: int, hosts: Sequence[str], learners: Sequence[int]) -> int:
-    """Return the number of a rank among the learners of its host.
+def place_of(rank: int, hosts: Sequence[str], users: Sequence[int]) -> int:
+    """Return the number of a rank among those of its host that need a device; 0 if it needs none.
 
     Args:
         rank: The rank.
         hosts: Host name of each rank.
-        learners: Ranks of all learners.
+        users: Ranks that need a device, in the order in which they take them.
     """
-    return sum(1 for other in learners if other < rank and hosts[other] == hosts[rank])
+    beside = [user for user in users if hosts[user] == hosts[rank]]
+    return beside.index(rank) if rank in beside else 0
 
 
 def device_number(place: int, count: int) -> int:
-    """Return the number of the visible device for a learner.
+    """Return the number of the visible device for a rank.
 
     Args:
-        place: Number of the learner on its host.
+        place: Number of the rank among those of its host that need a device.
         count: Number of visible devices, at least 1.
     """
     return place % count
@@ -42,11 +43,11 @@ def wants_cuda(setting: str) -> bool:
 
 
 def chosen_device(setting: str, place: int, count: int, seen: str) -> str:
-    """Return the name of the device that a learner uses.
+    """Return the name of the device that a rank uses.
 
     Args:
         setting: Value of the key `device`: auto, cpu, cuda or cuda:N.
-        place: Number of the learner on its host.
+        place: Number of the rank among those of its host that need a device.
         count: Number of visible CUDA devices; not used by auto and cpu.
         seen: Torch's version and its view of the devices, for the message.
 
@@ -65,7 +66,7 @@ def chosen_device(setting: str, place: int, count: int, seen: str) -> str:
     if int(setting.partition(":")[2]) >= count:
         allowed = "cuda:0" if count == 1 else f"cuda:0 to cuda:{count - 1}"
         raise ConfigError(
-            f"device: {setting}, but {seen}; allowed: {allowed}, cuda (learners take the devices in turn), "
+            f"device: {setting}, but {seen}; allowed: {allowed}, cuda (ranks take the devices in turn), "
             "cpu and auto"
         )
     return setting

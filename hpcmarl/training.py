@@ -34,13 +34,14 @@ from hpcmarl.launch.outcome import report_outcome, report_run_directory
 from hpcmarl.launch.processes import started_at
 from hpcmarl.launch.signals import StopSignals
 from hpcmarl.launch.timelimit import job_end
+from hpcmarl.nets.inference import check_inference
 from hpcmarl.roles.base import Context, group_environment
 from hpcmarl.roles.efficiency import cores_of_host
 from hpcmarl.roles.worker_number import with_number_of_workers
 from hpcmarl.roles.worker_plan import check_shared_memory
 from hpcmarl.runtime.abort import AbortHook
 from hpcmarl.runtime.announcement import announce, crowded_cores, describe_policies, describe_ranks
-from hpcmarl.runtime.devices import check_devices, first_problem, learner_place
+from hpcmarl.runtime.devices import check_devices, device_place, first_problem
 from hpcmarl.runtime.entry import enter_world
 from hpcmarl.runtime.failure import FILE_ONLY, record_failure
 from hpcmarl.runtime.host_memory import UNKNOWN, MemoryFacts, crowded_hosts, free_shared_memory
@@ -278,7 +279,7 @@ def prepare(
         start_number=found["start"],
         start_version=found["version"],
         run_id=found["run"],
-        place=learner_place(topology, transport.rank),
+        place=device_place(config, topology, transport.rank),
     )
     if opened:
         remarks = tuple(line for line in (choice, devices.remark) if line)
@@ -435,7 +436,7 @@ def check_environments(config: Config) -> EnvironmentSpec:
 
         check_league(config, spec)
     else:
-        make_design(spec, config.algo)
+        check_inference(config.topology.inference, make_design(spec, config.algo).policies, spec.id)
     return spec
 
 

@@ -392,8 +392,8 @@ class Rollout:
         episodes: Episodes that ended in the rollout.
         number: Place of a whole episode in the order in which the episodes of its actor began under
             `version`; UNNUMBERED if that order does not matter.
-        records: Critic outputs by policy, if the algorithm keeps them for a batch (`Algorithm.begin_batch`);
-            never sent.
+        records: Critic outputs by policy, kept for a batch (`Algorithm.begin_batch`) or None; never sent.
+        pieces: Whether only step 0 of each slot is learned from (rollouts/pieces.py); never sent.
     """
 
     policies: dict[str, PolicyRollout]
@@ -411,6 +411,7 @@ class Rollout:
     episodes: list[Episode] = field(default_factory=list)
     number: int = UNNUMBERED
     records: dict[str, CriticRecord] | None = None
+    pieces: bool = False
 
     @property
     def steps(self) -> int:

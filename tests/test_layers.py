@@ -64,6 +64,7 @@ ALLOWED = {
         "config.algo_base",
         "config.action_critics",
         "config.actor_critics",
+        "config.networks",
         "config.replay",
         "config.value_based",
     },

@@ -22,7 +22,8 @@ Critics (algo.critic):
 An agent that does not act has zeros in place of its observation and its action. With a central critic, all
 actions in u~ are new ones, as in FACMAC (arXiv 2003.06709) and BenchMARL, instead of the others' stored ones.
 
-Recurrent actors process each episode from its first row. Replay and targets are in replayed.py.
+The replay draws single steps or whole episodes (algo.replay.draw). Recurrent actors process each episode
+from its first row. Replay and targets are in replayed.py.
 
     symbol    variable           shape
     u         taken              [T, B, N, C] for each policy (nets/action_codes.py)
@@ -155,9 +156,10 @@ class ActionCritic(Replayed):
         with torch.no_grad():
             future = self._future(index, view, successors)
         targets = self._returns(columns, future, known, n_step=self._n_step)
-        active, rows = self.tensor(columns.active), max(1, int(np.count_nonzero(columns.active)))
-        acting = Places(columns.active, self.device)
-        inputs, wanted = self._inputs(index, view, columns.active, view.taken), acting.pick(targets)
+        learned = view.episodes.learned(columns.active)
+        active, rows = self.tensor(learned), max(1, int(np.count_nonzero(learned)))
+        acting = Places(learned, self.device)
+        inputs, wanted = self._inputs(index, view, learned, view.taken), acting.pick(targets)
         critics = self._critics[policy.name]
         values = torch.stack([critic(inputs) for critic in critics])
         differences = values - wanted
@@ -217,9 +219,20 @@ class ActionCritic(Replayed):
         """Return V of a policy's units under the target network, shape [T+1, B, U]."""
         parts = view.episodes.parts
         present = anybody([part.living for part in parts]) if self._central else parts[index].living
+        if view.episodes.steps == 1:
+            present = self._only_next(present, parts[index])
         inputs = self._inputs(index, view, present, successors.codes)
         values = least_value(self._target_critics[self.spec.policies[index].name], inputs)
         return Places(present, self.device).spread(values)
+
+    def _only_next(self, present: BoolArray, part: PolicyEpisodes) -> BoolArray:
+        """Return those of the rows [2, B, U] of single steps whose values targets need.
+
+        The value of the step itself replaces that of an unknown last observation.
+        """
+        rows = present.copy()
+        rows[0] = False if self._central else rows[0] & part.truncated[0] & ~part.known[1]
+        return rows
 
     def _value(
         self, index: int, view: View, codes: Sequence[torch.Tensor], first: bool = False
@@ -238,7 +251,7 @@ class ActionCritic(Replayed):
             Shape [n], in the C order of [T, B, U].
         """
         constant = [code if number == index else code.detach() for number, code in enumerate(codes)]
-        acting = self._acting(view.episodes.parts[index])
+        acting = self._learned_rows(index, view)
         inputs = self._inputs(index, view, acting, [code[:-1] for code in constant])
         critics = self._critics[self.spec.policies[index].name]
         with frozen(critics):
@@ -286,9 +299,10 @@ class ActionCritic(Replayed):
         )
         return Places(where, self.device).pick(joint)
 
-    def _acting(self, part: PolicyEpisodes) -> BoolArray:
-        """Return the rows in which a policy's units act, shape [T, B, U]."""
-        return anybody([part.active]) if self._central else part.active
+    def _learned_rows(self, index: int, view: View) -> BoolArray:
+        """Return the rows in which a policy's units act and are learned from, shape [T, B, U]."""
+        active = view.episodes.parts[index].active
+        return view.episodes.learned(anybody([active]) if self._central else active)
 
     def _columns(self, episodes: Episodes, part: PolicyEpisodes) -> tuple[Columns, BoolArray | None]:
         """Return the rewards and ends of a policy's units, and the rows with a real observation."""
@@ -299,7 +313,7 @@ class ActionCritic(Replayed):
     # ---- the rest of Replayed
 
     def _episodes(self, rollouts: Sequence[Rollout]) -> Episodes:
-        return episodes_of(join(rollouts), self.spec, self.design.policies, self.device)
+        return episodes_of(join(rollouts, with_next=True), self.spec, self.design.policies, self.device)
 
     def _observe(self, episodes: Episodes) -> None:
         self._observe_alive(self._policies.values(), episodes)

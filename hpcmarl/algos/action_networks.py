@@ -53,6 +53,12 @@ def action_networks(spec: EnvironmentSpec, config: ActionCriticConfig) -> Action
     check_action_critic(spec, config)
     choosers = {policy.name: _chooser(policy, config) for policy in spec.policies}
     policies = actor_shapes(spec, config, choosers)
+    for policy in policies.values():
+        if config.draws_steps and policy.module is not None and policy.module.memory:
+            raise ConfigError(
+                f"algo.network.module: {config.network.module} is recurrent and needs whole episodes, but "
+                "the replay draws single steps; use algo.replay.draw: episodes"
+            )
     cost: dict[str, Shape] = {}
     if isinstance(config, MASACConfig) and config.target_entropy is not None:
         cost["cost"] = ConstantShape("logarithm", math.log(config.entropy_cost))

@@ -16,6 +16,9 @@ evaluates and learns from all of them, even after the death of some agents. The 
 the rows in which an agent acts. With independent critics, an agent's time ends with its death. In turn-based
 games, time counts a policy's own decisions, and the rewards of the turns between them are added up.
 
+With shared_encoder, the encoder of a policy computes the features of each observation once, for the policy
+and for all critics that see it (shared_features.py). The losses of all of them train it.
+
 With normalise_advantages, the advantages of one gradient are shifted to mean 0, weighted by their ratios, and
 scaled to standard deviation 1 (maths/vtrace.py). With normalise_values, V is in units of the spread of its
 targets inside L alone (nets/moments.py).
@@ -54,6 +57,9 @@ from hpcmarl.algos.batch import (
     join,
     seen_by,
 )
+from hpcmarl.algos.critic_inputs import Places
+from hpcmarl.algos.network_design import shared_features
+from hpcmarl.algos.shared_features import SharedFeatures
 from hpcmarl.algos.value_limit import ValueLimit
 from hpcmarl.config import ActorCriticConfig
 from hpcmarl.maths.schedules import falling
@@ -96,11 +102,13 @@ class Shared:
         central_input: Inputs that the critics of all policies share, from `_central_input`; None: they share
             none.
         game: The rows of all critics from `_game`; None if each policy has its own.
+        features: Features of the policies' encoders that critics use, too.
     """
 
     evaluations: dict[str, Evaluation]
     central_input: tuple[Array, Array] | None
     game: UnitRows | None
+    features: SharedFeatures
 
 
 class ActorCritic(Algorithm):
@@ -112,6 +120,7 @@ class ActorCritic(Algorithm):
         super().__init__(spec, config, seed)
         self._config, self._central = config, config.critic != "independent"
         self._critics = critics_of(self._modules)
+        self._sharing = tuple(shared_features(spec, config))
         self._entropy_cost = config.entropy_cost
         self._limit = ValueLimit(spec, config.discount)
 
@@ -146,6 +155,7 @@ class ActorCritic(Algorithm):
                     collected[key] = collected.get(key, 0.0) + share / len(self.spec.policies)
                     if len(self.spec.policies) > 1:
                         collected[f"{key}_{policy.name}"] = collected.get(f"{key}_{policy.name}", 0.0) + share
+            shared.features.backward()
         return self._ascent(collected | self._limit.statistics())
 
     @abstractmethod
@@ -160,10 +170,26 @@ class ActorCritic(Algorithm):
             evaluated: Whether to evaluate the policies, too.
         """
         policies = self._policies.items() if evaluated else ()
+        game = self._game(batch)
+        features = self._features(batch, game)
         evaluations = {
-            name: evaluate(policy, batch.policies[name], batch.episode_start) for name, policy in policies
+            name: evaluate(policy, batch.policies[name], batch.episode_start, features.seen_by(name))
+            for name, policy in policies
         }
-        return Shared(evaluations, self._central_input(batch), self._game(batch))
+        return Shared(evaluations, self._central_input(batch, features.places), game, features)
+
+    def _features(self, batch: Batch, game: UnitRows | None) -> SharedFeatures:
+        """Compute the features that policies and critics share in the rows that either of them reads."""
+        policies = {name: self._policies[name] for name in self._sharing}
+        active: dict[str, BoolArray] = {}
+        for name in policies:
+            alive = batch.policies[name].alive[: batch.steps]
+            active[name] = alive
+            if self._central:
+                # a critic of all observations also reads those of agents that do not act
+                rows = [self._rows(each, batch, game).active for each in self.spec.policies]
+                active[name] = np.broadcast_to(anybody(rows), alive.shape)
+        return SharedFeatures(policies, batch, active)
 
     def _game(self, batch: Batch) -> UnitRows | None:
         """Return the rows that all central critics share.
@@ -271,7 +297,7 @@ class ActorCritic(Algorithm):
         missing = self._config.target_entropy * maximum - entropy.detach()
         return cost * entropy + self._config.entropy_cost_rate * logarithm * missing, cost
 
-    def _central_input(self, batch: Batch) -> tuple[Array, Array] | None:
+    def _central_input(self, batch: Batch, places: Places) -> tuple[Array, Array] | None:
         """Return inputs that the critics of all policies share (critic_inputs.py); None: they share none."""
         return None
 

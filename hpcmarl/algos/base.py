@@ -46,7 +46,11 @@ class Algorithm(Model, ABC):
         self._bound: list[FlatParameters] = []
         self._bound_modules: list[Mapping[str, nn.Module]] = []
         self._flat = self._bind(self._modules, self.parameters)
-        self._policies = {name: _policy_at(self._modules, prefix) for name, prefix in self._prefixes.items()}
+        self._policies = self._policies_of(self._modules)
+
+    def _policies_of(self, modules: Mapping[str, nn.Module]) -> dict[str, Policy]:
+        """Return the policies among modules of this design."""
+        return {name: _policy_at(modules, prefix) for name, prefix in self._prefixes.items()}
 
     def _bind(self, modules: Mapping[str, nn.Module], vector: FloatArray) -> FlatParameters:
         """Bind modules of this design to a parameter vector [P] of the host; `move` moves them, too."""

@@ -20,7 +20,8 @@ import torch
 
 from hpcmarl.nets.acting import agent_numbers
 from hpcmarl.nets.device import device_of, tensor
-from hpcmarl.nets.inputs import row_inputs
+from hpcmarl.nets.input_form import InputForm
+from hpcmarl.nets.inputs import RowInputs, row_inputs
 from hpcmarl.nets.policy import Policy
 from hpcmarl.types import Array, BoolArray, CriticRecord, FloatArray, PolicyRollout, Rollout
 
@@ -60,6 +61,7 @@ class Batch:
         final_state: States after truncated episodes, shape [K, S], or None.
         inside: Rows that are not padding, shape [T, B].
         records: Records of the critics by policy; None if any rollout has none.
+        pieces: Whether the slots are pieces of episodes, of which only step 0 is learned from.
     """
 
     policies: dict[str, PolicyBatch]
@@ -72,6 +74,7 @@ class Batch:
     final_state: FloatArray | None
     inside: BoolArray
     records: dict[str, CriticRecord] | None = None
+    pieces: bool = False
 
     @property
     def steps(self) -> int:
@@ -84,8 +87,13 @@ class Batch:
         return int(self.episode_end.shape[1])
 
 
-def join(rollouts: Sequence[Rollout]) -> Batch:
-    """Join one or more rollouts into a batch."""
+def join(rollouts: Sequence[Rollout], *, with_next: bool = False) -> Batch:
+    """Join one or more rollouts into a batch.
+
+    Args:
+        rollouts: The rollouts.
+        with_next: Whether the row after the last step of a shorter rollout is kept instead of zero.
+    """
     steps = max(rollout.steps for rollout in rollouts)
     first_slot = np.cumsum([0, *(rollout.count for rollout in rollouts)])
     inside = np.zeros((steps, int(first_slot[-1])), bool)
@@ -93,7 +101,7 @@ def join(rollouts: Sequence[Rollout]) -> Batch:
         inside[: rollout.steps, slot : slot + rollout.count] = True
     return Batch(
         policies={
-            name: _join_policy([rollout.policies[name] for rollout in rollouts], steps)
+            name: _join_policy([rollout.policies[name] for rollout in rollouts], steps, with_next)
             for name in rollouts[0].policies
         },
         episode_start=_side_by_side([rollout.episode_start for rollout in rollouts], steps, 1),
@@ -104,11 +112,13 @@ def join(rollouts: Sequence[Rollout]) -> Batch:
             [rollout.final_index[:, 1] + slot for rollout, slot in zip(rollouts, first_slot, strict=False)]
         ).astype(np.int64),
         state=_optional(
-            lambda arrays: _side_by_side(arrays, steps, 1), [rollout.state for rollout in rollouts]
+            lambda arrays: _side_by_side(arrays, steps, 1, with_next),
+            [rollout.state for rollout in rollouts],
         ),
         final_state=_optional(_along, [rollout.final_state for rollout in rollouts]),
         inside=inside,
         records=_join_records([rollout.records for rollout in rollouts], steps),
+        pieces=rollouts[0].pieces,
     )
 
 
@@ -253,10 +263,10 @@ def _join_record(records: Sequence[CriticRecord], steps: int) -> CriticRecord:
     )
 
 
-def _join_policy(parts: list[PolicyRollout], steps: int) -> PolicyBatch:
+def _join_policy(parts: list[PolicyRollout], steps: int, with_next: bool) -> PolicyBatch:
     return PolicyBatch(
-        obs=_side_by_side([part.obs for part in parts], steps, 1),
-        alive=_side_by_side([part.alive for part in parts], steps, 1),
+        obs=_side_by_side([part.obs for part in parts], steps, 1, with_next),
+        alive=_side_by_side([part.alive for part in parts], steps, 1, with_next),
         action=_side_by_side([part.action for part in parts], steps, 0),
         logp=_side_by_side([part.logp for part in parts], steps, 0),
         reward=_side_by_side([part.reward for part in parts], steps, 0),
@@ -264,7 +274,7 @@ def _join_policy(parts: list[PolicyRollout], steps: int) -> PolicyBatch:
         truncated=_side_by_side([part.truncated for part in parts], steps, 0),
         final_obs=_along([part.final_obs for part in parts]),
         action_mask=_optional(
-            lambda arrays: _side_by_side(arrays, steps, 1), [part.action_mask for part in parts]
+            lambda arrays: _side_by_side(arrays, steps, 1, with_next), [part.action_mask for part in parts]
         ),
         memory=_optional(_along, [part.memory for part in parts]),
         critic_memory=_optional(_along, [part.critic_memory for part in parts]),
@@ -280,10 +290,11 @@ def _along(arrays: list[Array]) -> Array:
     return arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
 
 
-def _side_by_side(arrays: list[Array], steps: int, extra: int) -> Array:
+def _side_by_side(arrays: list[Array], steps: int, extra: int, with_next: bool = False) -> Array:
     """Join arrays [T_i + extra, E_i, ...] along the slots.
 
-    Arrays of different lengths are padded to T + extra rows. In that case their extra row is left out.
+    Arrays of different lengths are padded to T + extra rows. In that case their extra row is left out, unless
+    `with_next` is set.
     """
     if all(len(array) == steps + extra for array in arrays):
         return arrays[0] if len(arrays) == 1 else np.concatenate(arrays, axis=1)
@@ -292,7 +303,7 @@ def _side_by_side(arrays: list[Array], steps: int, extra: int) -> Array:
     )
     slot = 0
     for array in arrays:
-        length = len(array) - extra
+        length = len(array) - (0 if with_next else extra)
         joined[:length, slot : slot + array.shape[1]] = array[:length]
         slot += array.shape[1]
     return joined
@@ -343,13 +354,29 @@ class Evaluation:
     mask: torch.Tensor | None
 
 
-def evaluate(policy: Policy, part: PolicyBatch, episode_start: BoolArray) -> Evaluation:
+@dataclass(frozen=True)
+class Features:
+    """Features that a policy gets instead of observations (shared_features.py).
+
+    Attributes:
+        rows: Places of the observations in a table of features, shape [T, B, N].
+        inputs: Replaces places by features in rows of inputs of this form.
+    """
+
+    rows: Array
+    inputs: Callable[[InputForm, RowInputs], RowInputs]
+
+
+def evaluate(
+    policy: Policy, part: PolicyBatch, episode_start: BoolArray, features: Features | None = None
+) -> Evaluation:
     """Compute log-probabilities of the actions taken, and entropies, in the active rows of a batch.
 
     Args:
         policy: The policy's network.
         part: The policy's arrays.
         episode_start: First rows of episodes, shape [T+1, B].
+        features: Features of the observations; None: the policy encodes them.
 
     Raises:
         ValueError: If the policy is recurrent and the rollouts carry no memory.
@@ -357,24 +384,37 @@ def evaluate(policy: Policy, part: PolicyBatch, episode_start: BoolArray) -> Eva
     steps = len(part.action)
     alive = part.alive[:steps]
     rows, device = Rows(alive), device_of(policy)
-    obs = seen_by(policy, part)
+    obs = seen_by(policy, part, None if features is None else features.rows)
+
+    def tensors(array: Array, leading: int) -> RowInputs:
+        found = row_inputs(array, leading, device)
+        return found if features is None else features.inputs(policy.shape.encoded_form, found)
+
     if policy.memory_size:
         if part.memory is None:
             raise ValueError("the policy is recurrent, but the rollout carries no memory")
         memory = tensor(part.memory, device)
-        raw = policy.unroll(row_inputs(obs, 3, device), alive, episode_start[:steps], memory)
+        raw = policy.unroll(tensors(obs, 3), alive, episode_start[:steps], memory)
         raw = raw.reshape(-1, raw.shape[-1])
         if rows.count != alive.size:
             raw = raw[tensor(np.flatnonzero(alive), device)]
     else:
-        raw = policy(row_inputs(rows.pick(obs), 1, device))
+        raw = policy(tensors(rows.pick(obs), 1))
     mask = None if part.action_mask is None else tensor(rows.pick(part.action_mask[:steps]), device)
     logp, entropy = policy.head.evaluate(raw, tensor(rows.pick(part.action), device), mask)
     return Evaluation(rows, raw, logp, entropy, mask)
 
 
-def seen_by(policy: Policy, part: PolicyBatch) -> Array:
-    """Return the inputs of a policy's network in all rows but the last, [T, B, N, D] or records [T, B, N]."""
-    obs = part.obs[: len(part.action)]
+def seen_by(policy: Policy, part: PolicyBatch, places: Array | None = None) -> Array:
+    """Return the inputs of a policy's network in all rows but the last, [T, B, N, D] or records [T, B, N].
+
+    Args:
+        policy: The policy's network.
+        part: The policy's arrays.
+        places: Places of the observations in a table of features [T, B, N], to stand for them; None: the
+            observations themselves.
+    """
+    obs = part.obs[: len(part.action)] if places is None else places
     number = [agent_numbers(policy.agents)] if policy.agent_id else []
-    return policy.shape.form.join(part.reward.shape, [obs, *number])
+    form = policy.shape.form if places is None else policy.shape.encoded_form
+    return form.join(part.reward.shape, [obs, *number])

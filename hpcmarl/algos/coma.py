@@ -57,7 +57,7 @@ from hpcmarl.algos.actor_critic import (
 )
 from hpcmarl.algos.base import build_modules
 from hpcmarl.algos.batch import Batch, PolicyBatch, Rows, UnitRows
-from hpcmarl.algos.critic_inputs import action_critic_inputs
+from hpcmarl.algos.critic_inputs import Places, action_critic_inputs
 from hpcmarl.algos.network_design import ACTIONS
 from hpcmarl.algos.value_loss import value_losses
 from hpcmarl.config import COMAConfig
@@ -78,6 +78,7 @@ class COMA(ActorCritic):
         target_modules = build_modules(self.design)
         self._target_flat = self._bind(target_modules, self.target.parameters)
         self._target_critics = critics_of(target_modules)
+        self._target_policies = self._policies_of(target_modules)
 
     def on_version(self, version: int) -> None:
         if self.target.on_version(version, self.parameters):
@@ -101,13 +102,15 @@ class COMA(ActorCritic):
         )
         alive, game = part.alive[:steps], self._agent_rows(policy, batch, shared.game)
         rows = Rows(game.active)
-        critic_inputs = row_inputs(rows.pick(self._inputs(policy, batch)), 1, self.device)
+        places = row_inputs(rows.pick(self._inputs(policy, batch, shared.features.places)), 1, self.device)
+        critic_inputs = shared.features.inputs(critic.form, places)
         taken = self.tensor(rows.pick(np.where(alive, part.action, no_action))).unsqueeze(-1)
         acting = self.tensor(np.flatnonzero(rows.pick(alive)))
         outputs = critic(critic_inputs)
         chosen = outputs.gather(-1, taken).squeeze(-1)
         with torch.no_grad():
-            later = target.values(target(critic_inputs)).gather(-1, taken).squeeze(-1)
+            seen = shared.features.of(self._target_policies).inputs(target.form, places)
+            later = target.values(target(seen)).gather(-1, taken).squeeze(-1)
             chosen_values = critic.values(chosen.detach())
             action_probs = self._policies[policy.name].head.probabilities(evaluation.raw, evaluation.mask)
             advantages = chosen_values[acting] - (
@@ -173,7 +176,7 @@ class COMA(ActorCritic):
             trace_lambda=self._config.trace_lambda,
         )
 
-    def _inputs(self, policy: PolicySpec, batch: Batch) -> Array:
+    def _inputs(self, policy: PolicySpec, batch: Batch, places: Places) -> Array:
         """Return the critic's inputs in all rows but the last, [T, B, N, D] or records [T, B, N]."""
         steps, agents = batch.steps, len(policy.agents)
         joint = np.concatenate(
@@ -188,7 +191,7 @@ class COMA(ActorCritic):
             start = first + agent * policy.action.sizes[0]
             others[:, :, agent, start : start + policy.action.sizes[0]] = 0.0
         form = form_of(self._critics[policy.name])
-        return action_critic_inputs(form, batch, policy, {ACTIONS: others})
+        return action_critic_inputs(form, batch, policy, {ACTIONS: others}, places)
 
 
 def _one_hot_actions(policy: PolicySpec, part: PolicyBatch, steps: int) -> FloatArray:

@@ -15,8 +15,15 @@ from hpcmarl.nets.acting import agent_numbers
 from hpcmarl.nets.input_form import Field, InputForm
 from hpcmarl.types import Array, PolicySpec
 
+# Places of observations in tables of features (shared_features.py), by policy: those of all rows [T+1, B, N]
+# and of the ends of truncated episodes [K, N].
+Places = Mapping[str, tuple[Array, Array]]
+NOWHERE: Places = {}
 
-def critic_inputs(form: InputForm, batch: Batch, policy: PolicySpec, units: int) -> tuple[Array, Array]:
+
+def critic_inputs(
+    form: InputForm, batch: Batch, policy: PolicySpec, units: int, places: Places = NOWHERE
+) -> tuple[Array, Array]:
     """Return the inputs of a policy's critic.
 
     Args:
@@ -24,6 +31,7 @@ def critic_inputs(form: InputForm, batch: Batch, policy: PolicySpec, units: int)
         batch: The batch.
         policy: The policy.
         units: Number of units, U.
+        places: Places of the observations of encoded fields in the tables of features.
 
     Returns:
         Inputs of all rows, [T+1, B, U, D] or records [T+1, B, U], and of the ends of truncated episodes,
@@ -32,7 +40,7 @@ def critic_inputs(form: InputForm, batch: Batch, policy: PolicySpec, units: int)
     Raises:
         ValueError: If the critic sees the state and a rollout carries none.
     """
-    rows, finals = zip(*(_arrays(field, batch, policy) for field in form.fields), strict=True)
+    rows, finals = zip(*(_arrays(field, batch, policy, places) for field in form.fields), strict=True)
     return (
         form.join((batch.steps + 1, batch.slots, units), rows),
         form.join((len(batch.final_step), units), finals),
@@ -40,7 +48,11 @@ def critic_inputs(form: InputForm, batch: Batch, policy: PolicySpec, units: int)
 
 
 def action_critic_inputs(
-    form: InputForm, batch: Batch, policy: PolicySpec, given: Mapping[str, Array]
+    form: InputForm,
+    batch: Batch,
+    policy: PolicySpec,
+    given: Mapping[str, Array],
+    places: Places = NOWHERE,
 ) -> Array:
     """Return the inputs of a policy's critic of actions in all rows but the last.
 
@@ -49,6 +61,7 @@ def action_critic_inputs(
         batch: The batch.
         policy: The policy.
         given: Arrays [T, B, N, size] of inputs that a batch does not have, by name.
+        places: Places of the observations of encoded fields in the tables of features.
 
     Returns:
         Inputs, [T, B, N, D] or records [T, B, N].
@@ -62,12 +75,12 @@ def action_critic_inputs(
         if field.name in given:
             arrays.append(given[field.name])
         else:
-            rows, _ = _arrays(field, batch, policy)
+            rows, _ = _arrays(field, batch, policy, places)
             arrays.append(rows if field.name == AGENT else rows[:steps])
     return form.join((steps, batch.slots, len(policy.agents)), arrays)
 
 
-def _arrays(field: Field, batch: Batch, policy: PolicySpec) -> tuple[Array, Array]:
+def _arrays(field: Field, batch: Batch, policy: PolicySpec, places: Places) -> tuple[Array, Array]:
     """Return one input in all rows [T+1, B, U, ...] and at the ends of truncated episodes [K, U, ...].
 
     U may be 1, to be broadcast. Numbers of agents lack the other dimensions.
@@ -80,7 +93,7 @@ def _arrays(field: Field, batch: Batch, policy: PolicySpec) -> tuple[Array, Arra
         numbers = agent_numbers(len(policy.agents))
         return numbers, numbers
     assert field.policy is not None
-    part = batch.policies[field.policy.name]
-    if field.count is None:
-        return part.obs, part.final_obs
-    return part.obs[:, :, None], part.final_obs[:, None]
+    name = field.policy.name
+    part = batch.policies[name]
+    rows, finals = places[name] if field.encoded else (part.obs, part.final_obs)
+    return (rows, finals) if field.count is None else (rows[:, :, None], finals[:, None])

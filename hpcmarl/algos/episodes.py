@@ -1,9 +1,13 @@
-"""Whole episodes for value-based algorithms, side by side, each with a closing row for its last observation.
+"""Episodes for the algorithms with a replay, side by side, each with a closing row for its last observation.
 
 The closing row of an episode is row L, its length. If the episode terminated, the row is zero and no agent is
 alive in it. If the episode was truncated, the row holds the last observation, and the agents that were
 truncated themselves are alive in it. In a turn-based game these are all agents that were still in the game.
 Last observations carry no action mask, so the agent's last mask stands in.
+
+An episode may be cut (rollouts/pieces.py): it continues after its last row, and its closing row is its next
+row. A cut counts as a truncation. Agents that act in the next row are alive in the closing row. If single
+steps are drawn, only the first row of each piece is learned from; the others complete its targets.
 
     T    steps of the longest episode
     B    episodes
@@ -70,14 +74,16 @@ class Episodes:
     Attributes:
         parts: Arrays of each policy, in the order of the specification.
         inside: Rows that are not padding, shape [T, B].
-        end: Ends of episodes, shape [T, B] uint8: 0 none, 1 terminated, 2 truncated.
+        end: Ends of episodes, shape [T, B] uint8: 0 none, 1 terminated, 2 truncated or cut.
         state: States, shape [T+1, B, S], or None.
+        first_only: Whether only row 0 is learned from.
     """
 
     parts: list[PolicyEpisodes]
     inside: BoolArray
     end: Array
     state: torch.Tensor | None
+    first_only: bool = False
 
     @property
     def steps(self) -> int:
@@ -89,28 +95,60 @@ class Episodes:
         """Number of episodes, B."""
         return int(self.inside.shape[1])
 
+    def learned(self, active: BoolArray) -> BoolArray:
+        """Return those of the rows `active` [T, ...] that are learned from."""
+        if not self.first_only or self.steps == 1:
+            return active
+        first = np.zeros_like(active)
+        first[0] = active[0]
+        return first
+
+
+@dataclass
+class _Closing:
+    """Closing rows of a batch.
+
+    Attributes:
+        lengths: Steps of each episode, shape [B]; the number of its closing row.
+        cut: Episodes that continue after their last row, shape [B].
+        ended: Numbers of the others.
+    """
+
+    lengths: Array
+    cut: BoolArray
+    ended: Array
+
 
 def episodes_of(
-    batch: Batch, spec: EnvironmentSpec, shapes: Mapping[str, PolicyShape], device: torch.device = HOST
+    batch: Batch,
+    spec: EnvironmentSpec,
+    shapes: Mapping[str, PolicyShape],
+    device: torch.device = HOST,
 ) -> Episodes:
-    """Convert a batch of whole episodes.
+    """Convert a batch of episodes.
 
     Args:
-        batch: Whole episodes, one per slot.
+        batch: Whole or cut episodes, one per slot, joined with their next rows.
         spec: The environment.
         shapes: Description of each policy's network, for its inputs.
         device: Device of the tensors.
     """
-    lengths = batch.inside.sum(0)
+    lengths, slots = batch.inside.sum(0), np.arange(batch.slots)
+    end = batch.episode_end
+    cut = end[lengths - 1, slots] == 0
+    closing = _Closing(lengths, cut, np.flatnonzero(~cut))
     parts = [
-        _part(batch, batch.policies[policy.name], lengths, shapes[policy.name], spec.turn_based, device)
+        _part(batch, batch.policies[policy.name], closing, shapes[policy.name], spec.turn_based, device)
         for policy in spec.policies
     ]
+    if cut.any():
+        end = end.copy()
+        end[lengths[cut] - 1, slots[cut]] = 2
     state = None
     if batch.state is not None and batch.final_state is not None:
         closed = np.empty(batch.state.shape, batch.state.dtype)
-        state = tensor(_close(closed, batch, batch.state, batch.final_state, lengths), device)
-    return Episodes(parts, batch.inside, batch.episode_end, state)
+        state = tensor(_close(closed, batch, batch.state, batch.final_state, closing), device)
+    return Episodes(parts, batch.inside, end, state, batch.pieces)
 
 
 def action_values(policy: Policy, part: PolicyEpisodes) -> torch.Tensor:
@@ -165,7 +203,7 @@ class Places:
 def _part(
     batch: Batch,
     part: PolicyBatch,
-    lengths: Array,
+    closing: _Closing,
     shape: PolicyShape,
     turn_based: bool,
     device: torch.device,
@@ -175,24 +213,31 @@ def _part(
     Args:
         batch: The batch.
         part: The policy's arrays.
-        lengths: Lengths of the episodes, shape [B].
+        closing: The closing rows.
         shape: Description of the policy's network.
         turn_based: Whether agents take turns.
         device: Device of the tensors.
     """
-    slots = np.arange(batch.slots)
-    alive = part.alive.copy()
+    slots, lengths = closing.ended, closing.lengths[closing.ended]
+    alive, truncated = part.alive.copy(), part.truncated
     alive[lengths, slots] = part.truncated[lengths - 1, slots] & ~part.terminated[lengths - 1, slots]
+    if closing.cut.any():
+        truncated = truncated.copy()
+        going = np.flatnonzero(closing.cut)
+        last = closing.lengths[going] - 1
+        truncated[last, going] |= alive[last + 1, going]
     known = alive.copy()
     known[batch.final_step + 1, batch.final_slot] = True
     mask = part.action_mask
     if mask is not None:
         mask = mask.copy()
-        mask[lengths, slots] = _last_masks(part, mask, lengths) if turn_based else mask[lengths - 1, slots]
-    arrays = (part.reward, part.terminated, part.truncated, known)
+        mask[lengths, slots] = (
+            _last_masks(part, mask, closing.lengths)[slots] if turn_based else mask[lengths - 1, slots]
+        )
+    arrays = (part.reward, part.terminated, truncated, known)
     masked = None if mask is None else tensor(mask, device)
     active = part.alive[:-1] & batch.inside[..., None]
-    inputs, observed = _seen(batch, part, lengths, active, shape, device)
+    inputs, observed = _seen(batch, part, closing, active, shape, device)
     present, action = tensor(alive, device), tensor(part.action, device)
     return PolicyEpisodes(inputs, observed, present, alive, active, masked, action, *arrays)
 
@@ -200,7 +245,7 @@ def _part(
 def _seen(
     batch: Batch,
     part: PolicyBatch,
-    lengths: Array,
+    closing: _Closing,
     active: BoolArray,
     shape: PolicyShape,
     device: torch.device,
@@ -210,13 +255,13 @@ def _seen(
     if shape.agent_id:
         numbers.append(agent_numbers(shape.agents))
     if not shape.form.flat or part.obs.dtype != np.float32:
-        observed = _close(np.empty(part.obs.shape, part.obs.dtype), batch, part.obs, part.final_obs, lengths)
+        observed = _close(np.empty(part.obs.shape, part.obs.dtype), batch, part.obs, part.final_obs, closing)
         joined = shape.form.join(part.alive.shape, [observed, *numbers])
         return tensor(joined, device) if shape.form.flat else row_inputs(joined, 3, device), observed
     # the same with each number written once
     seen, start = np.empty((*part.alive.shape, shape.form.size), np.float32), shape.spec.observation_size
     rows, finals = flat_observations(part.obs, 3), flat_observations(part.final_obs, 2)
-    observed = _close(seen[..., :start], batch, rows, finals, lengths)
+    observed = _close(seen[..., :start], batch, rows, finals, closing)
     for field, array in zip(shape.form.fields[1:], numbers, strict=True):
         seen[..., start : start + field.size] = array
         start += field.size
@@ -235,12 +280,13 @@ def _last_masks(part: PolicyBatch, mask: BoolArray, lengths: Array) -> BoolArray
     return np.where((last >= 0)[..., None], mask[np.maximum(last, 0), slots, agents], True)
 
 
-def _close(closed: Array, batch: Batch, rows: Array, finals: Array, lengths: Array) -> Array:
+def _close(closed: Array, batch: Batch, rows: Array, finals: Array, closing: _Closing) -> Array:
     """Fill `closed` with rows [T+1, B, ...] and the closing row of every episode, and return it.
 
-    Truncated episodes are closed with their entry of `finals` [K, ...], the others with zeros.
+    Truncated episodes are closed with their entry of `finals` [K, ...], terminated ones with zeros. The
+    closing row of a cut episode is among the rows.
     """
     closed[...] = rows
-    closed[lengths, np.arange(batch.slots)] = np.zeros((), closed.dtype)
+    closed[closing.lengths[closing.ended], closing.ended] = np.zeros((), closed.dtype)
     closed[batch.final_step + 1, batch.final_slot] = finals
     return closed

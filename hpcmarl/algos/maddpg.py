@@ -63,10 +63,10 @@ class MADDPG(ActionCritic):
         return self._sample(later, episodes, generator)
 
     def _gain(self, index: int, view: View, present: Actions) -> tuple[torch.Tensor, dict[str, float]]:
-        policy, part = self.spec.policies[index], view.episodes.parts[index]
+        policy, learned = self.spec.policies[index], view.episodes.learned(view.episodes.parts[index].active)
         values = self._value(index, view, present.codes, first=True)
-        squares = view.raw[index][:-1].square().mean(-1) * self.tensor(part.active)
-        outputs = squares.sum() / max(1, int(np.count_nonzero(part.active)))
+        squares = view.raw[index][:-1].square().mean(-1) * self.tensor(learned)
+        outputs = squares.sum() / max(1, int(np.count_nonzero(learned)))
         gain = values.sum() / max(1, len(values)) - self._config.output_cost * outputs
         statistics = {"policy_loss": -numbers(gain)[0]}
         if policy.action.kind == "continuous":

@@ -109,15 +109,17 @@ class MASAC(ActionCritic):
 
     def _gain(self, index: int, view: View, present: Actions) -> tuple[torch.Tensor, dict[str, float]]:
         policy, part, alpha = self.spec.policies[index], view.episodes.parts[index], self._alpha(index)
-        agents, units = (max(1, int(np.count_nonzero(acts))) for acts in (part.active, self._acting(part)))
+        active = view.episodes.learned(part.active)
+        rows = (active, self._learned_rows(index, view))
+        agents, units = (max(1, int(np.count_nonzero(acts))) for acts in rows)
         # in a row of a central critic, each agent is one of all N agents of the policy
         weight = units * (part.active.shape[-1] if self._central else 1)
         if policy.action.kind == "continuous":
-            spread = -(present.logps[index][:-1] * self.tensor(part.active)).sum()
+            spread = -(present.logps[index][:-1] * self.tensor(active)).sum()
             gain = self._value(index, view, present.codes).sum() / units + alpha * spread / weight
         else:
             values, logs = self._own_values(
-                index, view, present.detached(), part.active, self._critics[policy.name]
+                index, view, present.detached(), active, self._critics[policy.name]
             )
             spread = -(logs.exp() * logs).sum()
             gain = ((logs.exp() * values).sum() + alpha * spread) / weight
@@ -196,5 +198,7 @@ class MASAC(ActionCritic):
         share = DISCRETE_SHARE if target == "auto" else float(target or 0.0)
         if part.mask is None:
             return share * math.log(action.sizes[0])
-        allowed = Places(part.active, self.device).pick(part.mask[:-1]).sum(-1).clamp(min=1)
+        allowed = (
+            Places(view.episodes.learned(part.active), self.device).pick(part.mask[:-1]).sum(-1).clamp(min=1)
+        )
         return share * numbers(allowed.float().log().mean())[0] if len(allowed) else 0.0

@@ -6,9 +6,9 @@ also learns. Use `hpcmarl.algos.make_model` to create one.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -17,12 +17,14 @@ from hpcmarl.algos.target import Target
 from hpcmarl.config import InferenceForm
 from hpcmarl.maths.sparsity import Operations, dense_flops, growing_flops
 from hpcmarl.nets.acting import ActingPolicy
-from hpcmarl.nets.choosers import Chooser
-from hpcmarl.nets.numpy_layers import Arrays
+from hpcmarl.nets.inference import Inference
 from hpcmarl.nets.numpy_policy import NumpyPolicy
 from hpcmarl.nets.parameters import ParameterLayout, aligned_zeros
 from hpcmarl.nets.shapes import PolicyShape
 from hpcmarl.types import Array, BoolArray, Decision, FloatArray, Frame, Part
+
+if TYPE_CHECKING:
+    import torch
 
 # Forward pass of the target network, forward pass of the online network, and a backward pass that costs two.
 PASSES_OF_LEARNING = 4
@@ -68,6 +70,7 @@ class Model:
         self.design, self.spec = design, design.spec
         self.layout = ParameterLayout(design.modules)
         self.parameters = aligned_zeros(self.layout.size)
+        self._inference, self._open_device = Inference(), open_no_device
         self._seed = seed
         if seed is not None:
             self.layout.draw(self.parameters, seed)
@@ -116,12 +119,30 @@ class Model:
     def _actors(self) -> dict[str, ActingPolicy]:
         """The acting network of each policy; created at the first use, since it may need torch."""
         named = self.layout.named(self.parameters)
-        actors = {}
+        actors: dict[str, ActingPolicy] = {}
         for name, shape in self.design.policies.items():
             own = self._prefixes[name]
             arrays = {full.removeprefix(own): array for full, array in named.items() if full.startswith(own)}
-            actors[name] = make_actor(shape, self.choosers[name], arrays)
+            library = self._inference.library(shape)
+            if library == "numpy":
+                actors[name] = NumpyPolicy(shape, self.choosers[name], arrays)
+                continue
+            from hpcmarl.nets.torch_policy import TorchPolicy
+
+            device = self._open_device() if library == "device" else None
+            actors[name] = TorchPolicy(shape, self.choosers[name], arrays, device)
         return actors
+
+    def infer_by(self, inference: Inference, open_device: Callable[[], torch.device]) -> None:
+        """Choose what computes the networks of `act`. Call it before the first action.
+
+        Results differ by rounding.
+
+        Args:
+            inference: The choice. Without a call: numpy where it can be, else torch on the CPU.
+            open_device: Returns the device; called if a network is computed on it.
+        """
+        self._inference, self._open_device = inference, open_device
 
     def set_weight_format(self, form: InferenceForm) -> None:
         """Choose the form of the weights that `act` multiplies by. Call it at most once.
@@ -312,16 +333,6 @@ class Model:
             )
 
 
-def make_actor(shape: PolicyShape, chooser: Chooser, arrays: Arrays) -> ActingPolicy:
-    """Create the acting network of a policy: in numpy if it can be, else in torch.
-
-    Args:
-        shape: Description of the policy's network.
-        chooser: Chooser of the policy's agents.
-        arrays: Views of the parameter vector, by the parameters' names in the network.
-    """
-    if shape.in_numpy:
-        return NumpyPolicy(shape, chooser, arrays)
-    from hpcmarl.nets.torch_policy import TorchPolicy
-
-    return TorchPolicy(shape, chooser, arrays)
+def open_no_device() -> torch.device:
+    """Refuse a device; `Model.infer_by` replaces this function."""
+    raise RuntimeError("this model was given no device")

@@ -161,7 +161,7 @@ def critic_shape(
     Raises:
         ConfigError: If the encoder does not fit the observations or is normalised.
     """
-    network = config.critic_network or config.network.model_copy(update={"body": "mlp"})
+    network = config.critic_network or config.network.model_copy(update={"body": "mlp", "output_gain": None})
     key = "algo.network" if config.critic_network is None else "algo.critic_network"
     where, normalised = f"the critic of policy {policy.name} of {spec.id}", config.normalise_observations
     if network.module is not None:
@@ -176,18 +176,27 @@ def critic_shape(
         return CriticShape(
             form.size, network, outputs, normalise_values=config.normalise_values, form=form, module=module
         )
-    seen = {field.name: field.policy for field in fields if field.policy is not None}
+    features = shared_features(spec, config) if isinstance(config, ActorCriticConfig) else {}
+    if features:
+        fields = [
+            replace(field, encoded=field.policy is not None and field.policy.name in features)
+            for field in fields
+        ]
+    shared = {field.name: features[field.policy.name] for field in fields if field.policy and field.encoded}
+    seen = {field.name: field.policy for field in fields if field.policy is not None and not field.encoded}
+    if features:
+        network = network.model_copy(update={"encoder": "flat", "keys": {}})
     described = {name: describe_encoder(each, network, key, spec.id) for name, each in seen.items()}
     encoders = (
         {name: encoder or flat_encoder(seen[name]) for name, encoder in described.items()}
-        if any(encoder is not None for encoder in described.values())
+        if shared or any(encoder is not None for encoder in described.values())
         else {}
     )
     if encoders:
         check_flat(normalised, f"{key}.encoder: {network.encoder}", where)
+    widths = shared | {name: encoder.features for name, encoder in encoders.items()}
     size = sum(
-        encoders[field.name].features * (field.count or 1) if field.name in encoders else field.size
-        for field in fields
+        widths[field.name] * (field.count or 1) if field.name in widths else field.size for field in fields
     )
     return CriticShape(
         size,
@@ -195,9 +204,33 @@ def critic_shape(
         outputs,
         config.normalise_observations,
         config.normalise_values,
-        InputForm(tuple(fields), flat=not encoders),
+        InputForm(tuple(fields), flat=not (encoders or shared)),
         encoders,
     )
+
+
+def shared_features(spec: EnvironmentSpec, config: ActorCriticConfig) -> dict[str, int]:
+    """Return the number of features of each policy whose encoder critics share.
+
+    Policies without an encoder are left out. Critics see their observations as numbers.
+
+    Raises:
+        ConfigError: algo.shared_encoder is set, but no policy has an encoder.
+    """
+    if not config.shared_encoder:
+        return {}
+    encoders = {
+        policy.name: describe_encoder(policy, config.network, "algo.network", spec.id)
+        for policy in spec.policies
+    }
+    features = {name: encoder.features for name, encoder in encoders.items() if encoder is not None}
+    if not features:
+        raise ConfigError(
+            f"algo.shared_encoder: true needs an encoder, but the policies of {spec.id} see flat "
+            f"observations (algo.network.encoder: {config.network.encoder}); set algo.network.encoder: cnn, "
+            "entities or dict, or algo.shared_encoder: false"
+        )
+    return features
 
 
 def mixer_module(config: MixingConfig, agents: int, state: int) -> MixerModuleShape:

@@ -133,7 +133,7 @@ class QLearning(Replayed):
 
     def _episodes(self, rollouts: Sequence[Rollout]) -> Episodes:
         """Return the episodes of the rollouts side by side, with the inputs of the agents' networks."""
-        return episodes_of(join(rollouts), self.spec, self.design.policies, self.device)
+        return episodes_of(join(rollouts, with_next=True), self.spec, self.design.policies, self.device)
 
     def _observe(self, episodes: Episodes) -> None:
         self._observe_alive(self._online.policies.values(), episodes)

@@ -35,7 +35,8 @@ from hpcmarl.algos.actor_critic import (
     explained_variance,
 )
 from hpcmarl.algos.batch import Batch, Evaluation, PolicyBatch, Rows, UnitRows, anybody, join
-from hpcmarl.algos.critic_inputs import critic_inputs
+from hpcmarl.algos.critic_inputs import NOWHERE, Places, critic_inputs
+from hpcmarl.algos.shared_features import SharedFeatures
 from hpcmarl.algos.value_loss import value_losses
 from hpcmarl.config import ValueCriticConfig
 from hpcmarl.maths.vtrace import VTrace
@@ -152,11 +153,15 @@ class ValueCritic(ActorCritic):
         critic = self._critics[policy.name]
         units = Rows(rows.active)
         seen, before = (
-            row_inputs(units.pick(inputs[: batch.steps]), 1, self.device),
+            shared.features.inputs(
+                critic.form, row_inputs(units.pick(inputs[: batch.steps]), 1, self.device)
+            ),
             batch.policies[policy.name].critic_memory,
         )
         outputs, memory = (
-            recall(critic, batch, inputs, rows.active, before) if critic.memory_size else (critic(seen), None)
+            recall(critic, batch, inputs, rows.active, before, shared.features)
+            if critic.memory_size
+            else (critic(seen), None)
         )
         return Valued(
             rows,
@@ -187,14 +192,16 @@ class ValueCritic(ActorCritic):
         """
         if shared.central_input is not None and not self._each:
             return shared.central_input
-        return self._join_inputs(policy, batch)
+        return self._join_inputs(policy, batch, shared.features.places)
 
-    def _central_input(self, batch: Batch) -> tuple[Array, Array] | None:
-        return self._join_inputs(self.spec.policies[0], batch) if self._central and not self._each else None
+    def _central_input(self, batch: Batch, places: Places) -> tuple[Array, Array] | None:
+        if not self._central or self._each:
+            return None
+        return self._join_inputs(self.spec.policies[0], batch, places)
 
-    def _join_inputs(self, policy: PolicySpec, batch: Batch) -> tuple[Array, Array]:
+    def _join_inputs(self, policy: PolicySpec, batch: Batch, places: Places = NOWHERE) -> tuple[Array, Array]:
         units = len(policy.agents) if self._each or not self._central else 1
-        return critic_inputs(form_of(self._critics[policy.name]), batch, policy, units)
+        return critic_inputs(form_of(self._critics[policy.name]), batch, policy, units, places)
 
     def _estimates(self, policy: PolicySpec, batch: Batch, shared: Shared, valued: Valued) -> Estimates:
         """Compute targets and advantages at the present values.
@@ -208,7 +215,7 @@ class ValueCritic(ActorCritic):
         """Compute the same estimates without normalisation."""
         part = batch.policies[policy.name]
         active, acts_next = part.alive[: batch.steps], part.alive[batch.steps]
-        later = _later_values(self._critics[policy.name], valued.after, valued.finals, valued.memory)
+        later = _later_values(self._critics[policy.name], valued, shared.features)
         columns = self._columns(batch, part, valued.rows, valued.units.spread(valued.values), *later)
         columns = replace(columns, reward=broadcast(columns.reward, columns.value.shape))
         if self.spec.turn_based:
@@ -297,7 +304,12 @@ class ValueCritic(ActorCritic):
 
 
 def recall(
-    critic: Critic, batch: Batch, inputs: Array, active: BoolArray, before: FloatArray | None
+    critic: Critic,
+    batch: Batch,
+    inputs: Array,
+    active: BoolArray,
+    before: FloatArray | None,
+    features: SharedFeatures,
 ) -> tuple[torch.Tensor, Memory]:
     """Evaluate a recurrent critic on the unrolls of a batch.
 
@@ -307,6 +319,7 @@ def recall(
         inputs: Inputs of the critic, [T+1, B, U, D] or records [T+1, B, U].
         active: Rows with a value, shape [T, B, U].
         before: Memory before row 0, shape [B, U, H]; None: zeros.
+        features: Features of encoded inputs.
 
     Returns:
         Outputs of the active rows [n], differentiable, and the memory.
@@ -314,7 +327,7 @@ def recall(
     steps, starts = batch.steps, batch.episode_start
     now = np.zeros((*active.shape[1:], critic.memory_size), np.float32) if before is None else before
     device = device_of(critic)
-    rows = row_inputs(inputs[:steps], 3, device)
+    rows = features.inputs(critic.form, row_inputs(inputs[:steps], 3, device))
     outputs, hidden = critic.unroll(rows, active, starts[:steps], tensor(now, device))
     remembered = np.zeros((*active.shape, critic.memory_size), np.float32)
     remembered[active] = array(hidden)
@@ -325,17 +338,16 @@ def recall(
     return outputs, Memory(after, remembered[batch.final_step, batch.final_slot])
 
 
-def _later_values(
-    critic: Critic, last: Array, finals: Array, memory: Memory | None
-) -> tuple[FloatArray, FloatArray]:
+def _later_values(critic: Critic, valued: Valued, features: SharedFeatures) -> tuple[FloatArray, FloatArray]:
     """Compute the values after the unroll, without gradient.
 
     Returns:
         Values of the row after the unroll, shape [B, U], and of the ends of truncated episodes, shape [K, U].
     """
-    slots, units = last.shape[:2]
-    device, ends = device_of(critic), [part.reshape(-1, *part.shape[2:]) for part in (last, finals)]
-    seen = row_inputs(np.concatenate(ends), 1, device)
+    slots, units = valued.after.shape[:2]
+    device, memory = device_of(critic), valued.memory
+    ends = [part.reshape(-1, *part.shape[2:]) for part in (valued.after, valued.finals)]
+    seen = features.inputs(critic.form, row_inputs(np.concatenate(ends), 1, device), later=True)
     with torch.no_grad():
         if memory is None:
             outputs = critic(seen)

@@ -10,6 +10,7 @@ and stepped, the parameters are loaded, and the target network follows. An updat
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -32,10 +33,13 @@ from hpcmarl.envs import Seeds, describe, make_environment
 from hpcmarl.errors import UsageError
 from hpcmarl.optim.rounds import Engine, make_rule, share
 from hpcmarl.roles.base import Context, generator_for
+from hpcmarl.roles.deterministic_quota import USUAL_EPISODE
 from hpcmarl.roles.learner.nonfinite import NonFiniteGradientFilter
+from hpcmarl.roles.learner.step_index import StepIndex
 from hpcmarl.rollouts.assembler import EpisodeAssembler
 from hpcmarl.rollouts.codec import OpenedMessage
 from hpcmarl.rollouts.layout import RolloutArena
+from hpcmarl.rollouts.pieces import read_pieces
 from hpcmarl.types import Array, Gradient, Rollout
 
 WINDOW = 1.0  # seconds of one window; the two alternate
@@ -48,7 +52,8 @@ BARE: dict[str, Callable[[Config, Any], ReferenceLoop]] = {
     "masac": ReferenceMASAC,
 }
 CONTINUOUS = ("maddpg", "masac")  # their bare loops have continuous actions
-# messages, as a replay buffer holds them, and the numbers of their trajectories to use (None: all)
+# messages, as a replay buffer holds them, and the numbers of their trajectories to use (None: all); with a
+# drawn step, its place and the length of its piece
 Part = list[tuple[OpenedMessage, Array | None]]
 
 
@@ -81,6 +86,8 @@ class Learning:
         Returns:
             The whole batch as one part, or `minibatches` random parts if the algorithm trains in epochs.
         """
+        if self.context.config.algo.draws_steps:
+            return [self._play_steps(number) for number in range(BATCHES)]
         passes = self.algorithm.minibatch_passes
         parts = 1 if passes is None else passes.minibatches
         played = [
@@ -100,9 +107,23 @@ class Learning:
             for part in drawn
         ]
 
+    def _play_steps(self, batch: int) -> Part:
+        """Play whole episodes, and draw one batch of their steps."""
+        config, steps = self.context.config, StepIndex(self.context.config.algo.decisions_per_target)
+        episodes = math.ceil(self.batch / (config.env.max_steps or USUAL_EPISODE))
+        played = [self.codec.open(message) for message in play(self.context, self.algorithm, episodes)]
+        for message in played:
+            steps.add(self.codec.read(message.buffer, 0))
+        numbers = generator_for(config.seed, "learner", batch).integers(steps.total, size=self.batch)
+        found = zip(*(column.tolist() for column in steps.find(np.sort(numbers))), strict=True)
+        return [(played[index], np.array([first, length])) for index, first, length in found]
+
     def rollouts(self, number: int) -> list[Rollout]:
         """Read the rollouts of update `number` from their messages."""
         part = self.parts[number % len(self.parts)]
+        if self.context.config.algo.draws_steps:
+            first, lengths = np.array([place for _, place in part]).T
+            return read_pieces(self.codec, [message for message, _ in part], first, lengths)
         if self.context.whole_episodes:
             return self.codec.read_together([message for message, _ in part])
         read = ((self.codec.read(message.buffer, 0), slots) for message, slots in part)

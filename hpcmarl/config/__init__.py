@@ -23,6 +23,7 @@ from hpcmarl.config.networks import (
     EncoderConfig,
     EntitiesConfig,
     InferenceForm,
+    Initialisation,
     NetworkConfig,
     SparseConfig,
 )
@@ -41,7 +42,7 @@ from hpcmarl.config.rounds import (
 )
 from hpcmarl.config.run import CallbackConfig, EvalConfig, StopConfig, TrackerConfig
 from hpcmarl.config.schema import Config, batch_of, contradictions, counts_episodes, inference_form
-from hpcmarl.config.topology import DelayConfig, GroupConfig, TopologyConfig, WorkerConfig
+from hpcmarl.config.topology import DelayConfig, GroupConfig, InferenceSetting, TopologyConfig, WorkerConfig
 from hpcmarl.config.value_based import (
     IQLConfig,
     MixingConfig,
@@ -73,6 +74,8 @@ __all__ = [
     "GroupConfig",
     "IQLConfig",
     "InferenceForm",
+    "InferenceSetting",
+    "Initialisation",
     "MADDPGConfig",
     "MASACConfig",
     "MATraceConfig",

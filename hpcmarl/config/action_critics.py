@@ -42,6 +42,12 @@ class ActionCriticConfig(ReplayedConfig):
     )
 
     @property
+    def draws_steps(self) -> bool:
+        if self.replay.draw is None:
+            return not self.network.recurrent and self.replay.priority is None
+        return self.replay.draw == "steps"
+
+    @property
     def common_reward(self) -> CommonReward:
         return "none" if self.critic == "independent" else "policy"
 
@@ -68,6 +74,10 @@ class MADDPGConfig(ActionCriticConfig):
     noise_steps: PositiveInt = Field(
         50_000, description="environment steps of the run over which the noise falls linearly"
     )
+
+    @property
+    def decisions_per_target(self) -> int:
+        return self.n_step
 
 
 class MASACConfig(ActionCriticConfig):

@@ -49,6 +49,13 @@ class ActorCriticConfig(ValueLearningConfig):
             "only ma_trace and ppo"
         ),
     )
+    shared_encoder: bool = Field(
+        False,
+        description=(
+            "let critics use the features of the policies' encoders, which the losses of both train; each "
+            "observation is encoded once (docs/networks.md); false: critics have their own encoders"
+        ),
+    )
     trace_lambda: Fraction = Field(1.0, description="lambda of the V-trace targets")
     value_cost: NonNegative = Field(0.25, description="weight of the critic's loss")
     value_loss: Literal["squared", "huber"] = Field(

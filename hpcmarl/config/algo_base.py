@@ -31,14 +31,12 @@ class AlgoConfig(Section):
     """Keys and properties of all algorithms.
 
     Attributes:
-        gradient_episodes: Default number of episodes in one gradient, if trajectories are whole episodes.
         trajectory_unit: What one trajectory is: an unroll or a whole episode.
         is_on_policy: Whether the algorithm learns only from trajectories sampled with the newest parameters.
         has_critics: Whether critics are parts of their own, with their own step size.
         has_random_share: Whether agents take a share of random actions, which `epsilon` of a worker replaces.
     """
 
-    gradient_episodes: ClassVar[int] = 1
     trajectory_unit: ClassVar[Literal["unroll", "episode"]] = "episode"
     is_on_policy: ClassVar[bool] = False
     has_critics: ClassVar[bool] = False
@@ -75,6 +73,21 @@ class AlgoConfig(Section):
         return None
 
     @property
+    def decisions_per_target(self) -> int:
+        """Decisions of an agent in a target before the next value (n_step)."""
+        return 1
+
+    @property
+    def draws_steps(self) -> bool:
+        """Whether gradients draw single steps from the replay; rounds then count steps, not episodes."""
+        return False
+
+    @property
+    def gradient_draws(self) -> int:
+        """Default number of trajectories that one gradient draws from the replay."""
+        return 1
+
+    @property
     def sparse_training(self) -> SparseConfig | None:
         """Sparse training of the networks; None: dense."""
         return None
@@ -109,7 +122,6 @@ class ValueLearningConfig(AlgoConfig):
 class ReplayedConfig(ValueLearningConfig):
     """Keys of all algorithms with a replay and a target network: value-based ones, MADDPG and MASAC."""
 
-    gradient_episodes: ClassVar[int] = 32
     agent_id: bool = Field(
         True, description="append the agent's number in its policy, one-hot, to its observation"
     )
@@ -128,6 +140,10 @@ class ReplayedConfig(ValueLearningConfig):
     @property
     def replay_section(self) -> ReplayConfig | None:
         return self.replay
+
+    @property
+    def gradient_draws(self) -> int:
+        return 1024 if self.draws_steps else 32
 
     @property
     def appends_agent_id(self) -> bool:

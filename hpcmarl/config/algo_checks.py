@@ -5,6 +5,7 @@ from __future__ import annotations
 from hpcmarl.config.action_critics import ActionCriticConfig
 from hpcmarl.config.actor_critics import ActorCriticConfig, COMAConfig, MATraceConfig, ValueCriticConfig
 from hpcmarl.config.algo_base import AlgoConfig
+from hpcmarl.config.networks import EncoderConfig, NetworkConfig
 from hpcmarl.config.replay import ReplayConfig
 from hpcmarl.config.value_based import QLearningConfig
 
@@ -14,6 +15,7 @@ def algo_contradictions(algo: AlgoConfig) -> list[str]:
     found = _value_contradictions(algo) if isinstance(algo, QLearningConfig) else []
     if (replay := algo.replay_section) is not None:
         found += _replay_contradictions(replay)
+        found += _draw_contradictions(algo, replay)
     if isinstance(algo, MATraceConfig) and algo.critic == "independent" and algo.ratios == "joint":
         found.append(
             "algo.ratios: joint does not work with algo.critic: independent, which has one value for each "
@@ -37,6 +39,8 @@ def algo_contradictions(algo: AlgoConfig) -> list[str]:
             "algo.critic_input: agent does not work with algo.critic: independent, which sees only the "
             "agent's observation anyway; remove the key, or use algo.critic: joint_observation or state"
         )
+    if isinstance(algo, ActorCriticConfig) and algo.shared_encoder:
+        found += _sharing_contradictions(algo)
     network = algo.critic_network if isinstance(algo, COMAConfig | ActionCriticConfig) else None
     if network is not None and network.recurrent:
         found.append(
@@ -44,6 +48,32 @@ def algo_contradictions(algo: AlgoConfig) -> list[str]:
             "critics have no memory; remove the key"
         )
     return found
+
+
+def _sharing_contradictions(algo: ActorCriticConfig) -> list[str]:
+    """Return one line for each choice that leaves critics no features of the policies' encoders."""
+    found = []
+    sections = {"algo.network": algo.network, "algo.critic_network": algo.critic_network}
+    for key, section in sections.items():
+        if section is not None and section.module is not None:
+            found.append(
+                f"algo.shared_encoder: true does not work with {key}.module: {section.module}, because a "
+                f"module replaces the encoder; remove {key}.module, or set algo.shared_encoder: false"
+            )
+    if isinstance(algo, ValueCriticConfig) and algo.critic == "state" and algo.critic_input == "team":
+        found.append(
+            "algo.shared_encoder: true does not work with algo.critic: state, which sees no observation; use "
+            "algo.critic: joint_observation or independent, or algo.critic_input: agent"
+        )
+    own = algo.critic_network
+    for key in EncoderConfig.model_fields.keys() | {"keys"} if own is not None else ():
+        wanted, given = getattr(algo.network, key), getattr(own, key)
+        if given not in (wanted, getattr(NetworkConfig(), key)):
+            found.append(
+                f"algo.critic_network.{key} differs from algo.network.{key}, but with algo.shared_encoder: "
+                f"true critics use the policies' encoder; remove algo.critic_network.{key}"
+            )
+    return sorted(found)
 
 
 def common_reward_text(algo: AlgoConfig) -> tuple[str, str]:
@@ -103,6 +133,24 @@ def _value_contradictions(algo: QLearningConfig) -> list[str]:
             "algo.n_step: 1 or algo.trace_lambda: 0"
         )
     return found
+
+
+def _draw_contradictions(algo: AlgoConfig, replay: ReplayConfig) -> list[str]:
+    """Return one line for each choice that excludes draws of single steps."""
+    if replay.draw != "steps":
+        return []
+    reasons = {
+        f"algo.name: {algo.name}, whose values are learned from whole episodes": not isinstance(
+            algo, ActionCriticConfig
+        ),
+        f"algo.network.body: {algo.network.body}, whose memory needs whole episodes": algo.network.recurrent,
+        "algo.replay.priority, which has one priority for each episode": replay.priority is not None,
+    }
+    return [
+        f"algo.replay.draw: steps does not work with {reason}; use algo.replay.draw: episodes"
+        for reason, present in reasons.items()
+        if present
+    ]
 
 
 def _replay_contradictions(replay: ReplayConfig) -> list[str]:

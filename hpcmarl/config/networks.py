@@ -6,13 +6,24 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from hpcmarl.config.base import Count, Fraction, Line, Natural, PositiveInt, Section, Width, section
+from hpcmarl.config.base import (
+    Count,
+    Fraction,
+    Line,
+    Natural,
+    PositiveFloat,
+    PositiveInt,
+    Section,
+    Width,
+    section,
+)
 from hpcmarl.config.choice import Factory
 
 InferenceForm = Literal["auto", "dense", "sparse"]
 
 
 Body = Literal["mlp", "gru", "lstm"]
+Initialisation = Literal["orthogonal", "xavier", "torch"]
 EncoderName = Literal["auto", "flat", "cnn", "entities", "dict"]
 
 
@@ -110,6 +121,20 @@ class NetworkConfig(EncoderConfig):
         "mlp", description="hidden layers alone (mlp), or a GRU or LSTM between them and the head"
     )
     memory: Width = Field(64, description="units of the GRU or LSTM")
+    initialisation: Initialisation = Field(
+        "orthogonal",
+        description=(
+            "initial weights: orthogonal, uniform by Glorot and Bengio (xavier), or those of torch's layers "
+            "(torch); biases are 0, but for torch"
+        ),
+    )
+    output_gain: PositiveFloat | None = Field(
+        None,
+        description=(
+            "factor of the initial weights of the last layer; null: 0.01 for policies, 0.1 for action values "
+            "and 1 for critics"
+        ),
+    )
 
     @property
     def recurrent(self) -> bool:

@@ -1,4 +1,4 @@
-"""Sections of the replay of finished episodes."""
+"""Sections of the replay of finished episodes, from which gradients draw whole episodes or single steps."""
 
 from __future__ import annotations
 
@@ -74,14 +74,21 @@ class ReplayConfig(Section):
     megabytes: PositiveFloat = Field(
         2048.0, description="largest size of the replay in megabytes; the oldest episodes leave first"
     )
+    draw: Literal["episodes", "steps"] | None = Field(
+        None,
+        description=(
+            "what a gradient draws: whole episodes, or single steps of all of them; null: steps for maddpg "
+            "and masac without memory and priorities, else episodes"
+        ),
+    )
     learning_starts: Count = Field(
         32, description="number of episodes that each learner collects before its first gradient"
     )
     samples_per_insert: PositiveFloat = Field(
         32.0,
         description=(
-            "number of times that an episode is learned from on average; at this limit the learner waits "
-            "for new episodes"
+            "number of times that an episode, or a step of it, is learned from on average; at this limit the "
+            "learner waits for new episodes"
         ),
     )
     recent: Natural = Field(

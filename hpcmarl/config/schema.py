@@ -71,8 +71,8 @@ class Config(Section):
     device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda|cuda:[0-9]{1,3})$")] = Field(
         "auto",
         description=(
-            "device of the learners' networks: cpu, the CUDA devices in turn (cuda), or one of them "
-            "(cuda:0); auto: cpu"
+            "device of the learners' networks, and of actors that infer on it (topology.inference): cpu, the "
+            "CUDA devices in turn (cuda), or one of them (cuda:0); auto: cpu"
         ),
     )
     precision: Literal["float32", "bf16"] = Field(
@@ -151,14 +151,14 @@ def batch_of(config: Config, slots: Sequence[int]) -> int:
     Returns:
         `rounds.batch` if it is set. Otherwise the trajectories of one gradient of every group (afedpg: of one
         group). A gradient has one episode of every slot for on-policy episodes, so that no slot idles. It has
-        `gradient_episodes` replayed episodes, or as many unrolls as an actor sends in one message.
+        `gradient_draws` replayed episodes or steps, or as many unrolls as an actor sends in one message.
     """
     if config.rounds.batch is not None:
         return config.rounds.batch
     if not counts_episodes(config):
         each = [config.topology.environments_per_actor] * len(slots)
     else:
-        each = list(slots) if config.algo.is_on_policy else [config.algo.gradient_episodes] * len(slots)
+        each = list(slots) if config.algo.is_on_policy else [config.algo.gradient_draws] * len(slots)
     return max(each) if config.rounds.rule == "afedpg" else sum(each)
 
 
@@ -245,12 +245,14 @@ def device_contradictions(config: Config) -> list[str]:
     if config.algo.sparse_training is not None:
         others = {
             f"device: {config.device}": wants_cuda(config.device),
+            f"topology.inference: {config.topology.inference}": config.topology.inference
+            in ("torch", "device"),
             "precision: bf16": config.precision == "bf16",
             "compile: true": config.compile,
         }
         found += [
-            f"{choice} does not work with algo.sparse, whose products are float32 on the CPU; remove "
-            "algo.sparse, or use device: cpu, precision: float32 and compile: false"
+            f"{choice} does not work with algo.sparse, whose products are float32 on the CPU, for actors in "
+            "numpy; remove algo.sparse, or use the default of this key"
             for choice, chosen in others.items()
             if chosen
         ]

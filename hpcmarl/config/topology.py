@@ -19,6 +19,8 @@ from hpcmarl.config.base import (
     section,
 )
 
+InferenceSetting = Literal["auto", "numpy", "torch", "device"]
+
 
 class DelayConfig(Section):
     """Delays, in seconds, added to the actors of a group to study ranks of unequal speed."""
@@ -111,6 +113,14 @@ class TopologyConfig(Section):
         description=(
             "longest time that a slot waits until topology.batch slots are ready; without topology.batch, "
             "until all are; null: no limit"
+        ),
+    )
+    inference: InferenceSetting = Field(
+        "auto",
+        description=(
+            "what computes the networks of actors: numpy, torch on the CPU (torch), or torch on `device` "
+            "(device); auto: numpy for small batches of networks that it can compute, else torch, on "
+            "`device` for actors with workers"
         ),
     )
     threads: PositiveInt = Field(1, description="torch threads of each rank")

@@ -47,7 +47,7 @@ def examine(config: Config | None, run_directory: Path, json: bool) -> int:
         about_devices = []
         broken = transport.rank == 0 and bool(exchange.died or exchange.failures())
         if config is not None and wants_cuda(config.device) and not broken:
-            about_devices = devices.check_learner_devices(transport, config)
+            about_devices = devices.check_devices_of_ranks(transport, config)
         if transport.rank != 0:
             transport.close()
             return 0

@@ -1,4 +1,4 @@
-"""Checks of the doctor about GPUs: the device of each learner, and MPI with buffers on a GPU."""
+"""Checks of the doctor about GPUs: the device of each rank, and MPI with buffers on a GPU."""
 
 from __future__ import annotations
 
@@ -17,35 +17,35 @@ from hpcmarl.errors import HpcmarlError
 from hpcmarl.launch.mpiexec import find_mpiexec
 from hpcmarl.launch.world import launcher_world
 from hpcmarl.placement import shared_devices, wants_cuda
-from hpcmarl.runtime.devices import FIELD, gather_texts, open_own
+from hpcmarl.runtime.devices import FIELD, device_users, gather_texts, open_own
 
 SELF_TEST = "hpcmarl.comm.mpi.device_self_test"
 SELF_TEST_SECONDS = 60.0
 UNUSED = "hpcmarl sends main memory only, so no run depends on it"
 
 
-def check_learner_devices(transport: Transport, config: Config) -> list[Finding]:
-    """Open the device of each learner. Collective.
+def check_devices_of_ranks(transport: Transport, config: Config) -> list[Finding]:
+    """Open the device of each rank that needs one. Collective.
 
     Args:
         transport: The world, whose messages arrive.
         config: The configuration, which names a CUDA device.
 
     Returns:
-        On rank 0 a finding for each learner, and one about devices that NCCL cannot use.
+        On rank 0 a finding for each device, and one about devices that NCCL cannot use.
     """
     hosts = transport.gather_hosts()
     topology = roles_of(hosts, config)
     if topology is None:
         return []
-    learners = [group.learner for group in topology.groups]
-    own = FIELD.join(open_own(config, topology, transport.rank)) if transport.rank in learners else ""
+    learners, users = [group.learner for group in topology.groups], device_users(config, topology)
+    own = FIELD.join(open_own(config, topology, transport.rank)) if transport.rank in users else ""
     texts = gather_texts(transport, own)
     findings, used = [], []
-    for rank in learners if texts else ():
+    for rank in users if texts else ():
         device, _, name = texts[rank].partition(FIELD)
         if device:
-            used.append((rank, hosts[rank], name))
+            used += [(rank, hosts[rank], name)] if rank in learners else []
             value = f"{device} ({name}) on {hosts[rank]}"
             findings.append(Finding("OK", f"device of rank {rank}", value))
         else:
@@ -56,10 +56,10 @@ def check_learner_devices(transport: Transport, config: Config) -> list[Finding]
 
 
 def describe_other_devices(config: Config | None) -> list[Finding]:
-    """Return a finding if learners use the CPU by choice."""
+    """Return a finding if learners and actors use the CPU by choice."""
     if config is None or wants_cuda(config.device):
         return []
-    return [Finding("OK", "devices of learners", f"cpu (device: {config.device})")]
+    return [Finding("OK", "devices", f"cpu (device: {config.device})")]
 
 
 def check_gpu_aware_mpi(environ: Mapping[str, str], device: str = "cuda") -> Finding:

@@ -30,6 +30,7 @@ class Shares:
         unused_steps: Number of those steps.
         too_old: Part of the trajectories with gradients that came after their round or were too old.
         replay_shortfall: Part of the replay's uses that are missing; 0 without a replay.
+        draws: What the replay draws: episodes or steps.
         backpressure: Value of rounds.backpressure.
         server_sums: Whether gradients travel to the server (rounds.reduce: server).
         repeats: Key that repeats rollouts and its value; None: each is used once.
@@ -46,6 +47,7 @@ class Shares:
     unused_steps: int = 0
     too_old: float = 0.0
     replay_shortfall: float = 0.0
+    draws: str = "episodes"
     backpressure: bool = False
     server_sums: bool = True
     repeats: tuple[str, int] | None = None
@@ -80,6 +82,7 @@ def shares_of(summary: Mapping[str, Any], config: Config) -> Shares:
         unused=float(summary.get("unused_share") or 0.0),
         unused_steps=int(summary.get("unused_env_steps") or 0),
         too_old=wasted / max(1.0, used + wasted),
+        draws="steps" if config.algo.draws_steps else "episodes",
         replay_shortfall=float(summary.get("replay_shortfall") or 0.0),
         backpressure=config.rounds.backpressure,
         server_sums=config.rounds.reduce == "server",
@@ -109,9 +112,9 @@ def _lost_work(shares: Shares) -> list[str]:
         )
     if shares.replay_shortfall > LOST:
         found.append(
-            f"the learners were behind and used episodes {_percent(shares.replay_shortfall)} less often than "
-            f"algo.replay.samples_per_insert requires: {slower}use more learners (topology.groups) or lower "
-            "algo.replay.samples_per_insert"
+            f"the learners were behind and used {shares.draws} {_percent(shares.replay_shortfall)} less "
+            f"often than algo.replay.samples_per_insert requires: {slower}use more learners "
+            "(topology.groups) or lower algo.replay.samples_per_insert"
         )
     if shares.too_old > LOST:
         remedy = "use fewer actors" if shares.backpressure else "set rounds.backpressure: true"
@@ -167,7 +170,8 @@ def why_no_round(config: Config, batch: int, trajectories: int, seconds: float) 
         seconds: Training time, seconds.
     """
     steps = config.algo.unroll_steps
-    unit = "whole episode" if steps is None else f"unroll of {steps} steps (algo.unroll)"
+    whole = "step that is drawn from the replay" if config.algo.draws_steps else "whole episode"
+    unit = whole if steps is None else f"unroll of {steps} steps (algo.unroll)"
     wait = (
         f"no round ended in {seconds:.1f} s: a round needs {batch} trajectories (rounds.batch) and "
         f"{trajectories if trajectories else 'none'} had arrived; a trajectory is one {unit}"

@@ -228,7 +228,8 @@ COLUMNS: dict[str, Metric] = {
     "learner/replay_ratio": Metric(
         "1",
         "mean",
-        "Draws for each episode collected, since the beginning of the run. "
+        "Draws for each episode collected, or for each step (`algo.replay.draw`), since the beginning of the "
+        "run. "
         "At `algo.replay.samples_per_insert` the learner waits for its actors.",
         REPLAYED,
     ),

@@ -31,7 +31,7 @@ from hpcmarl.nets.policy import ModulePolicy, Policy
 
 NETWORKS = (Policy, Critic, MonotonicMixer, UnrestrictedMixer, ModuleMixer)
 OF_THE_USER = (ModulePolicy, ModuleCritic, ModuleMixer)
-PASSES = ("forward", "unroll", "step")  # methods that compute outputs
+PASSES = ("forward", "unroll", "step", "encode")  # methods that compute outputs
 GRAPHS_OF_A_PART = 8  # with and without gradients, of several numbers of dimensions
 COMPILED = (MonotonicMixer, UnrestrictedMixer, CNN, Entities, Entries, Dense)
 

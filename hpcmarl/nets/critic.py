@@ -13,7 +13,7 @@ from torch import nn
 
 from hpcmarl.nets.encoders import make_encoder
 from hpcmarl.nets.input_form import Field, InputForm
-from hpcmarl.nets.inputs import Inputs, RowInputs, Values, take
+from hpcmarl.nets.inputs import Encoded, Inputs, RowInputs, Values, take
 from hpcmarl.nets.layer_shapes import DenseShape, GRUShape, LSTMShape, MomentsShape, Shape
 from hpcmarl.nets.layers import Dense, make_cell
 from hpcmarl.nets.modules import call, unroll
@@ -173,7 +173,7 @@ class LayeredCritic(Critic):
         """Return the inputs of the layers after the encoders, shape [n, D]."""
         if isinstance(inputs, Inputs):
             assert self.form is not None
-            encoders = dict(zip(self._encoded, self.encoders, strict=True))
+            encoders = dict(zip(self._encoded, self.encoders, strict=True)) if self._encoded else {}
             rows = inputs.rows
             parts = [
                 encode_field(encoders.get(field.name), field, inputs.fields[field.name], rows)
@@ -231,9 +231,12 @@ def encode_field(encoder: nn.Module | None, field: Field, values: Values, rows: 
     Args:
         encoder: Encoder of the field's observations; None: its numbers.
         field: The field.
-        values: Its tensors; the observations of several agents have an axis of their own.
+        values: Its tensors; the observations of several agents have an axis of their own. Features are
+            returned as they are.
         rows: Number of rows, n.
     """
+    if isinstance(values, Encoded):
+        return values.features
     if field.policy is None:
         assert isinstance(values, torch.Tensor)
         return values

@@ -1,4 +1,4 @@
-"""Tensors on the device of a learner, and every crossing between it and the host's arrays.
+"""Tensors on the device of a rank, and every crossing between it and the host's arrays.
 
 On the CPU, tensors and arrays share memory, and nothing is copied. On any other device:
 
@@ -117,11 +117,11 @@ def visible_devices() -> tuple[int, str]:
 
 
 def open_device(setting: str, place: int) -> torch.device:
-    """Return the device of a learner, and make it the current one of this process.
+    """Return the device of a rank, and make it the current one of this process.
 
     Args:
         setting: Value of the key `device`.
-        place: Number of the learner on its host (placement.py).
+        place: Number of the rank among those of its host that need a device (placement.py).
 
     Raises:
         ConfigError: If the device does not exist, or if it does not work.
@@ -130,8 +130,8 @@ def open_device(setting: str, place: int) -> torch.device:
         return HOST
     device = torch.device(chosen_device(setting, place, *visible_devices()))
     try:
-        # Pinned memory belongs to the context of the current device. Without this call, every learner would
-        # also create a context on device 0.
+        # Pinned memory belongs to the context of the current device. Without this call, every rank would also
+        # create a context on device 0.
         torch.cuda.set_device(device)
         torch.zeros(1, device=device).item()
     except RuntimeError as error:

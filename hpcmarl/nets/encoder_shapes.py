@@ -16,14 +16,8 @@ import numpy as np
 
 from hpcmarl.config import CNNConfig, EncoderConfig, EntitiesConfig, NetworkConfig
 from hpcmarl.errors import ConfigError
-from hpcmarl.nets.layer_shapes import (
-    DenseShape,
-    LayerNormShape,
-    Parameter,
-    Shape,
-    orthogonal,
-    zeros,
-)
+from hpcmarl.nets.initial_values import Bias, Weights, linear_bound, zeros
+from hpcmarl.nets.layer_shapes import DenseShape, LayerNormShape, Parameter, Shape
 from hpcmarl.types import PolicySpec
 
 # Kernel, stride and channels of the convolutions of doi 10.1038/nature14236.
@@ -83,7 +77,7 @@ class FlatShape(EncoderShape):
 
 @dataclass(frozen=True)
 class ConvolutionShape(Shape):
-    """A convolution; the weights of each output channel are orthogonal to those of the others."""
+    """A convolution. Orthogonal weights of an output channel are orthogonal to those of the others."""
 
     inputs: int
     outputs: int
@@ -91,9 +85,10 @@ class ConvolutionShape(Shape):
 
     def own(self) -> Mapping[str, Parameter]:
         shape = (self.outputs, self.inputs, self.kernel, self.kernel)
+        bound = linear_bound(self.inputs * self.kernel**2)
         return {
-            "weight": Parameter(shape, orthogonal(RELU_GAIN)),
-            "bias": Parameter((self.outputs,), zeros),
+            "weight": Parameter(shape, Weights(RELU_GAIN, bound)),
+            "bias": Parameter((self.outputs,), Bias(bound)),
         }
 
 

@@ -26,12 +26,14 @@ class Field:
         size: Number of float32 numbers that it has in a flat row.
         policy: The policy whose observations it holds; None: it holds numbers.
         count: Number of observations, which have an axis of their own; None: one observation.
+        encoded: Whether a record holds the numbers of rows in a table of features instead of observations.
     """
 
     name: str
     size: int
     policy: PolicySpec | None = None
     count: int | None = None
+    encoded: bool = False
 
     @classmethod
     def observation(cls, name: str, policy: PolicySpec) -> Field:
@@ -49,11 +51,15 @@ class Field:
         """Shape of the field in a record."""
         if self.policy is None:
             return (self.size,)
+        if self.encoded:
+            return () if self.count is None else (self.count,)
         return (*(() if self.count is None else (self.count,)), *self.policy.observation_shape)
 
     @property
     def dtype(self) -> np.dtype[Any]:
         """Data type of the field in a record, without its shape."""
+        if self.encoded:
+            return np.dtype(np.int64)
         return np.dtype(np.float32) if self.policy is None else self.policy.observation_dtype
 
     def numbers(self, array: Array) -> FloatArray:

@@ -15,7 +15,23 @@ import torch
 from hpcmarl.nets.device import HOST, tensor
 from hpcmarl.types import Array
 
-Values = torch.Tensor | dict[str, torch.Tensor]
+
+@dataclass(frozen=True)
+class Encoded:
+    """Features that take the place of observations, so that no encoder runs.
+
+    Attributes:
+        features: Shape [n, F]; several observations of a row lie side by side.
+    """
+
+    features: torch.Tensor
+
+    def __getitem__(self, rows: torch.Tensor | slice) -> Encoded:
+        """Return some of the rows."""
+        return Encoded(self.features[rows])
+
+
+Values = torch.Tensor | dict[str, torch.Tensor] | Encoded
 
 
 @dataclass(frozen=True)
@@ -32,15 +48,17 @@ class Inputs:
     def rows(self) -> int:
         """Number of rows, n; a symbol while torch.export traces a network."""
         first = next(iter(self.fields.values()))
+        if isinstance(first, Encoded):
+            return first.features.shape[0]
         return (first if isinstance(first, torch.Tensor) else next(iter(first.values()))).shape[0]
 
     def take(self, rows: torch.Tensor | slice) -> Inputs:
         """Return some of the rows."""
         return Inputs(
             {
-                name: values[rows]
-                if isinstance(values, torch.Tensor)
-                else {key: value[rows] for key, value in values.items()}
+                name: {key: value[rows] for key, value in values.items()}
+                if isinstance(values, dict)
+                else values[rows]
                 for name, values in self.fields.items()
             }
         )
@@ -68,10 +86,11 @@ def row_inputs(array: Array, leading: int, device: torch.device = HOST) -> RowIn
     if array.dtype.names is None:
         return tensor(array, device).flatten(0, leading - 1)
     rows = array.reshape(-1)
-    return Inputs({name: _values(rows[name], device) for name in array.dtype.names})
+    return Inputs({name: observed(rows[name], device) for name in array.dtype.names})
 
 
-def _values(array: Array, device: torch.device) -> Values:
+def observed(array: Array, device: torch.device) -> torch.Tensor | dict[str, torch.Tensor]:
+    """Return observations [n, ...] as a tensor, or as one for each entry of records."""
     if array.dtype.names is None:
         # Fields of records have strides that torch refuses, even those of a single row.
         return tensor(np.array(array, order="C"), device)

@@ -6,15 +6,16 @@ Networks consist of them (shapes.py). The order of `parameters` is their order i
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
 
-from hpcmarl.types import FloatArray
+from hpcmarl.config import Initialisation
+from hpcmarl.nets.initial_values import Bias, Draw, Weights, linear_bound, ones, zeros
 
 GAINS = {"tanh": 5.0 / 3.0, "relu": 2.0**0.5}
 # Gain of a policy's last layer. It makes the initial policy nearly uniform.
@@ -26,15 +27,13 @@ FIRST_VALUE_GAIN = 0.1
 # feeds that back.
 FIRST_WEIGHT_GAIN = 0.25
 
-Draw = Callable[[np.random.Generator, tuple[int, ...]], FloatArray]
-
 
 class Parameter(NamedTuple):
     """One array of parameters.
 
     Attributes:
         shape: Shape of the array.
-        draw: Function that draws the initial values.
+        draw: Function that draws the initial values (initial_values.py).
         averaged: Whether the numbers are averaged over updates (moments.py) instead of trained. They lie
             behind all trained parameters.
     """
@@ -69,42 +68,21 @@ class Shape:
             yield from child.inner(f"{prefix}{name}.")
 
 
-def zeros(_generator: np.random.Generator, shape: tuple[int, ...]) -> FloatArray:
-    """Return zeros; an initial value that draws no random numbers."""
-    return np.zeros(shape, np.float32)
+class NetworkShape(Shape, ABC):
+    """Description of a network that a section of the configuration initialises."""
 
+    @property
+    @abstractmethod
+    def initialisation(self) -> Initialisation:
+        """Distribution of the initial weights of its layers."""
 
-def ones(_generator: np.random.Generator, shape: tuple[int, ...]) -> FloatArray:
-    """Return ones; an initial value that draws no random numbers."""
-    return np.ones(shape, np.float32)
-
-
-def orthogonal(gain: float, blocks: int = 1) -> Draw:
-    """Return a function that draws (semi-)orthogonal matrices [O, I].
-
-    Further dimensions, such as those of a convolution's kernel, count as inputs. The decomposition is done in
-    double precision. The float32 results therefore do not depend on the rounding of the linear-algebra
-    library.
-
-    Args:
-        gain: Factor of the matrices.
-        blocks: Number of blocks [O / blocks, I] that are drawn separately and stacked.
-
-    Source:
-        arXiv 1312.6120.
-    """
-
-    def draw(generator: np.random.Generator, shape: tuple[int, ...]) -> FloatArray:
-        rows, columns = shape[0] // blocks, math.prod(shape[1:])
-        parts = []
-        for _ in range(blocks):
-            normal = generator.standard_normal((max(rows, columns), min(rows, columns)))
-            basis, triangle = np.linalg.qr(normal)
-            basis *= np.where(np.diagonal(triangle) < 0, -1.0, 1.0)  # makes the distribution uniform
-            parts.append(basis if rows >= columns else basis.T)
-        return np.asarray(gain * np.concatenate(parts), np.float32).reshape(shape)
-
-    return draw
+    def parameters(self, prefix: str = "") -> Iterator[tuple[str, Parameter]]:
+        """Yield all parameters with their full names, with the initial values of this network."""
+        for name, parameter in super().parameters(prefix):
+            draw = parameter.draw
+            if isinstance(draw, Weights | Bias):
+                parameter = parameter._replace(draw=replace(draw, initialisation=self.initialisation))
+            yield name, parameter
 
 
 @dataclass(frozen=True)
@@ -115,7 +93,8 @@ class DenseShape(Shape):
         sizes: Size of the inputs, then of the outputs of each layer.
         activation: "tanh" or "relu".
         activate_last: Whether the activation also follows the last layer.
-        last_gain: Gain of the last layer's initial weights; None: the gain of the activation.
+        last_gain: Gain of the last layer's initial weights (Weights.gain); with `torch`, the factor of its
+            bounds. None: the gain of the activation, and 1.
         layer_norm: Whether a layer normalisation precedes each activation.
     """
 
@@ -129,9 +108,10 @@ class DenseShape(Shape):
         arrays: dict[str, Parameter] = {}
         for index, (inputs, outputs) in enumerate(pairwise(self.sizes)):
             last = index == len(self.sizes) - 2
-            gain = self.last_gain if last and self.last_gain is not None else GAINS[self.activation]
-            arrays[f"layers.{index}.weight"] = Parameter((outputs, inputs), orthogonal(gain))
-            arrays[f"layers.{index}.bias"] = Parameter((outputs,), zeros)
+            own = self.last_gain if last else None
+            gain, bound = GAINS[self.activation] if own is None else own, linear_bound(inputs, own)
+            arrays[f"layers.{index}.weight"] = Parameter((outputs, inputs), Weights(gain, bound))
+            arrays[f"layers.{index}.bias"] = Parameter((outputs,), Bias(bound))
         return arrays
 
     def children(self) -> Mapping[str, Shape]:
@@ -180,35 +160,35 @@ class LayerNormShape(Shape):
 
 @dataclass(frozen=True)
 class GRUShape(Shape):
-    """A GRU cell as torch defines it; the weights of each gate are orthogonal."""
+    """A GRU cell as torch defines it; the weights of each gate are drawn separately."""
 
     inputs: int
     memory: int
 
     def own(self) -> Mapping[str, Parameter]:
-        gates = 3 * self.memory
+        gates, bound = 3 * self.memory, linear_bound(self.memory)
         return {
-            "weight_ih": Parameter((gates, self.inputs), orthogonal(1.0, 3)),
-            "weight_hh": Parameter((gates, self.memory), orthogonal(1.0, 3)),
-            "bias_ih": Parameter((gates,), zeros),
-            "bias_hh": Parameter((gates,), zeros),
+            "weight_ih": Parameter((gates, self.inputs), Weights(1.0, bound, 3)),
+            "weight_hh": Parameter((gates, self.memory), Weights(1.0, bound, 3)),
+            "bias_ih": Parameter((gates,), Bias(bound)),
+            "bias_hh": Parameter((gates,), Bias(bound)),
         }
 
 
 @dataclass(frozen=True)
 class LSTMShape(Shape):
-    """An LSTM cell as torch defines it; the weights of each gate are orthogonal."""
+    """An LSTM cell as torch defines it; the weights of each gate are drawn separately."""
 
     inputs: int
     memory: int
 
     def own(self) -> Mapping[str, Parameter]:
-        gates = 4 * self.memory
+        gates, bound = 4 * self.memory, linear_bound(self.memory)
         return {
-            "weight_ih": Parameter((gates, self.inputs), orthogonal(1.0, 4)),
-            "weight_hh": Parameter((gates, self.memory), orthogonal(1.0, 4)),
-            "bias_ih": Parameter((gates,), zeros),
-            "bias_hh": Parameter((gates,), zeros),
+            "weight_ih": Parameter((gates, self.inputs), Weights(1.0, bound, 4)),
+            "weight_hh": Parameter((gates, self.memory), Weights(1.0, bound, 4)),
+            "bias_ih": Parameter((gates,), Bias(bound)),
+            "bias_hh": Parameter((gates,), Bias(bound)),
         }
 
 

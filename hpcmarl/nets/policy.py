@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,7 +16,7 @@ from torch import nn
 from hpcmarl.nets.dueling import dueling_values
 from hpcmarl.nets.encoders import make_encoder
 from hpcmarl.nets.heads import Head, make_head
-from hpcmarl.nets.inputs import Inputs, RowInputs, take
+from hpcmarl.nets.inputs import Encoded, Inputs, RowInputs, take
 from hpcmarl.nets.layers import Dense, make_cell
 from hpcmarl.nets.modules import call, unroll
 from hpcmarl.nets.moments import Moments
@@ -160,12 +161,17 @@ class LayeredPolicy(Policy):
         raw: torch.Tensor = self.outputs(hidden)
         return raw if self.value is None else dueling_values(raw, self.value(hidden), mask)
 
+    def encode(self, observations: torch.Tensor | dict[str, torch.Tensor]) -> torch.Tensor:
+        """Return the features of n observations, shape [n, F]."""
+        assert self.encoder is not None
+        features: torch.Tensor = self.encoder(observations)
+        return features
+
     def _encode(self, inputs: RowInputs) -> torch.Tensor:
         """Return the inputs of the layers after the encoder, shape [n, D]."""
         if isinstance(inputs, Inputs):
-            assert self.encoder is not None
             own, *numbers = inputs.fields.values()
-            parts = [self.encoder(own), *numbers]
+            parts: list[Any] = [own.features if isinstance(own, Encoded) else self.encode(own), *numbers]
             return torch.cat(parts, -1)
         if self.moments is None:
             return inputs

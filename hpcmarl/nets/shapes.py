@@ -7,10 +7,10 @@ A learner builds torch modules from these descriptions (build.py). Other ranks b
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
-from hpcmarl.config import NetworkConfig
+from hpcmarl.config import Initialisation, NetworkConfig
 from hpcmarl.nets.encoder_shapes import EncoderShape
 from hpcmarl.nets.input_form import Field, InputForm
 from hpcmarl.nets.layer_shapes import (
@@ -21,6 +21,7 @@ from hpcmarl.nets.layer_shapes import (
     GRUShape,
     LSTMShape,
     MomentsShape,
+    NetworkShape,
     Shape,
 )
 from hpcmarl.nets.module_shapes import ModuleShape
@@ -28,7 +29,7 @@ from hpcmarl.types import ActionSpace, PolicySpec
 
 
 @dataclass(frozen=True)
-class PolicyShape(Shape):
+class PolicyShape(NetworkShape):
     """A policy network: an encoder, dense layers, an optional memory, then `raw_size` outputs.
 
     With `dueling` the last layer is replaced by two (dueling.py).
@@ -37,7 +38,7 @@ class PolicyShape(Shape):
         spec: The policy.
         config: Sizes, activation and memory of the network.
         raw_size: Number of outputs, K.
-        last_gain: Gain of the last layer's initial weights.
+        last_gain: Gain of the last layer's initial weights, unless the section has output_gain.
         normalise: Whether inputs are normalised by their running moments.
         agent_id: Whether the agent's number is an input.
         last_action: Whether the agent's last action is an input (discrete actions only).
@@ -58,6 +59,10 @@ class PolicyShape(Shape):
     module: ModuleShape | None = None
 
     @property
+    def initialisation(self) -> Initialisation:
+        return self.config.initialisation
+
+    @property
     def agents(self) -> int:
         """Number of agents of the policy, N."""
         return len(self.spec.agents)
@@ -76,6 +81,12 @@ class PolicyShape(Shape):
         if self.agent_id:
             fields.append(Field("agent", self.agents))
         return InputForm(tuple(fields), self.encoder is None and self.module is None)
+
+    @cached_property
+    def encoded_form(self) -> InputForm:
+        """The same inputs, with rows of a table of features in place of observations."""
+        own, *others = self.form.fields
+        return InputForm((replace(own, encoded=True), *others), flat=False)
 
     @property
     def in_numpy(self) -> bool:
@@ -136,21 +147,23 @@ class PolicyShape(Shape):
             return DenseShape(
                 (self.inputs, *self.config.hidden, self.raw_size),
                 self.config.activation,
-                last_gain=self.last_gain,
+                last_gain=self._gain,
                 layer_norm=self.config.layer_norm,
             )
-        return DenseShape(
-            (self._before_heads, self.raw_size), self.config.activation, last_gain=self.last_gain
-        )
+        return DenseShape((self._before_heads, self.raw_size), self.config.activation, last_gain=self._gain)
 
     @property
     def value(self) -> DenseShape | None:
         """The value layer of dueling heads; None without them."""
         return (
-            DenseShape((self._before_heads, 1), self.config.activation, last_gain=self.last_gain)
+            DenseShape((self._before_heads, 1), self.config.activation, last_gain=self._gain)
             if self.dueling
             else None
         )
+
+    @property
+    def _gain(self) -> float:
+        return self.last_gain if self.config.output_gain is None else self.config.output_gain
 
     @property
     def _last_hidden(self) -> int:
@@ -207,7 +220,7 @@ class PolicyShape(Shape):
 
 
 @dataclass(frozen=True)
-class CriticShape(Shape):
+class CriticShape(NetworkShape):
     """A value network: encoders, dense layers, with an optional memory before the last layer.
 
     Attributes:
@@ -218,7 +231,7 @@ class CriticShape(Shape):
         normalise_values: Whether outputs are in units of the running moments of the targets.
         form: The inputs; None: flat rows of D numbers.
         encoders: Encoder of each input that has one, by the name of the field; several observations in a
-            field share it.
+            field share it. Encoded fields have none: they hold features of the policies' encoders.
         module: Torch module of the user in place of all layers; None: there is none.
     """
 
@@ -232,12 +245,17 @@ class CriticShape(Shape):
     module: ModuleShape | None = None
 
     @property
+    def initialisation(self) -> Initialisation:
+        return self.config.initialisation
+
+    @property
     def memory_size(self) -> int:
         """Length of the critic's memory, H; 0 without one."""
         return memory_length(self.config) if self.module is None else self.module.memory
 
     def children(self) -> Mapping[str, Shape]:
         hidden, activation = self.config.hidden, self.config.activation
+        gain = 1.0 if self.config.output_gain is None else self.config.output_gain
         moments = _present(
             _inputs=MomentsShape(self.inputs) if self.normalise_inputs else None,
             _targets=MomentsShape(1) if self.normalise_values else None,
@@ -251,14 +269,14 @@ class CriticShape(Shape):
             return {
                 **encoders,
                 **moments,
-                "layers": DenseShape(sizes, activation, last_gain=1.0, layer_norm=norm),
+                "layers": DenseShape(sizes, activation, last_gain=gain, layer_norm=norm),
             }
         return {
             **encoders,
             **moments,
             "body": DenseShape((self.inputs, *hidden), activation, activate_last=True, layer_norm=norm),
             "cell": cell,
-            "head": DenseShape((self.config.memory, self.outputs or 1), activation, last_gain=1.0),
+            "head": DenseShape((self.config.memory, self.outputs or 1), activation, last_gain=gain),
         }
 
 

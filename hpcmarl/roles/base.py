@@ -27,6 +27,7 @@ from hpcmarl.config.file import dump_config
 from hpcmarl.envs import BatchedEnvironment
 from hpcmarl.errors import HpcmarlError
 from hpcmarl.io.run_lock import RunLock
+from hpcmarl.nets.inference import Inference
 from hpcmarl.optim import make_optimizer
 from hpcmarl.optim.base import Averages, Optimizer
 from hpcmarl.optim.rounds import RoundRule, make_rule
@@ -38,6 +39,8 @@ from hpcmarl.tracing.spans import Tracer
 from hpcmarl.types import EnvironmentSpec, FloatArray
 
 if TYPE_CHECKING:
+    import torch
+
     from hpcmarl.algos.base import Algorithm
 
 EPISODES_A_MESSAGE = 16  # queue limits count this many single episodes as one message of unrolls
@@ -72,7 +75,7 @@ class Context:
         warnings: Warnings to log when logging begins; on the server's rank only.
         replaces: Whether this process replaces a dead one.
         trace: Recorder of this rank's spans; None: the run has no trace.
-        place: Number of this rank among the learners of its host, which chooses its device (placement.py).
+        place: Number of this rank among those of its host that need a device (placement.py).
     """
 
     config: Config
@@ -121,11 +124,24 @@ class Context:
         """
         return make_model(self.spec, self.config.algo, self.config.seed if drawn else None)
 
-    def acting_model(self, *, drawn: bool) -> Model:
-        """Return the networks as `model` does, in the weight format for inference."""
+    def acting_model(self, *, drawn: bool, inference: Inference | None = None) -> Model:
+        """Return the networks as `model` does, in the weight format for inference.
+
+        Args:
+            drawn: As in `model`.
+            inference: What computes the networks; None: numpy where it can be, else torch on the CPU.
+        """
         model = self.model(drawn=drawn)
+        if inference is not None:
+            model.infer_by(inference, self.open_device)
         model.set_weight_format(inference_form(self.config))
         return model
+
+    def open_device(self) -> torch.device:
+        """Return the device of this rank. Imports torch."""
+        from hpcmarl.nets.device import open_device
+
+        return open_device(self.config.device, self.place)
 
     def optimizer(self, algorithm: Model) -> Optimizer:
         """Return a new optimizer of this run, at the algorithm's initial parameters."""

@@ -32,6 +32,7 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from hpcmarl.algos import make_model
 from hpcmarl.algos.model import Model
@@ -40,9 +41,13 @@ from hpcmarl.comm.transport import Transport
 from hpcmarl.config import Config, inference_form
 from hpcmarl.envs import Seeds, describe, is_batched, make_environment, new_frame, new_outcome
 from hpcmarl.errors import HpcmarlError
+from hpcmarl.nets.inference import Inference
 from hpcmarl.roles.base import generator_for
 from hpcmarl.roles.efficiency import BARE_SEED, cores_of_host
 from hpcmarl.types import EnvironmentSpec
+
+if TYPE_CHECKING:
+    import torch
 
 logger = logging.getLogger(__name__)
 AUTO = "auto"
@@ -82,12 +87,14 @@ class StepCosts:
     Attributes:
         wall: Seconds of one step, s.
         processor: Processor seconds of one step, u.
-        inference: Processor seconds of one inference, i.
+        inference: Processor seconds of one inference of an actor without workers, i.
+        shared_inference: The same of an actor with workers, which may infer on another device.
     """
 
     wall: Cost
     processor: Cost
     inference: Cost
+    shared_inference: Cost
 
 
 def actors_rate(topology: Topology, slots: int, cores: int, costs: StepCosts) -> float:
@@ -109,7 +116,7 @@ def workers_rate(topology: Topology, slots: int, cores: int, costs: StepCosts) -
     actors = topology.actors
     workers = sum(min(slots, len(topology.workers_of(actor))) for actor in actors)
     batch, half = max(1.0, slots / 2), max(1.0, slots * len(actors) / (2 * workers))
-    inference = costs.inference(batch)
+    inference = costs.shared_inference(batch)
     return min(
         workers * half / (costs.wall(half) + EXCHANGE_SECONDS),
         len(actors) * batch / inference,
@@ -155,13 +162,35 @@ def measure_costs(config: Config) -> StepCosts:
     few = max(1, slots // 4)
     small, large = (few, slots) if is_batched(config.env) else (1, min(slots, MOST_SLOTS))
     of_small, of_large = (_step_times(config, spec, model, size) for size in (small, large))
+    alone, shared = (Inference.of_actor(config, has_workers=with_them) for with_them in (False, True))
+    inference = _inference_cost(config, spec, alone, (few, slots))
+    shapes = model.design.policies.values()
+    differs = any(alone.library(shape) != shared.library(shape) for shape in shapes)
     return StepCosts(
         Cost.through((small, of_small[0]), (large, of_large[0])),
         Cost.through((small, of_small[1]), (large, of_large[1])),
-        Cost.through(
-            (few, _inference_seconds(config, model, few)), (slots, _inference_seconds(config, model, slots))
-        ),
+        inference,
+        _inference_cost(config, spec, shared, (few, slots)) if differs else inference,
     )
+
+
+def _inference_cost(
+    config: Config, spec: EnvironmentSpec, inference: Inference, sizes: tuple[int, int]
+) -> Cost:
+    """Measure the inference of an actor, for a small and a large number of environments."""
+    model = make_model(spec, config.algo, config.seed)
+    model.infer_by(inference, lambda: open_device_of(config))
+    model.set_weight_format(inference_form(config))
+    model.load_parameters(model.initial_parameters())
+    small, large = ((size, _inference_seconds(config, model, size)) for size in sizes)
+    return Cost.through(small, large)
+
+
+def open_device_of(config: Config) -> torch.device:
+    """Return the first device of this host. Imports torch."""
+    from hpcmarl.nets.device import open_device
+
+    return open_device(config.device, 0)
 
 
 def _step_times(config: Config, spec: EnvironmentSpec, model: Model, slots: int) -> tuple[float, float]:

@@ -1,4 +1,4 @@
-"""The devices of a run's learners: each learner opens its own, and rank 0 collects them before the start."""
+"""The devices of a run: learners and actors open their own, and rank 0 collects them before the start."""
 
 from __future__ import annotations
 
@@ -11,34 +11,46 @@ from hpcmarl.comm.topology import Topology
 from hpcmarl.comm.transport import Transport
 from hpcmarl.config import Config
 from hpcmarl.errors import UsageError
+from hpcmarl.nets.inference import opens_device
 from hpcmarl.placement import AUTO_REASON, place_of, shared_devices, wants_cuda
 
 PROBLEM_BYTES = 1000
 FIELD = "\t"  # between the fields of a learner's report
 DRIVER = Path("/dev/nvidiactl")
-MOST_NAMED = 8  # learners whose device the remark names
+MOST_NAMED = 8  # ranks whose device the remark names
 
 
 @dataclass(frozen=True)
 class DeviceReport:
-    """Devices of all learners, on rank 0; empty on other ranks.
+    """Devices of all ranks, on rank 0; empty on other ranks.
 
     Attributes:
-        problem: Reason why a learner has no device, in one line; empty: none.
-        remark: Devices of the learners in one line; empty: all use the CPU.
+        problem: Reason why a rank has no device, in one line; empty: none.
+        remark: Devices of the ranks in one line; empty: all use the CPU.
     """
 
     problem: str = ""
     remark: str = ""
 
 
-def learner_place(topology: Topology, rank: int) -> int:
-    """Return the number of a rank among the learners of its host."""
-    return place_of(rank, topology.hosts, [group.learner for group in topology.groups])
+def device_users(config: Config, topology: Topology) -> list[int]:
+    """Return the ranks that need a device, in the order in which they take them: learners, then actors."""
+    learners = [group.learner for group in topology.groups]
+    actors = [
+        actor
+        for actor in topology.actors
+        if actor not in learners and opens_device(config, has_workers=bool(topology.workers_of(actor)))
+    ]
+    return learners + actors
+
+
+def device_place(config: Config, topology: Topology, rank: int) -> int:
+    """Return the number of a rank among those of its host that need a device; 0 if it needs none."""
+    return place_of(rank, topology.hosts, device_users(config, topology))
 
 
 def check_devices(transport: Transport, config: Config, topology: Topology) -> DeviceReport:
-    """Let each learner open its device. Collective if `device` names one. Only learners import torch.
+    """Let each rank that needs a device open it. Collective if `device` names one. Others import no torch.
 
     Returns:
         On rank 0 the devices or the problem.
@@ -46,18 +58,18 @@ def check_devices(transport: Transport, config: Config, topology: Topology) -> D
     if not wants_cuda(config.device):
         return DeviceReport(remark=_unused_devices() if config.device == "auto" else "")
     own, rank = "", transport.rank
-    if rank in [group.learner for group in topology.groups]:
+    if rank in device_users(config, topology):
         own = FIELD.join(open_own(config, topology, rank))
     return judge_devices(config, topology, gather_texts(transport, own))
 
 
 def judge_devices(config: Config, topology: Topology, texts: Sequence[str]) -> DeviceReport:
-    """Return the devices of all learners, or the first problem.
+    """Return the devices of all ranks, or the first problem.
 
     Args:
         config: Configuration of the run.
         topology: Roles and hosts of all ranks.
-        texts: The result of `open_own` of each rank, joined by FIELD; empty for ranks that are no learners.
+        texts: The result of `open_own` of each rank, joined by FIELD; empty for ranks without a device.
     """
     reports = []
     for number, text in enumerate(texts):
@@ -66,11 +78,12 @@ def judge_devices(config: Config, topology: Topology, texts: Sequence[str]) -> D
             return DeviceReport(name)
         if found:
             reports.append((number, device, name))
-    used = [(number, topology.hosts[number], name) for number, _, name in reports]
+    learners = [group.learner for group in topology.groups]
+    used = [(number, topology.hosts[number], name) for number, _, name in reports if number in learners]
     problem = shared_devices(used) if config.rounds.reduce == "nccl" else ""
     named = [f"rank {number} {device} on {topology.hosts[number]}" for number, device, _ in reports]
     more = f" and {len(named) - MOST_NAMED} more" if len(named) > MOST_NAMED else ""
-    remark = f"devices of the learners: {', '.join(named[:MOST_NAMED])}{more}" if named else ""
+    remark = f"devices: {', '.join(named[:MOST_NAMED])}{more}" if named else ""
     return DeviceReport(problem, remark)
 
 
@@ -82,17 +95,18 @@ def _unused_devices() -> str:
 
 
 def open_own(config: Config, topology: Topology, rank: int) -> tuple[str, str]:
-    """Open the device of a learner.
+    """Open the device of a rank.
 
     Returns:
         Torch's name of the device and its unique name. Without a device, an empty text and the reason.
     """
     from hpcmarl.nets.device import open_device, unique_name
 
+    role = "learner" if rank in [group.learner for group in topology.groups] else "actor"
     try:
-        device = open_device(config.device, learner_place(topology, rank))
+        device = open_device(config.device, device_place(config, topology, rank))
     except UsageError as error:
-        return "", f"rank {rank} (learner) on {topology.hosts[rank]}: {error}"
+        return "", f"rank {rank} ({role}) on {topology.hosts[rank]}: {error}"
     return str(device), unique_name(device)
 
 

@@ -118,8 +118,23 @@ def _gru_cell_backward(slope: torch.Tensor, kept: torch.Tensor, has_bias: bool) 
     return of_inputs, of_memory, slope * update, of_inputs.sum(0), of_memory.sum(0)
 
 
+def _lstm_cell(
+    of_inputs: torch.Tensor,
+    of_memory: torch.Tensor,
+    cell: torch.Tensor,
+    input_bias: torch.Tensor,
+    memory_bias: torch.Tensor,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Compute the operation that LSTM cells use on devices only; its derivatives are not needed here."""
+    gates = of_inputs + input_bias + of_memory + memory_bias
+    keep_in, keep_old, new, out = gates.chunk(4, -1)
+    after = keep_old.sigmoid() * cell + keep_in.sigmoid() * new.tanh()
+    return out.sigmoid() * after.tanh(), after, gates
+
+
 # Operations that torch has on devices only.
 OWN = {
+    "aten::_thnn_fused_lstm_cell": _lstm_cell,
     "aten::_thnn_fused_gru_cell": _gru_cell,
     "aten::_thnn_fused_gru_cell_backward": _gru_cell_backward,
 }

@@ -27,6 +27,7 @@ from hpcmarl.io.pool import (
 from hpcmarl.league.core.state import LeagueState
 from hpcmarl.league.runtime.opponent_env import side_of
 from hpcmarl.league.runtime.sides import GameSides, game_of
+from hpcmarl.nets.inference import check_inference
 from hpcmarl.roles.base import Context
 from hpcmarl.types import EnvironmentSpec
 
@@ -51,7 +52,9 @@ def check_league(config: Config, spec: EnvironmentSpec) -> None:
     sizes = {}
     for side, policies in game.sides.items():
         try:
-            sizes[side] = make_model(side_of(spec, policies), config.algo, config.seed).size
+            model = make_model(side_of(spec, policies), config.algo, config.seed)
+            check_inference(config.topology.inference, model.design.policies, spec.id)
+            sizes[side] = model.size
         except ConfigError as error:
             raise ConfigError(f"{error} (side {side} of the league)") from error
     for name, member in game.members.items():

@@ -19,6 +19,7 @@ import numpy as np
 
 from hpcmarl.comm.protocol import Flags, Kind, vector_of
 from hpcmarl.comm.transport import Message
+from hpcmarl.nets.inference import Inference
 from hpcmarl.packing import unpack
 from hpcmarl.roles.actor.environments import Environments, OwnEnvironments
 from hpcmarl.roles.actor.episode_turns import UNLIMITED, EpisodeNumbers
@@ -63,11 +64,13 @@ class Actor(Role):
         self.index = context.topology.actor_index(context.rank)
         self.backpressure = config.backpressure
         self.slots = config.topology.environments_per_actor
-        self.algorithm = context.acting_model(drawn=False)
+        has_workers = bool(context.topology.workers_of(context.rank)) and not context.replaces
+        self.algorithm = context.acting_model(
+            drawn=False, inference=Inference.of_actor(config, has_workers=has_workers)
+        )
         self.codec = context.codec(self.algorithm)
         self.generator = generator_for(config.seed, "actor", self.index)
         self.numbers = EpisodeNumbers(self.slots)
-        has_workers = bool(context.topology.workers_of(context.rank)) and not context.replaces
         kind = WorkerEnvironments if has_workers else OwnEnvironments
         self.environments: Environments = kind(self)
         self.lanes: Sequence[Lane] = self.environments.lanes

@@ -21,7 +21,6 @@ from hpcmarl.algos.common_reward import CancellingRewards
 from hpcmarl.algos.replayed import Replayed
 from hpcmarl.comm.protocol import Buffer, Flags, Kind, masked_vector_of, vector_message
 from hpcmarl.comm.transport import LatestLink, Message, SendHandle
-from hpcmarl.nets.device import open_device
 from hpcmarl.optim.sparse import needs_all
 from hpcmarl.packing import unpack
 from hpcmarl.roles.base import REPORTS_PER_SECOND, Context, Interval, Role
@@ -65,7 +64,7 @@ class Learner(Role):
         self.group = context.topology.group_of(context.rank)
         torch.set_num_threads(config.topology.threads)
         self.algorithm = context.algorithm()
-        self.algorithm.move(open_device(config.device, context.place))
+        self.algorithm.move(context.open_device())
         remark = self.algorithm.use_arithmetic(config.precision, compiled=config.compile)
         self.codec = context.codec(self.algorithm)
         self.rule = context.rule()

@@ -2,11 +2,12 @@
 
 Episodes are copied out of their messages in the same compact form; the oldest are removed first. A gradient
 draws its share of a round uniformly without replacement, by priorities (algo.replay.priority, priorities.py),
-or partly from the newest episodes (algo.replay.recent).
+or partly from the newest episodes (algo.replay.recent). It draws whole episodes or single steps of them
+(algo.replay.draw); rounds count what is drawn.
 
-Each new episode permits algo.replay.samples_per_insert further draws. A fast learner therefore waits for its
-actors. A slow one draws each episode less often, or pauses the actors (rounds.backpressure). No episode is
-too old, unless algo.replay.dynamic compares the oldest with the present policy.
+Each new episode, or step, permits algo.replay.samples_per_insert further draws. A fast learner therefore
+waits for its actors. A slow one draws each less often, or pauses the actors (rounds.backpressure). No episode
+is too old, unless algo.replay.dynamic compares the oldest with the present policy.
 
 In deterministic runs the episodes of a version are added together, in the order of the actors. Each learner
 writes one file (io/checkpoint.py) in replay/ of the run directory.
@@ -39,11 +40,14 @@ from hpcmarl.roles.base import Context, generator_for
 from hpcmarl.roles.deterministic_quota import actor_quota
 from hpcmarl.roles.learner.priorities import UNKNOWN, Priorities, normalised
 from hpcmarl.roles.learner.rollout_source import GradientBatch, RolloutSource
+from hpcmarl.roles.learner.step_index import StepIndex
 from hpcmarl.rollouts.codec import OpenedMessage
+from hpcmarl.rollouts.pieces import read_pieces
 from hpcmarl.types import EnvironmentSpec, FloatArray, IntArray, Rollout, fields_of
 
 logger = logging.getLogger(__name__)
 MEGABYTE = 1e6
+COUNTS = ("collected", "inserted", "used", "allowed")  # in the replay file
 
 
 @dataclass(kw_only=True)
@@ -68,8 +72,10 @@ class ReplayBuffer(RolloutSource[Replayed]):
         episodes: Kept messages of one episode each, oldest first.
         priorities: Their priorities; None: uniform draws.
         bytes: Size of the kept messages.
+        steps: Numbers of their steps; None: whole episodes are drawn.
         collected: Episodes that arrived in this run.
-        used: Episodes drawn so far, counted once per draw.
+        inserted: Episodes, or steps if these are drawn, that arrived in this run.
+        used: Episodes or steps drawn so far, counted once per draw.
         allowed: Further draws that samples_per_insert permits.
         unmade: Draws that it would have permitted in addition, had the episodes not left the buffer.
         distance: Distance of the policy from the oldest episodes at the last comparison; None: not compared.
@@ -86,8 +92,10 @@ class ReplayBuffer(RolloutSource[Replayed]):
         self.codec = context.codec(algorithm)
         self.episodes: deque[OpenedMessage] = deque()  # whole messages, oldest first
         self.priorities = None if config.priority is None else Priorities(config.priority)
+        algo = context.config.algo
+        self.steps = StepIndex(algo.decisions_per_target) if algo.draws_steps else None
         self.bytes = 0
-        self.collected = self.used = 0
+        self.collected = self.inserted = self.used = 0
         self.allowed = self.unmade = 0.0
         self.distance: float | None = None
         self.draws = 0
@@ -115,7 +123,9 @@ class ReplayBuffer(RolloutSource[Replayed]):
             error: Error of an episode that was learned from before (priorities.py); None: unknown.
         """
         config = self.config
-        self.episodes.append(self.codec.open(buffer))
+        self.episodes.append(opened := self.codec.open(buffer))
+        if self.steps is not None:
+            self.steps.add(self.codec.read(buffer, opened.version))
         if self.priorities is not None:
             self.priorities.add(error)
         self.bytes += buffer.nbytes
@@ -123,17 +133,27 @@ class ReplayBuffer(RolloutSource[Replayed]):
             len(self.episodes) > config.episodes or self.bytes > config.megabytes * MEGABYTE
         ):
             self._forget_oldest()
+        new = 1 if self.steps is None else opened.layout.steps
         self.collected += 1
+        self.inserted += new
         if self.collected >= config.learning_starts:
             # An episode that leaves the buffer takes its remaining draws with it.
-            most = max(config.samples_per_insert, 1.0) * len(self.episodes)
-            self.unmade += max(0.0, self.allowed + config.samples_per_insert - most)
-            self.allowed = min(self.allowed + config.samples_per_insert, most)
+            most = max(config.samples_per_insert, 1.0) * self._held
+            allowed = self.allowed + config.samples_per_insert * new
+            self.unmade += max(0.0, allowed - most)
+            self.allowed = min(allowed, most)
+
+    @property
+    def _held(self) -> int:
+        """Number of kept episodes, or of their steps if these are drawn."""
+        return len(self.episodes) if self.steps is None else self.steps.total
 
     def _forget_oldest(self) -> None:
         self.bytes -= self.episodes.popleft().buffer.nbytes
         if self.priorities is not None:
             self.priorities.forget_oldest()
+        if self.steps is not None:
+            self.steps.forget_oldest()
 
     def _shrink(self) -> None:
         """Compare the policy with the oldest episodes every `dynamic.every` episodes.
@@ -171,7 +191,7 @@ class ReplayBuffer(RolloutSource[Replayed]):
         if self.context.config.deterministic:
             ready = wanted > 0 and (delivered > 0 or self._all_arrived(version))
         else:
-            wanted = min(wanted, len(self.episodes))
+            wanted = min(wanted, self._held)
             ready = wanted > 0 and self.collected >= self.config.learning_starts and self.allowed >= wanted
         return self._draw(wanted, version) if ready else None
 
@@ -192,11 +212,12 @@ class ReplayBuffer(RolloutSource[Replayed]):
         return True
 
     def _draw(self, wanted: int, version: int) -> GradientBatch:
-        """Draw at most `wanted` episodes."""
+        """Draw at most `wanted` episodes or steps."""
         generator = generator_for(self.context.config.seed, "learner", self.group.index, version, self.draws)
         self.draws += 1
-        held, config = len(self.episodes), self.config
-        newest = min(round(config.recent_share * wanted), config.recent, held)
+        held, config = self._held, self.config
+        recent = min(config.recent, held) if self.steps is None else self._recent_steps(self.steps)
+        newest = min(round(config.recent_share * wanted), recent)
         count = min(wanted - newest, held)
         drawn = (
             generator.choice(held, count, replace=False)
@@ -204,14 +225,27 @@ class ReplayBuffer(RolloutSource[Replayed]):
             else self.priorities.draw(count, generator)
         )
         if newest:
-            drawn = np.concatenate(
-                [drawn, held - 1 - generator.choice(min(config.recent, held), newest, replace=False)]
-            )
+            drawn = np.concatenate([drawn, held - 1 - generator.choice(recent, newest, replace=False)])
         self.used += len(drawn)
         self.allowed -= len(drawn)
         if self.priorities is not None:
             return self._prioritised(self.priorities, drawn, count)
+        if self.steps is not None:
+            return self._pieces(self.steps, np.sort(drawn))
         return GradientBatch(*self._contents(sorted(drawn.tolist())))
+
+    def _recent_steps(self, steps: StepIndex) -> int:
+        return steps.newest(self.config.recent) if self.config.recent else 0
+
+    def _pieces(self, steps: StepIndex, drawn: IntArray) -> GradientBatch:
+        """Return the batch of steps with the given numbers."""
+        episodes, first, lengths = steps.find(drawn)
+        messages = [self.episodes[index] for index in episodes.tolist()]
+        return GradientBatch(
+            read_pieces(self.codec, messages, first, lengths),
+            [message.source for message in messages],
+            [message.version for message in messages],
+        )
 
     def _contents(self, drawn: Sequence[int]) -> tuple[list[Rollout], list[int], list[int]]:
         """Return the rollouts, actor ranks and versions of episodes, as in GradientBatch.
@@ -262,7 +296,7 @@ class ReplayBuffer(RolloutSource[Replayed]):
         Returns:
             replay_episodes: Episodes kept.
             replay_megabytes: Size of their messages.
-            replay_ratio: How often an episode was learned from, averaged over the run. At
+            replay_ratio: How often an episode, or a step, was learned from, averaged over the run. At
                 algo.replay.samples_per_insert the learner waits for its actors.
             replay_shortfall: Share of the draws demanded by algo.replay.samples_per_insert that were not
                 made.
@@ -271,7 +305,7 @@ class ReplayBuffer(RolloutSource[Replayed]):
         return {
             "replay_episodes": len(self.episodes),
             "replay_megabytes": self.bytes / MEGABYTE,
-            "replay_ratio": self.used / max(1, self.collected),
+            "replay_ratio": self.used / max(1, self.inserted),
             "replay_shortfall": (self.allowed + self.unmade)
             / max(1.0, self.used + self.allowed + self.unmade),
             **({} if self.distance is None else {"replay_distance": self.distance}),
@@ -295,7 +329,7 @@ class ReplayBuffer(RolloutSource[Replayed]):
             self.writer = CheckpointWriter(
                 self.directory, keep=self.context.config.checkpoint.keep if every else 1
             )
-        counts = {"collected": self.collected, "used": self.used, "allowed": self.allowed}
+        counts = {name: getattr(self, name) for name in COUNTS}
         buffers = [episode.buffer for episode in self.episodes]
         sizes = np.array([buffer.nbytes for buffer in buffers])
         state: dict[str, Any] = {"episodes": np.concatenate(buffers), "bytes": sizes, **counts}
@@ -354,9 +388,9 @@ class ReplayBuffer(RolloutSource[Replayed]):
                 self.codec.read(buffer, check_header(buffer, self.context.rank).version),
                 self.context.spec,
             )
-        counts = (int(state["collected"]), int(state["used"]), float(state["allowed"]))
+        counts = [float(state[name]) for name in COUNTS]
         if not all(math.isfinite(count) for count in counts):
-            raise ValueError(f"collected, used and allowed are {counts}, which must be finite")
+            raise ValueError(f"{', '.join(COUNTS)} are {counts}, which must be finite")
         errors = np.asarray(state.get("errors", [UNKNOWN] * len(buffers)), np.float64)
         if errors.shape != sizes.shape or not (np.isfinite(errors) & (errors >= 0)).all():
             raise ValueError(
@@ -365,7 +399,8 @@ class ReplayBuffer(RolloutSource[Replayed]):
             )
         for buffer, error in zip(buffers, errors.tolist(), strict=True):
             self._keep(buffer, error)
-        self.collected, self.used, self.allowed = counts
+        self.collected, self.inserted, self.used = map(int, counts[:3])
+        self.allowed = counts[3]
 
     def close(self) -> None:
         """Wait until pending files are written."""

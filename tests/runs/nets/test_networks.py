@@ -85,3 +85,52 @@ def test_checkpoint_alone_does_not_import_a_module(tmp_path):
     moved.write_bytes(newest.read_bytes())
     with pytest.raises(ConfigError, match=r"names the class tests\.support\.user_modules:actor_remembers"):
         hpcmarl.load_policy(moved)
+
+
+SHARED = {
+    "ma_trace": "algo.critic=joint_observation",
+    "coma": "algo={name: coma, target_every: 2}",
+}
+PIXELS = """
+env: {id: "pixels:gather"}
+algo: {name: ma_trace, unroll: 4, critic: independent, shared_encoder: true,
+  network: {encoder: cnn, cnn: {features: 8}, hidden: [8]}}
+rounds: {batch: 4}
+topology: {environments_per_actor: 4}
+trajectories: {enabled: false}
+eval: {episodes: 4, environments: 2}
+stop: {updates: 4}
+logging: {progress: false}
+checkpoint: {every_seconds: null}
+"""
+
+
+@pytest.mark.parametrize("name", SHARED)
+def test_run_with_a_shared_encoder_resumes_exactly(tmp_path, name):
+    text = PIXELS.replace("critic: independent, ", "") if name == "coma" else PIXELS
+    changes = ("deterministic=true", SHARED[name])
+    run_world(2, tmp_path / "whole", *changes, text=text)
+    run_world(2, tmp_path / "half", *changes, "stop.updates=2", text=text)
+    run_world(2, tmp_path / "half", *changes, text=text, resume=str(tmp_path / "half"))
+    np.testing.assert_array_equal(final_parameters(tmp_path / "whole"), final_parameters(tmp_path / "half"))
+    assert summary(tmp_path / "half")["eval_return_mean"] is not None
+
+
+def test_minibatches_train_a_shared_encoder(tmp_path):
+    changes = ("algo={name: ppo, epochs: 2, minibatches: 2}", "rounds.batch=4")
+    run_world(2, tmp_path, *changes, text=PIXELS)
+    run_world(2, tmp_path, *changes, "stop.updates=6", text=PIXELS, resume=str(tmp_path))
+    assert summary(tmp_path)["updates"] == 6
+    assert np.isfinite(final_parameters(tmp_path)).all()
+
+
+def test_checkpoint_of_separate_encoders_is_refused(tmp_path):
+    run_world(2, tmp_path, "algo.shared_encoder=false", "stop.updates=2", text=PIXELS)
+    with pytest.raises(ConfigError, match=r"the checkpoint holds \d+ parameters .* use the configuration"):
+        run_world(2, tmp_path, text=PIXELS, resume=str(tmp_path))
+
+
+def test_leagues_play_snapshots_of_shared_encoders(tmp_path):
+    run_world(3, tmp_path, ENCODED, "algo.shared_encoder=true", text=LEAGUE)
+    assert summary(tmp_path)["status"] == "finished"
+    assert len(list((tmp_path / "pool").glob("*.h5"))) >= 2

@@ -1,4 +1,4 @@
-"""Replay of whole episodes in whole runs: they learn, resume and repeat to the bit."""
+"""Replays in whole runs: they learn, resume and repeat to the bit."""
 
 import numpy as np
 import pytest
@@ -94,6 +94,24 @@ def test_replay_resume_equals_uninterrupted_run(tmp_path, extra):
     ]
     for name in ("episodes", *(["errors"] if extra[-len(PRIORITY) :] == PRIORITY else [])):
         np.testing.assert_array_equal(replays[0][name], replays[1][name], err_msg=name)
+
+
+@pytest.mark.parametrize("extra", [("algo.name=maddpg", "algo.n_step=2"), ("algo.name=masac",)])
+def test_replay_of_steps_resumes_as_if_uninterrupted(tmp_path, extra):
+    extra = (*extra, "deterministic=true", "algo.replay={learning_starts: 6, samples_per_insert: 3}")
+    run_world(4, tmp_path / "whole", *extra, "stop.updates=12", text=ECHO)
+    run_world(4, tmp_path / "half", *extra, "stop.updates=6", text=ECHO, order=7)
+    run_world(4, tmp_path / "half", *extra, "stop.updates=12", text=ECHO, resume=str(tmp_path / "half"))
+    whole, half = (final_state(tmp_path / run)["engine"]["optimizer"] for run in ("whole", "half"))
+    np.testing.assert_array_equal(whole["parameters"], half["parameters"])
+
+
+@pytest.mark.parametrize("changes", [(), ("rounds.reduce=mpi",), ("rounds.rule=rennala",)])
+def test_groups_learn_from_steps_of_their_replays(tmp_path, changes):
+    ranks = run_world(5, tmp_path, "algo.name=maddpg", "topology.groups=2", *changes, text=ECHO)
+    assert (summary(tmp_path)["status"], summary(tmp_path)["updates"]) == ("finished", 6)
+    learners = [rank.roles["learner"].rollouts for rank in ranks if "learner" in rank.roles]
+    assert all(replay.inserted >= 2 * replay.collected > 0 for replay in learners)
 
 
 def test_checkpoints_do_not_change_a_replay_run(tmp_path):

@@ -132,6 +132,15 @@ ENCODED = {
             "memory": 4,
         },
     ),
+    "shared": PPOConfig(
+        shared_encoder=True,
+        network={
+            "keys": {"image": {"encoder": "cnn", "cnn": IMPALA}},
+            "hidden": (5,),
+            "body": "lstm",
+            "memory": 4,
+        },
+    ),
     "entities": QMIXConfig(
         network={"encoder": "entities", "entities": {"width": 8, "heads": 2}, "hidden": (5,), "memory": 4},
         mixer_state="joint_observation",

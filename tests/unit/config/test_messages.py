@@ -80,6 +80,16 @@ CASES = {
         key="algo.critic_network.body",
         value="gru",
     ),
+    "shared encoder of a state": run(
+        "algo={critic: state, shared_encoder: true}", key="algo.critic", value="state"
+    ),
+    "shared encoder of a module": run(
+        "algo={shared_encoder: true, network: {module: 'm:f'}}", key="algo.network.module", value="m:f"
+    ),
+    "shared encoder of another kind": run(
+        "algo={shared_encoder: true, network: {encoder: cnn}, critic_network: {encoder: entities}}",
+        key="algo.critic_network.encoder",
+    ),
     "recurrent critics of actions": run(
         "algo={name: masac, critic_network: {body: gru}}",
         key="algo.critic_network.body",
@@ -103,6 +113,17 @@ CASES = {
     ),
     "replay that never shrinks": run(
         QMIX, "algo.replay={episodes: 400, dynamic: {}}", key="algo.replay.dynamic.least", value="500"
+    ),
+    "steps of values": run(QMIX, "algo.replay.draw=steps", key="algo.replay.draw", value="algo.name: qmix"),
+    "steps with a memory": run(
+        "algo={name: maddpg, network: {body: gru}, replay: {draw: steps}}",
+        key="algo.replay.draw",
+        value="algo.network.body: gru",
+    ),
+    "steps with priorities": run(
+        "algo={name: masac, replay: {draw: steps, priority: {}}}",
+        key="algo.replay.draw",
+        value="algo.replay.priority",
     ),
     # choice.py, plugins.py
     "class of a missing package": run(

@@ -238,7 +238,7 @@ class TestFindings:
 def test_each_learner_without_its_device_is_bad(monkeypatch):
     monkeypatch.setattr("torch.version.cuda", None)
     config = load_config(SPREAD, ["device=cuda"])
-    findings = devices.check_learner_devices(LocalWorld(1).transports[0], config)
+    findings = devices.check_devices_of_ranks(LocalWorld(1).transports[0], config)
     assert [(finding.status, finding.name) for finding in findings] == [("BAD", "device of rank 0")]
     assert "device: cuda, but torch " in findings[0].value
 
@@ -246,7 +246,7 @@ def test_each_learner_without_its_device_is_bad(monkeypatch):
 def test_devices_of_learners_are_shown(monkeypatch):
     monkeypatch.setattr(devices, "open_own", lambda *_: ("cuda:0", "GPU-7"))
     config = load_config(SPREAD, ["device=cuda"])
-    (finding,) = devices.check_learner_devices(LocalWorld(1).transports[0], config)
+    (finding,) = devices.check_devices_of_ranks(LocalWorld(1).transports[0], config)
     assert finding.status == "OK"
     assert finding.value.startswith("cuda:0 (GPU-7) on ")
     (other,) = devices.describe_other_devices(load_config(SPREAD))

@@ -10,7 +10,7 @@ TEXT = "env: {id: a.b}\nstop: {updates: 3}\n"
 
 
 def costs(wall, processor, fixed, each):
-    return StepCosts(Cost(0.0, wall), Cost(0.0, processor), Cost(fixed, each))
+    return StepCosts(Cost(0.0, wall), Cost(0.0, processor), Cost(fixed, each), Cost(fixed, each))
 
 
 def chosen(measured, size, cores, *changes):

@@ -1,4 +1,4 @@
-"""Devices of a run's learners, as rank 0 judges them before the start."""
+"""Devices of a run's ranks, as rank 0 judges them before the start."""
 
 import pytest
 
@@ -6,7 +6,7 @@ from hpcmarl.comm.local import LocalWorld
 from hpcmarl.comm.topology import assign_roles
 from hpcmarl.config.file import load_config
 from hpcmarl.runtime import devices
-from hpcmarl.runtime.devices import FIELD, check_devices, judge_devices, learner_place
+from hpcmarl.runtime.devices import FIELD, check_devices, device_place, device_users, judge_devices
 
 RUN = "env: {id: a.b}\nstop: {updates: 3}\n"
 CUDA = ("device=cuda", "topology.groups=2", "topology.placement=separate")
@@ -19,9 +19,9 @@ def world(*changes):
 
 
 def test_learners_are_numbered_on_their_host():
-    _, topology = world("topology.groups=4")
+    config, topology = world("topology.groups=4")
     learners = [group.learner for group in topology.groups]
-    places = [learner_place(topology, rank) for rank in learners]
+    places = [device_place(config, topology, rank) for rank in learners]
     on_first = sum(topology.hosts[rank] == "a" for rank in learners)
     assert places == [*range(on_first), *range(len(learners) - on_first)]
 
@@ -44,10 +44,10 @@ def test_the_first_missing_device_is_the_problem():
 
 
 def test_learners_that_share_a_device_cannot_use_nccl():
-    texts = [f"cuda:0{FIELD}GPU-0", f"cuda:0{FIELD}GPU-0", *[""] * 6]
+    texts = ["", f"cuda:0{FIELD}GPU-0", f"cuda:0{FIELD}GPU-0", *[""] * 5]
     assert judge_devices(*world(*CUDA), texts).problem == ""
     problem = judge_devices(*world(*CUDA, "rounds.reduce=nccl"), texts).problem
-    assert "learners on ranks 0, 1 share the device GPU-0 of a, which NCCL refuses" in problem
+    assert "learners on ranks 1, 2 share the device GPU-0 of a, which NCCL refuses" in problem
 
 
 @pytest.mark.parametrize(("visible", "said"), [("0", True), ("", False), ("-1", False)])
@@ -59,3 +59,19 @@ def test_an_unused_gpu_is_said_once(visible, said, tmp_path, monkeypatch):
     assert report.remark.startswith("device: auto is the CPU although") == said
     config, topology = world("device=cpu")
     assert check_devices(LocalWorld(1).transports[0], config, topology).remark == ""
+
+
+def test_actors_take_devices_after_the_learners():
+    changes = ("device=cuda", "topology.workers_per_actor=1")
+    config, topology = world(*changes)
+    learners = [group.learner for group in topology.groups]
+    users = device_users(config, topology)
+    assert users[: len(learners)] == learners
+    assert set(users[len(learners) :]) == set(topology.actors) - set(learners)
+    for host in ("a", "b"):
+        places = [device_place(config, topology, rank) for rank in users if topology.hosts[rank] == host]
+        assert places == [*range(len(places))]
+    config, topology = world("device=cuda", "topology.groups=2")
+    assert device_users(config, topology) == [group.learner for group in topology.groups]
+    config, topology = world("device=cuda", "topology.inference=device")
+    assert set(topology.actors) <= set(device_users(config, topology))
