@@ -231,6 +231,8 @@ def check(config: Config, algorithm: Algorithm) -> None:
 def check_networks(config: Config, algorithm: Algorithm) -> None:
     """Refuse networks that the bare loops do not have; raises as `check`."""
     chosen: Any = config.algo
+    if getattr(chosen, "shared_encoder", False):
+        raise UsageError("algo.shared_encoder: true is not in the bare loops; use false")
     actor_critic, continuous = chosen.name in ("ma_trace", "ppo", "coma"), chosen.name in CONTINUOUS
     critic = getattr(chosen, "critic_network", None)
     for key, network in (("algo.network", chosen.network), ("algo.critic_network", critic)):

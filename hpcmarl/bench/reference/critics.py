@@ -300,7 +300,7 @@ class ReferenceCOMA(ReferenceCritic):
         policy = owner.spec.policies[0]
         part = batch.policies[policy.name]
         shape = part.reward.shape
-        everybody = owner._inputs(policy, batch)
+        everybody = owner._inputs(policy, batch, {})
         rows = owner._agent_rows(policy, batch, owner._game(batch))
         columns = owner._agent_columns(batch, part, rows, np.zeros(shape, np.float32))
         if everybody.dtype.names is None:

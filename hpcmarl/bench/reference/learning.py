@@ -205,15 +205,16 @@ class ReferenceValues(ReferenceLoop):
     def stack(self, rollouts: Sequence[Rollout]) -> Stacked:
         episodes = episodes_of(join(rollouts), self.algorithm.spec, self.algorithm.design.policies)
         part = episodes.parts[0]
-        rows = part.alive.shape
+        rows, given = part.alive.shape, part.inputs
+        fields: list[Any] = [] if isinstance(given, torch.Tensor) else list(given.fields.values())
         inputs: Observed = (
-            part.inputs
-            if isinstance(part.inputs, torch.Tensor)
+            given
+            if isinstance(given, torch.Tensor)
             else [
                 value.view(*rows, *value.shape[1:])
                 if isinstance(value, torch.Tensor)
                 else {key: each.view(*rows, *each.shape[1:]) for key, each in value.items()}
-                for value in part.inputs.fields.values()
+                for value in fields
             ]
         )
         owner: Any = self.algorithm
