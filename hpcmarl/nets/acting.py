@@ -31,6 +31,10 @@ class ActingPolicy(ABC):
     def __init__(self, shape: PolicyShape, chooser: Chooser) -> None:
         self.shape, self.chooser = shape, chooser
         self._form = shape.form
+        # Most policies see float32 observations alone, which need no conversion.
+        self._direct = (
+            self._form.flat and len(self._form.fields) == 1 and shape.spec.observation_dtype == np.float32
+        )
         self._width, self._actions = shape.width, shape.actions
         self._agents, self._agent_id = shape.agents, shape.agent_id
 
@@ -97,7 +101,10 @@ class ActingPolicy(ABC):
         if noise is not None and random_shares is not None:
             noise = self.chooser.with_shares(noise, np.repeat(random_shares, agents))
         before, last = self._remembered(memory, starts)
-        seen = self._inputs(frame.obs, last).reshape(rows, *([] if not self._form.flat else [-1]))
+        if self._direct:
+            seen = frame.obs.reshape(rows, -1)
+        else:
+            seen = self._inputs(frame.obs, last).reshape(rows, *([-1] if self._form.flat else []))
         mask = None if frame.action_mask is None else frame.action_mask.reshape(rows, -1)
         living = frame.alive.reshape(rows).nonzero()[0]
         everyone = len(living) == rows

@@ -83,7 +83,7 @@ class InputForm:
     fields: tuple[Field, ...]
     flat: bool
 
-    @property
+    @cached_property
     def size(self) -> int:
         """Number of float32 numbers of a flat row, D."""
         return sum(field.size for field in self.fields)
@@ -102,9 +102,14 @@ class InputForm:
 
         Returns:
             Shape [*leading, D] float32 for flat inputs; with one field it may be a view. Else records, shape
-            [*leading].
+            [*leading]; with one field they may be a view, too.
         """
         if not self.flat:
+            own, field = inputs[0], self.fields[0]
+            same = own.dtype == field.dtype and own.shape == (*leading, *field.shape)
+            if len(self.fields) == 1 and same and own.flags.c_contiguous:
+                # the same bytes, so that images are not copied
+                return own.reshape(-1).view(self.dtype).reshape(leading)
             records = np.empty(leading, self.dtype)
             for field, array in zip(self.fields, inputs, strict=True):
                 records[field.name] = array

@@ -92,6 +92,11 @@ def row_inputs(array: Array, leading: int, device: torch.device = HOST) -> RowIn
 def observed(array: Array, device: torch.device) -> torch.Tensor | dict[str, torch.Tensor]:
     """Return observations [n, ...] as a tensor, or as one for each entry of records."""
     if array.dtype.names is None:
-        # Fields of records have strides that torch refuses, even those of a single row.
-        return tensor(np.array(array, order="C"), device)
-    return {name: tensor(np.array(array[name], order="C"), device) for name in array.dtype.names}
+        return tensor(_packed(array), device)
+    return {name: tensor(_packed(array[name]), device) for name in array.dtype.names}
+
+
+def _packed(array: Array) -> Array:
+    """Return a field of records [n, ...] with the strides of its shape; a copy if it has others."""
+    # The stride between records counts even with a single row, and torch refuses odd ones.
+    return array if array.flags.c_contiguous and len(array) > 1 else np.array(array, order="C")
