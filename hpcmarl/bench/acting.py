@@ -8,7 +8,8 @@ bare torch loop (reference/acting.py) does the same with plain torch layers.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -18,9 +19,12 @@ from hpcmarl.algos import make_model
 from hpcmarl.algos.model import Model
 from hpcmarl.bench.paired_throughput import FIRST_SLOT, WARM_UP
 from hpcmarl.bench.reference.acting import ReferenceActing, missing_reason
-from hpcmarl.config import Config, inference_form
+from hpcmarl.config import Config, InferenceSetting, inference_form
 from hpcmarl.envs import Seeds, describe, make_environment, new_frame, new_outcome
 from hpcmarl.envs.bare import make_bare, step_bare
+from hpcmarl.nets.device import open_device
+from hpcmarl.nets.inference import Inference
+from hpcmarl.placement import wants_cuda
 from hpcmarl.roles.base import generator_for
 from hpcmarl.types import Array, Frame
 
@@ -115,32 +119,64 @@ def run(config: Config, seconds: float) -> dict[str, Any]:
     """
     torch.set_num_threads(config.topology.threads)
     torch.manual_seed(config.seed)  # torch.distributions draw from the global generator
-    model = make_model(describe(config.env, config.policies), config.algo, config.seed)
-    model.set_weight_format(inference_form(config))
-    return measure(config, model, seconds)
+    return measure(config, models(config), seconds)
 
 
-def measure(config: Config, model: Model, seconds: float) -> dict[str, Any]:
-    """Measure a model beside the bare torch loop and bare stepping.
+def models(config: Config) -> dict[str, Model]:
+    """Return the model of an actor without workers, and one for each library that can compute its networks.
 
     Args:
         config: Configuration of the run.
-        model: The model that acts.
-        seconds: Seconds of each of the three.
+
+    Returns:
+        Models with equal parameters, by the value of topology.inference. The first one, "configured", has
+        that of the configuration. "device" is left out if `device` is the CPU.
+    """
+    spec = describe(config.env, config.policies)
+    plan = Inference.of_actor(config, has_workers=False)
+    settings: dict[str, InferenceSetting] = {"configured": plan.setting}
+    shapes = make_model(spec, config.algo, config.seed).design.policies.values()
+    if all(shape.in_numpy for shape in shapes):
+        settings["numpy"] = "numpy"
+    if config.algo.sparse_training is None:
+        settings["torch"] = "torch"
+        if wants_cuda(config.device):
+            settings["device"] = "device"
+    made = {}
+    for name, setting in settings.items():
+        made[name] = make_model(spec, config.algo, config.seed)
+        made[name].infer_by(replace(plan, setting=setting), lambda: open_device(config.device, 0))
+        made[name].set_weight_format(inference_form(config))
+    return made
+
+
+def measure(config: Config, measured: Mapping[str, Model], seconds: float) -> dict[str, Any]:
+    """Measure models beside the bare torch loop and bare stepping.
+
+    Args:
+        config: Configuration of the run.
+        measured: The result of `models`.
+        seconds: Seconds of each of the loops.
 
     Returns:
         Rates in environment steps per second, ratios of acting to both others, the medians of `decision_us`
         and of its processor time over windows, and `acting_processor_share`: processor time per second of
-        acting. Figures of the bare torch loop are None where it cannot compute the policies;
+        acting. They are those of the configured model. `decision_us_by_library` has the medians of the other
+        models. Figures of the bare torch loop are None where it cannot compute the policies;
         `bare_torch_missing` is the reason.
     """
+    model = measured["configured"]
     slots, reason = config.topology.environments_per_actor, missing_reason(model)
     state = model.needs_state
-    ours = Acting(config, with_state=state, decide=Deciding(model, slots, config.seed).decide)
+    libraries = {
+        name: Acting(config, with_state=state, decide=Deciding(each, slots, config.seed).decide)
+        for name, each in measured.items()
+    }
+    ours = libraries.pop("configured")
     torch_loop = (
         None if reason else Acting(config, with_state=state, decide=ReferenceActing(model, slots).decide)
     )
-    loops = [ours] if torch_loop is None else [ours, torch_loop]
+    loops = [ours, *libraries.values()] if torch_loop is None else [ours, *libraries.values(), torch_loop]
     bare = make_bare(config.env, slots, Seeds(config.seed, FIRST_SLOT))
     step_bare(bare, WARM_UP)
     for loop in loops:
@@ -165,6 +201,9 @@ def measure(config: Config, model: Model, seconds: float) -> dict[str, Any]:
         "acting_processor_share": ours.processor_seconds / ours.seconds,
         "decision_us": float(np.median(ours.decision_us)),
         "decision_processor_us": float(np.median(ours.decision_processor_us)),
+        "decision_us_by_library": {
+            name: float(np.median(loop.decision_us)) for name, loop in libraries.items()
+        },
         **_beside_torch(ours, torch_loop),
         "bare_torch_missing": reason or None,
     }

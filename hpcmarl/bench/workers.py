@@ -6,6 +6,9 @@ and the learner drops all rollouts, so that only acting is measured. With W work
     fused    1 + W actors with the same number of environments each
     workers  one actor whose W workers step the same number of environments in all
 
+The actor with workers infers once with each library: numpy, torch, and torch on `device` if --device names
+one. Figures without the name of a library are those of topology.inference: auto.
+
 The bare rate is that of W ranks that only step environments, all at once.
 
 A second table slows the learner or the workers ten times and shows the rates of interaction and updates.
@@ -25,11 +28,12 @@ import numpy as np
 
 from hpcmarl.bench.faults.jobs import Job
 from hpcmarl.bench.runs import Stage, on_stage
-from hpcmarl.config import Config
+from hpcmarl.config import Config, InferenceSetting
 from hpcmarl.config.file import load_config
 from hpcmarl.envs import Seeds
 from hpcmarl.envs.bare import make_bare, step_bare
 from hpcmarl.errors import HpcmarlError, UsageError
+from hpcmarl.placement import wants_cuda
 from hpcmarl.roles.efficiency import BARE_SEED
 from hpcmarl.training import join_world
 
@@ -81,25 +85,37 @@ class Case:
         environment: Key of ENVIRONMENTS, or SPREAD.
         workers: Number of workers, W.
         environments: Environments for each rank that acts.
+        device: Value of the key `device`.
     """
 
     network: str
     environment: str
     workers: int
     environments: int
+    device: str = "cpu"
 
-    def config(self, seconds: float, *, with_workers: bool) -> Config:
+    @property
+    def libraries(self) -> tuple[InferenceSetting, ...]:
+        """Values of topology.inference that are compared."""
+        return ("numpy", "torch", "device") if wants_cuda(self.device) else ("numpy", "torch")
+
+    def config(
+        self, seconds: float, *, with_workers: bool, inference: InferenceSetting = "auto"
+    ) -> Config:
         """Return the configuration of a run.
 
         Args:
             seconds: Duration of the run.
             with_workers: Whether workers step the environments.
+            inference: Value of topology.inference.
         """
         acting = 1 + self.workers
         return settings(
             self.environment,
             seconds,
             f"algo.network={NETWORKS[self.network]}",
+            f"device={self.device}",
+            f"topology.inference={inference}",
             *(
                 (
                     f"topology.workers_per_actor={self.workers}",
@@ -125,9 +141,13 @@ def settings(environment: str, seconds: float, *changes: str) -> Config:
 
 
 def cases(
-    networks: Sequence[str], environments: Sequence[str], workers: Sequence[int], slots: int
+    networks: Sequence[str],
+    environments: Sequence[str],
+    workers: Sequence[int],
+    slots: int,
+    device: str = "cpu",
 ) -> list[Case]:
-    """Return the rows for names and numbers.
+    """Return the rows for names, numbers and a device.
 
     Raises:
         UsageError: A name is unknown.
@@ -139,7 +159,7 @@ def cases(
         if wrong := [name for name in names if name not in known]:
             raise UsageError(f"{option}: {wrong[0]!r} is unknown; allowed: {', '.join(known)}")
     return [
-        Case(network, environment, number, slots)
+        Case(network, environment, number, slots, device)
         for network in networks
         for environment in environments
         for number in workers
@@ -189,9 +209,10 @@ def measure(
             arguments = [word for option, names in named.items() for word in (option, ",".join(names))]
             slots = own[0].environments if own else 1
             arguments += ["--workers", str(number), "--slots", str(slots), "--seconds", str(seconds)]
+            arguments += ["--device", own[0].device if own else "cpu"]
             arguments += ["--decoupled" if slowed else "--no-decoupled", "--in-one-world", "--json"]
             job = Job(["bench", "workers", *arguments], Path(folder) / f"{number}-{slowed}.txt")
-            code = job.wait(START_SECONDS + (2 * len(own) + 6) * (seconds + 30.0))
+            code = job.wait(START_SECONDS + (5 * len(own) + 6) * (seconds + 30.0))
             if code != 0:
                 raise HpcmarlError(f"bench workers: exit code {code}: {job.closing_lines()}")
             found = _result_in(job.output.read_text(errors="replace"))
@@ -251,6 +272,11 @@ def _measured(stage: Stage, case: Case, seconds: float) -> dict[str, Any]:
         rates.append(_sum(stage, _rate(stage, seconds)))
         if with_workers:
             exchange = _exchange(stage)
+    of_libraries = {}
+    for library in case.libraries:
+        config = case.config(seconds, with_workers=True, inference=library)
+        stage.play(config, {"learner": IdleLearner, "worker": TimedWorker})
+        of_libraries[f"workers_{library}_env_steps_per_second"] = _sum(stage, _rate(stage, seconds))
     return {
         "network": case.network,
         "environment": case.environment,
@@ -259,6 +285,7 @@ def _measured(stage: Stage, case: Case, seconds: float) -> dict[str, Any]:
         "bare_env_steps_per_second": bare,
         "fused_env_steps_per_second": rates[0],
         "workers_env_steps_per_second": rates[1],
+        **of_libraries,
         "workers_to_bare": rates[1] / bare if bare else 0.0,
         "workers_to_fused": rates[1] / rates[0] if rates[0] else 0.0,
         "exchange_us_per_worker_step": exchange,

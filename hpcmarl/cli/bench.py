@@ -124,8 +124,9 @@ def acting(
     or the user's module, and samples by torch.distributions.
 
     \b
-    decision_us     time of a decision for all agents of all slots, without the step of the environments
-    bare_torch_...  figures of the bare torch loop; its ratios are above 1 if hpcmarl is faster
+    decision_us             time of a decision for all agents of all slots, without the environments' step
+    decision_us_by_library  the same for each value of topology.inference that can compute the networks
+    bare_torch_...          figures of the bare torch loop; its ratios are above 1 if hpcmarl is faster
 
     \b
     hpcmarl bench acting configs/bench/cnn.yaml --seconds 20 --json

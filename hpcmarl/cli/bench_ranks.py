@@ -441,6 +441,9 @@ def workers(
     decoupled: Annotated[
         bool, typer.Option("--decoupled/--no-decoupled", help="Also slow the learner and the workers.")
     ] = True,
+    device: Annotated[
+        str, typer.Option("--device", metavar="NAME", help="Device of a third inference: cuda or cuda:N.")
+    ] = "cpu",
     in_one_world: Annotated[bool, typer.Option("--in-one-world", hidden=True)] = False,
     as_json: Json = False,
 ) -> None:
@@ -452,6 +455,9 @@ def workers(
     \b
     exchange_us_per_worker_step  time of a worker for each step of half of its environments,
                                  besides the environments themselves
+    workers_numpy_..., workers_torch_..., workers_device_...
+                                 rates of actors with workers for each topology.inference; the last one
+                                 with --device only
 
     A second table shows the rates of interaction and of updates if the learner or the workers are ten times
     slower. simple-spread is a further environment, natively batched.
@@ -467,14 +473,18 @@ def workers(
     set_threads(1)
     if wrong := [word for word in _names(numbers) if not word.isdecimal() or int(word) < 1]:
         raise UsageError(f"--workers: {wrong[0]!r} is not a number of workers; allowed: for instance 1,2,3")
-    rows = measurement.cases(_names(networks), _names(environments), [int(n) for n in _names(numbers)], slots)
+    counts = [int(number) for number in _names(numbers)]
+    rows = measurement.cases(_names(networks), _names(environments), counts, slots, device)
     if in_one_world:
         if not under_launcher(os.environ):
             named = ["--networks", networks, "--environments", environments, "--workers", numbers]
             flags = ["--decoupled" if decoupled else "--no-decoupled", "--in-one-world", "--json"]
             start(
                 measurement.ranks_for(int(numbers)),
-                ["bench", "workers", *named, "--slots", str(slots), "--seconds", str(seconds), *flags],
+                [
+                    *("bench", "workers", *named, "--slots", str(slots), "--seconds", str(seconds)),
+                    *("--device", device, *flags),
+                ],
             )
         print_result(measurement.run(rows, seconds, decoupled=decoupled), as_json)
         return
