@@ -99,9 +99,7 @@ class Case:
         """Values of topology.inference that are compared."""
         return ("numpy", "torch", "device") if wants_cuda(self.device) else ("numpy", "torch")
 
-    def config(
-        self, seconds: float, *, with_workers: bool, inference: InferenceSetting = "auto"
-    ) -> Config:
+    def config(self, seconds: float, *, with_workers: bool, inference: InferenceSetting = "auto") -> Config:
         """Return the configuration of a run.
 
         Args:

@@ -41,7 +41,10 @@ def test_bench_workers_reports_rates_and_exchange():
     told = bench("workers", *few, "--seconds", "2")
     [row] = told["rows"]
     assert (row["network"], row["environment"], row["workers"]) == ("mlp-64-64", "busy-300us", 1)
-    rates = [row[f"{name}_env_steps_per_second"] for name in ("bare", "fused", "workers")]
+    rates = [
+        row[f"{name}_env_steps_per_second"]
+        for name in ("bare", "fused", "workers", "workers_numpy", "workers_torch")
+    ]
     assert all(0 < rate < 2 / 300e-6 + 1 for rate in rates)  # two ranks step at most
     assert row["exchange_us_per_worker_step"] > 0
     slowed = {(entry["arrangement"][:3], entry["slowed"]): entry for entry in told["decoupled"]}

@@ -97,6 +97,17 @@ def test_bench_acting_has_figures_of_the_bare_torch_loop(short, text):
         told["acting_env_steps_per_second"] / told["bare_torch_env_steps_per_second"]
     )
     assert len(told["bare_torch_ratio_of_windows"]) == len(told["ratio_of_windows"]) == 2
+    assert set(told["decision_us_by_library"]) == {"numpy", "torch"}
+    assert all(time > 0 for time in told["decision_us_by_library"].values())
+
+
+def test_bench_acting_times_the_libraries_that_can_compute(short, monkeypatch):
+    from tests.support.fake_device import fake_device
+
+    monkeypatch.setattr(short, "open_device", lambda setting, place: fake_device())
+    network = "algo.network={encoder: entities, entities: {groups: {one: {starts: [0], sizes: [2]}}}}"
+    told = short.run(load_config(SPREAD, [network, "device=cuda"]), 0.06)
+    assert set(told["decision_us_by_library"]) == {"torch", "device"}
 
 
 def test_bench_acting_says_why_a_bare_torch_loop_is_missing(run, short, tmp_path):
