@@ -10,7 +10,7 @@ import torch
 
 SCRIPT = Path(__file__).parents[2] / "tools" / "gpu_check"
 # `compile` needs a compiler and seconds, and `sums` repeats tests/mpi.
-CHECKS = "updates,staging,training,sizes,precision,images,memory,gpu_aware_mpi"
+CHECKS = "updates,staging,training,sizes,precision,images,memory,gpu_aware_mpi,inference"
 
 
 def run(*options):
