@@ -18,7 +18,7 @@ rounds: {rule: rennala, batch: 8, admission: all_begun}
 topology: {groups: 3, environments_per_actor: 4, server: dedicated}
 trajectories: {enabled: false}
 eval: {episodes: 20, greedy: false}
-stop: {updates: 80, seconds: 60}
+stop: {updates: 80, seconds: 110}
 logging: {progress: false}
 checkpoint: {every_seconds: null}
 """

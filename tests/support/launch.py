@@ -31,7 +31,7 @@ LIBRARIES = ["openmpi", pytest.param("mpich", marks=needs_mpich)]
 
 # the directory is removed when the tests end
 SCRATCH = tempfile.TemporaryDirectory(prefix="hpcmarl-tests-", ignore_cleanup_errors=True)
-EXIT_SECONDS = 5.0  # seconds that killed processes may take to end on a busy machine
+EXIT_SECONDS = 20.0  # seconds that killed processes may take to end on a busy machine
 HOROVOD = find_spec("horovod") is not None
 needs_horovod = pytest.mark.skipif(not HOROVOD, reason="Horovod is not installed: run tools/install_horovod")
 
