@@ -10,7 +10,7 @@ import pytest
 
 def bench(*arguments):
     command = [sys.executable, "-m", "hpcmarl", "bench", "io", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    return subprocess.run(command, capture_output=True, text=True, timeout=280, check=False)
 
 
 @pytest.mark.slow("starts two processes, one of which loads torch, and syncs many files")
