@@ -15,7 +15,7 @@ CHECKS = "updates,staging,training,sizes,precision,images,memory,gpu_aware_mpi,i
 
 def run(*options):
     command = [sys.executable, str(SCRIPT), *options]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    return subprocess.run(command, capture_output=True, text=True, timeout=280, check=False)
 
 
 @pytest.mark.slow("the script starts three MPI jobs and builds all algorithms twice")
