@@ -456,8 +456,7 @@ def workers(
     exchange_us_per_worker_step  time of a worker for each step of half of its environments,
                                  besides the environments themselves
     workers_numpy_..., workers_torch_..., workers_device_...
-                                 rates of actors with workers for each topology.inference; the last one
-                                 with --device only
+                                 rates by topology.inference; the last one with --device only
 
     A second table shows the rates of interaction and of updates if the learner or the workers are ten times
     slower. simple-spread is a further environment, natively batched.
@@ -473,18 +472,16 @@ def workers(
     set_threads(1)
     if wrong := [word for word in _names(numbers) if not word.isdecimal() or int(word) < 1]:
         raise UsageError(f"--workers: {wrong[0]!r} is not a number of workers; allowed: for instance 1,2,3")
-    counts = [int(number) for number in _names(numbers)]
-    rows = measurement.cases(_names(networks), _names(environments), counts, slots, device)
+    names, counts = (_names(networks), _names(environments)), [int(number) for number in _names(numbers)]
+    rows = measurement.cases(*names, counts, slots, device)
     if in_one_world:
         if not under_launcher(os.environ):
             named = ["--networks", networks, "--environments", environments, "--workers", numbers]
             flags = ["--decoupled" if decoupled else "--no-decoupled", "--in-one-world", "--json"]
+            flags += ["--device", device]
             start(
                 measurement.ranks_for(int(numbers)),
-                [
-                    *("bench", "workers", *named, "--slots", str(slots), "--seconds", str(seconds)),
-                    *("--device", device, *flags),
-                ],
+                ["bench", "workers", *named, "--slots", str(slots), "--seconds", str(seconds), *flags],
             )
         print_result(measurement.run(rows, seconds, decoupled=decoupled), as_json)
         return
