@@ -253,8 +253,8 @@ def with_number_of_workers(transport: Transport, config: Config, hosts: Sequence
     number, remark = 0, ""
     if transport.rank == 0:
         number, remark = _chosen(config, transport.size, hosts)
-    told = transport.broadcast(str(number).encode() if transport.rank == 0 else None)
-    topology = config.topology.model_copy(update={"workers_per_actor": int(bytes(told))})
+    chosen = transport.broadcast(str(number).encode() if transport.rank == 0 else None)
+    topology = config.topology.model_copy(update={"workers_per_actor": int(bytes(chosen))})
     return config.model_copy(update={"topology": topology}), remark
 
 

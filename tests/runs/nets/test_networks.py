@@ -8,9 +8,7 @@ from hpcmarl.errors import ConfigError
 from tests.support.observations import LEAGUE, Seeing
 from tests.support.worlds import final_parameters, run_world, summary
 
-RUN = """
-env: {id: "tests.support.observations:Seeing", kwargs: {cut: true}}
-algo: {name: ma_trace, unroll: 4}
+SHORT = """
 topology: {environments_per_actor: 4}
 trajectories: {enabled: false}
 eval: {episodes: 4, environments: 2}
@@ -18,6 +16,10 @@ stop: {updates: 4}
 logging: {progress: false}
 checkpoint: {every_seconds: null}
 """
+RUN = f"""
+env: {{id: "tests.support.observations:Seeing", kwargs: {{cut: true}}}}
+algo: {{name: ma_trace, unroll: 4}}
+{SHORT}"""
 CNN = "{encoder: cnn, cnn: {architecture: impala, features: 4}}"
 ENCODED = f"algo.network={{keys: {{image: {CNN}}}, hidden: [4], body: lstm, memory: 3, layer_norm: true}}"
 MODULE = "algo.network={module: 'tests.support.user_modules:actor_remembers'}"
@@ -91,18 +93,12 @@ SHARED = {
     "ma_trace": "algo.critic=joint_observation",
     "coma": "algo={name: coma, target_every: 2}",
 }
-PIXELS = """
-env: {id: "pixels:gather"}
-algo: {name: ma_trace, unroll: 4, critic: independent, shared_encoder: true,
-  network: {encoder: cnn, cnn: {features: 8}, hidden: [8]}}
-rounds: {batch: 4}
-topology: {environments_per_actor: 4}
-trajectories: {enabled: false}
-eval: {episodes: 4, environments: 2}
-stop: {updates: 4}
-logging: {progress: false}
-checkpoint: {every_seconds: null}
-"""
+PIXELS = f"""
+env: {{id: "pixels:gather"}}
+algo: {{name: ma_trace, unroll: 4, critic: independent, shared_encoder: true,
+  network: {{encoder: cnn, cnn: {{features: 8}}, hidden: [8]}}}}
+rounds: {{batch: 4}}
+{SHORT}"""
 
 
 @pytest.mark.parametrize("name", SHARED)
