@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,11 +36,10 @@ from hpcmarl.optim.rounds import Engine, make_rule, share
 from hpcmarl.roles.base import Context, generator_for
 from hpcmarl.roles.deterministic_quota import USUAL_EPISODE
 from hpcmarl.roles.learner.nonfinite import NonFiniteGradientFilter
-from hpcmarl.roles.learner.step_index import StepIndex
+from hpcmarl.roles.learner.step_store import StepStore
 from hpcmarl.rollouts.assembler import EpisodeAssembler
 from hpcmarl.rollouts.codec import OpenedMessage
 from hpcmarl.rollouts.layout import RolloutArena
-from hpcmarl.rollouts.pieces import read_pieces
 from hpcmarl.types import Array, Gradient, Rollout
 
 WINDOW = 1.0  # seconds of one window; the two alternate
@@ -52,8 +52,8 @@ BARE: dict[str, Callable[[Config, Any], ReferenceLoop]] = {
     "masac": ReferenceMASAC,
 }
 CONTINUOUS = ("maddpg", "masac")  # their bare loops have continuous actions
-# messages, as a replay buffer holds them, and the numbers of their trajectories to use (None: all); with a
-# drawn step, its place and the length of its piece
+STORE_BYTES = 2e9  # limit of a replay of single steps, as by default
+# messages, as a replay buffer holds them, and the numbers of their trajectories to use (None: all)
 Part = list[tuple[OpenedMessage, Array | None]]
 
 
@@ -66,7 +66,7 @@ class Learning:
 
     Attributes:
         batch: Trajectories of one update.
-        parts: Inputs of the updates, used in turn.
+        read: Functions that read the rollouts of an update, used in turn.
     """
 
     def __init__(self, config: Config, algorithm: Algorithm) -> None:
@@ -76,7 +76,11 @@ class Learning:
         self.algorithm, self.gradient_filter = algorithm, NonFiniteGradientFilter(config)
         self.codec = self.context.codec(algorithm)
         self.batch = share(self.context.batch, len(config.topology.group_list))
-        self.parts = [part for _ in range(BATCHES) for part in self._play()]
+        self.read: list[Callable[[], list[Rollout]]]
+        if config.algo.draws_steps:
+            self.read = [self._play_steps(number) for number in range(BATCHES)]
+        else:
+            self.read = [partial(self._read, part) for _ in range(BATCHES) for part in self._play()]
         self.engine = Engine(make_rule("sync", 1, 1), self.context.optimizer(algorithm))
         self.algorithm.on_version(0)
 
@@ -86,8 +90,6 @@ class Learning:
         Returns:
             The whole batch as one part, or `minibatches` random parts if the algorithm trains in epochs.
         """
-        if self.context.config.algo.draws_steps:
-            return [self._play_steps(number) for number in range(BATCHES)]
         passes = self.algorithm.minibatch_passes
         parts = 1 if passes is None else passes.minibatches
         played = [
@@ -107,27 +109,26 @@ class Learning:
             for part in drawn
         ]
 
-    def _play_steps(self, batch: int) -> Part:
-        """Play whole episodes, and draw one batch of their steps."""
-        config, steps = self.context.config, StepIndex(self.context.config.algo.decisions_per_target)
+    def _play_steps(self, batch: int) -> Callable[[], list[Rollout]]:
+        """Play whole episodes, draw one batch of their steps, and return the function that reads it."""
+        config = self.context.config
+        store = StepStore(self.codec, config.algo.decisions_per_target, STORE_BYTES)
         episodes = math.ceil(self.batch / (config.env.max_steps or USUAL_EPISODE))
-        played = [self.codec.open(message) for message in play(self.context, self.algorithm, episodes)]
-        for message in played:
-            steps.add(self.codec.read(message.buffer, 0))
-        numbers = generator_for(config.seed, "learner", batch).integers(steps.total, size=self.batch)
-        found = zip(*(column.tolist() for column in steps.find(np.sort(numbers))), strict=True)
-        return [(played[index], np.array([first, length])) for index, first, length in found]
+        for message in play(self.context, self.algorithm, episodes):
+            store.add(message)
+        numbers = np.sort(generator_for(config.seed, "learner", batch).integers(store.total, size=self.batch))
+        return lambda: store.read(numbers)[0]
 
-    def rollouts(self, number: int) -> list[Rollout]:
-        """Read the rollouts of update `number` from their messages."""
-        part = self.parts[number % len(self.parts)]
-        if self.context.config.algo.draws_steps:
-            first, lengths = np.array([place for _, place in part]).T
-            return read_pieces(self.codec, [message for message, _ in part], first, lengths)
+    def _read(self, part: Part) -> list[Rollout]:
+        """Read rollouts from their messages."""
         if self.context.whole_episodes:
             return self.codec.read_together([message for message, _ in part])
         read = ((self.codec.read(message.buffer, 0), slots) for message, slots in part)
         return [rollout if slots is None else select(rollout, slots) for rollout, slots in read]
+
+    def rollouts(self, number: int) -> list[Rollout]:
+        """Read the rollouts of update `number`."""
+        return self.read[number % len(self.read)]()
 
     def update(self, number: int) -> None:
         """Compute one gradient and make one step."""
@@ -281,7 +282,7 @@ def run(config: Config, seconds: float) -> dict[str, Any]:
     check(config, algorithm)
     bare = BARE[config.algo.name](config, algorithm)
     learning = Learning(config, algorithm)
-    inputs = [bare.stack(learning.rollouts(number)) for number in range(len(learning.parts))]
+    inputs = [bare.stack(learning.rollouts(number)) for number in range(len(learning.read))]
     rollouts = learning.rollouts(0)
     trajectories = sum(rollout.count for rollout in rollouts)
     own, other = algorithm.gradient(rollouts)[0] / trajectories, -bare.gradient(inputs[0])

@@ -24,6 +24,7 @@ from hpcmarl.types import (
     FinalFrame,
     FloatArray,
     Frame,
+    IntArray,
     Outcome,
     PolicyFrame,
     PolicyOutcome,
@@ -222,28 +223,33 @@ class RolloutLayout:
         return self._rollout(column, finals, [], version, actor)
 
     def pieces(
-        self, places: Sequence[tuple[RolloutLayout, Buffer, int]], finals: Array, version: int, actor: int
+        self,
+        layouts: Sequence[RolloutLayout],
+        which: IntArray,
+        first: IntArray,
+        read: Callable[[IntArray, np.dtype[Any]], Array],
+        finals: Array,
+        version: int,
+        actor: int,
     ) -> Rollout:
         """Return a Rollout with E = B of B pieces of messages with one slot; this is the layout of a piece.
 
         Args:
-            places: Layout of the message, the message, and the first step of each piece.
+            layouts: Layouts of the messages.
+            which: Index in `layouts` of each piece, shape [B].
+            first: First step of each piece, shape [B].
+            read: Copies one value from each message, at the given offsets, shape [B].
             finals: Final frames of the pieces that end with their episode, records of `final_dtype`.
             version: Version of the parameters.
             actor: Number of the actor.
         """
         rows = {*self.frame_names, *self.step_names}
-        views = [buffer.data for _, buffer, _ in places]
 
         def column(name: str) -> Array:
             field = self._fields[name][1]
             stride = field.itemsize // field.shape[0] if name in rows else 0
-            starts = [layout._fields[name][0] + first * stride for layout, _, first in places]
-            size = field.itemsize
-            joined = bytearray().join(
-                [view[start : start + size] for view, start in zip(views, starts, strict=True)]
-            )
-            array = np.frombuffer(joined, field.base).reshape(len(places), *field.shape)
+            starts = np.array([layout._fields[name][0] for layout in layouts])
+            array = read(starts[which] + first * stride, field)
             return array[:, :, 0].swapaxes(0, 1) if name in rows else array[:, 0]
 
         return self._rollout(column, finals, [], version, actor)

@@ -19,12 +19,26 @@ final frame of the episode. Any other piece is cut: its episode continues with t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
-from hpcmarl.rollouts.codec import OpenedMessage, RolloutCodec
-from hpcmarl.types import IntArray, Rollout
+from hpcmarl.rollouts.codec import RolloutCodec
+from hpcmarl.rollouts.slabs import Slabs
+from hpcmarl.types import Array, IntArray, Rollout
+
+# Where the message of a whole episode lies, and what it holds: number of the slab, offset in it, steps T,
+# final frames, number of the actor, and version.
+MESSAGE_PLACE = np.dtype(
+    [
+        ("slab", "<i8"),
+        ("offset", "<i8"),
+        ("steps", "<i8"),
+        ("finals", "<i4"),
+        ("actor", "<i4"),
+        ("version", "<i8"),
+    ]
+)
 
 
 def piece_lengths(rollout: Rollout, decisions: int) -> IntArray | None:
@@ -54,13 +68,14 @@ def piece_lengths(rollout: Rollout, decisions: int) -> IntArray | None:
 
 
 def read_pieces(
-    codec: RolloutCodec, messages: Sequence[OpenedMessage], first: IntArray, lengths: IntArray
+    codec: RolloutCodec, slabs: Slabs, places: Array, first: IntArray, lengths: IntArray
 ) -> list[Rollout]:
     """Copy pieces out of messages of one whole episode each.
 
     Args:
-        codec: Provides the layouts of the pieces.
-        messages: Message of each piece; a message may occur several times.
+        codec: Provides the layouts of the messages and of the pieces.
+        slabs: Memory of the messages.
+        places: The message of each piece, records of MESSAGE_PLACE; a message may occur several times.
         first: Step t with which each piece begins.
         lengths: L of each piece.
 
@@ -69,25 +84,26 @@ def read_pieces(
     """
     rollouts = []
     for length in np.unique(lengths).tolist():
-        chosen = np.flatnonzero(lengths == length)
-        places = [(messages[index], int(first[index])) for index in chosen.tolist()]
-        layout = codec.layout(length, 1)
-        ending = [
-            slot
-            for slot, (message, start) in enumerate(places)
-            if start + length == message.layout.steps and message.finals.nbytes
-        ]
-        finals = np.empty(len(ending), layout.final_dtype)
-        for row, slot in enumerate(ending):
-            finals[row] = places[slot][0].finals.view(layout.final_dtype)[0]
-        finals["step"], finals["slot"] = length - 1, ending
-        oldest = min(message.version for message, _ in places)
-        rollout = layout.pieces(
-            [(message.layout, message.buffer, start) for message, start in places],
-            finals,
-            oldest,
-            places[0][0].actor,
-        )
-        rollout.first_step, rollout.pieces = first[chosen].astype(np.int64), True
-        rollouts.append(rollout)
+        chosen = lengths == length
+        rollouts.append(_read_alike(codec, slabs, places[chosen], first[chosen], length))
     return rollouts
+
+
+def _read_alike(codec: RolloutCodec, slabs: Slabs, places: Array, first: IntArray, length: int) -> Rollout:
+    """Copy pieces of the same length."""
+    layout = codec.layout(length, 1)
+    steps, which = np.unique(places["steps"], return_inverse=True)
+    layouts = [codec.layout(count, 1) for count in steps.tolist()]
+
+    def read(offsets: IntArray, dtype: np.dtype[Any]) -> Array:
+        return slabs.gather(places["slab"], places["offset"] + offsets, dtype)
+
+    ending = np.flatnonzero((first + length == places["steps"]) & (places["finals"] > 0))
+    behind = np.array([own.fixed_bytes for own in layouts])[which]
+    finals = slabs.gather(places["slab"][ending], (places["offset"] + behind)[ending], layout.final_dtype)
+    finals["step"], finals["slot"] = length - 1, ending
+    rollout = layout.pieces(
+        layouts, which, first, read, finals, int(places["version"].min()), int(places["actor"][0])
+    )
+    rollout.first_step, rollout.pieces = first.astype(np.int64), True
+    return rollout

@@ -28,6 +28,9 @@ logger = logging.getLogger(__name__)
 CLOSING_SECONDS = 4.0
 # Wait after an error message: launchers forward the output of a rank only while the job is alive.
 FORWARDING_SECONDS = 0.3
+# Longest wait of a failing rank for the rank that reports the same failure. That rank ends the job; it may
+# still be closing its files.
+REPORTING_SECONDS = 2 * CLOSING_SECONDS
 # Time for a rank to notice a death at the start; it may be reading a checkpoint.
 TURN_SECONDS = 3.0
 STARTING_TURNS = 4  # ranks that may report a death at the start; the others end silently
@@ -75,9 +78,9 @@ class AbortHook:
                 sys.stderr.flush()
                 time.sleep(FORWARDING_SECONDS)
             self._leave(EXIT_TRY_AGAIN if isinstance(error, RunLost) and self._resumable() else EXIT_FAILURE)
-        self._report(error, thread)
+        printed = self._report(error, thread)
         self._close_soon()
-        time.sleep(FORWARDING_SECONDS)
+        time.sleep(FORWARDING_SECONDS if printed else REPORTING_SECONDS)
         self.transport.abort()
 
     def place(self, thread: str = "") -> str:
@@ -92,11 +95,14 @@ class AbortHook:
             f"({role}{', thread ' + thread if thread else ''}) on {self.transport.host}"
         )
 
-    def _report(self, error: BaseException | None, thread: str) -> None:
+    def _report(self, error: BaseException | None, thread: str) -> bool:
         """Record a failure, and print it.
 
         Several ranks may meet the same bug of an environment at the same moment. One of them prints it, and
         only the environment's own frames.
+
+        Returns:
+            Whether this rank has printed the failure.
         """
         place = self.place(thread)
         # Before the roles are built there is no log file, and the logger would only repeat the text below.
@@ -107,13 +113,14 @@ class AbortHook:
             first, path = record_failure(self.context, error, place)
         frames = last_frames(error) if error is not None else []
         if frames and not first:
-            return
+            return False
         text = "".join(traceback.format_exception(error)).splitlines() if error is not None else []
         marked = "".join(f"[rank {self.transport.rank}] {line}\n" for line in frames or text)
         kind = "" if isinstance(error, EnvironmentFailure) else f"{type(error).__name__}: "
         whole = f" (whole traceback: {path})" if path is not None and frames else ""
         sys.stderr.write(f"{marked}error: {place} failed: {kind}{error}{whole}; the job ends\n")
         sys.stderr.flush()
+        return True
 
     def _report_death_at_start(self) -> None:
         """Print the ranks that died before the roles were built, once for the job.

@@ -40,9 +40,8 @@ from hpcmarl.roles.base import Context, generator_for
 from hpcmarl.roles.deterministic_quota import actor_quota
 from hpcmarl.roles.learner.priorities import UNKNOWN, Priorities, normalised
 from hpcmarl.roles.learner.rollout_source import GradientBatch, RolloutSource
-from hpcmarl.roles.learner.step_index import StepIndex
+from hpcmarl.roles.learner.step_store import StepStore
 from hpcmarl.rollouts.codec import OpenedMessage
-from hpcmarl.rollouts.pieces import read_pieces
 from hpcmarl.types import EnvironmentSpec, FloatArray, IntArray, Rollout, fields_of
 
 logger = logging.getLogger(__name__)
@@ -72,7 +71,7 @@ class ReplayBuffer(RolloutSource[Replayed]):
         episodes: Kept messages of one episode each, oldest first.
         priorities: Their priorities; None: uniform draws.
         bytes: Size of the kept messages.
-        steps: Numbers of their steps; None: whole episodes are drawn.
+        steps: Their steps, and the memory of their messages; None: whole episodes are drawn.
         collected: Episodes that arrived in this run.
         inserted: Episodes, or steps if these are drawn, that arrived in this run.
         used: Episodes or steps drawn so far, counted once per draw.
@@ -93,7 +92,11 @@ class ReplayBuffer(RolloutSource[Replayed]):
         self.episodes: deque[OpenedMessage] = deque()  # whole messages, oldest first
         self.priorities = None if config.priority is None else Priorities(config.priority)
         algo = context.config.algo
-        self.steps = StepIndex(algo.decisions_per_target) if algo.draws_steps else None
+        self.steps = (
+            StepStore(self.codec, algo.decisions_per_target, config.megabytes * MEGABYTE)
+            if algo.draws_steps
+            else None
+        )
         self.bytes = 0
         self.collected = self.inserted = self.used = 0
         self.allowed = self.unmade = 0.0
@@ -123,9 +126,8 @@ class ReplayBuffer(RolloutSource[Replayed]):
             error: Error of an episode that was learned from before (priorities.py); None: unknown.
         """
         config = self.config
-        self.episodes.append(opened := self.codec.open(buffer))
-        if self.steps is not None:
-            self.steps.add(self.codec.read(buffer, opened.version))
+        opened = self.codec.open(buffer) if self.steps is None else self.steps.add(buffer)
+        self.episodes.append(opened)
         if self.priorities is not None:
             self.priorities.add(error)
         self.bytes += buffer.nbytes
@@ -231,21 +233,11 @@ class ReplayBuffer(RolloutSource[Replayed]):
         if self.priorities is not None:
             return self._prioritised(self.priorities, drawn, count)
         if self.steps is not None:
-            return self._pieces(self.steps, np.sort(drawn))
+            return GradientBatch(*self.steps.read(np.sort(drawn)))
         return GradientBatch(*self._contents(sorted(drawn.tolist())))
 
-    def _recent_steps(self, steps: StepIndex) -> int:
+    def _recent_steps(self, steps: StepStore) -> int:
         return steps.newest(self.config.recent) if self.config.recent else 0
-
-    def _pieces(self, steps: StepIndex, drawn: IntArray) -> GradientBatch:
-        """Return the batch of steps with the given numbers."""
-        episodes, first, lengths = steps.find(drawn)
-        messages = [self.episodes[index] for index in episodes.tolist()]
-        return GradientBatch(
-            read_pieces(self.codec, messages, first, lengths),
-            [message.source for message in messages],
-            [message.version for message in messages],
-        )
 
     def _contents(self, drawn: Sequence[int]) -> tuple[list[Rollout], list[int], list[int]]:
         """Return the rollouts, actor ranks and versions of episodes, as in GradientBatch.

@@ -5,8 +5,9 @@ import pytest
 
 from hpcmarl.algos import maddpg, masac
 from hpcmarl.algos.batch import select
+from hpcmarl.roles.learner.step_store import StepStore
 from hpcmarl.rollouts.codec import RolloutCodec
-from hpcmarl.rollouts.pieces import piece_lengths, read_pieces
+from hpcmarl.rollouts.pieces import piece_lengths
 from tests.support.action_critics import CASES, make
 from tests.support.rollouts import make_spec
 from tests.support.value_based import episodes
@@ -17,15 +18,10 @@ FEED_FORWARD = [case for case in CASES if not getattr(case[2].get("network"), "r
 def pieces_of(spec, whole, decisions=1):
     """Return the pieces of all steps of episodes with one slot each."""
     codec = RolloutCodec(spec, with_state=True)
-    messages, first, lengths = [], [], []
+    store = StepStore(codec, decisions, 1e6)
     for rollout in whole:
-        found = piece_lengths(rollout, decisions)
-        if found is None:
-            found = np.minimum(decisions, np.arange(rollout.steps, 0, -1))
-        messages += [codec.open(codec.pack(rollout))] * rollout.steps
-        first.append(np.arange(rollout.steps))
-        lengths.append(found)
-    return read_pieces(codec, messages, np.concatenate(first), np.concatenate(lengths))
+        store.add(codec.pack(rollout))
+    return store.read(np.arange(store.total))[0]
 
 
 def single(rollouts):

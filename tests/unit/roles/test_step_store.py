@@ -9,8 +9,9 @@ from hpcmarl.comm.transport import Message
 from hpcmarl.config import ReplayConfig
 from hpcmarl.config.file import load_config
 from hpcmarl.roles.learner.replay_buffer import ReplayBuffer
-from hpcmarl.roles.learner.step_index import StepIndex
+from hpcmarl.roles.learner.step_store import StepStore
 from hpcmarl.rollouts.codec import RolloutCodec
+from hpcmarl.rollouts.slabs import Slabs
 from tests.support.contexts import make_context
 from tests.support.rollouts import make_spec, random_rollout
 from tests.support.worlds import ECHO
@@ -51,23 +52,47 @@ def drawn(work):
 
 
 def test_numbers_of_steps_follow_the_kept_episodes():
-    index, kept = StepIndex(1), []
+    """The memory of the messages is reused: eight slabs hold 48 kB of about 150 kB."""
+    store, kept = StepStore(CODEC, 1, 48_000), []
     generator = np.random.default_rng(0)
     for number in range(3000):
         length = int(generator.integers(1, 6))
-        index.add(episode(number, length))
-        kept.append(length)
+        store.add(CODEC.pack(episode(number, length)))
+        kept.append((number, length))
         if len(kept) > 40:
-            index.forget_oldest()
+            store.forget_oldest()
             kept.pop(0)
         if number % 500 == 499:
-            assert index.total == sum(kept)
-            found = index.find(np.arange(index.total))
-            wanted = [(place, step) for place, length in enumerate(kept) for step in range(length)]
+            assert store.total == sum(length for _, length in kept)
+            found = store.find(np.arange(store.total))
+            wanted = [(place, step) for place, (_, length) in enumerate(kept) for step in range(length)]
             assert list(zip(*(each.tolist() for each in found[:2]), strict=True)) == wanted
             assert set(found[2].tolist()) == {1}
-            assert index.newest(3) == sum(kept[-3:])
-            assert index.newest(1000) == index.total
+            (pieces,) = store.read(np.arange(store.total))[0]
+            assert pieces.episode.tolist() == [index for index, length in kept for _ in range(length)]
+            assert store.newest(3) == sum(length for _, length in kept[-3:])
+            assert store.newest(1000) == store.total
+
+
+@pytest.mark.parametrize("size", [1, 100, 10_000])
+def test_slabs_return_what_was_stored(size):
+    """Buffers may be larger than a slab, and values may have any size and alignment."""
+    generator, slabs = np.random.default_rng(0), Slabs(size)
+    buffers = [
+        generator.integers(256, size=int(length)).astype(np.uint8) for length in (40, 7, 300, 41, 1000)
+    ]
+    added = [slabs.add(buffer) for buffer in buffers]
+    for (_, _, copy), buffer in zip(added, buffers, strict=True):
+        np.testing.assert_array_equal(copy, buffer)
+    chosen = np.array([4, 0, 2, 4])
+    numbers = np.array([added[index][0] for index in chosen])
+    offsets = np.array([3, 1, 17, 900]) + [added[index][1] for index in chosen]
+    found = slabs.gather(numbers, offsets, np.dtype(("<i4", (2, 3))))
+    for row, index, first in zip(found, chosen, (3, 1, 17, 900), strict=True):
+        assert row.tobytes() == buffers[index][first : first + 24].tobytes()
+    slabs.forget_before(int(numbers.max()))
+    last = slabs.gather(numbers[:1], offsets[:1], np.dtype("<u2"))
+    assert last.tobytes() == buffers[4][3:5].tobytes()
 
 
 def test_steps_of_unequal_episodes_are_drawn_alike(tmp_path):
