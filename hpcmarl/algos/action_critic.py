@@ -91,7 +91,8 @@ class View:
     Attributes:
         episodes: The episodes.
         seen: Inputs of each policy's critics, without actions.
-        raw: Raw outputs of the present actors, shape [T+1, B, N, K] for each policy; differentiable.
+        raw: Raw outputs of the present actors, shape [T+1, B, N, K] for each policy; differentiable. Zero in
+            rows in which they are not needed.
         taken: Codes of the actions taken, shape [T, B, N, C] for each policy.
     """
 
@@ -218,21 +219,26 @@ class ActionCritic(Replayed):
     def _future(self, index: int, view: View, successors: Actions) -> torch.Tensor:
         """Return V of a policy's units under the target network, shape [T+1, B, U]."""
         parts = view.episodes.parts
-        present = anybody([part.living for part in parts]) if self._central else parts[index].living
-        if view.episodes.steps == 1:
-            present = self._only_next(present, parts[index])
+        present = self._successor_rows(
+            parts[index], anybody([part.living for part in parts]) if self._central else parts[index].living
+        )
         inputs = self._inputs(index, view, present, successors.codes)
         values = least_value(self._target_critics[self.spec.policies[index].name], inputs)
         return Places(present, self.device).spread(values)
 
-    def _only_next(self, present: BoolArray, part: PolicyEpisodes) -> BoolArray:
-        """Return those of the rows [2, B, U] of single steps whose values targets need.
+    def _successor_rows(self, part: PolicyEpisodes, present: BoolArray) -> BoolArray:
+        """Return those of the rows [T+1, B, U] whose values targets may need.
 
-        The value of the step itself replaces that of an unknown last observation.
+        The first row follows no other. Only the value of an unknown last observation is replaced by that of
+        the step itself.
         """
         rows = present.copy()
         rows[0] = False if self._central else rows[0] & part.truncated[0] & ~part.known[1]
         return rows
+
+    def _acting_rows(self, episodes: Episodes, part: PolicyEpisodes) -> BoolArray:
+        """Return the rows [T+1, B, N] in which the actions of the present actors are needed."""
+        return part.living
 
     def _value(
         self, index: int, view: View, codes: Sequence[torch.Tensor], first: bool = False
@@ -270,7 +276,7 @@ class ActionCritic(Replayed):
             for index, _ in policies
         ]
         raw = [
-            action_values(self._policies[policy.name], part)
+            action_values(self._policies[policy.name], part, self._acting_rows(episodes, part))
             for policy, part in zip(self.spec.policies, episodes.parts, strict=True)
         ]
         taken = [

@@ -151,15 +151,21 @@ def episodes_of(
     return Episodes(parts, batch.inside, end, state, batch.pieces)
 
 
-def action_values(policy: Policy, part: PolicyEpisodes) -> torch.Tensor:
+def action_values(policy: Policy, part: PolicyEpisodes, where: BoolArray | None = None) -> torch.Tensor:
     """Compute a policy's action values; recurrent policies start at the first row of each episode.
 
+    Args:
+        policy: The policy.
+        part: Its episodes.
+        where: Rows [T+1, B, N] of living agents whose values are needed; None: all. A recurrent policy
+            computes the others as well.
+
     Returns:
-        Values, shape [T+1, B, N, A]; zero where the agent is not alive.
+        Values, shape [T+1, B, N, A]; zero where the agent is not alive, or where they are not computed.
     """
     rows, slots, agents = part.alive.shape
     if not policy.width:
-        places = Places(part.living, part.alive.device)
+        places = Places(part.living if where is None else where, part.alive.device)
         return places.spread(
             policy(places.pick_inputs(part.inputs), None if part.mask is None else places.pick(part.mask))
         )

@@ -26,10 +26,11 @@ import numpy as np
 import torch
 
 from hpcmarl.algos.action_critic import ActionCritic, Actions, View, gumbel_noise, zero_where_idle
-from hpcmarl.algos.episodes import Episodes, action_values
+from hpcmarl.algos.episodes import Episodes, PolicyEpisodes, action_values
 from hpcmarl.config import MADDPGConfig
 from hpcmarl.maths.schedules import falling
 from hpcmarl.nets.device import numbers
+from hpcmarl.types import BoolArray
 
 
 class MADDPG(ActionCritic):
@@ -57,10 +58,15 @@ class MADDPG(ActionCritic):
 
     def _successors(self, present: Actions, episodes: Episodes, generator: np.random.Generator) -> Actions:
         later = [
-            action_values(policy, part)
+            action_values(policy, part, self._successor_rows(part, part.living))
             for policy, part in zip(self._target_policies, episodes.parts, strict=True)
         ]
         return self._sample(later, episodes, generator)
+
+    def _acting_rows(self, episodes: Episodes, part: PolicyEpisodes) -> BoolArray:
+        # targets take the actions of the target network
+        learned = episodes.learned(part.active)
+        return np.concatenate([learned, np.zeros_like(learned[:1])])
 
     def _gain(self, index: int, view: View, present: Actions) -> tuple[torch.Tensor, dict[str, float]]:
         policy, learned = self.spec.policies[index], view.episodes.learned(view.episodes.parts[index].active)

@@ -67,8 +67,9 @@ class Slabs:
         # whatever their size and alignment.
         opaque = np.dtype((np.void, dtype.itemsize))
         values = np.empty(len(offsets), opaque)
-        for number in np.unique(slabs).tolist():
-            slab, rows = self._slabs[number], slabs == number
+        numbers = [self._newest] if (slabs == self._newest).all() else np.unique(slabs).tolist()
+        for number in numbers:
+            slab, rows = self._slabs[number], slabs == number if len(numbers) > 1 else slice(None)
             places = slab.nbytes - dtype.itemsize + 1
             values[rows] = np.ndarray((places,), opaque, slab.data, strides=(1,))[offsets[rows]]
         return values.view(dtype.base).reshape(len(offsets), *dtype.shape)
