@@ -36,6 +36,7 @@ from hpcmarl.league.runtime.payloads import (
 )
 from hpcmarl.league.runtime.sides import game_of
 from hpcmarl.league.runtime.team import Team
+from hpcmarl.roles import ROLES, load_role
 from hpcmarl.roles.base import Context, Interval, Role
 from hpcmarl.runtime.heartbeat import RunLost
 from hpcmarl.tracing.spans import Span
@@ -83,6 +84,8 @@ class Client(Role):
         groups = [group for group in context.topology.groups if context.rank in group.ranks]
         self.group = groups[0].index if groups else None
         self.leads = bool(groups) and groups[0].learner == context.rank
+        if groups:
+            self._load_roles()
         self.plays = not groups or context.rank in groups[0].actors
         self.matches = Matches(context.config, context.spec, self.game, self.pool, self._match_seed())
         self.team: Team | None = None
@@ -97,6 +100,15 @@ class Client(Role):
         self.waited_before = 0.0
         self.must_collect = False
         self.report_due = Interval(report_seconds(context.topology.size))
+
+    def _load_roles(self) -> None:
+        """Import the roles of this rank's teams now, and not at the start of an assignment.
+
+        The import of torch takes seconds, or much longer if many ranks read it from shared storage. The rank
+        sends no heartbeat meanwhile, and none is expected before its first one (runtime/heartbeat.py).
+        """
+        for name in (*self.context.topology.roles_of(self.context.rank), *(["server"] if self.leads else [])):
+            load_role(ROLES[name])
 
     def _match_seed(self) -> int:
         return int(
