@@ -48,8 +48,8 @@ import torch
 from torch import nn
 
 from hpcmarl.algos.action_inputs import Seen
-from hpcmarl.algos.batch import anybody, join
-from hpcmarl.algos.episodes import Episodes, Places, PolicyEpisodes, action_values, episodes_of
+from hpcmarl.algos.batch import anybody
+from hpcmarl.algos.episodes import Episodes, Places, PolicyEpisodes, action_values
 from hpcmarl.algos.replayed import (
     Columns,
     Replayed,
@@ -318,15 +318,12 @@ class ActionCritic(Replayed):
 
     # ---- the rest of Replayed
 
-    def _episodes(self, rollouts: Sequence[Rollout]) -> Episodes:
-        return episodes_of(join(rollouts, with_next=True), self.spec, self.design.policies, self.device)
-
     def _observe(self, episodes: Episodes) -> None:
         self._observe_alive(self._policies.values(), episodes)
 
     def distance(self, rollouts: Sequence[Rollout]) -> float:
         with torch.no_grad():
-            view = self._view(self._episodes(rollouts))
+            view = self._view(self.stage(rollouts))
         total, count = 0.0, 0
         parts = zip(self._codes, view.raw, view.taken, view.episodes.parts, strict=True)
         for code, raw, taken, part in parts:

@@ -34,9 +34,8 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from hpcmarl.algos.batch import join
 from hpcmarl.algos.design import OTHERS
-from hpcmarl.algos.episodes import Episodes, action_values, episodes_of
+from hpcmarl.algos.episodes import Episodes, action_values
 from hpcmarl.algos.replayed import Columns, Replayed, UnitErrors
 from hpcmarl.config import OperatorConfig, QLearningConfig
 from hpcmarl.maths.qlearning import greedy_actions, soft_mellowmax, taken
@@ -131,16 +130,12 @@ class QLearning(Replayed):
         statistics = fit.statistics | {"loss": reported, "epsilon": epsilon}
         return statistics, UnitErrors(fit.errors, fit.active)
 
-    def _episodes(self, rollouts: Sequence[Rollout]) -> Episodes:
-        """Return the episodes of the rollouts side by side, with the inputs of the agents' networks."""
-        return episodes_of(join(rollouts, with_next=True), self.spec, self.design.policies, self.device)
-
     def _observe(self, episodes: Episodes) -> None:
         self._observe_alive(self._online.policies.values(), episodes)
 
     def distance(self, rollouts: Sequence[Rollout]) -> float:
         """Return the share of the episodes' actions that are not the best ones now; see Replayed."""
-        episodes = self._episodes(rollouts)
+        episodes = self.stage(rollouts)
         for policy in self._online.policies.values():
             policy.unroll_where(None)  # the last gradient's mask may be outdated
         with torch.no_grad():

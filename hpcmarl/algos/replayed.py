@@ -23,8 +23,8 @@ import numpy as np
 import torch
 
 from hpcmarl.algos.base import Algorithm, build_modules
-from hpcmarl.algos.batch import anybody
-from hpcmarl.algos.episodes import Episodes, Places
+from hpcmarl.algos.batch import anybody, join
+from hpcmarl.algos.episodes import Episodes, Places, episodes_of
 from hpcmarl.algos.value_limit import ValueLimit
 from hpcmarl.config import ReplayedConfig
 from hpcmarl.maths.n_step import n_step_targets
@@ -119,31 +119,30 @@ class Replayed(Algorithm):
         Returns:
             The direction, shape [P], and statistics: those of the subclass, gradient_norm and value_limit.
         """
-        vector, statistics, _ = self._learned(rollouts, None)
+        vector, statistics, _ = self.staged_gradient(self.stage(rollouts), None)
         return vector, statistics
 
-    def weighed_gradient(
-        self, rollouts: Sequence[Rollout], weights: FloatArray | None
-    ) -> tuple[FloatArray, dict[str, float], EpisodeErrors]:
-        """Compute the gradient with a weight for the losses of each episode's values.
+    def stage(self, rollouts: Sequence[Rollout]) -> Episodes:
+        """Put the episodes of rollouts side by side, with the inputs of the agents' networks, on the device.
+
+        The result does not depend on the parameters. It can be made before they arrive.
+        """
+        return episodes_of(join(rollouts, with_next=True), self.spec, self.design.policies, self.device)
+
+    def staged_gradient(
+        self, episodes: Episodes, weights: FloatArray | None
+    ) -> tuple[FloatArray, dict[str, float], UnitErrors]:
+        """Compute the gradient as `gradient`, with a weight for the losses of each episode's values.
 
         Args:
-            rollouts: Whole episodes.
-            weights: Shape [B], in the order of the rollouts and of the slots in each. None: all weights are
-                1.
+            episodes: The episodes.
+            weights: Shape [B]; None: all weights are 1.
 
         Returns:
-            The direction [P], statistics, and the errors of each episode before this gradient.
+            The direction [P], statistics, and the distances of values from their targets before this
+            gradient.
         """
-        vector, statistics, errors = self._learned(rollouts, weights)
-        return vector, statistics, errors.of_episodes()
-
-    def _learned(
-        self, rollouts: Sequence[Rollout], weights: FloatArray | None
-    ) -> tuple[FloatArray, dict[str, float], UnitErrors]:
-        """Return the direction [P], statistics, and the distances of values from their targets."""
         self._flat.zero_gradient()
-        episodes = self._episodes(rollouts)
         statistics, errors = self._learn(episodes, None if weights is None else self.tensor(weights))
         if self._config.normalise_observations:
             self._observe(episodes)
@@ -163,10 +162,6 @@ class Replayed(Algorithm):
             For discrete actions, the share that differs, 0 to 1. For continuous actions, the mean squared
             difference of actions scaled to -1..1, as in RLx2 (arXiv 2205.15043).
         """
-
-    @abstractmethod
-    def _episodes(self, rollouts: Sequence[Rollout]) -> Episodes:
-        """Return the episodes of the rollouts side by side, with the inputs of the agents' networks."""
 
     @abstractmethod
     def _learn(self, episodes: Episodes, weights: torch.Tensor | None) -> tuple[dict[str, float], UnitErrors]:

@@ -256,7 +256,7 @@ class Learner(Role):
             self._publish()  # the round may need more of this group before it ends
         work = self._take()
         if work is None:
-            return self._end_round()
+            return self._end_round() or self.rollouts.take_ahead(self.version + 1, self.delivered)
         self._learn(work)
         return True
 

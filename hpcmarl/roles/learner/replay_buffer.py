@@ -27,6 +27,7 @@ from typing import Any
 
 import numpy as np
 
+from hpcmarl.algos.episodes import Episodes
 from hpcmarl.algos.replayed import EpisodeErrors, Replayed
 from hpcmarl.comm.protocol import Buffer, Flags, check_header
 from hpcmarl.comm.topology import Group
@@ -50,17 +51,22 @@ COUNTS = ("collected", "inserted", "used", "allowed")  # in the replay file
 
 
 @dataclass(kw_only=True)
-class PrioritisedWork(GradientBatch):
-    """A batch of episodes drawn by priorities.
+class ReplayedBatch(GradientBatch):
+    """A batch of drawn episodes or steps.
 
     Attributes:
-        weights: Importance weights, shape [B], in the order of the rollouts and of the slots in each.
-        numbers: Numbers of the episodes in the replay buffer, shape [B].
-        errors: Errors of the episodes; None before the gradient is made.
+        drawn: Number of them.
+        staged: The same on the device; None: not yet there.
+        weights: Importance weights, shape [B], in the order of the rollouts and of the slots in each; None:
+            drawn uniformly.
+        numbers: Numbers of the episodes in the replay buffer, shape [B], if they have weights.
+        errors: Errors of the episodes, if they have weights; None before the gradient is made.
     """
 
-    weights: FloatArray
-    numbers: IntArray
+    drawn: int
+    staged: Episodes | None = None
+    weights: FloatArray | None = None
+    numbers: IntArray | None = None
     errors: EpisodeErrors | None = None
 
 
@@ -79,6 +85,7 @@ class ReplayBuffer(RolloutSource[Replayed]):
         unmade: Draws that it would have permitted in addition, had the episodes not left the buffer.
         distance: Distance of the policy from the oldest episodes at the last comparison; None: not compared.
         draws: Gradients drawn for the present version.
+        ahead: Batch that was drawn ahead, and the version for which it was drawn; None: there is none.
         arrived: In deterministic runs, the messages of each actor for the present version.
         directory: Folder of the replay files of this group.
     """
@@ -102,6 +109,7 @@ class ReplayBuffer(RolloutSource[Replayed]):
         self.allowed = self.unmade = 0.0
         self.distance: float | None = None
         self.draws = 0
+        self.ahead: tuple[int, ReplayedBatch] | None = None
         self.arrived: dict[int, list[Buffer]] = {}
         self.directory = RunDirectory(context.run_directory).replay_directory(group.index)
         self.writer: CheckpointWriter | None = None
@@ -194,8 +202,38 @@ class ReplayBuffer(RolloutSource[Replayed]):
             ready = wanted > 0 and (delivered > 0 or self._all_arrived(version))
         else:
             wanted = min(wanted, self._held)
-            ready = wanted > 0 and self.collected >= self.config.learning_starts and self.allowed >= wanted
-        return self._draw(wanted, version) if ready else None
+            ready = self._permits(wanted)
+        if not ready:
+            return None
+        ahead, self.ahead = self.ahead, None
+        fits = ahead is not None and ahead[0] == version and ahead[1].drawn == wanted and not self.draws
+        work = ahead[1] if ahead is not None and fits else self._draw(wanted, version, self.draws)
+        self.draws += 1
+        self.used += work.drawn
+        self.allowed -= work.drawn
+        return work
+
+    def _permits(self, wanted: int) -> bool:
+        """Return whether so many draws are permitted now."""
+        return wanted > 0 and self.collected >= self.config.learning_starts and self.allowed >= wanted
+
+    def take_ahead(self, version: int, delivered: int) -> bool:
+        """Draw a batch for the coming version and copy it to the device.
+
+        Episodes that arrive until its gradient begins are not in the draw. Actors of deterministic runs still
+        have to send theirs.
+        """
+        if self.ahead is not None or self.context.config.deterministic or version == 0:
+            return False
+        if self._quota(version - 1) is None or self._outstanding(version - 1, delivered) > 0:
+            return False
+        wanted = min(self._outstanding(version, 0), self._held)
+        if not self._permits(wanted):
+            return False
+        work = self._draw(wanted, version, 0)
+        work.staged = self.algorithm.stage(work.rollouts)
+        self.ahead = (version, work)
+        return True
 
     def _all_arrived(self, version: int) -> bool:
         """Add the episodes of a version if every actor has sent its share.
@@ -213,10 +251,15 @@ class ReplayBuffer(RolloutSource[Replayed]):
                 self._shrink()
         return True
 
-    def _draw(self, wanted: int, version: int) -> GradientBatch:
-        """Draw at most `wanted` episodes or steps."""
-        generator = generator_for(self.context.config.seed, "learner", self.group.index, version, self.draws)
-        self.draws += 1
+    def _draw(self, wanted: int, version: int, number: int) -> ReplayedBatch:
+        """Draw at most `wanted` episodes or steps.
+
+        Args:
+            wanted: How many.
+            version: Version of the gradient.
+            number: Number of the gradient among those of its version.
+        """
+        generator = generator_for(self.context.config.seed, "learner", self.group.index, version, number)
         held, config = self._held, self.config
         recent = min(config.recent, held) if self.steps is None else self._recent_steps(self.steps)
         newest = min(round(config.recent_share * wanted), recent)
@@ -228,13 +271,11 @@ class ReplayBuffer(RolloutSource[Replayed]):
         )
         if newest:
             drawn = np.concatenate([drawn, held - 1 - generator.choice(recent, newest, replace=False)])
-        self.used += len(drawn)
-        self.allowed -= len(drawn)
         if self.priorities is not None:
             return self._prioritised(self.priorities, drawn, count)
-        if self.steps is not None:
-            return GradientBatch(*self.steps.read(np.sort(drawn)))
-        return GradientBatch(*self._contents(sorted(drawn.tolist())))
+        drawn = np.sort(drawn)
+        contents = self._contents(drawn.tolist()) if self.steps is None else self.steps.read(drawn)
+        return ReplayedBatch(*contents, drawn=len(drawn))
 
     def _recent_steps(self, steps: StepStore) -> int:
         return steps.newest(self.config.recent) if self.config.recent else 0
@@ -252,7 +293,7 @@ class ReplayBuffer(RolloutSource[Replayed]):
             [message.version for message in messages],
         )
 
-    def _prioritised(self, priorities: Priorities, drawn: IntArray, count: int) -> GradientBatch:
+    def _prioritised(self, priorities: Priorities, drawn: IntArray, count: int) -> ReplayedBatch:
         """Return the batch of drawn indices.
 
         The first `count` of them were drawn by priorities. The others are from the newest episodes, drawn
@@ -262,24 +303,29 @@ class ReplayBuffer(RolloutSource[Replayed]):
         weights[:count] = priorities.weights(drawn[:count], self.algorithm.env_steps)
         # Sort by length first, because each rollout holds the episodes of one length.
         order = np.lexsort((drawn, np.array([self.episodes[index].layout.steps for index in drawn])))
-        contents = self._contents(drawn[order].tolist())
-        return PrioritisedWork(
-            *contents, weights=normalised(weights[order]), numbers=priorities.numbers(drawn[order])
+        return ReplayedBatch(
+            *self._contents(drawn[order].tolist()),
+            drawn=len(drawn),
+            weights=normalised(weights[order]),
+            numbers=priorities.numbers(drawn[order]),
         )
 
-    def gradient(self, work: GradientBatch) -> tuple[FloatArray, dict[str, float]]:
+    def gradient(self, batch: GradientBatch) -> tuple[FloatArray, dict[str, float]]:
         """Compute the gradient, with importance weights if episodes were drawn by priorities."""
-        if not isinstance(work, PrioritisedWork):
-            return super().gradient(work)
-        vector, statistics, work.errors = self.algorithm.weighed_gradient(work.rollouts, work.weights)
+        assert isinstance(batch, ReplayedBatch)
+        staged = self.algorithm.stage(batch.rollouts) if batch.staged is None else batch.staged
+        vector, statistics, errors = self.algorithm.staged_gradient(staged, batch.weights)
+        if batch.weights is not None:
+            batch.errors = errors.of_episodes()
         return vector, statistics
 
-    def done(self, work: GradientBatch, version: int) -> None:
+    def done(self, batch: GradientBatch, version: int) -> None:
         """Update the priorities of the episodes. The episodes stay in the buffer."""
-        if self.priorities is not None and isinstance(work, PrioritisedWork) and work.errors is not None:
-            self.priorities.learn(work.numbers, work.errors)
+        assert isinstance(batch, ReplayedBatch)
+        if self.priorities is not None and batch.numbers is not None and batch.errors is not None:
+            self.priorities.learn(batch.numbers, batch.errors)
 
-    def refuse(self, work: GradientBatch) -> None:
+    def refuse(self, batch: GradientBatch) -> None:
         """Keep the episodes: the networks may have caused the non-finite gradient. Others are drawn next."""
 
     def statistics(self) -> dict[str, float]:

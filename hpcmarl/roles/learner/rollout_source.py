@@ -144,6 +144,20 @@ class RolloutSource(ABC, Generic[AlgorithmT]):
             delivered: Trajectories that the group has delivered for this version.
         """
 
+    def take_ahead(self, version: int, delivered: int) -> bool:
+        """Choose the next gradient's rollouts while the learner waits for the parameters of `version`.
+
+        A source that cannot know them does nothing.
+
+        Args:
+            version: Version of the coming parameters.
+            delivered: Trajectories that the group has delivered for the present version.
+
+        Returns:
+            Whether there was work.
+        """
+        return False
+
     def gradient(self, batch: GradientBatch) -> tuple[FloatArray, dict[str, float]]:
         """Compute the gradient of a batch.
 

@@ -20,7 +20,7 @@ def test_action_critics_equal_their_literal_equations(name, spec, keys):
     ]
     weights = np.random.default_rng(0).uniform(0.1, 1.0, 5).astype(np.float32)
     wanted = literal_gradient(algorithm, rollouts, weights.tolist())
-    found = algorithm.weighed_gradient(rollouts, weights)[0]
+    found = algorithm.staged_gradient(algorithm.stage(rollouts), weights)[0]
     for part in algorithm.parts:
         assert np.abs(wanted[part.place]).max() > 1e-3, part
         np.testing.assert_allclose(found[part.place], wanted[part.place], atol=2e-4, rtol=2e-4)
@@ -47,7 +47,7 @@ def test_last_values_count_after_truncations_only(name, critic):
             ended = part.terminated if rollout.episode_end[-1, 0] == 1 else part.truncated
             ended[:] = True
         follows = 1.8 if rollout.episode_end[-1, 0] == 2 else 0.0
-        errors = algorithm.weighed_gradient([rollout], None)[2]
+        errors = algorithm.staged_gradient(algorithm.stage([rollout]), None)[2].of_episodes()
         rewards = [part.reward[0, 0] for part in rollout.policies.values()]
         units = np.concatenate(rewards) if critic == "independent" else [own.mean() for own in rewards]
         wanted = np.abs(np.array(units) + follows - 2.0)

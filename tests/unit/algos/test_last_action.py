@@ -135,7 +135,7 @@ def test_last_action_lies_between_observation_and_number():
     assert algorithm.acting_extras("agent") == {"last action": 5, "number of the agent": 3}
     assert algorithm.acting_inputs("agent") == 6 + 5 + 3
     rollout = random_rollout(spec, 4, 2, np.random.default_rng(0), whole_episode=True)
-    seen = algorithm._episodes([rollout]).parts[0].inputs.numpy()
+    seen = algorithm.stage([rollout]).parts[0].inputs.numpy()
     part = join([rollout]).policies["agent"]
     np.testing.assert_array_equal(seen[:4, ..., :6], part.obs[:4])
     np.testing.assert_array_equal(seen[1:, ..., 6:11], np.eye(5)[part.action])

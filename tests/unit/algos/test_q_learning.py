@@ -49,14 +49,17 @@ def test_weighed_gradients_and_errors_equal_the_literal_ones(name):
     weights = np.random.default_rng(0).uniform(0.1, 1.0, 5).astype(np.float32)
     errors = literal_errors(algorithm, rollouts)
     wanted = literal_gradient(algorithm, rollouts, weights.tolist())
-    found, statistics, told = algorithm.weighed_gradient(rollouts, weights)
+    found, statistics, errors_of_rows = algorithm.staged_gradient(algorithm.stage(rollouts), weights)
+    told = errors_of_rows.of_episodes()
     np.testing.assert_allclose(found, wanted, atol=2e-4, rtol=2e-4)
     np.testing.assert_allclose(told.largest, [max(own) for own in errors], rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(told.mean, [np.mean(own) for own in errors], rtol=1e-4, atol=1e-5)
     plain, other = algorithm.gradient(rollouts)
     assert statistics["value"] == other["value"]
     assert statistics["loss"] < other["loss"]
-    np.testing.assert_array_equal(algorithm.weighed_gradient(rollouts, np.ones(5, np.float32))[0], plain)
+    np.testing.assert_array_equal(
+        algorithm.staged_gradient(algorithm.stage(rollouts), np.ones(5, np.float32))[0], plain
+    )
 
 
 @pytest.mark.parametrize("name", CONFIGS)

@@ -32,7 +32,7 @@ def make(network, name="vdn", spec=None, **keys):
 
 def values_of(algorithm, rollout):
     """Return action values [T+1, B, N, A] as in learning, and the part of the episodes they belong to."""
-    episodes = algorithm._episodes([rollout])
+    episodes = algorithm.stage([rollout])
     return algorithm._values(algorithm._online, episodes)[0].detach().numpy(), episodes.parts[0]
 
 

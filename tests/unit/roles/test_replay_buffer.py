@@ -127,6 +127,48 @@ def test_recent_share_is_drawn_from_newest_episodes(tmp_path):
     assert shares.sum(1).mean() == pytest.approx(8 + 24 * 0.08, abs=0.7)
 
 
+@pytest.mark.parametrize("priority", [None, {"alpha": 1.0}])
+def test_batch_drawn_ahead_equals_one_drawn_in_time(priority, tmp_path):
+    ahead, plain = (replay_of(tmp_path, samples_per_insert=1e6, priority=priority) for _ in range(2))
+    for replay in (ahead, plain):
+        replay.algorithm = make_algorithm(SPEC, replay.context.config.algo, 0)
+        fill(replay, range(10))
+        assert replay.take(0, 0).count == 4
+    assert not ahead.take_ahead(1, 3)  # a part of this round is missing
+    assert ahead.take_ahead(1, 4)
+    assert (ahead.used, ahead.allowed) == (plain.used, plain.allowed)
+    assert not ahead.take_ahead(1, 4)
+    for replay in (ahead, plain):
+        replay.on_version(1)
+    found, wanted = ahead.take(1, 0), plain.take(1, 0)
+    assert drawn(found) == drawn(wanted)
+    assert (ahead.used, ahead.allowed, ahead.draws) == (plain.used, plain.allowed, plain.draws)
+    assert (found.staged.count, wanted.staged) == (4, None)
+    other = ahead.algorithm.gradient(wanted.rollouts)[0]
+    if priority is None:
+        np.testing.assert_array_equal(ahead.gradient(found)[0], other)
+
+
+def test_batch_drawn_ahead_is_used_for_its_version_and_size_only(tmp_path):
+    replay = replay_of(tmp_path, samples_per_insert=1e6)
+    replay.algorithm = make_algorithm(SPEC, replay.context.config.algo, 0)
+    fill(replay, range(10))
+    assert replay.take_ahead(1, 4)
+    assert replay.take(2, 0).staged is None  # another version came first
+    assert replay.ahead is None
+    replay.on_version(2)
+    assert replay.take_ahead(3, 4)
+    replay.on_version(3)
+    assert replay.take(3, 1).count == 3  # the share of the group has changed
+    keys = {"deterministic": True, "samples_per_insert": 1.0, "learning_starts": 4}
+    waiting = replay_of(tmp_path, actors=(1, 2), **keys)
+    for source in (1, 2):
+        fill(waiting, [0, 1], source=source)
+    assert waiting.take(0, 0).count == 4
+    assert not waiting.take_ahead(1, 4)  # the actors have to send theirs first
+    assert not replay_of(tmp_path).take_ahead(1, 4)  # there are no episodes
+
+
 def test_dynamic_replay_evicts_distant_old_episodes(tmp_path):
     looked = []
 
@@ -216,11 +258,14 @@ class Weighing:
     def __init__(self, error):
         self.error, self.weights = error, {}
 
-    def weighed_gradient(self, rollouts, weights):
+    def stage(self, rollouts):
+        return rollouts
+
+    def staged_gradient(self, rollouts, weights):
         indices = [int(index) for rollout in rollouts for index in rollout.episode]
         self.weights = {index: float(weight) for index, weight in zip(indices, weights, strict=True)}
         errors = np.array([self.error(index) for index in indices])
-        return np.zeros(1), {}, EpisodeErrors(errors, errors)
+        return np.zeros(1), {}, SimpleNamespace(of_episodes=lambda: EpisodeErrors(errors, errors))
 
 
 def learn(replay, version):
