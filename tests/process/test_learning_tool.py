@@ -6,6 +6,7 @@ Its tables load. A tiny run of two seeds is kept and not repeated. A failure is 
 import csv
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -131,6 +132,9 @@ def test_finished_runs_are_not_repeated_and_failures_reported(tmp_path):
     seeds = json.loads((tmp_path / "returns.json").read_text())["mpe2"]["simple_spread_v3"]["tiny"]
     final = [seeds[f"seed_{seed}"]["absolute_metrics"]["return"] for seed in (3, 5)]
     assert final == [[value] for value in returns]
+    wanted_curves = ("tiny", "--curves", tmp_path / "curves.svg", "--table", table, "--out", out)
+    assert learning(tmp_path, *wanted_curves).returncode == 0
+    assert "tiny (2 seeds)" in "".join(re.findall("<!-- (.*?) -->", (tmp_path / "curves.svg").read_text()))
     refused = learning(tmp_path, *wanted)
     assert refused.returncode == 2
     assert "returns.json: exists" in refused.stderr
