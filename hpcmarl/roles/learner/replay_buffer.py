@@ -9,17 +9,14 @@ Each new episode, or step, permits algo.replay.samples_per_insert further draws.
 waits for its actors. A slow one draws each less often, or pauses the actors (rounds.backpressure). No episode
 is too old, unless algo.replay.dynamic compares the oldest with the present policy.
 
-In deterministic runs the episodes of a version are added together, in the order of the actors. Each learner
-writes one file (io/checkpoint.py) in replay/ of the run directory.
+In deterministic runs the episodes of a version are added together, in the order of the actors.
 """
 
 from __future__ import annotations
 
-import contextlib
-import logging
 import math
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -33,19 +30,16 @@ from hpcmarl.comm.protocol import Buffer, Flags, check_header
 from hpcmarl.comm.topology import Group
 from hpcmarl.comm.transport import Message
 from hpcmarl.config import ReplayConfig
-from hpcmarl.errors import HpcmarlError
-from hpcmarl.io.checkpoint import CheckpointWriter, checkpoint_path, find_checkpoint, load_checkpoint
-from hpcmarl.io.run_directory import RunDirectory
 from hpcmarl.optim.rounds import RoundRule
 from hpcmarl.roles.base import Context, generator_for
 from hpcmarl.roles.deterministic_quota import actor_quota
 from hpcmarl.roles.learner.priorities import UNKNOWN, Priorities, normalised
+from hpcmarl.roles.learner.replay_file import ReplayFiles
 from hpcmarl.roles.learner.rollout_source import GradientBatch, RolloutSource
 from hpcmarl.roles.learner.step_store import StepStore
 from hpcmarl.rollouts.codec import OpenedMessage
-from hpcmarl.types import EnvironmentSpec, FloatArray, IntArray, Rollout, fields_of
+from hpcmarl.types import FloatArray, IntArray, Rollout
 
-logger = logging.getLogger(__name__)
 MEGABYTE = 1e6
 COUNTS = ("collected", "inserted", "used", "allowed")  # in the replay file
 
@@ -87,7 +81,7 @@ class ReplayBuffer(RolloutSource[Replayed]):
         draws: Gradients drawn for the present version.
         ahead: Batch that was drawn ahead, and the version for which it was drawn; None: there is none.
         arrived: In deterministic runs, the messages of each actor for the present version.
-        directory: Folder of the replay files of this group.
+        files: The replay files of this group.
     """
 
     def __init__(
@@ -111,8 +105,7 @@ class ReplayBuffer(RolloutSource[Replayed]):
         self.draws = 0
         self.ahead: tuple[int, ReplayedBatch] | None = None
         self.arrived: dict[int, list[Buffer]] = {}
-        self.directory = RunDirectory(context.run_directory).replay_directory(group.index)
-        self.writer: CheckpointWriter | None = None
+        self.files = ReplayFiles(context, group, self.codec, config)
 
     # ---- arrivals
 
@@ -358,79 +351,31 @@ class ReplayBuffer(RolloutSource[Replayed]):
             version: Version of the checkpoint that they belong to.
             final: Whether it is the last one of the run.
         """
-        every = self.config.save == "checkpoint" or self.context.config.deterministic
-        if not self.episodes or not (every or (final and self.config.save == "stop")):
+        if not self.episodes or not self.files.are_due(final=final):
             return
-        if self.writer is None:
-            with contextlib.suppress(OSError):  # the writer reports the error
-                self.directory.parent.mkdir(exist_ok=True)
-            self.writer = CheckpointWriter(
-                self.directory, keep=self.context.config.checkpoint.keep if every else 1
-            )
-        counts = {name: getattr(self, name) for name in COUNTS}
-        buffers = [episode.buffer for episode in self.episodes]
-        sizes = np.array([buffer.nbytes for buffer in buffers])
-        state: dict[str, Any] = {"episodes": np.concatenate(buffers), "bytes": sizes, **counts}
+        state: dict[str, Any] = {name: getattr(self, name) for name in COUNTS}
         if self.priorities is not None:
             state["errors"] = np.array(self.priorities.errors)
-        self.writer.submit(
-            state,
-            version=version,
-            attributes=self.context.attributes("learner", self.group.index),
-            copied=True,
-        )
+        self.files.write([episode.buffer for episode in self.episodes], state, version)
 
     def resume(self, run_directory: Path, version: int) -> None:
         """Load the episodes written for the checkpoint of `version`, or otherwise the newest ones.
 
         Without a usable file the buffer starts empty.
         """
-        directory = RunDirectory(run_directory).replay_directory(self.group.index)
-        exact = checkpoint_path(directory, version)
-        try:
-            path = find_checkpoint(exact if exact.is_file() else directory)
-            if path is None:
-                logger.warning(
-                    "no replay file of group %d in %s: the buffer starts empty", self.group.index, directory
-                )
-                return
-            self._load(load_checkpoint(path)[0])
-        except (HpcmarlError, KeyError, TypeError, ValueError) as error:
-            logger.warning(
-                "the replay file of group %d cannot be used (%s): the buffer starts empty",
-                self.group.index,
-                error,
-            )
-            return
-        if path != exact:
-            logger.warning(
-                "the replay buffer of group %d is read from %s, because no file of version %d exists",
-                self.group.index,
-                path.name,
-                version,
-            )
+        self.files.read(run_directory, version, self._load)
 
-    def _load(self, state: dict[str, Any]) -> None:
-        """Load the episodes of a file.
+    def _load(self, buffers: Sequence[Buffer], state: Mapping[str, Any]) -> None:
+        """Load the contents of a file.
 
         Raises:
-            ProtocolError, KeyError, TypeError, ValueError: The contents are not a replay buffer of this run.
+            KeyError, TypeError, ValueError: The counts or errors are not those of a replay buffer.
         """
-        whole, sizes = np.asarray(state["episodes"], np.uint8), np.asarray(state["bytes"], np.int64)
-        if sizes.sum() != whole.size or (sizes <= 0).any():
-            raise ValueError(f"it holds {whole.size} bytes of episodes, but their sizes sum to {sizes.sum()}")
-        ends = np.cumsum(sizes).tolist()
-        buffers = [whole[end - size : end].copy() for end, size in zip(ends, sizes.tolist(), strict=True)]
-        for buffer in buffers:
-            check_episode(
-                self.codec.read(buffer, check_header(buffer, self.context.rank).version),
-                self.context.spec,
-            )
         counts = [float(state[name]) for name in COUNTS]
         if not all(math.isfinite(count) for count in counts):
             raise ValueError(f"{', '.join(COUNTS)} are {counts}, which must be finite")
         errors = np.asarray(state.get("errors", [UNKNOWN] * len(buffers)), np.float64)
-        if errors.shape != sizes.shape or not (np.isfinite(errors) & (errors >= 0)).all():
+        if errors.shape != (len(buffers),) or not (np.isfinite(errors) & (errors >= 0)).all():
             raise ValueError(
                 f"errors has shape {list(errors.shape)} for {len(buffers)} episodes, or an entry that is not "
                 "finite and >= 0"
@@ -442,36 +387,4 @@ class ReplayBuffer(RolloutSource[Replayed]):
 
     def close(self) -> None:
         """Wait until pending files are written."""
-        if self.writer is None:
-            return
-        self.writer.close()
-        if (error := self.writer.last_error) is not None:
-            logger.error("%s; a resumed run starts with an older or empty replay buffer", error)
-
-
-def check_episode(rollout: Rollout, spec: EnvironmentSpec) -> None:
-    """Check that a rollout from a file is one whole episode of an environment.
-
-    Args:
-        rollout: The rollout.
-        spec: Specification of the environment.
-
-    Raises:
-        ValueError: The episode is incomplete, has non-finite values or has actions that do not exist.
-    """
-    end = rollout.episode_end[:, 0] if rollout.count == 1 and rollout.steps else np.zeros(1)
-    last = [[rollout.steps - 1, 0]] if end[-1] == 2 else []
-    if end[:-1].any() or end[-1] not in (1, 2) or rollout.final_index.tolist() != last:
-        raise ValueError("it holds an incomplete episode")
-    for policy in spec.policies:
-        part = rollout.policies[policy.name]
-        numbers = [
-            *fields_of(part.obs).values(),
-            part.reward,
-            *fields_of(part.final_obs).values(),
-            *(array for array in (rollout.state, rollout.final_state) if array is not None),
-        ]
-        if not all(np.isfinite(array).all() for array in numbers):
-            raise ValueError(f"it holds an episode with non-finite values of {policy.name}")
-        if not policy.action.holds(part.action):
-            raise ValueError(f"it holds an episode with actions that policy {policy.name} does not have")
+        self.files.close()

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from hpcmarl.roles.learner.replay_buffer import check_episode
+from hpcmarl.roles.learner.replay_file import check_episode
 from hpcmarl.rollouts.codec import RolloutCodec
 from hpcmarl.rollouts.exchange import Exchange, ExchangePlan
 from hpcmarl.rollouts.layout import RolloutArena
