@@ -10,19 +10,12 @@ import pytest
 
 from tests.support.hits import MORE, Hit, train_and_hit
 from tests.support.launch import LIBRARIES, needs_horovod, rank_processes, ranks_take_seconds, run_train
-from tests.support.worlds import SPREAD, final_state, summary
+from tests.support.worlds import final_state, summary
 
 pytestmark = [pytest.mark.mpi, ranks_take_seconds]
 THREE_LEARNERS = ("topology.groups=3", "topology.actors_per_learner=0", "topology.server=dedicated")
 ENDLESS = 1_000_000
 OTHER_RULES = pytest.mark.long("other rules lose ranks on virtual ranks in tests/runs/runtime/test_losses.py")
-
-
-@pytest.fixture
-def config(tmp_path):
-    path = tmp_path / "config.yaml"
-    path.write_text(SPREAD)
-    return path
 
 
 class HitBoth(Hit):

@@ -10,7 +10,7 @@ from hpcmarl.comm.shared_memory import free_shared_bytes
 from tests.support.hits import MORE, HitSeveral, HitThenTrain, train_and_hit
 from tests.support.launch import rank_processes, ranks_take_seconds, run_train
 from tests.support.leagues import RPS
-from tests.support.worlds import SPREAD, summary
+from tests.support.worlds import summary
 
 pytestmark = [pytest.mark.mpi, ranks_take_seconds]
 WORKERS = (
@@ -21,13 +21,6 @@ WORKERS = (
 # on five ranks: server, learner, actor, two workers
 ACTOR, FIRST, SECOND = 2, 3, 4
 CRASHING = 'env={id: "tests.support.environments:Crashing", kwargs: {}}'
-
-
-@pytest.fixture
-def config(tmp_path):
-    path = tmp_path / "config.yaml"
-    path.write_text(SPREAD)
-    return path
 
 
 def lost(directory):

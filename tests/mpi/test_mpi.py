@@ -20,16 +20,9 @@ from tests.support.launch import (
     run_train,
 )
 from tests.support.waiting import wait_until
-from tests.support.worlds import SPREAD, summary
+from tests.support.worlds import summary
 
 pytestmark = [pytest.mark.mpi, ranks_take_seconds]
-
-
-@pytest.fixture
-def config(tmp_path):
-    path = tmp_path / "config.yaml"
-    path.write_text(SPREAD)
-    return path
 
 
 FAILING = [

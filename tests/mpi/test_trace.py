@@ -8,18 +8,10 @@ import pytest
 from hpcmarl.analysis.timeline import Selection, trace_directory, write_timeline
 from tests.support.launch import rank_processes, ranks_take_seconds, run_train
 from tests.support.timelines import check_arrows, check_nesting, events_of, names_of
-from tests.support.worlds import SPREAD
 
 pytestmark = [pytest.mark.mpi, ranks_take_seconds]
 TRACE = "logging.trace=true"
 FLUSHED_BYTES = 4096  # of a file: its header and a hundred spans
-
-
-@pytest.fixture
-def config(tmp_path):
-    path = tmp_path / "config.yaml"
-    path.write_text(SPREAD)
-    return path
 
 
 def timeline(run):

@@ -15,6 +15,7 @@ from hpcmarl.config.run import TrajectoriesConfig
 from hpcmarl.io.trajectories.shard_reader import list_shards
 from hpcmarl.io.trajectories.writer import TrajectoryWriter
 from tests.support.rollouts import make_spec, random_rollout
+from tests.support.worlds import SPREAD
 
 
 @pytest.fixture
@@ -47,6 +48,14 @@ def run_json(run):
 
 
 CONFIG = "name: tiny\nenv: {id: a.b}\nstop: {updates: 3}\ntopology: {threads: 2}\n"
+
+
+@pytest.fixture
+def config(tmp_path):
+    """Path of config.yaml in an empty directory: a short run of simple_spread (worlds.py)."""
+    path = tmp_path / "config.yaml"
+    path.write_text(SPREAD)
+    return path
 
 
 @pytest.fixture
