@@ -97,6 +97,20 @@ def test_value_based_are_equal_on_a_second_device(name, keys):
     np.testing.assert_array_equal(*largest)
 
 
+def test_batches_wait_on_the_device_for_their_gradient():
+    """The batch is staged before another gradient and new parameters, without a wait."""
+    host, other = pair(lambda: value_based.make("vdn", **FEED_FORWARD))
+    first, second = (value_based.episodes(host.spec, seed=seed) for seed in (1, 2))
+    CROSSINGS.clear()
+    ahead = other.stage(second)
+    assert CROSSINGS["wait"] + CROSSINGS["to host"] == 0
+    step = (host.parameters + 0.1 * host.gradient(first)[0]).astype(np.float32)
+    other.gradient(first)
+    for algorithm in (host, other):
+        algorithm.load_parameters(step)
+    np.testing.assert_array_equal(other.staged_gradient(ahead, None)[0], host.gradient(second)[0])
+
+
 def test_continuous_actions_are_equal_on_a_second_device():
     settings = ReinforceConfig(network=NetworkConfig(hidden=(6,)))
     host, other = pair(lambda: make_algorithm(TEAM_AND_PREY, settings, 0))
