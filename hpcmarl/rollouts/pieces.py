@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from hpcmarl.rollouts.codec import RolloutCodec
+from hpcmarl.rollouts.codec import OpenedMessage, RolloutCodec
 from hpcmarl.rollouts.slabs import Slabs
 from hpcmarl.types import Array, IntArray, Rollout
 
@@ -41,26 +41,28 @@ MESSAGE_PLACE = np.dtype(
 )
 
 
-def piece_lengths(rollout: Rollout, decisions: int) -> IntArray | None:
+def piece_lengths(message: OpenedMessage, decisions: int) -> IntArray | None:
     """Return L of the piece that begins at each step of a whole episode, shape [T].
 
     Args:
-        rollout: The episode, in one slot.
+        message: The episode, in one slot.
         decisions: Decisions of an agent in a target before the next value, n.
 
     Returns:
         The lengths. None: all agents act in every step, so that L is n or the rest of the episode.
     """
-    steps, parts = rollout.steps, rollout.policies.values()
-    acts = np.concatenate([part.alive[:steps, 0] for part in parts], -1)
+    steps, arrays = message.layout.steps, message.layout.arrays(message.buffer)
+    names = [policy.name for policy in message.layout.spec.policies]
+    acts = np.concatenate([arrays[f"{name}/alive"][:steps, 0] for name in names], -1)
     if acts.all():
         return None
-    ends = np.concatenate([(part.terminated | part.truncated)[:, 0] for part in parts], -1)
+    ended = [arrays[f"{name}/terminated"] | arrays[f"{name}/truncated"] for name in names]
+    ends = np.concatenate([own[:, 0] for own in ended], -1)
     lengths = np.ones(steps, np.int64)
     team = acts.any(-1)
     columns = [*zip(acts.T, ends.T, strict=True), (team, np.zeros(steps, bool))]
-    for active, ended in columns:
-        rows, stops = np.flatnonzero(active), np.append(np.flatnonzero(ended) + 1, steps)
+    for active, stopped in columns:
+        rows, stops = np.flatnonzero(active), np.append(np.flatnonzero(stopped) + 1, steps)
         later = np.append(rows, np.full(decisions, steps))[decisions:]
         until = np.minimum(later, stops[np.searchsorted(stops, rows, side="right")])
         lengths[rows] = np.maximum(lengths[rows], until - rows)

@@ -63,8 +63,7 @@ class StepStore:
             kept = self._kept
             self._table = np.concatenate([kept, np.zeros(max(len(kept), FIRST_CAPACITY), EPISODE)])
             self._oldest, self._next = 0, len(kept)
-        lengths = piece_lengths(self._codec.read(buffer, 0), self._decisions)
-        size = buffer.nbytes
+        lengths, size = piece_lengths(self._codec.open(buffer), self._decisions), buffer.nbytes
         if lengths is not None:
             buffer = np.concatenate([buffer, lengths.view(np.uint8)])
         slab, offset, copy = self._slabs.add(buffer)

@@ -83,7 +83,9 @@ def test_lengths_reach_the_next_decisions():
     part.alive[:5, 0] = np.array([[1, 1], [0, 1], [1, 1], [1, 0], [0, 0]], bool)
     part.terminated[:], part.truncated[:] = False, False
     part.terminated[2, 0, 1] = True
-    assert piece_lengths(rollout, 1).tolist() == [2, 1, 1, 2, 1]
-    assert piece_lengths(rollout, 2).tolist() == [3, 2, 3, 2, 1]
+    codec = RolloutCodec(spec)
+    message = codec.open(codec.pack(rollout))
+    assert piece_lengths(message, 1).tolist() == [2, 1, 1, 2, 1]
+    assert piece_lengths(message, 2).tolist() == [3, 2, 3, 2, 1]
     part.alive[:5] = True
-    assert piece_lengths(rollout, 1) is None
+    assert piece_lengths(codec.open(codec.pack(rollout)), 1) is None
