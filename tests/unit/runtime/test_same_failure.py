@@ -30,6 +30,7 @@ def failing(monkeypatch, tmp_path):
         monkeypatch.setattr(abort_module.threading, "excepthook", None)
         monkeypatch.setattr(abort_module, "record_failure", lambda *_: (first, tmp_path / "failure.log"))
         monkeypatch.setattr(abort_module, "last_frames", lambda error: ["line 4"])
+        monkeypatch.setattr(AbortHook, "_close_soon", lambda hook: None)  # would end this process later
         transport = Waiting(monkeypatch)
         hook = AbortHook(transport)
         hook.context = SimpleNamespace()
