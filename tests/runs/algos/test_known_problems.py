@@ -166,7 +166,7 @@ def settings(algorithm, problem, rule):
         changes += [
             "topology.environments_per_actor=4",
             "rounds.batch=32",
-            f"stop.updates={150 if problem in ONE_STEP else 300}",
+            f"stop.updates={150 if problem in ONE_STEP and rule != 'afedpg' else 300}",
             "optimizer={step_size: 0.01, critic_step_size: 0.02}",
             "algo.replay={learning_starts: 32, episodes: 200, samples_per_insert: 100000}",
             "algo.critic_network={hidden: [16]}",
