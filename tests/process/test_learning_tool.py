@@ -7,6 +7,7 @@ import csv
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -135,6 +136,10 @@ def test_finished_runs_are_not_repeated_and_failures_reported(tmp_path):
     wanted_curves = ("tiny", "--curves", tmp_path / "curves.svg", "--table", table, "--out", out)
     assert learning(tmp_path, *wanted_curves).returncode == 0
     assert "tiny (2 seeds)" in "".join(re.findall("<!-- (.*?) -->", (tmp_path / "curves.svg").read_text()))
+    shutil.rmtree(out / "tiny-5")
+    missing = learning(tmp_path, *wanted_curves)
+    assert missing.returncode == 2
+    assert "tiny-5: holds neither" in missing.stderr
     refused = learning(tmp_path, *wanted)
     assert refused.returncode == 2
     assert "returns.json: exists" in refused.stderr
