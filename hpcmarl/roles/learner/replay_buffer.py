@@ -198,13 +198,11 @@ class ReplayBuffer(RolloutSource[Replayed]):
             ready = self._permits(wanted)
         if not ready:
             return None
-        ahead, self.ahead = self.ahead, None
-        fits = ahead is not None and ahead[0] == version and ahead[1].drawn == wanted and not self.draws
-        work = ahead[1] if ahead is not None and fits else self._draw(wanted, version, self.draws)
+        batch = self._drawn_ahead(wanted, version) or self._draw(wanted, version, self.draws)
         self.draws += 1
-        self.used += work.drawn
-        self.allowed -= work.drawn
-        return work
+        self.used += batch.drawn
+        self.allowed -= batch.drawn
+        return batch
 
     def _permits(self, wanted: int) -> bool:
         """Return whether so many draws are permitted now."""
@@ -213,8 +211,8 @@ class ReplayBuffer(RolloutSource[Replayed]):
     def take_ahead(self, version: int, delivered: int) -> bool:
         """Draw a batch for the coming version and copy it to the device.
 
-        Episodes that arrive until its gradient begins are not in the draw. Actors of deterministic runs still
-        have to send theirs.
+        It holds no episode that arrives after the draw. A deterministic run draws nothing ahead, because its
+        actors still have to send the episodes of the coming version.
         """
         if self.ahead is not None or self.context.config.deterministic or version == 0:
             return False
@@ -223,10 +221,17 @@ class ReplayBuffer(RolloutSource[Replayed]):
         wanted = min(self._outstanding(version, 0), self._held)
         if not self._permits(wanted):
             return False
-        work = self._draw(wanted, version, 0)
-        work.staged = self.algorithm.stage(work.rollouts)
-        self.ahead = (version, work)
+        batch = self._draw(wanted, version, 0)
+        batch.staged = self.algorithm.stage(batch.rollouts)
+        self.ahead = (version, batch)
         return True
+
+    def _drawn_ahead(self, wanted: int, version: int) -> ReplayedBatch | None:
+        """Return and forget the batch drawn ahead; None if it is not the first of this version and size."""
+        ahead, self.ahead = self.ahead, None
+        if ahead is None or ahead[0] != version or ahead[1].drawn != wanted or self.draws:
+            return None
+        return ahead[1]
 
     def _all_arrived(self, version: int) -> bool:
         """Add the episodes of a version if every actor has sent its share.
