@@ -66,7 +66,7 @@ class Learning:
 
     Attributes:
         batch: Trajectories of one update.
-        read: Functions that read the rollouts of an update, used in turn.
+        readers: Functions that read the rollouts of an update, used in turn.
     """
 
     def __init__(self, config: Config, algorithm: Algorithm) -> None:
@@ -76,11 +76,11 @@ class Learning:
         self.algorithm, self.gradient_filter = algorithm, NonFiniteGradientFilter(config)
         self.codec = self.context.codec(algorithm)
         self.batch = share(self.context.batch, len(config.topology.group_list))
-        self.read: list[Callable[[], list[Rollout]]]
+        self.readers: list[Callable[[], list[Rollout]]]
         if config.algo.draws_steps:
-            self.read = [self._play_steps(number) for number in range(BATCHES)]
+            self.readers = [self._play_steps(number) for number in range(BATCHES)]
         else:
-            self.read = [partial(self._read, part) for _ in range(BATCHES) for part in self._play()]
+            self.readers = [partial(self._read, part) for _ in range(BATCHES) for part in self._play()]
         self.engine = Engine(make_rule("sync", 1, 1), self.context.optimizer(algorithm))
         self.algorithm.on_version(0)
 
@@ -128,7 +128,7 @@ class Learning:
 
     def rollouts(self, number: int) -> list[Rollout]:
         """Read the rollouts of update `number`."""
-        return self.read[number % len(self.read)]()
+        return self.readers[number % len(self.readers)]()
 
     def update(self, number: int) -> None:
         """Compute one gradient and make one step."""
@@ -282,7 +282,7 @@ def run(config: Config, seconds: float) -> dict[str, Any]:
     check(config, algorithm)
     bare = BARE[config.algo.name](config, algorithm)
     learning = Learning(config, algorithm)
-    inputs = [bare.stack(learning.rollouts(number)) for number in range(len(learning.read))]
+    inputs = [bare.stack(learning.rollouts(number)) for number in range(len(learning.readers))]
     rollouts = learning.rollouts(0)
     trajectories = sum(rollout.count for rollout in rollouts)
     own, other = algorithm.gradient(rollouts)[0] / trajectories, -bare.gradient(inputs[0])

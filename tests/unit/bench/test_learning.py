@@ -161,7 +161,7 @@ def test_bare_loop_parameters_match_after_several_updates(short, changes):
     config = load_config(SPREAD, changes)
     algorithm = make_algorithm(describe(config.env, config.policies), config.algo, 0)
     bare, ours = short.BARE[config.algo.name](config, algorithm), short.Learning(config, algorithm)
-    inputs = [bare.stack(ours.rollouts(number)) for number in range(len(ours.read))]
+    inputs = [bare.stack(ours.rollouts(number)) for number in range(len(ours.readers))]
     before = algorithm.initial_parameters()
     for number in range(8):
         ours.update(number)
